@@ -1,1 +1,14 @@
-//! volattach
+//! volattach: attaches volumes to running virtual machines.
+//!
+//! A request flows one way: `api` → `auth` → `admission` → `attach` → { `journal`, `backend` → `sys`, `libvirt` },
+//! and back as an [`model::Attachment`]. `app` and `cli` put the parts together; nothing imports them.
+//! `tests/layering.rs` holds the modules to this.
+
+pub mod admission;
+pub mod attach;
+pub mod backend;
+pub mod config;
+pub mod connection;
+pub mod journal;
+pub mod libvirt;
+pub mod model;

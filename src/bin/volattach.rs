@@ -1,1 +1,3 @@
+//! volattach
+
 fn main() {}

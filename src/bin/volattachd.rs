@@ -1,1 +1,3 @@
+//! volattachd
+
 fn main() {}

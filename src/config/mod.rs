@@ -1,0 +1,93 @@
+//! The deployer's settings: TOML fragments, merged, validated.
+//!
+//! Invariants: an unknown key is refused, with the nearest known one named; a [`Settings`] value is valid as a whole:
+//! nothing is checked again later.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything that can be configured, with its defaults filled in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// `[listen]`
+    pub listen: Listen,
+    /// `[libvirt]`
+    pub libvirt: Libvirt,
+    /// Where the journal and the host's key live; `state_dir`, default `/var/lib/volattach`.
+    pub state_dir: PathBuf,
+    /// Where shares are mounted; `mount_base`, default `/var/lib/volattach/mnt`.
+    pub mount_base: PathBuf,
+    /// `[smb]`
+    pub smb: Smb,
+    /// `[local]`
+    pub local: Local,
+    /// `[detach]`
+    pub detach: Detach,
+}
+
+/// `[listen]`: where callers reach the daemon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen {
+    /// The unix socket, mode 0660; default `/run/volattach/volattachd.sock`.
+    pub socket: PathBuf,
+    /// The group that may call besides root; default `volattach`. Absent from the host: root alone.
+    pub group: String,
+}
+
+/// `[libvirt]`: the hypervisor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Libvirt {
+    /// The connection URI; default `qemu:///system`.
+    pub uri: String,
+}
+
+/// `[smb]`: shares by SMB.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Smb {
+    /// The versions allowed, newest first; default 3.1.1, 3.0.2, 3.0, 2.1. `1.0` only works when named here.
+    pub versions: Vec<String>,
+    /// The owner of every file on a mount; default: the user `libvirt-qemu` (or `qemu`), looked up.
+    pub uid: u32,
+    /// The group of every file on a mount; default: that user's.
+    pub gid: u32,
+    /// Directories that `credentials=FILE` may name files in; default none.
+    pub credentials_dirs: Vec<PathBuf>,
+    /// How long a server may take to answer an SMB negotiate; default 3 s.
+    pub probe_timeout: Duration,
+    /// How long a mount may take once the server has answered; then its worker is killed; default 10 s.
+    pub mount_timeout: Duration,
+    /// Options for every server, which connection info may override.
+    pub default_options: Vec<(String, Option<String>)>,
+    /// Options for every server, which nothing overrides.
+    pub mandatory_options: Vec<(String, Option<String>)>,
+    /// Per server, by the host name or address as connection info writes it, in lower case.
+    pub servers: BTreeMap<String, SmbServer>,
+}
+
+/// `[smb.servers."NAME"]`: what differs for one server; `None` and empty take `[smb]`'s.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SmbServer {
+    /// The versions allowed.
+    pub versions: Option<Vec<String>>,
+    /// Every volume on this server is read-only.
+    pub read_only: bool,
+    /// Before `[smb]`'s `default_options`.
+    pub default_options: Vec<(String, Option<String>)>,
+    /// Before `[smb]`'s `mandatory_options`.
+    pub mandatory_options: Vec<(String, Option<String>)>,
+}
+
+/// `[local]`: volumes of this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Local {
+    /// Directories beneath which volumes may lie, on local file systems; default none: nothing local may be attached.
+    pub roots: Vec<PathBuf>,
+}
+
+/// `[detach]`: how long to wait for guests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Detach {
+    /// How long a detach waits for the guest before it answers UNPLUG_PENDING; default 20 s.
+    pub unplug_timeout: Duration,
+}

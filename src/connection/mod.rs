@@ -1,0 +1,97 @@
+//! Connection info: how to reach a volume, from what control planes send to validated types, one file per protocol.
+//!
+//! Invariants: parsing is total (any input gives a value or a clear error, never a panic) and touches nothing; unknown
+//! keys are ignored, and told at debug level by name only; secrets leave the input for [`crate::model::Secret`] and are in no
+//! error; an image's format is never guessed: none means raw.
+
+use crate::model::{AccessSource, ImageFormat, IoTune, Secret};
+
+/// How to reach a volume, and what its owner says of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectionInfo {
+    /// What every protocol has.
+    pub common: Common,
+    /// How to reach it.
+    pub protocol: Protocol,
+}
+
+/// What connection info of every protocol may say of the volume.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Common {
+    /// Which of its keys say read-only: [`AccessSource::AccessMode`], [`AccessSource::Readonly`], [`AccessSource::MountOptions`].
+    pub read_only_by: Vec<AccessSource>,
+    /// Limits on I/O (`qos_specs`).
+    pub iotune: Option<IoTune>,
+    /// Discards reach the storage.
+    pub discard: bool,
+    /// Bytes.
+    pub logical_block_size: Option<u32>,
+    /// Bytes.
+    pub physical_block_size: Option<u32>,
+    /// Several attachments may write it (`multiattach`).
+    pub multiattach: bool,
+}
+
+/// One protocol's part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Protocol {
+    /// A file on an SMB share (`smbfs`).
+    Smb(SmbVolume),
+    /// A block device or file of this host (`local`).
+    Local(LocalVolume),
+}
+
+/// A file on an SMB share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SmbVolume {
+    /// The server: a host name, or an address without brackets.
+    pub host: String,
+    /// The share's name.
+    pub share: String,
+    /// The folder beneath the share that is mounted; empty: the share's root. No leading or trailing slash.
+    pub folder: String,
+    /// The volume's file beneath the export: relative, no `..`.
+    pub name: String,
+    /// Its format.
+    pub format: ImageFormat,
+    /// Who logs in.
+    pub credentials: SmbCredentials,
+    /// Other mount options, in the order given, each of them allowed; `ro`, `rw` and credentials are not among them.
+    pub options: Vec<(String, Option<String>)>,
+}
+
+/// Who logs in to an SMB server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SmbCredentials {
+    /// Nobody: `sec=none`.
+    Guest,
+    /// User and password, NTLMSSP.
+    Password {
+        /// The user, without its domain.
+        username: String,
+        /// At most 128 characters (kernel fs/smb/client: CIFS_MAX_PASSWORD_LEN of NTLM).
+        password: Secret,
+        /// The domain or workgroup.
+        domain: Option<String>,
+    },
+    /// A credentials file in mount.cifs' format (`username=`, `password=`, `domain=` lines) on this host; read when connecting.
+    File(std::path::PathBuf),
+    /// Kerberos: `sec=krb5` or `krb5i`, credentials from the kernel's upcall.
+    Kerberos {
+        /// `krb5` or `krb5i`.
+        sec: String,
+        /// The principal, where given.
+        username: Option<String>,
+        /// `domain=`, where given.
+        domain: Option<String>,
+    },
+}
+
+/// A block device or file of this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalVolume {
+    /// An absolute path, no `..`.
+    pub device_path: std::path::PathBuf,
+    /// Its format.
+    pub format: ImageFormat,
+}

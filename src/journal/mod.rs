@@ -1,0 +1,46 @@
+//! The durable record of every attachment: what was asked, what was decided, how far it came.
+//!
+//! Invariants: a record is on disk before [`Journal::put`] returns; a step's intent is put before the step runs, its
+//! outcome after; no secret is ever in a record (the request is remembered by a keyed hash); records carry a version.
+
+mod record;
+
+use async_trait::async_trait;
+
+pub use record::{Direction, Kind, Progress, Record, Step, StepRecord};
+
+use crate::model::{AttachmentId, Reason};
+
+/// A durable map of records by attachment id.
+#[async_trait]
+pub trait Journal: Send + Sync {
+    /// The record of that id.
+    async fn get(&self, id: &AttachmentId) -> Result<Option<Record>, JournalError>;
+    /// Every record, ordered by id.
+    async fn all(&self) -> Result<Vec<Record>, JournalError>;
+    /// Writes a record; when this returns, it is on disk.
+    async fn put(&self, record: &Record) -> Result<(), JournalError>;
+    /// Removes a record; an absent one is success.
+    async fn remove(&self, id: &AttachmentId) -> Result<(), JournalError>;
+}
+
+/// Why the journal failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} the journal {path:?}: the attachment is as it was before this step")]
+pub struct JournalError {
+    /// What was tried: `open`, `read`, `write`.
+    pub action: &'static str,
+    /// The journal's file.
+    pub path: std::path::PathBuf,
+    /// Why.
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl JournalError {
+    /// Always [`Reason::JournalFailed`].
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        Reason::JournalFailed
+    }
+}

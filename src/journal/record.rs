@@ -1,0 +1,139 @@
+//! A journal's record.
+
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{
+    AccessDecision, Attachment, AttachmentError, AttachmentId, DiskPlan, Domain, HostPlan, State,
+    VolumeId,
+};
+
+/// Which pair of calls an attachment belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Attach and detach: host and domain.
+    Attach,
+    /// Connect and disconnect: host only.
+    Connect,
+}
+
+/// A step of the saga, in the order of an attach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// Connect the volume to the host, or join a connection that others use.
+    Connect,
+    /// Open the volume and check that it may be shown to a guest.
+    Inspect,
+    /// Plug the disk into the domain.
+    Attach,
+}
+
+impl Step {
+    /// Its name, as plans, journal and logs write it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Inspect => "inspect",
+            Self::Attach => "attach",
+        }
+    }
+}
+
+/// How far a step came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Progress {
+    /// About to run, or running: after a crash only reality knows whether it was done.
+    Intent,
+    /// Done.
+    Done,
+}
+
+/// A step that was begun and not undone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// Which step.
+    pub step: Step,
+    /// How far it came.
+    pub progress: Progress,
+}
+
+/// Which way the saga goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// Steps are run.
+    Forward,
+    /// Steps are undone, last first: a detach, or the undo of a failed attach.
+    Backward,
+}
+
+/// One attachment in the journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The caller's id.
+    pub id: AttachmentId,
+    /// Which pair of calls.
+    pub kind: Kind,
+    /// A keyed hash of the whole request, secrets included: says whether a repeated call is the same one.
+    pub fingerprint: String,
+    /// The volume.
+    pub volume: VolumeId,
+    /// Whether other attachments may use the volume while this one writes it.
+    pub shareable: bool,
+    /// The domain; `None` for [`Kind::Connect`].
+    pub domain: Option<Domain>,
+    /// Read-only or read-write, and why.
+    pub access: AccessDecision,
+    /// The host's side.
+    pub host: HostPlan,
+    /// The domain's side, once planned.
+    pub disk: Option<DiskPlan>,
+    /// The steps begun and not undone, in order.
+    pub steps: Vec<StepRecord>,
+    /// Which way it goes.
+    pub direction: Direction,
+    /// Where it stands.
+    pub state: State,
+    /// What went wrong last.
+    pub error: Option<AttachmentError>,
+    /// When it was asked for.
+    pub created: SystemTime,
+    /// When the state last changed.
+    pub updated: SystemTime,
+}
+
+impl Record {
+    /// Whether the connection may be there: the connect step was begun and not undone.
+    #[must_use]
+    pub fn uses_connection(&self) -> bool {
+        self.steps.iter().any(|s| s.step == Step::Connect)
+    }
+
+    /// The attachment as the world sees it.
+    #[must_use]
+    pub fn to_attachment(&self) -> Attachment {
+        let connected = self
+            .steps
+            .iter()
+            .any(|s| s.step == Step::Connect && s.progress == Progress::Done);
+        Attachment {
+            id: self.id.clone(),
+            volume: self.volume.clone(),
+            domain: self.domain.clone(),
+            protocol: self.host.protocol.clone(),
+            access: self.access.clone(),
+            state: self.state,
+            host_path: connected.then(|| self.host.path.clone()),
+            target: self.disk.as_ref().map(|disk| disk.target.clone()),
+            disk_xml: self.disk.as_ref().map(|disk| disk.xml.clone()),
+            error: self.error.clone(),
+            created: self.created,
+            updated: self.updated,
+        }
+    }
+}

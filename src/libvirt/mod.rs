@@ -1,0 +1,83 @@
+//! The domain's side: libvirt connections, device events, disk XML, hot-plug and unplug.
+//!
+//! Invariants: libvirt's word is no proof (a detach that returned success may have left the disk): only the domain's
+//! XML or a REMOVED event is; an unplug is asked for by alias, asynchronously, and never sent again blindly; libvirt
+//! calls block, so they run on blocking threads over a small pool of connections with keep-alive.
+
+use async_trait::async_trait;
+use tokio::sync::broadcast;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::model::{DiskPlan, Domain, DomainRef, Reason};
+
+/// What became of an unplug within the time given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unplug {
+    /// The disk was seen gone, or its domain is.
+    Gone,
+    /// The guest has not let go yet.
+    Pending,
+    /// The guest or QEMU refused (libvirt's DEVICE_REMOVAL_FAILED).
+    Refused,
+}
+
+/// A disk was seen gone from a domain, or the domain stopped (`alias` is `None`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceGone {
+    /// The domain.
+    pub domain: Uuid,
+    /// The device; `None`: every device, since the domain stopped.
+    pub alias: Option<String>,
+}
+
+/// Where hot-plug happens.
+#[async_trait]
+pub trait Hypervisor: Send + Sync {
+    /// The domain as it is now.
+    async fn domain(&self, name: &DomainRef) -> Result<DomainView, HypervisorError>;
+
+    /// Whether the domain has the disk in any configuration of its scope. A domain that is gone or stopped has no live disks.
+    async fn has_disk(&self, domain: Uuid, disk: &DiskPlan) -> Result<bool, HypervisorError>;
+
+    /// Plugs the disk in; success means that the domain's XML shows it.
+    async fn plug(&self, domain: Uuid, disk: &DiskPlan) -> Result<(), HypervisorError>;
+
+    /// Asks the guest to let go of the disk (and removes it from the persistent configuration, where that is in
+    /// scope), and returns at once. Nothing there to unplug is success.
+    async fn request_unplug(&self, domain: Uuid, disk: &DiskPlan) -> Result<(), HypervisorError>;
+
+    /// Waits until the disk is seen gone, refused, or the deadline passes.
+    async fn wait_unplugged(
+        &self,
+        domain: Uuid,
+        disk: &DiskPlan,
+        deadline: Instant,
+    ) -> Result<Unplug, HypervisorError>;
+
+    /// Disks seen gone, as they go.
+    fn events(&self) -> broadcast::Receiver<DeviceGone>;
+}
+
+/// A domain as it is now.
+#[derive(Debug, Clone)]
+pub struct DomainView {
+    /// Its names.
+    pub domain: Domain,
+    /// Whether it runs (paused is running).
+    pub running: bool,
+    /// Whether it has a persistent configuration.
+    pub persistent: bool,
+}
+
+/// Why the hypervisor failed.
+#[derive(Debug, thiserror::Error)]
+pub enum HypervisorError {}
+
+impl HypervisorError {
+    /// The stable reason.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match *self {}
+    }
+}

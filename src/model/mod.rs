@@ -1,0 +1,35 @@
+//! The words that every layer shares: ids, access, attachments and their states, secrets, reasons of errors.
+//!
+//! Nothing here does any I/O or knows any other module. Every value that comes from outside is validated when
+//! it is made, so a value of one of these types is a valid one.
+//!
+//! ```text
+//!              AttachVolume                                     DetachVolume
+//!   (none) ──▶ Connecting ──▶ Attaching ──▶ Attached ──▶ Detaching ──▶ Disconnecting ──▶ (none)
+//!                  │              │                          ▲  │            ▲  │
+//!                  │              ▼                          │  │            │  ▼
+//!                  └────────▶ undo: Detaching, Disconnecting ┘  └──────────▶ Failed (an undo failed: retry)
+//!
+//!   (none) ──▶ Connecting ──▶ Connected ──▶ Disconnecting ──▶ (none)        ConnectVolume, DisconnectVolume
+//! ```
+
+mod access;
+mod actor;
+mod attachment;
+mod disk;
+mod id;
+mod plan;
+mod reason;
+mod secret;
+
+pub use access::{Access, AccessDecision, AccessSource};
+pub use actor::Actor;
+pub use attachment::{Attachment, AttachmentError, Domain, State};
+pub use disk::{
+    Bus, Cache, DetectZeroes, Discard, DiskAddress, DiskOptions, ImageFormat, InvalidAddress,
+    IoMode, IoTune, Scope, UnknownWord,
+};
+pub use id::{AttachmentId, DomainRef, InvalidId, VolumeId};
+pub use plan::{DiskPlan, DiskSpec, HostPlan, MountPlan, SourceKind};
+pub use reason::Reason;
+pub use secret::Secret;

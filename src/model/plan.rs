@@ -1,0 +1,83 @@
+//! What was decided for an attachment before anything is done: free of secrets, so that it can be shown, journaled
+//! and compared.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Access, DiskOptions, ImageFormat, Scope, VolumeId};
+
+/// A mount that a connection needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountPlan {
+    /// What is mounted: `//host/share`.
+    pub source: String,
+    /// The kernel's name of the file system: `cifs`.
+    pub fstype: String,
+    /// Mount options as mount(2) gets them, in order, secrets redacted; flags (`ro,nosuid,…`) first.
+    pub options: String,
+    /// The mount point.
+    pub target: PathBuf,
+}
+
+/// Whether a volume is a file or a block device on this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SourceKind {
+    /// A regular file.
+    File,
+    /// A block device.
+    Block,
+}
+
+/// What connecting a volume to this host comes to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostPlan {
+    /// The connection info's protocol, such as `smbfs`: the backend that made this plan.
+    pub protocol: String,
+    /// Names what this connection shares with others (a mount, a session): equal exactly when export, credentials,
+    /// options and access are equal. `None`: nothing is shared.
+    pub shared: Option<String>,
+    /// The mount, where there is one.
+    pub mount: Option<MountPlan>,
+    /// The volume on this host once connected.
+    pub path: PathBuf,
+    /// The directory that `path` must stay beneath, links not followed: the share's mount point or a configured root.
+    pub root: PathBuf,
+    /// File or block device.
+    pub kind: SourceKind,
+    /// The image's format: as given, never guessed.
+    pub format: ImageFormat,
+    /// Read-only or read-write on the host.
+    pub access: Access,
+}
+
+/// Everything that decides a disk's XML but the domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskSpec {
+    /// Gives the alias, and the serial by default.
+    pub volume: VolumeId,
+    /// The volume on this host.
+    pub path: PathBuf,
+    /// File or block device.
+    pub kind: SourceKind,
+    /// The image's format.
+    pub format: ImageFormat,
+    /// Read-only puts `<readonly/>` into the XML.
+    pub access: Access,
+    /// The caller's options, with the connection info's filled in where the caller said nothing.
+    pub options: DiskOptions,
+}
+
+/// A disk as it is to be plugged into one domain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskPlan {
+    /// The device alias, by which it is found and unplugged.
+    pub alias: String,
+    /// The target, such as `vdb`.
+    pub target: String,
+    /// libvirt's XML of the disk.
+    pub xml: String,
+    /// Which configuration has it.
+    pub scope: Scope,
+}

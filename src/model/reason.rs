@@ -1,0 +1,125 @@
+//! The stable, machine-readable reasons of errors. docs/errors.md lists them for users; a test holds the two together.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// Why a call failed: the `reason` of its `google.rpc.ErrorInfo`.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum Reason {
+            $($(#[$doc])* #[serde(rename = $text)] $name,)*
+        }
+
+        impl Reason {
+            /// Every reason there is.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The reason as it goes over the wire.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// A field of the request is missing or malformed.
+    InvalidRequest = "INVALID_REQUEST",
+    /// The connection info is malformed: a key is missing, of the wrong type, or contradicts another.
+    InvalidConnectionInfo = "INVALID_CONNECTION_INFO",
+    /// No backend for this protocol.
+    ProtocolUnsupported = "PROTOCOL_UNSUPPORTED",
+    /// A mount option is not on the list of those allowed.
+    MountOptionRefused = "MOUNT_OPTION_REFUSED",
+    /// The mount options cannot be parsed, or cannot be given to the kernel.
+    MountOptionInvalid = "MOUNT_OPTION_INVALID",
+    /// The credentials can never work: a password longer than the protocol carries, a file outside the configured directories.
+    CredentialsInvalid = "CREDENTIALS_INVALID",
+    /// The volume is encrypted, which this agent does not do.
+    EncryptionUnsupported = "ENCRYPTION_UNSUPPORTED",
+    /// The image format is unknown, or the hypervisor cannot serve it.
+    FormatUnsupported = "FORMAT_UNSUPPORTED",
+    /// The attachment id is taken by another request.
+    AttachmentConflict = "ATTACHMENT_CONFLICT",
+    /// Another call on the same attachment or volume is under way.
+    OperationInProgress = "OPERATION_IN_PROGRESS",
+    /// No attachment of that id.
+    AttachmentNotFound = "ATTACHMENT_NOT_FOUND",
+    /// The attachment was made by the other pair of calls (attach/detach, connect/disconnect).
+    AttachmentKind = "ATTACHMENT_KIND",
+    /// An earlier undo failed; detach or disconnect first.
+    CleanupRequired = "CLEANUP_REQUIRED",
+    /// Another attachment on this host uses the volume, and they may not share it.
+    VolumeInUse = "VOLUME_IN_USE",
+    /// No such domain.
+    DomainNotFound = "DOMAIN_NOT_FOUND",
+    /// The domain is not running, or not persistent, as the requested scope needs it to be.
+    DomainState = "DOMAIN_STATE",
+    /// The domain already has a disk at that target or address.
+    TargetInUse = "TARGET_IN_USE",
+    /// The domain's bus has no free place.
+    BusFull = "BUS_FULL",
+    /// A disk option is invalid, or the domain cannot have it.
+    DiskOptionInvalid = "DISK_OPTION_INVALID",
+    /// libvirt cannot be reached.
+    HypervisorUnavailable = "HYPERVISOR_UNAVAILABLE",
+    /// libvirt refused or failed.
+    HypervisorError = "HYPERVISOR_ERROR",
+    /// The guest has not let go of the disk in time; the detach completes by itself when it does.
+    UnplugPending = "UNPLUG_PENDING",
+    /// The guest or QEMU refused to let go of the disk.
+    UnplugRefused = "UNPLUG_REFUSED",
+    /// The server's name does not resolve.
+    NameResolution = "NAME_RESOLUTION",
+    /// The server refuses connections, or no route leads to it.
+    ServerUnreachable = "SERVER_UNREACHABLE",
+    /// The server did not answer within the deadline.
+    ServerTimeout = "SERVER_TIMEOUT",
+    /// Client and server have no protocol version in common that both allow.
+    ProtocolVersion = "PROTOCOL_VERSION",
+    /// The server refuses the credentials, or their access to the share.
+    LogonFailure = "LOGON_FAILURE",
+    /// No such share or export on the server.
+    ShareNotFound = "SHARE_NOT_FOUND",
+    /// mount(2) failed otherwise.
+    MountFailed = "MOUNT_FAILED",
+    /// The mount cannot be taken down: busy, or its server is silent.
+    UnmountFailed = "UNMOUNT_FAILED",
+    /// No such file or device.
+    VolumeNotFound = "VOLUME_NOT_FOUND",
+    /// The volume's path leaves the share or root, or leads through a symbolic link.
+    VolumePathUnsafe = "VOLUME_PATH_UNSAFE",
+    /// The volume is not a regular file (or, locally, a block device).
+    VolumeNotRegular = "VOLUME_NOT_REGULAR",
+    /// The volume cannot be opened or read.
+    VolumeUnreadable = "VOLUME_UNREADABLE",
+    /// The image's header names another file: a backing file, a data file, a parent.
+    ImageReferencesFile = "IMAGE_REFERENCES_FILE",
+    /// The image's header is not of the format that the connection info names.
+    ImageMalformed = "IMAGE_MALFORMED",
+    /// An undo failed: something is left over, and the attachment is FAILED.
+    UndoFailed = "UNDO_FAILED",
+    /// The caller may not do this.
+    PermissionDenied = "PERMISSION_DENIED",
+    /// The daemon is stopping and takes no new work.
+    ShuttingDown = "SHUTTING_DOWN",
+    /// A watcher was too slow and missed changes: watch again.
+    WatchLagged = "WATCH_LAGGED",
+    /// The configuration is invalid.
+    ConfigurationInvalid = "CONFIGURATION_INVALID",
+    /// The journal cannot be read or written.
+    JournalFailed = "JOURNAL_FAILED",
+    /// A defect in the daemon.
+    Internal = "INTERNAL",
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
