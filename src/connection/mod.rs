@@ -4,6 +4,8 @@
 //! keys are ignored, and told at debug level by name only; secrets leave the input for [`crate::model::Secret`] and are in no
 //! error; an image's format is never guessed: none means raw.
 
+mod canonical;
+
 use crate::model::{AccessSource, ImageFormat, IoTune, Secret};
 
 /// How to reach a volume, and what its owner says of it.

@@ -4,10 +4,12 @@
 //! outcome after; no secret is ever in a record (the request is remembered by a keyed hash); records carry a version.
 
 mod record;
+mod redb;
 
 use async_trait::async_trait;
 
 pub use record::{Direction, Kind, Progress, Record, Step, StepRecord};
+pub use redb::RedbJournal;
 
 use crate::model::{AttachmentId, Reason};
 

@@ -101,6 +101,8 @@ pub struct Record {
     pub state: State,
     /// What went wrong last.
     pub error: Option<AttachmentError>,
+    /// When the guest was last asked to let go of the disk, and has not yet.
+    pub unplug_requested: Option<SystemTime>,
     /// When it was asked for.
     pub created: SystemTime,
     /// When the state last changed.

@@ -18,6 +18,7 @@ mod actor;
 mod attachment;
 mod disk;
 mod id;
+mod key;
 mod plan;
 mod reason;
 mod secret;
@@ -30,6 +31,7 @@ pub use disk::{
     IoMode, IoTune, Scope, UnknownWord,
 };
 pub use id::{AttachmentId, DomainRef, InvalidId, VolumeId};
+pub use key::HostKey;
 pub use plan::{DiskPlan, DiskSpec, HostPlan, MountPlan, SourceKind};
 pub use reason::Reason;
 pub use secret::Secret;

@@ -74,6 +74,8 @@ reasons! {
     UnplugPending = "UNPLUG_PENDING",
     /// The guest or QEMU refused to let go of the disk.
     UnplugRefused = "UNPLUG_REFUSED",
+    /// The domain no longer has the disk: it was stopped, or somebody else unplugged it.
+    DiskLost = "DISK_LOST",
     /// The server's name does not resolve.
     NameResolution = "NAME_RESOLUTION",
     /// The server refuses connections, or no route leads to it.

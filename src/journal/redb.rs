@@ -1,0 +1,245 @@
+//! The journal in a redb file: one table, records as JSON behind a version.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ::redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::{Journal, JournalError, Record};
+use crate::model::AttachmentId;
+
+const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("attachments");
+
+/// The version that this build writes. A record of another version is refused, not misread.
+const VERSION: u32 = 1;
+
+/// Bytes of cache: a record is about 1 KiB, and the default (1 GiB) suits no agent.
+const CACHE: usize = 1 << 20;
+
+#[derive(Serialize)]
+struct Out<'a> {
+    version: u32,
+    record: &'a Record,
+}
+
+#[derive(Deserialize)]
+struct VersionOf {
+    version: u32,
+}
+
+#[derive(Deserialize)]
+struct In {
+    record: Record,
+}
+
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// A [`Journal`] in one file, which one process at a time may open.
+#[derive(Clone)]
+pub struct RedbJournal {
+    database: Arc<Database>,
+    path: PathBuf,
+}
+
+impl RedbJournal {
+    /// Opens the file, or makes it (mode 0600 is the state directory's business).
+    ///
+    /// # Errors
+    /// Where the file cannot be made or read, is not a journal, or is open in another process.
+    pub fn open(path: &Path) -> Result<Self, JournalError> {
+        let open = || -> Result<Database, Cause> {
+            let database = Database::builder().set_cache_size(CACHE).create(path)?;
+            // Made now, so that reading never meets a file without the table.
+            let transaction = database.begin_write()?;
+            transaction.open_table(RECORDS)?;
+            transaction.commit()?;
+            Ok(database)
+        };
+        let database = open().map_err(|source| JournalError {
+            action: "open",
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            database: Arc::new(database),
+            path: path.to_owned(),
+        })
+    }
+
+    /// Runs a blocking piece of work off the async threads.
+    async fn run<T: Send + 'static>(
+        &self,
+        action: &'static str,
+        work: impl FnOnce(&Database) -> Result<T, Cause> + Send + 'static,
+    ) -> Result<T, JournalError> {
+        let database = Arc::clone(&self.database);
+        let result = tokio::task::spawn_blocking(move || work(&database)).await;
+        result
+            .unwrap_or_else(|panicked| Err(panicked.into()))
+            .map_err(|source| JournalError {
+                action,
+                path: self.path.clone(),
+                source,
+            })
+    }
+}
+
+fn decode(bytes: &[u8]) -> Result<Record, Cause> {
+    let VersionOf { version } = serde_json::from_slice(bytes)?;
+    if version != VERSION {
+        return Err(format!(
+            "a record has version {version}, this build reads {VERSION}: run the build that wrote it, \
+             detach its attachments, then upgrade"
+        )
+        .into());
+    }
+    Ok(serde_json::from_slice::<In>(bytes)?.record)
+}
+
+#[async_trait]
+impl Journal for RedbJournal {
+    async fn get(&self, id: &AttachmentId) -> Result<Option<Record>, JournalError> {
+        let id = id.clone();
+        self.run("read", move |database| {
+            let table = database.begin_read()?.open_table(RECORDS)?;
+            table
+                .get(id.as_str())?
+                .map(|bytes| decode(bytes.value()))
+                .transpose()
+        })
+        .await
+    }
+
+    async fn all(&self) -> Result<Vec<Record>, JournalError> {
+        self.run("read", |database| {
+            let table = database.begin_read()?.open_table(RECORDS)?;
+            table
+                .iter()?
+                .map(|entry| decode(entry?.1.value()))
+                .collect()
+        })
+        .await
+    }
+
+    async fn put(&self, record: &Record) -> Result<(), JournalError> {
+        let id = record.id.clone();
+        let bytes = serde_json::to_vec(&Out {
+            version: VERSION,
+            record,
+        });
+        self.run("write", move |database| {
+            let transaction = database.begin_write()?;
+            transaction
+                .open_table(RECORDS)?
+                .insert(id.as_str(), bytes?.as_slice())?;
+            // redb's default durability: on disk when commit returns.
+            Ok(transaction.commit()?)
+        })
+        .await
+    }
+
+    async fn remove(&self, id: &AttachmentId) -> Result<(), JournalError> {
+        let id = id.clone();
+        self.run("write", move |database| {
+            let transaction = database.begin_write()?;
+            transaction.open_table(RECORDS)?.remove(id.as_str())?;
+            Ok(transaction.commit()?)
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::journal::{Direction, Kind, Progress, Step, StepRecord};
+    use crate::model::{Access, AccessDecision, HostPlan, ImageFormat, SourceKind, State};
+
+    fn record(id: &str) -> Record {
+        Record {
+            id: id.parse().unwrap(),
+            kind: Kind::Connect,
+            fingerprint: "f".into(),
+            volume: "v".parse().unwrap(),
+            shareable: false,
+            domain: None,
+            access: AccessDecision::from_sources(vec![]),
+            host: HostPlan {
+                protocol: "local".into(),
+                shared: None,
+                mount: None,
+                path: "/r/v".into(),
+                root: "/r".into(),
+                kind: SourceKind::File,
+                format: ImageFormat::Raw,
+                access: Access::ReadWrite,
+            },
+            disk: None,
+            steps: vec![StepRecord {
+                step: Step::Connect,
+                progress: Progress::Intent,
+            }],
+            direction: Direction::Forward,
+            state: State::Connecting,
+            error: None,
+            unplug_requested: None,
+            created: SystemTime::UNIX_EPOCH,
+            updated: SystemTime::UNIX_EPOCH,
+        }
+    }
+
+    #[tokio::test]
+    async fn records_outlive_the_process_and_come_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.redb");
+        let journal = RedbJournal::open(&path).unwrap();
+        for id in ["b", "a", "c"] {
+            journal.put(&record(id)).await.unwrap();
+        }
+        journal.remove(&"c".parse().unwrap()).await.unwrap();
+        drop(journal);
+        let journal = RedbJournal::open(&path).unwrap();
+        assert_eq!(journal.all().await.unwrap(), [record("a"), record("b")]);
+        assert_eq!(
+            journal.get(&"a".parse().unwrap()).await.unwrap(),
+            Some(record("a"))
+        );
+        assert_eq!(journal.get(&"c".parse().unwrap()).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_second_process_and_another_version_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.redb");
+        let journal = RedbJournal::open(&path).unwrap();
+        assert_eq!(RedbJournal::open(&path).err().unwrap().action, "open");
+        journal
+            .run("write", |database| {
+                let transaction = database.begin_write()?;
+                transaction
+                    .open_table(RECORDS)?
+                    .insert("x", br#"{"version":2}"#.as_slice())?;
+                Ok(transaction.commit()?)
+            })
+            .await
+            .unwrap();
+        let error = journal.all().await.unwrap_err();
+        assert!(
+            error.source.to_string().contains("version 2"),
+            "{}",
+            error.source
+        );
+    }
+
+    #[test]
+    fn a_file_that_is_no_journal_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.redb");
+        std::fs::write(&path, "not a journal").unwrap();
+        assert!(RedbJournal::open(&path).is_err());
+    }
+}
