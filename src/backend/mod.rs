@@ -8,6 +8,9 @@
 //! calls [`Backend::connect`] for the first and [`Backend::disconnect`] after the last, under a lock per
 //! [`HostPlan::shared`].
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use async_trait::async_trait;
 
 use crate::connection::Protocol;
@@ -24,14 +27,45 @@ pub enum Presence {
     Absent,
 }
 
+/// A setting that a plan came from: what it is, and who set it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// Such as `vers`.
+    pub name: String,
+    /// Its value, secrets redacted; empty for a flag.
+    pub value: String,
+    /// Who set it: `built in`, `default`, `server`, `connection info`, `mandatory`.
+    pub origin: &'static str,
+}
+
+/// A plan in words, for a dry run.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Description {
+    /// What the connect step does, on what.
+    pub connect: String,
+    /// What the inspect step does, on what.
+    pub inspect: String,
+    /// Where each setting came from.
+    pub settings: Vec<Setting>,
+}
+
 /// A way to connect volumes to this host.
 #[async_trait]
 pub trait Backend: Send + Sync {
+    /// The protocol it serves, as [`Protocol::name`] has it.
+    fn protocol(&self) -> &'static str;
+
+    /// Whether this host's configuration makes the volume read-only.
+    fn read_only(&self, info: &Protocol) -> bool;
+
     /// Decides what connecting comes to: the same input gives the same plan, and nothing is touched.
     ///
     /// # Errors
     /// Where the settings forbid it or the connection info cannot work.
     fn plan(&self, info: &Protocol, access: Access) -> Result<HostPlan, BackendError>;
+
+    /// Tells a plan in words. Pure, like the plan.
+    fn describe(&self, info: &Protocol, plan: &HostPlan) -> Description;
 
     /// Looks whether the plan's connection is there, without touching the server.
     async fn find(&self, plan: &HostPlan) -> Result<Presence, BackendError>;
@@ -47,14 +81,54 @@ pub trait Backend: Send + Sync {
     async fn disconnect(&self, plan: &HostPlan) -> Result<(), BackendError>;
 }
 
+/// The backends of this build, by protocol.
+#[derive(Clone)]
+pub struct Backends(BTreeMap<&'static str, Arc<dyn Backend>>);
+
+impl Backends {
+    /// A registry of these.
+    pub fn new(backends: impl IntoIterator<Item = Arc<dyn Backend>>) -> Self {
+        Self(
+            backends
+                .into_iter()
+                .map(|backend| (backend.protocol(), backend))
+                .collect(),
+        )
+    }
+
+    /// The backend of that protocol.
+    ///
+    /// # Errors
+    /// Where there is none: the journal of a build that had it, or connection info that this one cannot serve.
+    pub fn get(&self, protocol: &str) -> Result<&Arc<dyn Backend>, BackendError> {
+        self.0
+            .get(protocol)
+            .ok_or_else(|| BackendError::UnknownProtocol {
+                protocol: protocol.to_owned(),
+                known: self.0.keys().copied().collect::<Vec<_>>().join(", "),
+            })
+    }
+}
+
 /// Why a backend failed.
 #[derive(Debug, thiserror::Error)]
-pub enum BackendError {}
+pub enum BackendError {
+    /// No backend of that name.
+    #[error("this build has no backend for {protocol:?}, only for {known}")]
+    UnknownProtocol {
+        /// The protocol asked for.
+        protocol: String,
+        /// The protocols there are.
+        known: String,
+    },
+}
 
 impl BackendError {
     /// The stable reason.
     #[must_use]
     pub fn reason(&self) -> Reason {
-        match *self {}
+        match self {
+            Self::UnknownProtocol { .. } => Reason::ProtocolUnsupported,
+        }
     }
 }

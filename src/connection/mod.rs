@@ -43,6 +43,17 @@ pub enum Protocol {
     Local(LocalVolume),
 }
 
+impl Protocol {
+    /// Its name in connection info (`driver_volume_type`).
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Smb(_) => "smbfs",
+            Self::Local(_) => "local",
+        }
+    }
+}
+
 /// A file on an SMB share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SmbVolume {
