@@ -8,13 +8,17 @@
 //! calls [`Backend::connect`] for the first and [`Backend::disconnect`] after the last, under a lock per
 //! [`HostPlan::shared`].
 
+mod error;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
+pub use error::{Attempt, BackendError};
+
 use crate::connection::Protocol;
-use crate::model::{Access, HostPlan, Reason};
+use crate::model::{Access, HostPlan};
 
 /// Whether something that a plan names is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,28 +111,5 @@ impl Backends {
                 protocol: protocol.to_owned(),
                 known: self.0.keys().copied().collect::<Vec<_>>().join(", "),
             })
-    }
-}
-
-/// Why a backend failed.
-#[derive(Debug, thiserror::Error)]
-pub enum BackendError {
-    /// No backend of that name.
-    #[error("this build has no backend for {protocol:?}, only for {known}")]
-    UnknownProtocol {
-        /// The protocol asked for.
-        protocol: String,
-        /// The protocols there are.
-        known: String,
-    },
-}
-
-impl BackendError {
-    /// The stable reason.
-    #[must_use]
-    pub fn reason(&self) -> Reason {
-        match self {
-            Self::UnknownProtocol { .. } => Reason::ProtocolUnsupported,
-        }
     }
 }

@@ -1,0 +1,244 @@
+//! Why a backend failed: what was tried, on what, why, and what to do next. Never a secret.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::model::{ImageFormat, Reason};
+
+/// One address of a server that was tried, and what came of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// The address and port.
+    pub address: SocketAddr,
+    /// What came of it, in words.
+    pub outcome: String,
+}
+
+/// `10.0.0.5:445 (connection refused), 10.0.0.6:445 (no answer within 3 s)`
+fn tried(attempts: &[Attempt]) -> String {
+    attempts
+        .iter()
+        .map(|a| format!("{} ({})", a.address, a.outcome))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// Why a backend failed.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// No backend of that name.
+    #[error("this build has no backend for {protocol:?}, only for {known}")]
+    UnknownProtocol {
+        /// The protocol asked for.
+        protocol: String,
+        /// The protocols there are.
+        known: String,
+    },
+    /// A mount option has a value that cannot be given to the kernel.
+    #[error("cannot mount {share} with {option}: {why}")]
+    OptionInvalid {
+        /// `//host/share`.
+        share: String,
+        /// The option's name, or what is wrong with them all.
+        option: String,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// A credentials file that cannot be used.
+    #[error("cannot use the credentials file {path:?}: {why}")]
+    CredentialsFile {
+        /// The file.
+        path: PathBuf,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// The server's name does not resolve.
+    #[error("cannot resolve the server's name {host:?}: check the name and this host's resolver")]
+    NameResolution {
+        /// The name.
+        host: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// No address of the server takes connections.
+    #[error("cannot reach the server {host} (tried {}): check that it runs, its address and port, and the way to it", tried(.attempts))]
+    Unreachable {
+        /// The server.
+        host: String,
+        /// Every address tried.
+        attempts: Vec<Attempt>,
+    },
+    /// The server does not answer.
+    #[error("the server {host} does not answer (tried {}): it may be down or overloaded; try again when it answers", tried(.attempts))]
+    Silent {
+        /// The server.
+        host: String,
+        /// Every address tried.
+        attempts: Vec<Attempt>,
+    },
+    /// Client and server have no protocol version in common.
+    #[error(
+        "cannot agree on a protocol version with the server {host} (offered {offered}): {answer}"
+    )]
+    VersionRefused {
+        /// The server.
+        host: String,
+        /// The versions offered.
+        offered: String,
+        /// What the server answered, and what to do.
+        answer: String,
+    },
+    /// The server refuses the credentials or their access to the share.
+    #[error("the server refuses {who} access to {share}: {why}")]
+    LogonRefused {
+        /// `//host/share`.
+        share: String,
+        /// The user, without the password.
+        who: String,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// The server has no such share, or no such folder on it.
+    #[error("cannot mount {share}: {why}")]
+    ShareNotFound {
+        /// `//host/share/folder`.
+        share: String,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// A mount did not end within its deadline; its worker was killed.
+    #[error("mounting {share} on {target:?} did not end within {} s and was stopped: the server answered at first and then fell silent; try again when it answers", .within.as_secs_f64())]
+    MountTimeout {
+        /// `//host/share`.
+        share: String,
+        /// The mount point.
+        target: PathBuf,
+        /// The deadline.
+        within: Duration,
+    },
+    /// mount(2) failed otherwise, or did not do what was asked.
+    #[error("cannot mount {share} on {target:?}: {why}")]
+    MountFailed {
+        /// `//host/share`.
+        share: String,
+        /// The mount point.
+        target: PathBuf,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// A mount cannot be taken down.
+    #[error("cannot unmount {target:?}: {why}")]
+    UnmountFailed {
+        /// The mount point.
+        target: PathBuf,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// No such volume.
+    #[error("no volume {path:?}: {why}")]
+    VolumeNotFound {
+        /// The volume.
+        path: PathBuf,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// The volume lies outside what it must stay beneath, or a link leads to it.
+    #[error("the volume {path:?} is refused: {why}")]
+    PathUnsafe {
+        /// The volume.
+        path: PathBuf,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// The volume is neither a regular file nor, locally, a block device.
+    #[error("the volume {path:?} is {found}, not {wanted}: name the volume's own file or device")]
+    NotRegular {
+        /// The volume.
+        path: PathBuf,
+        /// What it is.
+        found: String,
+        /// What it must be.
+        wanted: &'static str,
+    },
+    /// The volume is there, but cannot be opened or read.
+    #[error("cannot open the volume {path:?} for {mode}: {why}")]
+    Unreadable {
+        /// The volume.
+        path: PathBuf,
+        /// `reading`, or `reading and writing`.
+        mode: &'static str,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// The image's header names another file.
+    #[error(
+        "the image {path:?} is refused: it {names}, which the guest could use to read any file of this host; flatten the image into one file"
+    )]
+    ReferencesFile {
+        /// The volume.
+        path: PathBuf,
+        /// What names which other file.
+        names: String,
+    },
+    /// The image's header is not what its format says.
+    #[error(
+        "the image {path:?} is not of the format {format}: {why}; correct the connection info's format, or the image"
+    )]
+    ImageMalformed {
+        /// The volume.
+        path: PathBuf,
+        /// The declared format.
+        format: ImageFormat,
+        /// What is wrong.
+        why: String,
+    },
+    /// A directory, the mount table or a worker process failed: this host's trouble, not the server's.
+    #[error("cannot {action}")]
+    Host {
+        /// What was tried, on what.
+        action: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The plan is not one of this backend's: a defect.
+    #[error(
+        "the backend for {protocol} was handed what is not its own ({what}): report this as a defect"
+    )]
+    NotMine {
+        /// The backend's protocol.
+        protocol: &'static str,
+        /// What it was handed.
+        what: &'static str,
+    },
+}
+
+impl BackendError {
+    /// The stable reason.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::UnknownProtocol { .. } => Reason::ProtocolUnsupported,
+            Self::OptionInvalid { .. } => Reason::MountOptionInvalid,
+            Self::CredentialsFile { .. } => Reason::CredentialsInvalid,
+            Self::NameResolution { .. } => Reason::NameResolution,
+            Self::Unreachable { .. } => Reason::ServerUnreachable,
+            Self::Silent { .. } | Self::MountTimeout { .. } => Reason::ServerTimeout,
+            Self::VersionRefused { .. } => Reason::ProtocolVersion,
+            Self::LogonRefused { .. } => Reason::LogonFailure,
+            Self::ShareNotFound { .. } => Reason::ShareNotFound,
+            Self::MountFailed { .. } => Reason::MountFailed,
+            Self::UnmountFailed { .. } => Reason::UnmountFailed,
+            Self::VolumeNotFound { .. } => Reason::VolumeNotFound,
+            Self::PathUnsafe { .. } => Reason::VolumePathUnsafe,
+            Self::NotRegular { .. } => Reason::VolumeNotRegular,
+            Self::Unreadable { .. } => Reason::VolumeUnreadable,
+            Self::ReferencesFile { .. } => Reason::ImageReferencesFile,
+            Self::ImageMalformed { .. } => Reason::ImageMalformed,
+            Self::Host { .. } | Self::NotMine { .. } => Reason::Internal,
+        }
+    }
+}
