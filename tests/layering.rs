@@ -1,0 +1,316 @@
+//! Holds the layers to their table: which module may import which, where `unsafe` may be, and how files look.
+//!
+//! Sources are read as token streams, so comments, strings and line breaks cannot mislead the checks, and paths inside
+//! macros are seen too.
+
+#![cfg(test)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
+
+/// Each module, and what it may import. `module::Item` allows that item alone. The bottom layers come first.
+const TABLE: &[(&str, &[&str])] = &[
+    ("model", &[]),
+    ("sys", &[]),
+    ("config", &["model"]),
+    ("connection", &["model"]),
+    ("journal", &["model"]),
+    ("libvirt", &["model", "config"]),
+    ("host", &["model", "sys"]),
+    ("backend", &["model", "config", "connection", "sys", "host"]),
+    ("auth", &["model", "config"]),
+    ("admission", &["model", "connection"]),
+    (
+        "attach",
+        &[
+            "model",
+            "connection",
+            "admission::Admitted",
+            "journal",
+            "backend",
+            "libvirt",
+        ],
+    ),
+    (
+        "reconcile",
+        &["model", "attach", "journal", "backend", "libvirt"],
+    ),
+    (
+        "api",
+        &["model", "connection", "auth", "admission", "attach"],
+    ),
+];
+
+/// The modules that put the parts together: they import what they need, and nobody imports them.
+const TOP: &[&str] = &["app", "cli"];
+
+/// The modules where `unsafe` may be, in files that allow it by name.
+const UNSAFE: &[&str] = &["sys", "libvirt"];
+
+/// Lines a file may have, tests beside the code included: a longer one is split.
+const MAX_LINES: usize = 600;
+
+struct Source {
+    /// Relative to `src`.
+    path: PathBuf,
+    text: String,
+    tokens: TokenStream,
+}
+
+impl Source {
+    /// The top-level module that the file belongs to; `None`: the crate's root or a binary.
+    fn module(&self) -> Option<&str> {
+        let first = self.path.iter().next()?.to_str()?;
+        let name = first.strip_suffix(".rs").unwrap_or(first);
+        (!matches!(name, "lib" | "bin")).then_some(name)
+    }
+
+    /// How many `super::` lead from the file's outermost level to the crate's root.
+    fn depth(&self) -> usize {
+        let folders = self.path.iter().count() - 1;
+        folders + usize::from(!self.path.ends_with("mod.rs"))
+    }
+}
+
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut folders = vec![root.clone()];
+    let mut found = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                let tokens = text
+                    .parse()
+                    .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+                let path = path.strip_prefix(&root).unwrap().to_owned();
+                found.push(Source { path, text, tokens });
+            }
+        }
+    }
+    assert!(!found.is_empty(), "no sources beneath {}", root.display());
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    found
+}
+
+/// The paths that start at the crate's root, as `module` or `module::item`, one for each item of a `use` list.
+fn crate_paths(tokens: &TokenStream, depth: usize, found: &mut BTreeSet<String>) {
+    let tokens: Vec<TokenTree> = tokens.clone().into_iter().collect();
+    let word = |at: usize| match tokens.get(at) {
+        Some(TokenTree::Ident(ident)) => ident.to_string(),
+        _ => String::new(),
+    };
+    let separator = |at: usize| {
+        let colon =
+            |at: usize| matches!(tokens.get(at), Some(TokenTree::Punct(p)) if p.as_char() == ':');
+        colon(at) && colon(at + 1)
+    };
+    let mut at = 0;
+    while at < tokens.len() {
+        let starts_path = at < 2 || !separator(at - 2);
+        let mut after = None;
+        if matches!(word(at).as_str(), "crate" | "volattach") && separator(at + 1) && starts_path {
+            after = Some(at + 3);
+        } else if word(at) == "super" && starts_path {
+            let mut end = at;
+            let mut supers = 0;
+            while word(end) == "super" && separator(end + 1) {
+                supers += 1;
+                end += 3;
+            }
+            if supers >= depth {
+                after = Some(end);
+            }
+        }
+        if let Some(start) = after {
+            expand(&tokens[start..], "", found);
+            at = start;
+            continue;
+        }
+        if let TokenTree::Group(group) = &tokens[at] {
+            let inline_module =
+                group.delimiter() == Delimiter::Brace && at >= 2 && word(at - 2) == "mod";
+            crate_paths(&group.stream(), depth + usize::from(inline_module), found);
+        }
+        at += 1;
+    }
+}
+
+/// Adds the first two names of each path that the tokens begin with.
+fn expand(tokens: &[TokenTree], prefix: &str, found: &mut BTreeSet<String>) {
+    match tokens.first() {
+        Some(TokenTree::Group(list)) if list.delimiter() == Delimiter::Brace => {
+            let list: Vec<TokenTree> = list.stream().into_iter().collect();
+            let comma =
+                |token: &TokenTree| matches!(token, TokenTree::Punct(p) if p.as_char() == ',');
+            for item in list.split(comma).filter(|item| !item.is_empty()) {
+                expand(item, prefix, found);
+            }
+        }
+        Some(name) => {
+            let rest = match tokens.get(1) {
+                Some(TokenTree::Punct(p)) if p.as_char() == ':' => tokens.get(3..),
+                _ => None,
+            };
+            match rest {
+                Some(rest) if prefix.is_empty() => expand(rest, &format!("{name}::"), found),
+                _ => {
+                    found.insert(format!("{prefix}{name}"));
+                }
+            }
+        }
+        None => {}
+    }
+}
+
+/// Why `module` may not use `path`, if it may not.
+fn forbidden(module: &str, path: &str) -> Option<String> {
+    let (target, _) = path.split_once("::").unwrap_or((path, ""));
+    if target == module || (TOP.contains(&module) && !TOP.contains(&target)) {
+        return None;
+    }
+    let Some((_, allowed)) = TABLE.iter().find(|(name, _)| *name == module) else {
+        return Some(format!("{module} is not in the table"));
+    };
+    (!allowed.contains(&target) && !allowed.contains(&path))
+        .then(|| format!("{module} may import {allowed:?}"))
+}
+
+fn assert_none(what: &str, faults: &[String]) {
+    assert!(faults.is_empty(), "{what}:\n  {}", faults.join("\n  "));
+}
+
+#[test]
+fn modules_import_only_what_their_layer_may() {
+    let mut faults = Vec::new();
+    for source in sources() {
+        let Some(module) = source.module() else {
+            continue;
+        };
+        let mut paths = BTreeSet::new();
+        crate_paths(&source.tokens, source.depth(), &mut paths);
+        for path in paths {
+            if let Some(why) = forbidden(module, &path) {
+                faults.push(format!(
+                    "src/{}: crate::{path}: {why}",
+                    source.path.display()
+                ));
+            }
+        }
+    }
+    assert_none("imports against the layers", &faults);
+}
+
+#[test]
+fn every_module_is_in_the_table() {
+    let known: BTreeSet<&str> = TABLE
+        .iter()
+        .map(|(name, _)| *name)
+        .chain(TOP.iter().copied())
+        .collect();
+    let sources = sources();
+    let there: BTreeSet<&str> = sources.iter().filter_map(Source::module).collect();
+    let unknown: Vec<_> = there.difference(&known).map(ToString::to_string).collect();
+    assert_none(
+        "modules that the table does not know: decide what they may import",
+        &unknown,
+    );
+}
+
+#[test]
+fn unsafe_stays_in_its_modules() {
+    fn mentions_unsafe(tokens: &TokenStream) -> bool {
+        tokens.clone().into_iter().any(|token| match token {
+            TokenTree::Group(group) => mentions_unsafe(&group.stream()),
+            TokenTree::Ident(ident) => ident == "unsafe" || ident == "unsafe_code",
+            _ => false,
+        })
+    }
+    let faults: Vec<_> = sources()
+        .iter()
+        .filter(|source| {
+            source
+                .module()
+                .is_none_or(|module| !UNSAFE.contains(&module))
+        })
+        .filter(|source| mentions_unsafe(&source.tokens))
+        .map(|source| source.path.display().to_string())
+        .collect();
+    assert_none("unsafe outside of sys and libvirt", &faults);
+}
+
+#[test]
+fn modules_open_with_their_purpose() {
+    let faults: Vec<_> = sources()
+        .iter()
+        .filter(|source| source.path.ends_with("mod.rs") || source.path.ends_with("lib.rs"))
+        .filter(|source| !source.text.starts_with("//! "))
+        .map(|source| source.path.display().to_string())
+        .collect();
+    assert_none("no //! on the first line", &faults);
+}
+
+#[test]
+fn files_are_short() {
+    let faults: Vec<_> = sources()
+        .iter()
+        .map(|source| (source.text.lines().count(), source))
+        .filter(|(lines, _)| *lines > MAX_LINES)
+        .map(|(lines, source)| format!("{} has {lines}", source.path.display()))
+        .collect();
+    assert_none("more than 600 lines", &faults);
+}
+
+#[test]
+fn the_checks_find_what_they_look_for() {
+    let paths = |text: &str, depth| {
+        let mut found = BTreeSet::new();
+        crate_paths(&text.parse().unwrap(), depth, &mut found);
+        found.into_iter().collect::<Vec<_>>()
+    };
+    assert_eq!(
+        paths(
+            "use crate::{model::{Access, Reason}, sys, backend::smb::Smb as S}; // crate::no",
+            1
+        ),
+        ["backend::smb", "model::Access", "model::Reason", "sys"]
+    );
+    assert_eq!(
+        paths("mod a { use super::super::attach::run; use super::b; }", 1),
+        ["attach::run"]
+    );
+    assert_eq!(
+        paths("use super::super::super::api; use super::x;", 3),
+        ["api"]
+    );
+    assert_eq!(
+        paths("fn f() { println!(\"crate::no {}\", crate::api::X) }", 1),
+        ["api::X"]
+    );
+    assert_eq!(
+        paths(
+            "use volattach::app::run; use other::crate_::volattach::x;",
+            1
+        ),
+        ["app::run"]
+    );
+
+    assert_eq!(forbidden("attach", "admission::Admitted"), None);
+    assert_eq!(forbidden("api", "api::proto"), None);
+    assert_eq!(forbidden("app", "backend::smb"), None);
+    for (module, path) in [
+        ("attach", "admission::admit"),
+        ("model", "config::Settings"),
+        ("api", "app::run"),
+        ("app", "cli::run"),
+        ("sys", "*"),
+    ] {
+        assert!(forbidden(module, path).is_some(), "{module} {path}");
+    }
+}
