@@ -4,12 +4,23 @@
 //! XML or a REMOVED event is; an unplug is asked for by alias, asynchronously, and never sent again blindly; libvirt
 //! calls block, so they run on blocking threads over a small pool of connections with keep-alive.
 
+mod disk;
+mod error;
+mod plan;
+mod view;
+mod xml;
+
+pub use error::{HypervisorError, LibvirtError};
+pub use plan::plan_disk;
+pub use view::{Devices, DiskView, DomainView};
+pub use xml::XmlError;
+
 use async_trait::async_trait;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::model::{DiskPlan, Domain, DomainRef, Reason};
+use crate::model::{DiskPlan, DomainRef};
 
 /// What became of an unplug within the time given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,27 +68,4 @@ pub trait Hypervisor: Send + Sync {
 
     /// Disks seen gone, as they go.
     fn events(&self) -> broadcast::Receiver<DeviceGone>;
-}
-
-/// A domain as it is now.
-#[derive(Debug, Clone)]
-pub struct DomainView {
-    /// Its names.
-    pub domain: Domain,
-    /// Whether it runs (paused is running).
-    pub running: bool,
-    /// Whether it has a persistent configuration.
-    pub persistent: bool,
-}
-
-/// Why the hypervisor failed.
-#[derive(Debug, thiserror::Error)]
-pub enum HypervisorError {}
-
-impl HypervisorError {
-    /// The stable reason.
-    #[must_use]
-    pub fn reason(&self) -> Reason {
-        match *self {}
-    }
 }

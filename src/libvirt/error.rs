@@ -1,0 +1,141 @@
+//! Why the hypervisor failed, in words, and the stable reason of each.
+
+use super::xml::XmlError;
+use crate::model::{Bus, Reason};
+
+/// What libvirt said.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("libvirt says: {message} (error {code})")]
+pub struct LibvirtError {
+    /// libvirt's error number (`virErrorNumber` in libvirt/virterror.h).
+    pub code: u32,
+    /// libvirt's message.
+    pub message: String,
+}
+
+/// Why the hypervisor failed.
+#[derive(Debug, thiserror::Error)]
+pub enum HypervisorError {
+    /// libvirt cannot be reached, or does not answer.
+    #[error(
+        "cannot reach libvirt at {uri}: {why}; check that its daemon runs and answers (`virsh -c {uri} list`)"
+    )]
+    Unavailable {
+        /// The connection URI.
+        uri: String,
+        /// What happened.
+        why: String,
+        /// libvirt's word on it, where it had one.
+        source: Option<LibvirtError>,
+    },
+    /// No such domain.
+    #[error("no domain {domain} on this host; `virsh list --all` shows those there are")]
+    DomainNotFound {
+        /// The name or UUID that was asked for.
+        domain: String,
+    },
+    /// The domain is not in the state that the scope needs.
+    #[error("domain {domain} {state}, so its {scope} cannot change; {hint}")]
+    DomainState {
+        /// The domain.
+        domain: String,
+        /// How it is.
+        state: &'static str,
+        /// What was to be changed.
+        scope: &'static str,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// The target or address is taken.
+    #[error(
+        "{place} of domain {domain} is taken by {holder}; choose another, or none to get the first that is free"
+    )]
+    TargetInUse {
+        /// The domain.
+        domain: String,
+        /// The target or address.
+        place: String,
+        /// Who has it.
+        holder: String,
+    },
+    /// The domain has the volume's disk already.
+    #[error("domain {domain} already has the disk {alias}, at target {target}; detach it first")]
+    VolumeInUse {
+        /// The domain.
+        domain: String,
+        /// The disk's alias.
+        alias: String,
+        /// Its target.
+        target: String,
+    },
+    /// The bus has no free place, or is not there.
+    #[error("domain {domain} has no free place for a {bus} disk: {why}")]
+    BusFull {
+        /// The domain.
+        domain: String,
+        /// The bus.
+        bus: Bus,
+        /// What is full or missing, and what to do.
+        why: String,
+    },
+    /// A disk option is invalid.
+    #[error("disk option {option} {value:?} is invalid: {rule}")]
+    DiskOptionInvalid {
+        /// The option's name.
+        option: &'static str,
+        /// Its value.
+        value: String,
+        /// What is allowed.
+        rule: String,
+    },
+    /// libvirt refused or failed.
+    #[error("cannot {action} on domain {domain}; {hint}")]
+    Failed {
+        /// What was tried, such as `plug disk vdb in`.
+        action: String,
+        /// The domain.
+        domain: String,
+        /// The reason, by libvirt's error.
+        reason: Reason,
+        /// What to do.
+        hint: &'static str,
+        /// libvirt's word on it.
+        source: LibvirtError,
+    },
+    /// libvirt reported success, and the domain's XML does not show it.
+    #[error(
+        "libvirt reported success to {action} on domain {domain}, but the domain's XML does not show it; see libvirt's log"
+    )]
+    NotShown {
+        /// What was tried.
+        action: String,
+        /// The domain.
+        domain: String,
+    },
+    /// The XML of a disk or domain cannot be written or read.
+    #[error("the XML of {what} cannot be used")]
+    Xml {
+        /// Whose XML.
+        what: String,
+        /// Why.
+        source: XmlError,
+    },
+}
+
+impl HypervisorError {
+    /// The stable reason.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Unavailable { .. } => Reason::HypervisorUnavailable,
+            Self::DomainNotFound { .. } => Reason::DomainNotFound,
+            Self::DomainState { .. } => Reason::DomainState,
+            Self::TargetInUse { .. } => Reason::TargetInUse,
+            Self::VolumeInUse { .. } => Reason::VolumeInUse,
+            Self::BusFull { .. } => Reason::BusFull,
+            Self::DiskOptionInvalid { .. } => Reason::DiskOptionInvalid,
+            Self::Failed { reason, .. } => *reason,
+            Self::NotShown { .. } | Self::Xml { .. } => Reason::HypervisorError,
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! A domain as its XML shows it: what it has, and so where there is room.
+//!
+//! The reader is tolerant: what it does not know it leaves out, since libvirt's documents grow with each version.
+
+use std::path::PathBuf;
+
+use uuid::Uuid;
+
+use super::xml::{Element, XmlError};
+use crate::model::{DiskAddress, Domain, Scope};
+
+/// A domain as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DomainView {
+    /// Its names.
+    pub domain: Domain,
+    /// Whether it runs (paused is running).
+    pub running: bool,
+    /// Whether it has a persistent configuration.
+    pub persistent: bool,
+    /// What the running domain has; nothing where it does not run.
+    pub live: Devices,
+    /// What the persistent configuration has; nothing where there is none.
+    pub config: Devices,
+}
+
+/// The devices of one of a domain's configurations, as far as disks are concerned.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Devices {
+    /// The machine type, such as `pc-q35-7.2`.
+    pub machine: String,
+    /// All disks, of any bus and device type.
+    pub disks: Vec<DiskView>,
+    /// The indices of its virtio-scsi controllers.
+    pub virtio_scsi: Vec<u32>,
+    /// PCI addresses in use, by whatever device.
+    pub pci: Vec<DiskAddress>,
+    /// SCSI units in use, by disks and by host devices.
+    pub scsi: Vec<DiskAddress>,
+}
+
+/// A disk as a domain's XML shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DiskView {
+    /// The target, such as `vda`.
+    pub target: String,
+    /// The bus in libvirt's word, such as `virtio`, `sata` or `usb`.
+    pub bus: String,
+    /// The alias; a persistent configuration has only those that its author gave.
+    pub alias: Option<String>,
+    /// The serial.
+    pub serial: Option<String>,
+    /// The file or device; `None` for an empty drive and for network disks.
+    pub source: Option<PathBuf>,
+    /// Whether the domain may only read.
+    pub readonly: bool,
+    /// Where it sits, where that is a place of [`DiskAddress`]'s kinds.
+    pub address: Option<DiskAddress>,
+}
+
+impl DomainView {
+    /// A domain that has nothing but one virtio-scsi controller: for a plan made without a hypervisor, and for the
+    /// XML of a volume that is connected only.
+    #[must_use]
+    pub fn empty() -> Self {
+        let devices = Devices {
+            virtio_scsi: vec![0],
+            ..Devices::default()
+        };
+        Self {
+            domain: Domain {
+                uuid: Uuid::nil(),
+                name: "any".to_owned(),
+            },
+            running: true,
+            persistent: true,
+            live: devices.clone(),
+            config: devices,
+        }
+    }
+
+    /// The configurations that the scope is about.
+    pub fn devices(&self, scope: Scope) -> impl Iterator<Item = &Devices> {
+        let live = scope.live().then_some(&self.live);
+        let config = scope.config().then_some(&self.config);
+        live.into_iter().chain(config)
+    }
+}
+
+impl Devices {
+    /// Reads a domain's XML.
+    ///
+    /// # Errors
+    /// Where it is not XML.
+    pub fn read(document: &str) -> Result<Self, XmlError> {
+        let domain = Element::read(document)?;
+        let machine = domain
+            .child("os")
+            .and_then(|os| os.child("type"))
+            .and_then(|kind| kind.attribute("machine"))
+            .unwrap_or_default()
+            .to_owned();
+        let Some(devices) = domain.child("devices") else {
+            return Ok(Self {
+                machine,
+                ..Self::default()
+            });
+        };
+        let disks: Vec<DiskView> = devices.children_named("disk").map(DiskView::of).collect();
+        let addresses = devices.children.iter().filter_map(address);
+        let scsi_disks = disks.iter().filter(|disk| disk.bus == "scsi");
+        let scsi_hosts = devices.children_named("hostdev").filter_map(address);
+        let scsi = scsi_disks
+            .filter_map(|disk| disk.address)
+            .chain(scsi_hosts.filter(|address| !is_pci(address)))
+            .collect();
+        Ok(Self {
+            machine,
+            virtio_scsi: devices
+                .children_named("controller")
+                .filter_map(virtio_scsi_index)
+                .collect(),
+            pci: addresses.filter(is_pci).collect(),
+            scsi,
+            disks,
+        })
+    }
+
+    /// The disk of that alias.
+    #[must_use]
+    pub fn disk(&self, alias: &str) -> Option<&DiskView> {
+        self.disks
+            .iter()
+            .find(|disk| disk.alias.as_deref() == Some(alias))
+    }
+}
+
+impl DiskView {
+    fn of(disk: &Element) -> Self {
+        let target = disk.child("target");
+        let attribute = |name: &str| target.and_then(|target| target.attribute(name));
+        let source = disk.child("source");
+        Self {
+            target: attribute("dev").unwrap_or_default().to_owned(),
+            bus: attribute("bus").unwrap_or_default().to_owned(),
+            alias: disk
+                .child("alias")
+                .and_then(|alias| alias.attribute("name"))
+                .map(str::to_owned),
+            serial: disk.child("serial").map(|serial| serial.text.clone()),
+            source: source
+                .and_then(|source| source.attribute("file").or_else(|| source.attribute("dev")))
+                .map(PathBuf::from),
+            readonly: disk.child("readonly").is_some(),
+            address: address(disk),
+        }
+    }
+}
+
+fn is_pci(address: &DiskAddress) -> bool {
+    matches!(address, DiskAddress::Pci { .. })
+}
+
+/// The index of a virtio-scsi controller. A SCSI controller without a model is lsilogic on x86 and takes no hot-plug
+/// of LUNs, so it does not count; libvirt always writes the model of a running domain's.
+fn virtio_scsi_index(controller: &Element) -> Option<u32> {
+    let model = controller.attribute("model").unwrap_or_default();
+    let ours = controller.attribute("type") == Some("scsi")
+        && matches!(
+            model,
+            "virtio-scsi" | "virtio-transitional" | "virtio-non-transitional"
+        );
+    ours.then(|| controller.attribute("index")?.parse().ok())?
+}
+
+/// The place of a device, where it is of a kind that disks have. libvirt writes decimal or `0x` numbers; what is left
+/// out is 0.
+fn address(device: &Element) -> Option<DiskAddress> {
+    let address = device.child("address")?;
+    let number = |name: &str| match address.attribute(name) {
+        None => Some(0),
+        Some(text) => match text.strip_prefix("0x") {
+            Some(hex) => u32::from_str_radix(hex, 16).ok(),
+            None => text.parse().ok(),
+        },
+    };
+    match address.attribute("type")? {
+        "pci" => Some(DiskAddress::Pci {
+            domain: number("domain")?.try_into().ok()?,
+            bus: number("bus")?.try_into().ok()?,
+            slot: number("slot")?.try_into().ok()?,
+            function: number("function")?.try_into().ok()?,
+        }),
+        "drive" => Some(DiskAddress::Drive {
+            controller: number("controller")?,
+            bus: number("bus")?,
+            target: number("target")?,
+            unit: number("unit")?,
+        }),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;
