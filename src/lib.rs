@@ -12,3 +12,4 @@ pub mod connection;
 pub mod journal;
 pub mod libvirt;
 pub mod model;
+pub mod sys;

@@ -1,0 +1,110 @@
+//! The worker's own side: confine itself, read one job, do it, reply, end.
+
+use std::io::{Read, Write};
+use std::process::ExitCode;
+
+use caps::{CapSet, Capability, CapsHashSet};
+use nix::errno::Errno;
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
+use zeroize::Zeroizing;
+
+use super::{ARGV0, FileKind, InspectJob, JOB_MAX, Job, Reply};
+use crate::sys::{beneath, mount};
+
+/// Does a worker's job and gives the exit code, where this process was started as one; `None` where it was not.
+/// To be called first thing in `main`, before any thread is started or library is initialised.
+#[must_use]
+pub fn run_if_worker() -> Option<ExitCode> {
+    (std::env::args_os().next()? == ARGV0).then(|| match work() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The parent reads this into its own error.
+            let _ = writeln!(std::io::stderr(), "{error}");
+            ExitCode::FAILURE
+        }
+    })
+}
+
+fn work() -> Result<(), String> {
+    confine().map_err(|e| format!("cannot confine the worker: {e}"))?;
+    let job = read_job()?;
+    let needed: &[Capability] = match job {
+        Job::Mount(_) | Job::Unmount(_) => &[Capability::CAP_SYS_ADMIN],
+        // The files on a share are the hypervisor's user's alone.
+        Job::Inspect(_) => &[
+            Capability::CAP_DAC_READ_SEARCH,
+            Capability::CAP_DAC_OVERRIDE,
+        ],
+    };
+    keep_capabilities(needed).map_err(|e| format!("cannot drop capabilities: {e}"))?;
+    let reply = serde_json::to_vec(&run(&job)).map_err(|e| format!("cannot write a reply: {e}"))?;
+    std::io::stdout()
+        .write_all(&reply)
+        .map_err(|e| format!("cannot send the reply: {e}"))
+}
+
+/// The worker dies with its parent, and nobody looks into its memory: no ptrace, no core file.
+fn confine() -> Result<(), Errno> {
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    prctl::set_dumpable(false)?;
+    prctl::set_no_new_privs()?;
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)
+}
+
+/// Reads up to the end of standard input: a parent that died before it wrote all of the job leaves half of one, which
+/// does not parse.
+fn read_job() -> Result<Job, String> {
+    // Room for the longest job from the start: growing would leave copies of a secret behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(JOB_MAX + 1));
+    std::io::stdin()
+        .take(JOB_MAX as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|e| format!("cannot read the job: {e}"))?;
+    // Not serde's own message: it could quote the job.
+    serde_json::from_slice(&bytes).map_err(|_| "the job is malformed".to_owned())
+}
+
+/// Drops every capability that is not needed; those that the parent has not are not missed before a system call says so.
+fn keep_capabilities(needed: &[Capability]) -> Result<(), caps::errors::CapsError> {
+    let permitted = caps::read(None, CapSet::Permitted)?;
+    let keep: CapsHashSet = permitted
+        .intersection(&needed.iter().copied().collect())
+        .copied()
+        .collect();
+    caps::clear(None, CapSet::Inheritable)?;
+    caps::set(None, CapSet::Effective, &keep)?;
+    caps::set(None, CapSet::Permitted, &keep)
+}
+
+fn run(job: &Job) -> Reply {
+    let result = match job {
+        Job::Mount(m) => mount::mount(&m.source, &m.target, &m.fstype, m.read_only, &m.data)
+            .map(|()| Reply::Done)
+            .map_err(|errno| ("mount", errno)),
+        Job::Unmount(target) => mount::unmount(target)
+            .map(|()| Reply::Done)
+            .map_err(|errno| ("unmount", errno)),
+        Job::Inspect(job) => inspect(job),
+    };
+    result.unwrap_or_else(|(step, errno)| Reply::Failed {
+        step: step.to_owned(),
+        errno: errno as i32,
+    })
+}
+
+fn inspect(job: &InspectJob) -> Result<Reply, beneath::Failed> {
+    let opened = beneath::open_beneath(&job.root, &job.relative, job.write)?;
+    let ends = if opened.kind.is_file() {
+        opened.ends(job.head, job.tail)?
+    } else {
+        beneath::Ends::default()
+    };
+    Ok(Reply::Found {
+        kind: FileKind::from(opened.kind),
+        size: opened.size,
+        head: ends.head,
+        tail: ends.tail,
+    })
+}

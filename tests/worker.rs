@@ -1,0 +1,229 @@
+//! The worker process, as volattachd starts it: what it does, what it may, and that nothing waits for it past its deadline.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::mount::MsFlags;
+use nix::sched::{CloneFlags, unshare};
+use volattach::sys::mountinfo::Mounts;
+use volattach::sys::worker::{FileKind, InspectJob, Job, MountJob, Reply, WorkerError, Workers};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+fn workers() -> Workers {
+    Workers::from_executable(PathBuf::from(env!("CARGO_BIN_EXE_volattachd")))
+}
+
+fn inspect(root: &Path, relative: &str, write: bool) -> Job {
+    Job::Inspect(InspectJob {
+        root: root.to_owned(),
+        relative: relative.into(),
+        write,
+        head: 4,
+        tail: 2,
+    })
+}
+
+#[tokio::test]
+async fn a_file_is_found_with_its_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("v 1"), b"0123456789").unwrap();
+    let reply = workers()
+        .run(inspect(dir.path(), "v 1", true), DEADLINE)
+        .await
+        .unwrap();
+    assert_eq!(
+        reply,
+        Reply::Found {
+            kind: FileKind::Regular,
+            size: 10,
+            head: b"0123".to_vec(),
+            tail: b"89".to_vec(),
+        }
+    );
+    let reply = workers()
+        .run(inspect(dir.path(), ".", false), DEADLINE)
+        .await;
+    assert!(
+        matches!(&reply, Ok(Reply::Found { kind: FileKind::Directory, head, .. }) if head.is_empty()),
+        "{reply:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_failed_call_is_told_with_its_errno() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = workers()
+        .run(inspect(dir.path(), "absent", false), DEADLINE)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&error, WorkerError::Failed { step, errno: Errno::ENOENT } if step == "open"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn an_executable_that_is_none_is_told() {
+    let absent = Workers::from_executable("/nonexistent/volattachd".into());
+    let error = absent
+        .run(Job::Unmount("/nonexistent".into()), DEADLINE)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, WorkerError::Start { .. }), "{error}");
+    let other = Workers::from_executable("/bin/false".into());
+    let error = other
+        .run(Job::Unmount("/nonexistent".into()), DEADLINE)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, WorkerError::Died { .. }), "{error}");
+}
+
+/// A stand-in that never replies, as a mount of a server that fell silent.
+#[tokio::test]
+async fn a_worker_past_its_deadline_is_killed_and_reaped() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = dir.path().join("hangs");
+    // Written by another process: while this one held it open for writing, a fork of another test's would keep it so,
+    // and executing it would fail with ETXTBSY.
+    let written = std::process::Command::new("sh")
+        .args([
+            "-c",
+            r#"printf '#!/bin/sh\nexec sleep 1000\n' > "$0" && chmod 700 "$0""#,
+        ])
+        .arg(&script)
+        .status()
+        .unwrap();
+    assert!(written.success());
+    let error = Workers::from_executable(script)
+        .run(
+            Job::Unmount("/nonexistent".into()),
+            Duration::from_millis(200),
+        )
+        .await
+        .unwrap_err();
+    let WorkerError::Deadline { pid, reaped, .. } = error else {
+        panic!("{error}")
+    };
+    assert!(reaped);
+    assert!(!Path::new(&format!("/proc/{pid}")).exists());
+}
+
+/// A mount namespace of this thread's own, whose mounts nobody else sees; false, loudly, where that is not permitted.
+fn own_mount_namespace() -> bool {
+    let private = unshare(CloneFlags::CLONE_NEWNS).and_then(|()| {
+        nix::mount::mount(
+            None::<&str>,
+            "/",
+            None::<&str>,
+            MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+            None::<&str>,
+        )
+    });
+    if let Err(errno) = private {
+        eprintln!("SKIPPED: mounting needs root and a mount namespace of its own: {errno}");
+    }
+    private.is_ok()
+}
+
+#[tokio::test]
+async fn mounts_come_and_go() {
+    if !own_mount_namespace() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("a b");
+    std::fs::create_dir(&target).unwrap();
+    let mount = |read_only, data: &str| {
+        Job::Mount(MountJob {
+            source: "none".into(),
+            target: target.clone(),
+            fstype: "tmpfs".into(),
+            read_only,
+            data: data.into(),
+        })
+    };
+    let unmount = || Job::Unmount(target.clone());
+    let at = || {
+        // Not /proc/self: the namespace is this thread's.
+        let table = std::fs::read("/proc/thread-self/mountinfo").unwrap();
+        let mounts = Mounts::parse(&table).unwrap();
+        let found: Vec<_> = mounts.at(&target).cloned().collect();
+        found
+    };
+
+    workers()
+        .run(mount(true, "size=64k"), DEADLINE)
+        .await
+        .unwrap();
+    assert_eq!(at().len(), 1);
+    assert!(at()[0].read_only && at()[0].fstype == "tmpfs");
+    let table = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+    assert!(
+        table.contains(" ro,nosuid,nodev,noexec,") && table.contains("nosymfollow"),
+        "{table}"
+    );
+
+    workers()
+        .run(mount(false, "size=64k"), DEADLINE)
+        .await
+        .unwrap();
+    assert_eq!(at().len(), 2);
+    let held = std::fs::File::create(target.join("held")).unwrap();
+    let error = workers().run(unmount(), DEADLINE).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            WorkerError::Failed {
+                errno: Errno::EBUSY,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    drop(held);
+    workers().run(unmount(), DEADLINE).await.unwrap();
+    workers().run(unmount(), DEADLINE).await.unwrap();
+    assert!(at().is_empty());
+    let error = workers().run(unmount(), DEADLINE).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            WorkerError::Failed {
+                errno: Errno::EINVAL,
+                ..
+            }
+        ),
+        "{error}"
+    );
+
+    let error = workers()
+        .run(mount(false, "no_such_option=1"), DEADLINE)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            WorkerError::Failed {
+                errno: Errno::EINVAL,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    let error = workers()
+        .run(mount(false, &"x".repeat(4096)), DEADLINE)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            WorkerError::Failed {
+                errno: Errno::E2BIG,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
