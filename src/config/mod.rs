@@ -3,6 +3,8 @@
 //! Invariants: an unknown key is refused, with the nearest known one named; a [`Settings`] value is valid as a whole:
 //! nothing is checked again later.
 
+mod smb;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;

@@ -19,9 +19,11 @@ mod attachment;
 mod disk;
 mod id;
 mod key;
+mod nearest;
 mod plan;
 mod reason;
 mod secret;
+pub mod smb_options;
 
 pub use access::{Access, AccessDecision, AccessSource};
 pub use actor::Actor;
