@@ -12,4 +12,5 @@ pub mod connection;
 pub mod journal;
 pub mod libvirt;
 pub mod model;
+pub mod reconcile;
 pub mod sys;

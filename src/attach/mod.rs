@@ -1,50 +1,32 @@
 //! The saga: plan (pure) → steps { find, run, undo } → executor.
+//!
+//! ```text
+//! attach   ──▶ connect ──▶ inspect ──▶ attach ──▶ Attached        connect ──▶ connect ──▶ inspect ──▶ Connected
+//!                 │           │           │
+//!                 ▼           ▼           ▼      a step failed: undo it and those before it, last first
+//! detach   ◀── disconnect ◀── · ◀────── unplug
+//! ```
+//!
+//! Invariants:
+//! - a step's intent is journaled before it runs, its outcome after; each step can `find` whether it is done, so what a
+//!   crash left open is settled by looking;
+//! - an undo covers the half-done case; a failed one leaves a record that `list` shows, that a detach tries again, and
+//!   that `reconcile` tries again from time to time;
+//! - who else uses a shared mount is counted in the journal, under a lock per mount that is held until the outcome is
+//!   journaled: the last user takes it down, and nobody else does;
+//! - a call runs to its end even if its caller goes away.
 
+mod engine;
+mod error;
+mod fingerprint;
+mod guard;
+mod plan;
 mod request;
+mod resume;
+mod saga;
 
-pub use request::{AttachRequest, ConnectRequest};
-
-use crate::model::{AccessDecision, Attachment, DiskPlan, DomainRef, HostPlan, State, VolumeId};
-
-/// What an attach would do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AttachPlan {
-    /// Read-only or read-write, and why.
-    pub access: AccessDecision,
-    /// The steps in order: name, and what it does on what.
-    pub steps: Vec<(&'static str, String)>,
-    /// The host's side.
-    pub host: HostPlan,
-    /// The domain's side.
-    pub disk: DiskPlan,
-}
-
-/// Which attachments a list or watch is about; `None` matches all.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Filter {
-    /// On this domain.
-    pub domain: Option<DomainRef>,
-    /// Of this volume.
-    pub volume: Option<VolumeId>,
-    /// In this state.
-    pub state: Option<State>,
-}
-
-impl Filter {
-    /// Whether the attachment matches.
-    #[must_use]
-    pub fn matches(&self, attachment: &Attachment) -> bool {
-        let domain = match (&self.domain, &attachment.domain) {
-            (None, _) => true,
-            (Some(_), None) => false,
-            (Some(DomainRef::Uuid(uuid)), Some(domain)) => domain.uuid == *uuid,
-            (Some(DomainRef::Name(name)), Some(domain)) => domain.name == *name,
-        };
-        domain
-            && self
-                .volume
-                .as_ref()
-                .is_none_or(|volume| *volume == attachment.volume)
-            && self.state.is_none_or(|state| state == attachment.state)
-    }
-}
+pub use engine::{Engine, Parts};
+pub use error::Error;
+pub use plan::{AttachPlan, plan_attach};
+pub use request::{AttachRequest, ConnectRequest, Filter, ListQuery};
+pub use resume::{Action, Reality};

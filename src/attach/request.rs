@@ -1,7 +1,7 @@
 //! What callers ask for, decoded and valid.
 
 use crate::connection::ConnectionInfo;
-use crate::model::{Access, AttachmentId, DiskOptions, DomainRef, VolumeId};
+use crate::model::{Access, Attachment, AttachmentId, DiskOptions, DomainRef, State, VolumeId};
 
 /// Attach a volume to a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,4 +33,45 @@ pub struct ConnectRequest {
     pub access: Option<Access>,
     /// For the disk XML in the answer.
     pub disk: DiskOptions,
+}
+
+/// Which attachments a list or watch is about; `None` matches all.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Filter {
+    /// On this domain.
+    pub domain: Option<DomainRef>,
+    /// Of this volume.
+    pub volume: Option<VolumeId>,
+    /// In this state.
+    pub state: Option<State>,
+}
+
+impl Filter {
+    /// Whether the attachment matches.
+    #[must_use]
+    pub fn matches(&self, attachment: &Attachment) -> bool {
+        let domain = match (&self.domain, &attachment.domain) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(DomainRef::Uuid(uuid)), Some(domain)) => domain.uuid == *uuid,
+            (Some(DomainRef::Name(name)), Some(domain)) => domain.name == *name,
+        };
+        domain
+            && self
+                .volume
+                .as_ref()
+                .is_none_or(|volume| *volume == attachment.volume)
+            && self.state.is_none_or(|state| state == attachment.state)
+    }
+}
+
+/// One page of attachments, ordered by id.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ListQuery {
+    /// Which.
+    pub filter: Filter,
+    /// Only ids after this one.
+    pub after: Option<AttachmentId>,
+    /// At most so many.
+    pub limit: usize,
 }

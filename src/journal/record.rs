@@ -10,8 +10,7 @@ use crate::model::{
 };
 
 /// Which pair of calls an attachment belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Attach and detach: host and domain.
     Attach,
@@ -77,22 +76,20 @@ pub enum Direction {
 pub struct Record {
     /// The caller's id.
     pub id: AttachmentId,
-    /// Which pair of calls.
-    pub kind: Kind,
     /// A keyed hash of the whole request, secrets included: says whether a repeated call is the same one.
     pub fingerprint: String,
     /// The volume.
     pub volume: VolumeId,
     /// Whether other attachments may use the volume while this one writes it.
     pub shareable: bool,
-    /// The domain; `None` for [`Kind::Connect`].
+    /// The domain; `None`: connected to the host only.
     pub domain: Option<Domain>,
     /// Read-only or read-write, and why.
     pub access: AccessDecision,
     /// The host's side.
     pub host: HostPlan,
-    /// The domain's side, once planned.
-    pub disk: Option<DiskPlan>,
+    /// The domain's side. Its alias is final from the start; its target and address are, once the attach step is begun.
+    pub disk: DiskPlan,
     /// The steps begun and not undone, in order.
     pub steps: Vec<StepRecord>,
     /// Which way it goes.
@@ -110,19 +107,36 @@ pub struct Record {
 }
 
 impl Record {
+    /// Which pair of calls made it.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        if self.domain.is_some() {
+            Kind::Attach
+        } else {
+            Kind::Connect
+        }
+    }
+
+    /// How far the step came; `None`: not begun, or undone.
+    #[must_use]
+    pub fn progress(&self, step: Step) -> Option<Progress> {
+        self.steps
+            .iter()
+            .find(|begun| begun.step == step)
+            .map(|begun| begun.progress)
+    }
+
     /// Whether the connection may be there: the connect step was begun and not undone.
     #[must_use]
     pub fn uses_connection(&self) -> bool {
-        self.steps.iter().any(|s| s.step == Step::Connect)
+        self.progress(Step::Connect).is_some()
     }
 
     /// The attachment as the world sees it.
     #[must_use]
     pub fn to_attachment(&self) -> Attachment {
-        let connected = self
-            .steps
-            .iter()
-            .any(|s| s.step == Step::Connect && s.progress == Progress::Done);
+        let connected = self.progress(Step::Connect) == Some(Progress::Done);
+        let placed = self.domain.is_none() || self.progress(Step::Attach).is_some();
         Attachment {
             id: self.id.clone(),
             volume: self.volume.clone(),
@@ -131,8 +145,8 @@ impl Record {
             access: self.access.clone(),
             state: self.state,
             host_path: connected.then(|| self.host.path.clone()),
-            target: self.disk.as_ref().map(|disk| disk.target.clone()),
-            disk_xml: self.disk.as_ref().map(|disk| disk.xml.clone()),
+            target: placed.then(|| self.disk.target.clone()),
+            disk_xml: placed.then(|| self.disk.xml.clone()),
             error: self.error.clone(),
             created: self.created,
             updated: self.updated,

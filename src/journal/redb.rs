@@ -156,13 +156,14 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::journal::{Direction, Kind, Progress, Step, StepRecord};
-    use crate::model::{Access, AccessDecision, HostPlan, ImageFormat, SourceKind, State};
+    use crate::journal::{Direction, Progress, Step, StepRecord};
+    use crate::model::{
+        Access, AccessDecision, DiskPlan, HostPlan, ImageFormat, Scope, SourceKind, State,
+    };
 
     fn record(id: &str) -> Record {
         Record {
             id: id.parse().unwrap(),
-            kind: Kind::Connect,
             fingerprint: "f".into(),
             volume: "v".parse().unwrap(),
             shareable: false,
@@ -178,7 +179,12 @@ mod tests {
                 format: ImageFormat::Raw,
                 access: Access::ReadWrite,
             },
-            disk: None,
+            disk: DiskPlan {
+                alias: "ua-v".into(),
+                target: "vda".into(),
+                xml: "<disk/>".into(),
+                scope: Scope::Live,
+            },
             steps: vec![StepRecord {
                 step: Step::Connect,
                 progress: Progress::Intent,

@@ -1,0 +1,173 @@
+//! Why an attach, detach, connect or disconnect failed.
+
+use crate::backend::BackendError;
+use crate::journal::JournalError;
+use crate::libvirt::HypervisorError;
+use crate::model::{AttachmentId, Domain, Reason, VolumeId};
+
+/// Why a call failed. Each level says its own; `source()` has the rest.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The host's side failed.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// The domain's side failed.
+    #[error(transparent)]
+    Hypervisor(#[from] HypervisorError),
+    /// The journal failed.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The id is taken by another request.
+    #[error(
+        "attachment {id} exists already and was made by another request: choose another id, or detach it first"
+    )]
+    Conflict {
+        /// The id.
+        id: AttachmentId,
+    },
+    /// A call on the same attachment is under way.
+    #[error("attachment {id} is being worked on ({state}): wait, then ask again")]
+    InProgress {
+        /// The id.
+        id: AttachmentId,
+        /// What is going on.
+        state: &'static str,
+    },
+    /// No such attachment.
+    #[error("no attachment {id} on this host: list shows those there are")]
+    NotFound {
+        /// The id.
+        id: AttachmentId,
+    },
+    /// The attachment was made by the other pair of calls.
+    #[error("attachment {id} was made by {made_by}: use {use_instead}")]
+    Kind {
+        /// The id.
+        id: AttachmentId,
+        /// The call that made it.
+        made_by: &'static str,
+        /// The call that ends it.
+        use_instead: &'static str,
+    },
+    /// An earlier undo failed.
+    #[error(
+        "attachment {id} could not be cleaned up after an earlier failure: detach it (it shows why), then ask again"
+    )]
+    CleanupRequired {
+        /// The id.
+        id: AttachmentId,
+    },
+    /// Another attachment uses the volume.
+    #[error(
+        "volume {volume} is attached on this host already, as {other}: only read-only attachments, or those \
+         that both say shareable, may share a volume"
+    )]
+    VolumeInUse {
+        /// The volume.
+        volume: VolumeId,
+        /// The attachment that has it.
+        other: AttachmentId,
+    },
+    /// The domain is not in the state that the scope needs.
+    #[error("domain {domain} {is}: {remedy}")]
+    DomainState {
+        /// The domain.
+        domain: Domain,
+        /// How it is.
+        is: &'static str,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// The guest has not let go of the disk.
+    #[error(
+        "the guest of {domain} has not let go of disk {target} within {seconds} s: the detach completes by itself \
+         when it does; if it never does, stop the domain"
+    )]
+    UnplugPending {
+        /// The domain.
+        domain: Domain,
+        /// The disk's target.
+        target: String,
+        /// How long the call waited.
+        seconds: u64,
+    },
+    /// The guest or QEMU refused.
+    #[error(
+        "the guest of {domain} refused to let go of disk {target}: close what uses it there, then detach again"
+    )]
+    UnplugRefused {
+        /// The domain.
+        domain: Domain,
+        /// The disk's target.
+        target: String,
+    },
+    /// What was attached or connected is not there any more.
+    #[error(
+        "{}: attach it again (the same request makes it anew), or detach it",
+        match domain {
+            Some(domain) => format!("{domain} no longer has the disk of attachment {id}"),
+            None => format!("the connection of attachment {id} is gone from this host"),
+        }
+    )]
+    Lost {
+        /// The id.
+        id: AttachmentId,
+        /// The domain that had it.
+        domain: Option<Domain>,
+    },
+    /// A step failed, and so did the undo of the ones before it.
+    #[error("cleaning up failed too ({undo}); the attachment is FAILED, detach it to try again")]
+    Undo {
+        /// Why the undo failed, as a chain in words.
+        undo: String,
+        /// Why the step failed in the first place.
+        #[source]
+        cause: Box<Error>,
+    },
+    /// The daemon is stopping.
+    #[error("the daemon is stopping and takes no new work: ask again when it is back")]
+    ShuttingDown,
+    /// A defect.
+    #[error(
+        "a defect in the daemon ended the call; what it had begun is in the journal and will be cleaned up"
+    )]
+    Internal(#[source] tokio::task::JoinError),
+}
+
+impl Error {
+    /// The stable reason.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Backend(error) => error.reason(),
+            Self::Hypervisor(error) => error.reason(),
+            Self::Journal(error) => error.reason(),
+            Self::Conflict { .. } => Reason::AttachmentConflict,
+            Self::InProgress { .. } => Reason::OperationInProgress,
+            Self::NotFound { .. } => Reason::AttachmentNotFound,
+            Self::Kind { .. } => Reason::AttachmentKind,
+            Self::CleanupRequired { .. } => Reason::CleanupRequired,
+            Self::VolumeInUse { .. } => Reason::VolumeInUse,
+            Self::DomainState { .. } => Reason::DomainState,
+            Self::UnplugPending { .. } => Reason::UnplugPending,
+            Self::UnplugRefused { .. } => Reason::UnplugRefused,
+            Self::Lost { .. } => Reason::DiskLost,
+            Self::Undo { .. } => Reason::UndoFailed,
+            Self::ShuttingDown => Reason::ShuttingDown,
+            Self::Internal(_) => Reason::Internal,
+        }
+    }
+
+    /// The whole chain in words, for a place that keeps one string.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut next = std::error::Error::source(self);
+        while let Some(error) = next {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            next = error.source();
+        }
+        text
+    }
+}

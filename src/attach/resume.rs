@@ -1,0 +1,147 @@
+//! What [`crate::reconcile`] may do to a record: look again under the record's own guard, then settle it.
+
+use std::time::SystemTime;
+
+use tokio::sync::broadcast;
+
+use super::engine::{Engine, Inner};
+use super::saga::Resend;
+use super::{Error, saga::told};
+use crate::journal::{Progress, Record};
+use crate::libvirt::DeviceGone;
+use crate::model::{AttachmentId, State};
+
+/// What was found: for an attachment to a domain its disk, else its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reality {
+    /// It is there.
+    Whole,
+    /// It is not.
+    Broken,
+}
+
+/// What to do about a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Journal and reality agree.
+    Nothing,
+    /// Everything was done but the last word: say it.
+    Complete,
+    /// Undo what was begun.
+    Undo,
+    /// What was promised is gone: tell the operator. Attaching again makes it anew, detaching clears it away.
+    TellLost,
+    /// It is back.
+    TellFound,
+}
+
+impl Engine {
+    /// Every record there is, by id.
+    ///
+    /// # Errors
+    /// Where the journal fails.
+    pub(crate) async fn ids(&self) -> Result<Vec<AttachmentId>, Error> {
+        let records = self.0.parts.journal.all().await?;
+        Ok(records.into_iter().map(|record| record.id).collect())
+    }
+
+    /// The records that the news is about.
+    ///
+    /// # Errors
+    /// Where the journal fails.
+    pub(crate) async fn about(&self, gone: &DeviceGone) -> Result<Vec<AttachmentId>, Error> {
+        let about = |record: &Record| {
+            record
+                .domain
+                .as_ref()
+                .is_some_and(|domain| domain.uuid == gone.domain)
+                && gone
+                    .alias
+                    .as_ref()
+                    .is_none_or(|alias| *alias == record.disk.alias)
+        };
+        let records = self.0.parts.journal.all().await?;
+        Ok(records
+            .into_iter()
+            .filter(about)
+            .map(|record| record.id)
+            .collect())
+    }
+
+    /// Disks seen gone, as they go.
+    pub(crate) fn device_events(&self) -> broadcast::Receiver<DeviceGone> {
+        self.0.parts.hypervisor.events()
+    }
+
+    /// Resolves when the engine drains.
+    pub(crate) async fn stopping(&self) {
+        self.0.stopping.cancelled().await;
+    }
+
+    /// Settles one record: looks, decides, acts. A record that a call is working on is left to it.
+    ///
+    /// # Errors
+    /// Where the look or the act fails; it is tried again the next time.
+    pub(crate) async fn settle(
+        &self,
+        id: AttachmentId,
+        decide: fn(&Record, Reality) -> Action,
+    ) -> Result<Action, Error> {
+        let engine = self.clone();
+        let result = self
+            .run(id.clone(), async move {
+                let Some(record) = engine.0.parts.journal.get(&id).await? else {
+                    return Ok(Action::Nothing);
+                };
+                engine.0.settle(record, decide).await
+            })
+            .await;
+        match result {
+            Err(Error::InProgress { .. }) => Ok(Action::Nothing),
+            other => other,
+        }
+    }
+}
+
+impl Inner {
+    async fn settle(
+        &self,
+        mut record: Record,
+        decide: fn(&Record, Reality) -> Action,
+    ) -> Result<Action, Error> {
+        let reality = if self.is_whole(&record).await? {
+            Reality::Whole
+        } else {
+            Reality::Broken
+        };
+        let action = decide(&record, reality);
+        match action {
+            Action::Nothing => {}
+            Action::Complete => {
+                for step in &mut record.steps {
+                    step.progress = Progress::Done;
+                }
+                record.state = State::Attached;
+                record.error = None;
+                record.updated = SystemTime::now();
+                self.put(&record).await?;
+            }
+            Action::TellLost => {
+                let domain = record.domain.clone();
+                record.error = Some(told(&Error::Lost {
+                    id: record.id.clone(),
+                    domain,
+                }));
+                record.updated = SystemTime::now();
+                self.put(&record).await?;
+            }
+            Action::TellFound => {
+                record.error = None;
+                record.updated = SystemTime::now();
+                self.put(&record).await?;
+            }
+            Action::Undo => self.backward(record, Resend::Never).await?,
+        }
+        Ok(action)
+    }
+}
