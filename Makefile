@@ -3,8 +3,7 @@
 CARGO_DENY = 0.20.2
 
 prefix = /usr
-sysconfdir = /etc
-unitdir = $(prefix)/lib/systemd/system
+profile = release
 
 .PHONY: help
 help: ## this list
@@ -30,3 +29,18 @@ lint: deps $(deny) ## formatting, clippy, rustdoc, licences and sources of depen
 .PHONY: test
 test: deps ## everything that is checked: lint, all tests, the lab; ends in one line of verdict
 	@tests/all.sh
+
+.PHONY: build
+build: deps ## the optimised binaries, in target/release
+	cargo build --locked --release
+
+# `make build install` on a node; `make install DESTDIR=… ` for a package; `profile=debug` takes what `cargo build` made.
+.PHONY: install
+install: ## binaries and systemd units beneath $(DESTDIR)/usr
+	install -D -m 755 -t $(DESTDIR)$(prefix)/sbin target/$(profile)/volattachd
+	install -D -m 755 -t $(DESTDIR)$(prefix)/bin target/$(profile)/volattach
+	install -D -m 644 -t $(DESTDIR)$(prefix)/lib/systemd/system systemd/volattachd.socket
+	install -d $(DESTDIR)$(prefix)/lib/systemd/system
+	sed 's,/usr/sbin,$(prefix)/sbin,' systemd/volattachd.service \
+		>$(DESTDIR)$(prefix)/lib/systemd/system/volattachd.service
+	install -D -m 644 systemd/volattach.sysusers.conf $(DESTDIR)$(prefix)/lib/sysusers.d/volattach.conf

@@ -21,7 +21,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("libvirt", &["model", "config"]),
     ("host", &["model", "sys"]),
     ("backend", &["model", "config", "connection", "sys", "host"]),
-    ("auth", &["model", "config"]),
+    ("auth", &["model", "config", "sys"]),
     ("admission", &["model", "connection"]),
     (
         "attach",
@@ -40,7 +40,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ),
     (
         "api",
-        &["model", "connection", "auth", "admission", "attach"],
+        &["model", "connection", "host", "auth", "admission", "attach"],
     ),
 ];
 

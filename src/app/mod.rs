@@ -1,0 +1,104 @@
+//! The daemon put together: the one place that names concrete types.
+//!
+//! ```text
+//!   settings ─▶ log ─▶ journal, key ─▶ backends, libvirt ─▶ engine ─▶ api ─▶ socket ─▶ READY=1
+//!                                                             │
+//!                                                             └─▶ reconcile, now and from time to time
+//!   SIGTERM ─▶ STOPPING=1 ─▶ no new work ─▶ sagas end (at most a minute) ─▶ connections end ─▶ exit 0
+//! ```
+//!
+//! Invariants: one daemon has a state directory (its open journal is the lock); the daemon is ready whether or not
+//! libvirt and the storage servers are; whatever is under way when it stops is either finished or in the journal.
+
+mod daemon;
+mod listen;
+mod logging;
+mod privileges;
+mod state;
+mod supervisor;
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use nix::sys::stat::{Mode, umask};
+use tokio::signal::unix::{SignalKind, signal};
+
+pub use daemon::Daemon;
+pub use listen::Socket;
+
+use crate::config::Settings;
+
+/// Threads that run async tasks. Two: one that a defect holds up does not stop the daemon, and each costs memory.
+const ASYNC_THREADS: usize = 2;
+
+/// How long blocking work, such as a call to a libvirtd that is stuck, may hold up the end of the process.
+const BLOCKING_GRACE: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Attaches volumes to the virtual machines of this host, for callers on its unix socket.
+///
+/// VOLATTACH_LOG sets what is logged, such as "debug" or "info,volattach::libvirt=trace"; the default is "info".
+/// Exit codes: 0 stopped as asked, or the configuration is valid; 1 cannot start or go on, or the configuration is
+/// invalid; 2 the command line is malformed.
+#[derive(Debug, Parser)]
+#[command(name = "volattachd", version)]
+pub struct Options {
+    /// The configuration; further files are FILE's directory with ".d" in place of ".toml"
+    #[arg(long, value_name = "FILE", default_value = "/etc/volattach/volattachd.toml")]
+    config: PathBuf,
+    /// Checks the configuration, and ends
+    #[arg(long)]
+    check_config: bool,
+}
+
+/// The whole life of a daemon, from its command line to its exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    let options = Options::parse();
+    match start(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // To standard error whatever the log's filter says: under systemd that is the journal too.
+            eprintln!("volattachd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(options: &Options) -> anyhow::Result<()> {
+    // Whatever file is made is its owner's alone, unless the place that makes it says more.
+    umask(Mode::from_bits_truncate(0o077));
+    let settings = Settings::load(&options.config)?;
+    if options.check_config {
+        println!("{}: the configuration is valid", options.config.display());
+        return Ok(());
+    }
+    logging::init()?;
+    privileges::check();
+    let passed = crate::sys::inherited_sockets()
+        .context("cannot take the sockets that systemd passed on")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(ASYNC_THREADS)
+        .enable_all()
+        .build()
+        .context("cannot start the async runtime")?;
+    let result = runtime.block_on(run(&settings, passed));
+    runtime.shutdown_timeout(BLOCKING_GRACE);
+    result
+}
+
+async fn run(settings: &Settings, passed: Vec<(String, OwnedFd)>) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
+    let daemon = Daemon::new(settings).await?;
+    let socket = listen::open(&settings.listen, passed)?;
+    let stop = async {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    };
+    daemon.serve(socket, stop).await
+}
