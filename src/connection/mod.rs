@@ -6,6 +6,17 @@
 
 mod canonical;
 
+mod cinder;
+mod error;
+mod format;
+mod local;
+mod path;
+mod smb;
+
+pub use error::ConnectionError;
+pub use smb::SmbLogin;
+
+use crate::model::smb_options::MountOption;
 use crate::model::{AccessSource, ImageFormat, IoTune, Secret};
 
 /// How to reach a volume, and what its owner says of it.
@@ -57,7 +68,7 @@ impl Protocol {
 /// A file on an SMB share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SmbVolume {
-    /// The server: a host name, or an address without brackets.
+    /// The server: a host name in lower case, or an address without brackets.
     pub host: String,
     /// The share's name.
     pub share: String,
@@ -69,8 +80,9 @@ pub struct SmbVolume {
     pub format: ImageFormat,
     /// Who logs in.
     pub credentials: SmbCredentials,
-    /// Other mount options, in the order given, each of them allowed; `ro`, `rw` and credentials are not among them.
-    pub options: Vec<(String, Option<String>)>,
+    /// Other mount options, in the order given, each of them allowed; `ro`, `rw` and credentials are not among them,
+    /// and `sec` only as `ntlmssp` or `ntlmsspi`.
+    pub options: Vec<MountOption>,
 }
 
 /// Who logs in to an SMB server.
@@ -82,7 +94,7 @@ pub enum SmbCredentials {
     Password {
         /// The user, without its domain.
         username: String,
-        /// At most 128 characters (kernel fs/smb/client: CIFS_MAX_PASSWORD_LEN of NTLM).
+        /// At most 128 UTF-16 units: the kernel's NTLM takes no more.
         password: Secret,
         /// The domain or workgroup.
         domain: Option<String>,
@@ -107,4 +119,51 @@ pub struct LocalVolume {
     pub device_path: std::path::PathBuf,
     /// Its format.
     pub format: ImageFormat,
+}
+
+/// What a block size may be.
+const BLOCK_SIZE: &str = "a power of two from 512 to 2097152";
+
+impl Common {
+    /// Checks the block sizes; `at` is put before the names of keys in errors.
+    ///
+    /// QEMU takes powers of two from 512 bytes to 2 MiB, the physical size not below the logical (hw/block/block.c).
+    fn check(&self, at: &str) -> Result<(), ConnectionError> {
+        let sizes = [
+            ("logical_block_size", self.logical_block_size),
+            ("physical_block_size", self.physical_block_size),
+        ];
+        let invalid = |name, problem| ConnectionError::Invalid {
+            key: format!("{at}{name}"),
+            problem,
+            expected: BLOCK_SIZE,
+        };
+        for (name, size) in sizes {
+            if size
+                .is_some_and(|size| !size.is_power_of_two() || !(512..=2_097_152).contains(&size))
+            {
+                return Err(invalid(name, "is no block size"));
+            }
+        }
+        if let (Some(logical), Some(physical)) = (self.logical_block_size, self.physical_block_size)
+            && physical < logical
+        {
+            return Err(invalid("physical_block_size", "is below the logical one"));
+        }
+        Ok(())
+    }
+}
+
+impl ConnectionInfo {
+    /// A block device or file of this host, from typed fields.
+    ///
+    /// # Errors
+    /// Where a field does not fit.
+    pub fn local(device_path: &str, format: &str, common: Common) -> Result<Self, ConnectionError> {
+        common.check("properties.")?;
+        Ok(Self {
+            common,
+            protocol: Protocol::Local(LocalVolume::parse("", device_path, Some(format))?),
+        })
+    }
 }

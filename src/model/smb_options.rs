@@ -89,7 +89,7 @@ pub enum OptionError {
     #[error("mount option {name:?} takes {takes}")]
     Value {
         /// The option.
-        name: &'static str,
+        name: String,
         /// What it takes.
         takes: String,
     },
@@ -378,7 +378,7 @@ pub fn check(
     match spell(spec.takes, value) {
         Some(value) => Ok(Some((spec.name.to_owned(), value))),
         None => Err(OptionError::Value {
-            name: spec.name,
+            name: spec.name.to_owned(),
             takes: spec.takes.to_string(),
         }),
     }

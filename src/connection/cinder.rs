@@ -1,0 +1,290 @@
+//! Cinder's JSON: nested under `data` as Nova has it, or flat as Cinder's attachments API gives it.
+
+use serde_json::{Map, Value};
+use zeroize::Zeroize;
+
+use super::smb::Given;
+use super::{Common, ConnectionError, ConnectionInfo, LocalVolume, Protocol};
+use crate::model::{AccessSource, IoTune};
+
+/// The longest text accepted, in bytes: real ones have less than one tenth.
+const MAX_TEXT: usize = 64 * 1024;
+
+/// Keys that are read or that are known to mean nothing here: others are told at debug level.
+const KNOWN: &[&str] = &[
+    "driver_volume_type",
+    "data",
+    "export",
+    "name",
+    "format",
+    "options",
+    "device_path",
+    "access_mode",
+    "readonly",
+    "qos_specs",
+    "encrypted",
+    "discard",
+    "logical_block_size",
+    "physical_block_size",
+    "multiattach",
+    "serial",
+    "cacheable",
+    "enforce_multipath",
+    "volume_id",
+    "status",
+    "instance",
+    "attached_at",
+    "detached_at",
+];
+
+impl ConnectionInfo {
+    /// Reads what Cinder sends, nested under `data` or flat. Keys that are not known are ignored, and told at debug
+    /// level by name.
+    ///
+    /// # Errors
+    /// Where it is no JSON object, lacks a key, has a value that does not fit, or asks for what is not supported.
+    pub fn from_cinder_json(text: &str) -> Result<Self, ConnectionError> {
+        if text.len() > MAX_TEXT {
+            return Err(ConnectionError::TooLong {
+                bytes: text.len(),
+                limit: MAX_TEXT,
+            });
+        }
+        let value =
+            Wiped(
+                serde_json::from_str(text).map_err(|error| ConnectionError::NotJson {
+                    line: error.line(),
+                    column: error.column(),
+                })?,
+            );
+        let Value::Object(top) = &value.0 else {
+            return Err(ConnectionError::Invalid {
+                key: "document".to_owned(),
+                problem: "is not a JSON object",
+                expected: "the object that Cinder gives, with driver_volume_type",
+            });
+        };
+        let outer = Fields {
+            at: "",
+            object: top,
+        };
+        let nested = match top.get("data") {
+            None => None,
+            Some(Value::Object(data)) => Some(Fields {
+                at: "data.",
+                object: data,
+            }),
+            Some(_) => return Err(outer.invalid("data", "is not an object", "an object")),
+        };
+        let unknown: Vec<&str> = [Some(&outer), nested.as_ref()]
+            .into_iter()
+            .flatten()
+            .flat_map(|fields| fields.object.keys())
+            .map(String::as_str)
+            .filter(|key| !KNOWN.contains(key))
+            .collect();
+        if !unknown.is_empty() {
+            tracing::debug!(keys = ?unknown, "connection info has keys that are ignored");
+        }
+
+        let protocol = outer
+            .text("driver_volume_type", "smbfs or local")?
+            .ok_or_else(|| outer.missing("driver_volume_type", "smbfs or local"))?;
+        let levels: Vec<&Fields<'_>> = [nested.as_ref(), Some(&outer)]
+            .into_iter()
+            .flatten()
+            .collect();
+        let data = nested.as_ref().unwrap_or(&outer);
+        match protocol {
+            "smbfs" => {
+                let common = common(data, &levels)?;
+                let export = "//host/share or //host/share/folder";
+                let name = "the volume's file beneath the export";
+                let given = Given {
+                    at: data.at,
+                    export: data
+                        .text("export", export)?
+                        .ok_or_else(|| data.missing("export", export))?,
+                    name: data
+                        .text("name", name)?
+                        .ok_or_else(|| data.missing("name", name))?,
+                    format: data.text("format", "the image format's name")?,
+                };
+                let options = data.text("options", "mount options")?.unwrap_or_default();
+                Self::smb_from_cinder(&given, options, common)
+            }
+            "local" => {
+                let common = common(data, &levels)?;
+                let expected = "an absolute path such as /dev/vg/volume";
+                let path = data
+                    .text("device_path", expected)?
+                    .ok_or_else(|| data.missing("device_path", expected))?;
+                let format = data.text("format", "the image format's name")?;
+                Ok(Self {
+                    common,
+                    protocol: Protocol::Local(LocalVolume::parse(data.at, path, format)?),
+                })
+            }
+            other => Err(ConnectionError::Protocol {
+                protocol: other.chars().take(32).collect(),
+            }),
+        }
+    }
+}
+
+/// What is common to all protocols. What restricts is heeded on every level, what describes on that of the data.
+fn common(data: &Fields<'_>, levels: &[&Fields<'_>]) -> Result<Common, ConnectionError> {
+    let mut read_only_by = Vec::new();
+    let mut multiattach = false;
+    for fields in levels {
+        if fields.flag("encrypted")? {
+            return Err(ConnectionError::Encrypted {
+                key: fields.key("encrypted"),
+            });
+        }
+        let mode = "ro or rw";
+        match fields.text("access_mode", mode)? {
+            None | Some("rw") => {}
+            Some("ro") => read_only_by.push(AccessSource::AccessMode),
+            Some(_) => return Err(fields.invalid("access_mode", "is neither ro nor rw", mode)),
+        }
+        if fields.flag("readonly")? {
+            read_only_by.push(AccessSource::Readonly);
+        }
+        multiattach |= fields.flag("multiattach")?;
+    }
+    read_only_by.sort_by_key(|source| *source == AccessSource::Readonly);
+    read_only_by.dedup();
+    let common = Common {
+        read_only_by,
+        iotune: iotune(data)?,
+        discard: data.flag("discard")?,
+        logical_block_size: data.block_size("logical_block_size")?,
+        physical_block_size: data.block_size("physical_block_size")?,
+        multiattach,
+    };
+    common.check(data.at)?;
+    Ok(common)
+}
+
+/// `qos_specs`: limits by libvirt's names. A `consumer` of `back-end` keeps them to the storage.
+fn iotune(data: &Fields<'_>) -> Result<Option<IoTune>, ConnectionError> {
+    let specs = match data.object.get("qos_specs") {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::Object(specs)) => specs,
+        Some(_) => return Err(data.invalid("qos_specs", "is not an object", "an object or null")),
+    };
+    let at = data.key("qos_specs.");
+    let specs = Fields {
+        at: &at,
+        object: specs,
+    };
+    if specs.object.get("consumer").and_then(Value::as_str) == Some("back-end") {
+        return Ok(None);
+    }
+    let mut limits = IoTune::default();
+    for key in IoTune::KEYS {
+        // 0 is libvirt's word for no limit.
+        if let Some(limit) = specs.number(key)?.filter(|limit| *limit != 0) {
+            limits.set(key, limit);
+        }
+    }
+    Ok((limits != IoTune::default()).then_some(limits))
+}
+
+/// An object, and where it is.
+struct Fields<'a> {
+    at: &'a str,
+    object: &'a Map<String, Value>,
+}
+
+impl<'a> Fields<'a> {
+    fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.at)
+    }
+
+    fn missing(&self, name: &str, expected: &'static str) -> ConnectionError {
+        ConnectionError::Missing {
+            key: self.key(name),
+            expected,
+        }
+    }
+
+    fn invalid(
+        &self,
+        name: &str,
+        problem: &'static str,
+        expected: &'static str,
+    ) -> ConnectionError {
+        ConnectionError::Invalid {
+            key: self.key(name),
+            problem,
+            expected,
+        }
+    }
+
+    /// A string; absent and null are `None`.
+    fn text(&self, name: &str, expected: &'static str) -> Result<Option<&'a str>, ConnectionError> {
+        match self.object.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(self.invalid(name, "is not a string", expected)),
+        }
+    }
+
+    /// A boolean, or Python's word for one; absent and null are false.
+    fn flag(&self, name: &str) -> Result<bool, ConnectionError> {
+        match self.object.get(name) {
+            None | Some(Value::Null) => Ok(false),
+            Some(Value::Bool(flag)) => Ok(*flag),
+            Some(Value::String(text)) if text.eq_ignore_ascii_case("true") => Ok(true),
+            Some(Value::String(text)) if text.eq_ignore_ascii_case("false") => Ok(false),
+            Some(_) => Err(self.invalid(name, "is not a boolean", "true or false")),
+        }
+    }
+
+    /// A whole number, or a string of digits; absent, null and the empty string are `None`.
+    fn number(&self, name: &str) -> Result<Option<u64>, ConnectionError> {
+        let number = match self.object.get(name) {
+            None | Some(Value::Null) => return Ok(None),
+            Some(Value::Number(number)) => number.as_u64(),
+            Some(Value::String(text)) if text.is_empty() => return Ok(None),
+            Some(Value::String(text)) if text.bytes().all(|b| b.is_ascii_digit()) => {
+                text.parse().ok()
+            }
+            Some(_) => None,
+        };
+        match number {
+            Some(number) => Ok(Some(number)),
+            None => Err(self.invalid(name, "is not a whole number", "a number of 0 or more")),
+        }
+    }
+
+    /// A block size; absent, null and 0 are `None`.
+    fn block_size(&self, name: &str) -> Result<Option<u32>, ConnectionError> {
+        match self.number(name)?.filter(|size| *size != 0) {
+            None => Ok(None),
+            Some(size) => u32::try_from(size)
+                .map(Some)
+                .map_err(|_| self.invalid(name, "is too large", super::BLOCK_SIZE)),
+        }
+    }
+}
+
+/// JSON whose strings are wiped when it is dropped: one of them holds the password.
+struct Wiped(Value);
+
+impl Drop for Wiped {
+    fn drop(&mut self) {
+        wipe(&mut self.0);
+    }
+}
+
+fn wipe(value: &mut Value) {
+    match value {
+        Value::String(text) => text.zeroize(),
+        Value::Array(items) => items.iter_mut().for_each(wipe),
+        Value::Object(object) => object.values_mut().for_each(wipe),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}

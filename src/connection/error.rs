@@ -1,0 +1,128 @@
+//! What can be wrong with connection info. No error tells a value that could hold a secret.
+
+use crate::model::Reason;
+use crate::model::smb_options::OptionError;
+
+/// Why connection info cannot be used. `key` is the path of the key, such as `data.export`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectionError {
+    /// The text is not JSON.
+    #[error(
+        "connection info is not JSON (line {line}, column {column}): send the object that Cinder gives"
+    )]
+    NotJson {
+        /// From 1.
+        line: usize,
+        /// From 1.
+        column: usize,
+    },
+    /// The text is too long to be connection info.
+    #[error("connection info has {bytes} bytes: more than {limit} cannot be right")]
+    TooLong {
+        /// Its length.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// A key is missing.
+    #[error("connection info lacks {key}: expected {expected}")]
+    Missing {
+        /// The key.
+        key: String,
+        /// What belongs there.
+        expected: &'static str,
+    },
+    /// A key's value does not fit.
+    #[error("connection info's {key} {problem}: expected {expected}")]
+    Invalid {
+        /// The key.
+        key: String,
+        /// What is wrong, without the value.
+        problem: &'static str,
+        /// What belongs there.
+        expected: &'static str,
+    },
+    /// No backend for the protocol.
+    #[error("driver_volume_type {protocol:?} is not supported: expected smbfs or local")]
+    Protocol {
+        /// The protocol.
+        protocol: String,
+    },
+    /// The volume is encrypted.
+    #[error(
+        "the volume is encrypted (connection info's {key}), which volattach does not do: attach an unencrypted volume"
+    )]
+    Encrypted {
+        /// The key.
+        key: String,
+    },
+    /// The image format cannot be served.
+    #[error("connection info's {key} {format:?} is not supported: {why}")]
+    Format {
+        /// The key.
+        key: String,
+        /// The format.
+        format: String,
+        /// Why, and which are.
+        why: &'static str,
+    },
+    /// A path leaves its root.
+    #[error("connection info's {key} {problem}: expected {expected}")]
+    UnsafePath {
+        /// The key.
+        key: String,
+        /// What is wrong, without the value.
+        problem: &'static str,
+        /// What belongs there.
+        expected: &'static str,
+    },
+    /// A mount option is not allowed, or its value does not fit.
+    #[error("connection info's {key} cannot be used")]
+    MountOption {
+        /// The key.
+        key: String,
+        /// Which option, and why.
+        #[source]
+        source: OptionError,
+    },
+    /// The mount options cannot be parsed.
+    #[error("connection info's {key} cannot be parsed: {problem}")]
+    Options {
+        /// The key.
+        key: String,
+        /// What is wrong, and how to write it.
+        problem: String,
+    },
+    /// The credentials can never work.
+    #[error("the credentials in connection info's {key} cannot be used: {problem}")]
+    Credentials {
+        /// The key.
+        key: String,
+        /// What is wrong, and what to do.
+        problem: &'static str,
+    },
+}
+
+impl ConnectionError {
+    /// The stable reason.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::NotJson { .. }
+            | Self::TooLong { .. }
+            | Self::Missing { .. }
+            | Self::Invalid { .. } => Reason::InvalidConnectionInfo,
+            Self::Protocol { .. } => Reason::ProtocolUnsupported,
+            Self::Encrypted { .. } => Reason::EncryptionUnsupported,
+            Self::Format { .. } => Reason::FormatUnsupported,
+            Self::UnsafePath { .. } => Reason::VolumePathUnsafe,
+            Self::MountOption {
+                source: OptionError::Value { .. },
+                ..
+            }
+            | Self::Options { .. } => Reason::MountOptionInvalid,
+            Self::MountOption { .. } => Reason::MountOptionRefused,
+            Self::Credentials { .. } => Reason::CredentialsInvalid,
+        }
+    }
+}
