@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::guard::{Busy, BusyGuard, Locks};
 use super::plan::{AttachPlan, disk_spec, plan_attach, plan_host};
 use super::request::{AttachRequest, ConnectRequest, Filter, ListQuery};
-use super::saga::{Forward, Resend};
+use super::saga::{Forward, Why};
 use super::{Error, fingerprint};
 use crate::admission::Admitted;
 use crate::backend::{Backends, Presence};
@@ -222,7 +222,7 @@ impl Engine {
                     use_instead,
                 });
             }
-            engine.0.backward(record, Resend::IfStale).await
+            engine.0.backward(record, Why::Asked).await
         })
         .await
     }
@@ -388,8 +388,11 @@ impl Inner {
             created,
             updated: now,
         };
-        self.put(&record).await?;
-        Ok(record)
+        match self.put(&record).await {
+            Ok(()) => Ok(record),
+            // It may be on disk all the same.
+            Err(cause) => Err(self.give_up(record, cause).await),
+        }
     }
 
     /// Writes the record, then tells the watchers.

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use tokio::sync::broadcast;
 
 use super::engine::{Engine, Inner};
-use super::saga::Resend;
+use super::saga::Why;
 use super::{Error, saga::told};
 use crate::journal::{Progress, Record};
 use crate::libvirt::DeviceGone;
@@ -140,7 +140,7 @@ impl Inner {
                 record.updated = SystemTime::now();
                 self.put(&record).await?;
             }
-            Action::Undo => self.backward(record, Resend::Never).await?,
+            Action::Undo => self.backward(record, Why::CleanUp).await?,
         }
         Ok(action)
     }

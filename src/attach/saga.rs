@@ -17,13 +17,15 @@ use crate::model::{Attachment, AttachmentError, DiskSpec, DomainRef, State};
 /// cancels the first (PCIe's attention button, PCI Express Base 6.7.1.5: a press within 5 s takes it back).
 const STALE: Duration = Duration::from_secs(30);
 
-/// Whether to ask the guest again.
+/// Why steps are undone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Resend {
-    /// Only look.
-    Never,
-    /// Where it was asked so long ago that the request may be lost: a caller wants the disk gone now.
-    IfStale,
+pub(super) enum Why {
+    /// A caller asks for it. It is not begun where the journal cannot say so; and where the guest was asked so long
+    /// ago that the request may be lost, it is asked again.
+    Asked,
+    /// Something was begun and is not wanted. It is cleaned up even where the journal fails, for an undo needs no word
+    /// there to be safe: whatever the journal says of a step begun, the next start looks for it.
+    CleanUp,
 }
 
 /// What the steps need and the journal must not hold.
@@ -55,17 +57,20 @@ impl Inner {
                 tracing::info!(state = %record.state, access = %record.access.access, "done");
                 Ok(record.to_attachment())
             }
-            Err(cause) => {
-                tracing::warn!(reason = %cause.reason(), error = %cause.chain(), "failed: undoing");
-                record.error = Some(told(&cause));
-                match self.backward(record, Resend::Never).await {
-                    Ok(()) => Err(cause),
-                    Err(undo) => Err(Error::Undo {
-                        undo: undo.chain(),
-                        cause: Box::new(cause),
-                    }),
-                }
-            }
+            Err(cause) => Err(self.give_up(record, cause).await),
+        }
+    }
+
+    /// Undoes what was begun, and gives back why it failed.
+    pub(super) async fn give_up(&self, mut record: Record, cause: Error) -> Error {
+        tracing::warn!(reason = %cause.reason(), error = %cause.chain(), "failed: undoing");
+        record.error = Some(told(&cause));
+        match self.backward(record, Why::CleanUp).await {
+            Ok(()) => cause,
+            Err(undo) => Error::Undo {
+                undo: undo.chain(),
+                cause: Box::new(cause),
+            },
         }
     }
 
@@ -127,7 +132,7 @@ impl Inner {
     }
 
     /// Undoes the steps, last first, until the record is gone.
-    pub(super) async fn backward(&self, mut record: Record, resend: Resend) -> Result<(), Error> {
+    pub(super) async fn backward(&self, mut record: Record, why: Why) -> Result<(), Error> {
         record.direction = Direction::Backward;
         while let Some(last) = record.steps.last().copied() {
             if last.step == Step::Inspect {
@@ -145,18 +150,22 @@ impl Inner {
                 _ => State::Disconnecting,
             };
             record.updated = SystemTime::now();
-            // An undo needs no word in the journal to be safe (whatever the journal says of a step begun, the
-            // next start looks for it), so a journal that fails must not keep a disk plugged or a share mounted.
-            let written = self.put(&record).await;
+            if let Err(error) = self.put(&record).await {
+                match why {
+                    Why::Asked => return Err(error),
+                    Why::CleanUp => {
+                        tracing::error!(error = %error.chain(), "cleaning up all the same")
+                    }
+                }
+            }
             tracing::info!(step = last.step.as_str(), "undo");
             let undone = match last.step {
-                Step::Attach => self.unplug(&mut record, resend).await,
+                Step::Attach => self.unplug(&mut record, why).await,
                 _ => self.disconnect(&record).await,
             };
             if let Err(error) = undone {
                 return Err(self.undo_failed(record, error).await);
             }
-            written?;
             record.steps.pop();
             if record.steps.iter().all(|left| left.step == Step::Inspect) {
                 // Still under the shared lock: whoever counts users next must not count this one.
@@ -187,7 +196,7 @@ impl Inner {
         error
     }
 
-    async fn unplug(&self, record: &mut Record, resend: Resend) -> Result<(), Error> {
+    async fn unplug(&self, record: &mut Record, why: Why) -> Result<(), Error> {
         let Some(domain) = record.domain.clone() else {
             return Ok(());
         };
@@ -197,10 +206,10 @@ impl Inner {
             return Ok(());
         }
         let stale = |asked: SystemTime| asked.elapsed().is_ok_and(|age| age >= STALE);
-        let ask = match (record.unplug_requested, resend) {
+        let ask = match (record.unplug_requested, why) {
             (None, _) => true,
-            (Some(asked), Resend::IfStale) => stale(asked),
-            (Some(_), Resend::Never) => false,
+            (Some(asked), Why::Asked) => stale(asked),
+            (Some(_), Why::CleanUp) => false,
         };
         if ask {
             hypervisor.request_unplug(domain.uuid, disk).await?;

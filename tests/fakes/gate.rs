@@ -1,0 +1,99 @@
+//! Where a test lets a call fail, or the process die.
+
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::Notify;
+
+/// What happens at the chosen passage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The call fails, this once.
+    Fail,
+    /// The call fails, and so does every later one: the journal's disk is full, libvirt is down, the server is dead.
+    FailFromHere,
+    /// The process dies: the call never returns, nor does any later one.
+    Die,
+}
+
+/// When, within a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// It had no effect yet.
+    Before,
+    /// It had half of it.
+    Half,
+    /// It had all of it.
+    After,
+}
+
+#[derive(Default)]
+struct Plan {
+    /// Passages since the gate was armed.
+    passed: usize,
+    /// At which passage what happens.
+    fault: Option<(usize, Fault)>,
+    /// What happened where.
+    struck: Option<String>,
+    /// Every passage, by name.
+    seen: Vec<String>,
+}
+
+/// Every call into the world passes here.
+#[derive(Clone, Default)]
+pub struct Gate {
+    plan: Arc<Mutex<Plan>>,
+    died: Arc<Notify>,
+}
+
+/// The call is to fail.
+pub struct Failed;
+
+impl Gate {
+    /// From now on, the `at`-th passage (from 0) goes wrong.
+    pub fn arm(&self, at: usize, fault: Fault) {
+        *self.plan.lock().unwrap() = Plan {
+            fault: Some((at, fault)),
+            ..Plan::default()
+        };
+    }
+
+    /// Nothing goes wrong from now on. Where something did: its name.
+    pub fn disarm(&self) -> Option<String> {
+        let mut plan = self.plan.lock().unwrap();
+        plan.fault = None;
+        plan.struck.take()
+    }
+
+    /// Resolves when the process dies.
+    pub async fn died(&self) {
+        self.died.notified().await;
+    }
+
+    /// A call passes.
+    pub async fn pass(&self, call: &str, moment: Moment) -> Result<(), Failed> {
+        let name = format!("{call} {moment:?}");
+        let fault = {
+            let mut plan = self.plan.lock().unwrap();
+            let number = plan.passed;
+            plan.passed += 1;
+            let fault = match plan.fault {
+                Some((at, fault)) if number == at => Some(fault),
+                Some((at, fault)) if number > at && fault != Fault::Fail => Some(fault),
+                _ => None,
+            };
+            if fault.is_some() && plan.struck.is_none() {
+                plan.struck = Some(name.clone());
+            }
+            plan.seen.push(name);
+            fault
+        };
+        match fault {
+            None => Ok(()),
+            Some(Fault::Fail | Fault::FailFromHere) => Err(Failed),
+            Some(Fault::Die) => {
+                self.died.notify_one();
+                std::future::pending().await
+            }
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! A hypervisor with one domain, whose disks are the world's.
+
+use async_trait::async_trait;
+use tokio::sync::broadcast;
+use tokio::time::Instant;
+use uuid::Uuid;
+use volattach::libvirt::{
+    DeviceGone, Devices, DomainView, Hypervisor, HypervisorError, LibvirtError, Unplug,
+};
+use volattach::model::{DiskPlan, Domain, DomainRef, Reason};
+
+use super::gate::{Failed, Moment};
+use super::{DOMAIN, Guest, World};
+
+pub struct FakeHypervisor {
+    world: World,
+}
+
+impl FakeHypervisor {
+    pub fn new(world: &World) -> Self {
+        Self {
+            world: world.clone(),
+        }
+    }
+
+    async fn pass(&self, call: &str, moment: Moment) -> Result<(), HypervisorError> {
+        let passed = self.world.gate.pass(call, moment).await;
+        passed.map_err(|Failed| fail(Reason::HypervisorUnavailable))
+    }
+}
+
+/// An error of that reason.
+fn fail(reason: Reason) -> HypervisorError {
+    match reason {
+        Reason::HypervisorUnavailable => HypervisorError::Unavailable {
+            uri: "fake:///".into(),
+            why: "the connection was closed".into(),
+            source: None,
+        },
+        reason => HypervisorError::Failed {
+            action: "plug a disk in".into(),
+            domain: "web".into(),
+            reason,
+            hint: "see libvirt's log",
+            source: LibvirtError {
+                code: 1,
+                message: "internal error".into(),
+            },
+        },
+    }
+}
+
+#[async_trait]
+impl Hypervisor for FakeHypervisor {
+    async fn domain(&self, name: &DomainRef) -> Result<DomainView, HypervisorError> {
+        self.pass("hypervisor.domain", Moment::Before).await?;
+        let state = self.world.state();
+        let known = *name == DomainRef::Uuid(DOMAIN) || *name == DomainRef::Name("web".into());
+        if !known || !state.defined {
+            return Err(HypervisorError::DomainNotFound {
+                domain: name.to_string(),
+            });
+        }
+        let disks: String = state.disks.values().map(|disk| disk.xml.as_str()).collect();
+        let live = Devices::read(&format!(
+            "<domain type='kvm'><name>web</name><uuid>{DOMAIN}</uuid>\
+             <os><type machine='pc-i440fx-7.2'>hvm</type></os><devices>{disks}</devices></domain>"
+        ))
+        .unwrap();
+        let domain = Domain {
+            uuid: DOMAIN,
+            name: "web".into(),
+        };
+        let config = Devices::default();
+        Ok(DomainView {
+            domain,
+            running: state.running,
+            persistent: true,
+            live,
+            config,
+        })
+    }
+
+    async fn has_disk(&self, domain: Uuid, disk: &DiskPlan) -> Result<bool, HypervisorError> {
+        self.pass("hypervisor.has_disk", Moment::Before).await?;
+        let state = self.world.state();
+        Ok(state.defined && domain == DOMAIN && state.disks.contains_key(&disk.alias))
+    }
+
+    async fn plug(&self, _domain: Uuid, disk: &DiskPlan) -> Result<(), HypervisorError> {
+        self.pass("hypervisor.plug", Moment::Before).await?;
+        {
+            let mut state = self.world.state();
+            if let Some(reason) = state.plug_fails.take() {
+                return Err(fail(reason));
+            }
+            let was = state.disks.insert(disk.alias.clone(), disk.clone());
+            assert!(was.is_none(), "plugged twice: {}", disk.alias);
+        }
+        self.pass("hypervisor.plug", Moment::After).await
+    }
+
+    async fn request_unplug(&self, _domain: Uuid, disk: &DiskPlan) -> Result<(), HypervisorError> {
+        self.pass("hypervisor.request_unplug", Moment::Before)
+            .await?;
+        {
+            let mut state = self.world.state();
+            state.unplugs_asked += 1;
+            if state.guest == Guest::Obeys {
+                state.disks.remove(&disk.alias);
+            }
+        }
+        self.pass("hypervisor.request_unplug", Moment::After).await
+    }
+
+    async fn wait_unplugged(
+        &self,
+        _domain: Uuid,
+        disk: &DiskPlan,
+        deadline: Instant,
+    ) -> Result<Unplug, HypervisorError> {
+        self.pass("hypervisor.wait_unplugged", Moment::Before)
+            .await?;
+        let there = || self.world.state().disks.contains_key(&disk.alias);
+        let mut events = self.world.events.subscribe();
+        if self.world.state().guest == Guest::Refuses && there() {
+            return Ok(Unplug::Refused);
+        }
+        while there() {
+            tokio::select! {
+                _ = events.recv() => {}
+                () = tokio::time::sleep_until(deadline) => return Ok(Unplug::Pending),
+            }
+        }
+        Ok(Unplug::Gone)
+    }
+
+    fn events(&self) -> broadcast::Receiver<DeviceGone> {
+        self.world.events.subscribe()
+    }
+}

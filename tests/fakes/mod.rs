@@ -1,0 +1,208 @@
+//! A world of fakes behind the three traits, for tests of everything above them.
+//!
+//! The [`World`] is what a real host would be: its mounts, its domain's disks, its journal's file. It outlives the
+//! [`Engine`]s made on it, as a host outlives a daemon's process. Every call into the world passes the [`Gate`], where a test
+//! may let it fail or let the process die, before the call has its effect, half-way, or after.
+
+// Each test binary uses its own part of this.
+#![allow(dead_code, unreachable_pub)]
+
+mod gate;
+mod hypervisor;
+mod storage;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::broadcast;
+use uuid::Uuid;
+use volattach::admission::{Admitted, admit};
+use volattach::attach::{AttachRequest, ConnectRequest, Engine, Parts};
+use volattach::backend::{Backend, Backends, Presence};
+use volattach::connection::{
+    Common, ConnectionInfo, LocalVolume, Protocol, SmbCredentials, SmbVolume,
+};
+use volattach::journal::Record;
+use volattach::libvirt::DeviceGone;
+use volattach::model::{
+    Access, Actor, DiskOptions, DiskPlan, HostKey, ImageFormat, Reason, Secret,
+};
+
+pub use gate::{Fault, Gate};
+
+/// The one domain of the world.
+pub const DOMAIN: Uuid = Uuid::from_u128(0x6f2a_7f52_3b1f_4d6c_9f0e_0d9f_6f6a_3c11);
+
+/// How the domain's guest answers an unplug.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guest {
+    /// It lets go.
+    Obeys,
+    /// It does nothing.
+    Ignores,
+    /// It says no.
+    Refuses,
+}
+
+/// What is there.
+pub struct State {
+    /// Connections, by what is shared or by path.
+    pub connections: BTreeMap<String, Presence>,
+    /// The domain's disks, by alias.
+    pub disks: BTreeMap<String, DiskPlan>,
+    /// Records as the journal's file has them.
+    pub records: BTreeMap<String, Vec<u8>>,
+    /// How the guest behaves.
+    pub guest: Guest,
+    /// How often the guest was asked to let go.
+    pub unplugs_asked: usize,
+    /// Whether the domain runs.
+    pub running: bool,
+    /// Whether the domain exists.
+    pub defined: bool,
+    /// The reason with which the next connect fails.
+    pub connect_fails: Option<Reason>,
+    /// The reason with which the next inspect fails.
+    pub inspect_fails: Option<Reason>,
+    /// The reason with which the next plug fails.
+    pub plug_fails: Option<Reason>,
+}
+
+/// A host.
+#[derive(Clone)]
+pub struct World {
+    state: Arc<Mutex<State>>,
+    pub gate: Gate,
+    events: broadcast::Sender<DeviceGone>,
+}
+
+impl World {
+    pub fn new() -> Self {
+        Self {
+            state: Arc::new(Mutex::new(State {
+                connections: BTreeMap::new(),
+                disks: BTreeMap::new(),
+                records: BTreeMap::new(),
+                guest: Guest::Obeys,
+                unplugs_asked: 0,
+                running: true,
+                defined: true,
+                connect_fails: None,
+                inspect_fails: None,
+                plug_fails: None,
+            })),
+            gate: Gate::default(),
+            events: broadcast::channel(64).0,
+        }
+    }
+
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// The records in the journal's file.
+    pub fn records(&self) -> Vec<Record> {
+        let state = self.state();
+        state
+            .records
+            .values()
+            .map(|bytes| serde_json::from_slice(bytes).unwrap())
+            .collect()
+    }
+
+    /// The guest lets go of a disk by itself.
+    pub fn let_go(&self, alias: &str) {
+        self.state().disks.remove(alias);
+        let _ = self.events.send(DeviceGone {
+            domain: DOMAIN,
+            alias: Some(alias.to_owned()),
+        });
+    }
+
+    /// A daemon's process on this host, with what it was configured with.
+    pub fn engine(&self) -> Engine {
+        self.engine_with(Duration::from_millis(20))
+    }
+
+    /// The same, with another patience for guests.
+    pub fn engine_with(&self, unplug_timeout: Duration) -> Engine {
+        let backends: [Arc<dyn Backend>; 2] = [
+            Arc::new(storage::FakeBackend::new(self, "smbfs")),
+            Arc::new(storage::FakeBackend::new(self, "local")),
+        ];
+        Engine::new(Parts {
+            journal: Arc::new(storage::FakeJournal::new(self)),
+            backends: Backends::new(backends),
+            hypervisor: Arc::new(hypervisor::FakeHypervisor::new(self)),
+            key: HostKey::new([7; 32]),
+            unplug_timeout,
+        })
+    }
+}
+
+/// Root, on the unix socket.
+pub fn by_root<T>(request: T) -> Admitted<T> {
+    admit(
+        Actor::LocalPeer {
+            uid: 0,
+            gid: 0,
+            pid: None,
+        },
+        request,
+    )
+}
+
+/// Connection info for a volume on one share.
+pub fn smb(name: &str) -> ConnectionInfo {
+    ConnectionInfo {
+        common: Common::default(),
+        protocol: Protocol::Smb(SmbVolume {
+            host: "files".into(),
+            share: "vols".into(),
+            folder: String::new(),
+            name: name.into(),
+            format: ImageFormat::Raw,
+            credentials: SmbCredentials::Password {
+                username: "bob".into(),
+                password: Secret::from("hunter2"),
+                domain: None,
+            },
+            options: vec![],
+        }),
+    }
+}
+
+/// Connection info for a file of this host.
+pub fn local(name: &str) -> ConnectionInfo {
+    ConnectionInfo {
+        common: Common::default(),
+        protocol: Protocol::Local(LocalVolume {
+            device_path: format!("/volumes/{name}").into(),
+            format: ImageFormat::Raw,
+        }),
+    }
+}
+
+/// An attach to the world's domain.
+pub fn attach(id: &str, volume: &str, info: ConnectionInfo) -> AttachRequest {
+    AttachRequest {
+        id: id.parse().unwrap(),
+        volume: volume.parse().unwrap(),
+        domain: DOMAIN.to_string().parse().unwrap(),
+        info,
+        access: Some(Access::ReadWrite),
+        disk: DiskOptions::default(),
+    }
+}
+
+/// A connect to the host alone.
+pub fn connect(id: &str, volume: &str, info: ConnectionInfo) -> ConnectRequest {
+    ConnectRequest {
+        id: id.parse().unwrap(),
+        volume: volume.parse().unwrap(),
+        info,
+        access: Some(Access::ReadWrite),
+        disk: DiskOptions::default(),
+    }
+}

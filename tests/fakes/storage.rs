@@ -1,0 +1,226 @@
+//! A backend whose mounts, and a journal whose file, are the world's.
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use volattach::backend::{Backend, BackendError, Description, Presence};
+use volattach::connection::{ConnectionInfo, Protocol};
+use volattach::journal::{Journal, JournalError, Record};
+use volattach::model::{Access, AttachmentId, HostKey, HostPlan, ImageFormat, Reason, SourceKind};
+
+use super::World;
+use super::gate::{Failed, Moment};
+
+pub struct FakeBackend {
+    world: World,
+    protocol: &'static str,
+}
+
+impl FakeBackend {
+    pub fn new(world: &World, protocol: &'static str) -> Self {
+        Self {
+            world: world.clone(),
+            protocol,
+        }
+    }
+
+    async fn pass(&self, call: &str, moment: Moment) -> Result<(), BackendError> {
+        let passed = self.world.gate.pass(call, moment).await;
+        passed.map_err(|Failed| fail(Reason::ServerUnreachable))
+    }
+}
+
+/// An error of that reason.
+fn fail(reason: Reason) -> BackendError {
+    let unreachable = || BackendError::Unreachable {
+        host: "files".into(),
+        attempts: vec![],
+    };
+    let error = match reason {
+        Reason::ServerTimeout => BackendError::Silent {
+            host: "files".into(),
+            attempts: vec![],
+        },
+        _ => unreachable(),
+    };
+    assert_eq!(
+        error.reason(),
+        reason,
+        "the fake backend cannot fail with {reason}: teach it"
+    );
+    error
+}
+
+/// What a plan's connection is known by: what it shares with others, or else its path.
+fn name(plan: &HostPlan) -> String {
+    plan.shared
+        .clone()
+        .unwrap_or_else(|| plan.path.display().to_string())
+}
+
+#[async_trait]
+impl Backend for FakeBackend {
+    fn protocol(&self) -> &'static str {
+        self.protocol
+    }
+
+    fn read_only(&self, _info: &Protocol) -> bool {
+        false
+    }
+
+    fn plan(&self, info: &Protocol, access: Access) -> Result<HostPlan, BackendError> {
+        let (shared, root, path) = match info {
+            Protocol::Smb(volume) => {
+                let mut share = volume.clone();
+                share.name.clear();
+                let share = ConnectionInfo {
+                    common: Default::default(),
+                    protocol: Protocol::Smb(share),
+                };
+                let key = HostKey::new([0; 32]);
+                let id = key.tag(&[share.canonical().as_bytes(), access.as_str().as_bytes()]);
+                let root = PathBuf::from(format!("/mnt/{id}"));
+                (Some(id), root.clone(), root.join(&volume.name))
+            }
+            Protocol::Local(volume) => (None, "/volumes".into(), volume.device_path.clone()),
+        };
+        Ok(HostPlan {
+            protocol: self.protocol.to_owned(),
+            shared,
+            mount: None,
+            path,
+            root,
+            kind: SourceKind::File,
+            format: ImageFormat::Raw,
+            access,
+        })
+    }
+
+    fn describe(&self, _info: &Protocol, plan: &HostPlan) -> Description {
+        Description {
+            connect: format!("connect {}", name(plan)),
+            inspect: format!("open {}", plan.path.display()),
+            settings: vec![],
+        }
+    }
+
+    async fn find(&self, plan: &HostPlan) -> Result<Presence, BackendError> {
+        self.pass("backend.find", Moment::Before).await?;
+        let state = self.world.state();
+        Ok(state
+            .connections
+            .get(&name(plan))
+            .copied()
+            .unwrap_or(Presence::Absent))
+    }
+
+    async fn connect(&self, plan: &HostPlan, _info: &Protocol) -> Result<(), BackendError> {
+        self.pass("backend.connect", Moment::Before).await?;
+        if let Some(reason) = self.world.state().connect_fails.take() {
+            return Err(fail(reason));
+        }
+        let was = self
+            .world
+            .state()
+            .connections
+            .insert(name(plan), Presence::Partial);
+        assert_ne!(
+            was,
+            Some(Presence::Present),
+            "mounted over a mount: {}",
+            name(plan)
+        );
+        self.pass("backend.connect", Moment::Half).await?;
+        self.world
+            .state()
+            .connections
+            .insert(name(plan), Presence::Present);
+        self.pass("backend.connect", Moment::After).await
+    }
+
+    async fn inspect(&self, plan: &HostPlan) -> Result<(), BackendError> {
+        self.pass("backend.inspect", Moment::Before).await?;
+        let mut state = self.world.state();
+        assert_eq!(
+            state.connections.get(&name(plan)),
+            Some(&Presence::Present),
+            "not mounted"
+        );
+        state
+            .inspect_fails
+            .take()
+            .map_or(Ok(()), |reason| Err(fail(reason)))
+    }
+
+    async fn disconnect(&self, plan: &HostPlan) -> Result<(), BackendError> {
+        self.pass("backend.disconnect", Moment::Before).await?;
+        {
+            let mut state = self.world.state();
+            let busy = state
+                .disks
+                .values()
+                .any(|disk| disk.xml.contains(&plan.path.display().to_string()));
+            assert!(!busy, "took a connection from under a disk: {}", name(plan));
+            if state.connections.contains_key(&name(plan)) {
+                state.connections.insert(name(plan), Presence::Partial);
+            }
+        }
+        self.pass("backend.disconnect", Moment::Half).await?;
+        self.world.state().connections.remove(&name(plan));
+        self.pass("backend.disconnect", Moment::After).await
+    }
+}
+
+pub struct FakeJournal {
+    world: World,
+}
+
+impl FakeJournal {
+    pub fn new(world: &World) -> Self {
+        Self {
+            world: world.clone(),
+        }
+    }
+
+    async fn pass(&self, call: &str, moment: Moment) -> Result<(), JournalError> {
+        self.world
+            .gate
+            .pass(call, moment)
+            .await
+            .map_err(|Failed| JournalError {
+                action: "write",
+                path: "/journal".into(),
+                source: "no space left on device".into(),
+            })
+    }
+}
+
+#[async_trait]
+impl Journal for FakeJournal {
+    async fn get(&self, id: &AttachmentId) -> Result<Option<Record>, JournalError> {
+        let records = self.world.records();
+        Ok(records.into_iter().find(|record| record.id == *id))
+    }
+
+    async fn all(&self) -> Result<Vec<Record>, JournalError> {
+        Ok(self.world.records())
+    }
+
+    async fn put(&self, record: &Record) -> Result<(), JournalError> {
+        self.pass("journal.put", Moment::Before).await?;
+        let bytes = serde_json::to_vec(record).unwrap();
+        let text = String::from_utf8(bytes.clone()).unwrap();
+        assert!(!text.contains("hunter2"), "a secret in the journal: {text}");
+        self.world
+            .state()
+            .records
+            .insert(record.id.to_string(), bytes);
+        self.pass("journal.put", Moment::After).await
+    }
+
+    async fn remove(&self, id: &AttachmentId) -> Result<(), JournalError> {
+        self.pass("journal.remove", Moment::Before).await?;
+        self.world.state().records.remove(id.as_str());
+        self.pass("journal.remove", Moment::After).await
+    }
+}

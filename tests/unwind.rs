@@ -1,0 +1,275 @@
+//! Every step fails, every step is the last before the process dies: afterwards there is what was promised, and
+//! nothing else.
+//!
+//! The calls of the saga into journal, backend and hypervisor are numbered as they come. For each operation, each
+//! backend, each kind of fault and each number, the call of that number goes wrong: before it had its effect, with half of it, or
+//! after it. Then a new engine reconciles, as the next start of the daemon does.
+
+mod fakes;
+
+use std::collections::BTreeSet;
+
+use fakes::{Fault, World, attach, by_root, connect, local, smb};
+use volattach::attach::{Engine, Error};
+use volattach::backend::Presence;
+use volattach::connection::ConnectionInfo;
+use volattach::journal::Step;
+use volattach::model::State;
+use volattach::reconcile;
+
+/// The backends. A new one is added here.
+const BACKENDS: &[(&str, fn(&str) -> ConnectionInfo)] = &[("smbfs", smb), ("local", local)];
+
+/// The calls that a step's run and undo make. A step without its calls here does not compile; a call that no
+/// fault struck fails the test.
+fn calls(step: Step) -> &'static [&'static str] {
+    match step {
+        Step::Connect => &["backend.find", "backend.connect", "backend.disconnect"],
+        Step::Inspect => &["backend.inspect"],
+        Step::Attach => &[
+            "hypervisor.domain",
+            "hypervisor.plug",
+            "hypervisor.has_disk",
+            "hypervisor.request_unplug",
+            "hypervisor.wait_unplugged",
+        ],
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Operation {
+    Attach,
+    Detach,
+    Connect,
+    Disconnect,
+}
+
+impl Operation {
+    const ALL: [Self; 4] = [Self::Attach, Self::Detach, Self::Connect, Self::Disconnect];
+
+    /// Whether it makes something.
+    fn makes(self) -> bool {
+        matches!(self, Self::Attach | Self::Connect)
+    }
+
+    async fn run(self, engine: &Engine, info: ConnectionInfo) -> Result<(), Error> {
+        let id = "a1".parse().unwrap();
+        match self {
+            Self::Attach => engine
+                .attach(by_root(attach("a1", "v1", info)))
+                .await
+                .map(drop),
+            Self::Connect => engine
+                .connect(by_root(connect("a1", "v1", info)))
+                .await
+                .map(drop),
+            Self::Detach => engine.detach(by_root(id)).await,
+            Self::Disconnect => engine.disconnect(by_root(id)).await,
+        }
+    }
+
+    /// What must be there before it.
+    async fn prepare(self, engine: &Engine, info: ConnectionInfo) {
+        match self {
+            Self::Attach | Self::Connect => {}
+            Self::Detach => Self::Attach.boxed(engine, info).await,
+            Self::Disconnect => Self::Connect.boxed(engine, info).await,
+        }
+    }
+
+    async fn boxed(self, engine: &Engine, info: ConnectionInfo) {
+        Box::pin(self.run(engine, info)).await.unwrap();
+    }
+
+    /// The operation that ends what this one makes.
+    fn end(self) -> Self {
+        match self {
+            Self::Attach | Self::Detach => Self::Detach,
+            Self::Connect | Self::Disconnect => Self::Disconnect,
+        }
+    }
+}
+
+/// What is there of the attachment under test.
+#[derive(Debug, PartialEq, Eq)]
+enum There {
+    Nothing,
+    Whole,
+    Remains(String),
+}
+
+/// Looks at the world, not at what the engine says of it. `bystander` has the connections of the attachment that is there
+/// before and after.
+fn look(world: &World, bystander: Option<&BTreeSet<String>>) -> There {
+    let mut records = world.records();
+    records.retain(|record| record.id.as_str() == "a1");
+    let state = world.state();
+    let plugged = state.disks.contains_key("ua-v1");
+    let whole = state
+        .connections
+        .values()
+        .all(|there| *there == Presence::Present);
+    let connections: BTreeSet<String> = state.connections.keys().cloned().collect();
+    let all = format!("plugged {plugged} {:?} {records:#?}", state.connections);
+    if let Some(its) = bystander {
+        assert!(
+            state.disks.contains_key("ua-v2"),
+            "the bystander lost its disk: {all}"
+        );
+        assert!(
+            connections.is_superset(its),
+            "the bystander lost its connection: {all}"
+        );
+    }
+    let only_the_bystanders = connections == bystander.cloned().unwrap_or_default();
+    match &records[..] {
+        [] if !plugged && only_the_bystanders && whole => There::Nothing,
+        [record] if whole && !connections.is_empty() && record.error.is_none() => {
+            match (record.state, plugged) {
+                (State::Attached, true) | (State::Connected, false) => There::Whole,
+                _ => There::Remains(all),
+            }
+        }
+        _ => There::Remains(all),
+    }
+}
+
+/// One case: the `at`-th call goes wrong. Returns what was struck, or `None` where there are not so many calls.
+async fn strike(
+    operation: Operation,
+    info: fn(&str) -> ConnectionInfo,
+    fault: Fault,
+    at: usize,
+    bystander: bool,
+) -> Option<String> {
+    let world = World::new();
+    let engine = world.engine();
+    let bystander = if bystander {
+        engine
+            .attach(by_root(attach("b1", "v2", info("v2"))))
+            .await
+            .unwrap();
+        Some(world.state().connections.keys().cloned().collect())
+    } else {
+        None
+    };
+    let look = |world| look(world, bystander.as_ref());
+    operation.prepare(&engine, info("v1")).await;
+
+    world.gate.arm(at, fault);
+    let result = tokio::select! {
+        result = operation.run(&engine, info("v1")) => Some(result),
+        () = world.gate.died() => None,
+    };
+    let struck = world.gate.disarm()?;
+    let context = format!(
+        "{operation:?}, {fault:?} at {at} ({struck}), bystander {}",
+        bystander.is_some()
+    );
+
+    // An answer is a promise.
+    match result {
+        Some(Ok(())) if operation.makes() => {
+            assert_eq!(look(&world), There::Whole, "{context}: said OK");
+        }
+        Some(Ok(())) => {
+            assert_eq!(look(&world), There::Nothing, "{context}: said OK");
+        }
+        // A failure that says nothing of remains has none.
+        Some(Err(ref error)) if operation.makes() && !matches!(error, Error::Undo { .. }) => {
+            assert_eq!(look(&world), There::Nothing, "{context}: {}", error.chain());
+        }
+        Some(Err(_)) | None => {}
+    }
+
+    // The next start of the daemon. (What the dead process had begun stays unfinished: its calls never return.)
+    let engine = world.engine();
+    reconcile::once(&engine).await;
+    let after = look(&world);
+    let settled = match &result {
+        // It was told that nothing is left.
+        Some(Err(error)) if operation.makes() && !matches!(error, Error::Undo { .. }) => {
+            after == There::Nothing
+        }
+        // It got no answer, or one that leaves it open: all or nothing, never a part.
+        _ => after == There::Nothing || after == There::Whole,
+    };
+    assert!(settled, "{context}: after the next start: {after:?}");
+
+    // The caller, who got no answer or an error, asks again.
+    let again = operation.run(&engine, info("v1")).await;
+    assert!(
+        again.is_ok(),
+        "{context}: asked again: {}",
+        again.unwrap_err().chain()
+    );
+    let wanted = if operation.makes() {
+        There::Whole
+    } else {
+        There::Nothing
+    };
+    assert_eq!(look(&world), wanted, "{context}: asked again");
+
+    // And in the end everything goes.
+    operation.end().run(&engine, info("v1")).await.unwrap();
+    assert_eq!(look(&world), There::Nothing, "{context}: in the end");
+    if bystander.is_some() {
+        engine.detach(by_root("b1".parse().unwrap())).await.unwrap();
+        let state = world.state();
+        assert!(
+            state.connections.is_empty() && state.records.is_empty(),
+            "{context}: the bystander left remains"
+        );
+    }
+    Some(struck)
+}
+
+fn run_all(fault: Fault) {
+    let mut struck = BTreeSet::new();
+    for &(protocol, info) in BACKENDS {
+        for operation in Operation::ALL {
+            for bystander in [false, true] {
+                let mut cases = 0;
+                loop {
+                    // A runtime of its own: dropping it drops the dead process's tasks, as the kernel would.
+                    let runtime = tokio::runtime::Builder::new_current_thread()
+                        .enable_time()
+                        .start_paused(true)
+                        .build()
+                        .unwrap();
+                    let case = strike(operation, info, fault, cases, bystander);
+                    let Some(name) = runtime.block_on(case) else {
+                        break;
+                    };
+                    struck.insert(name.split(' ').next().unwrap().to_owned());
+                    cases += 1;
+                }
+                assert!(cases >= 4, "{protocol} {operation:?}: only {cases} calls");
+            }
+        }
+    }
+    for step in [Step::Connect, Step::Inspect, Step::Attach] {
+        for call in calls(step) {
+            assert!(
+                struck.contains(*call),
+                "{step:?}: nothing ever went wrong at {call}"
+            );
+        }
+    }
+    assert!(struck.contains("journal.put") && struck.contains("journal.remove"));
+}
+
+#[test]
+fn each_call_fails_once() {
+    run_all(Fault::Fail);
+}
+
+#[test]
+fn each_call_and_all_after_it_fail() {
+    run_all(Fault::FailFromHere);
+}
+
+#[test]
+fn each_call_is_the_last_before_the_process_dies() {
+    run_all(Fault::Die);
+}
