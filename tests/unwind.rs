@@ -5,6 +5,8 @@
 //! backend, each kind of fault and each number, the call of that number goes wrong: before it had its effect, with half of it, or
 //! after it. Then a new engine reconciles, as the next start of the daemon does.
 
+#![cfg(test)]
+
 mod fakes;
 
 use std::collections::BTreeSet;

@@ -80,16 +80,14 @@ pub enum Error {
     },
     /// The guest has not let go of the disk.
     #[error(
-        "the guest of {domain} has not let go of disk {target} within {seconds} s: the detach completes by itself \
-         when it does; if it never does, stop the domain"
+        "the guest of {domain} has not let go of disk {target} yet: the detach completes by itself when it does; \
+         if it never does, stop the domain"
     )]
     UnplugPending {
         /// The domain.
         domain: Domain,
         /// The disk's target.
         target: String,
-        /// How long the call waited.
-        seconds: u64,
     },
     /// The guest or QEMU refused.
     #[error(

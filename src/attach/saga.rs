@@ -205,28 +205,28 @@ impl Inner {
         if !hypervisor.has_disk(domain.uuid, disk).await? {
             return Ok(());
         }
-        let stale = |asked: SystemTime| asked.elapsed().is_ok_and(|age| age >= STALE);
-        let ask = match (record.unplug_requested, why) {
-            (None, _) => true,
-            (Some(asked), Why::Asked) => stale(asked),
-            (Some(_), Why::CleanUp) => false,
+        let pending = || Error::UnplugPending {
+            domain: domain.clone(),
+            target: disk.target.clone(),
         };
-        if ask {
-            hypervisor.request_unplug(domain.uuid, disk).await?;
-            record.unplug_requested = Some(SystemTime::now());
+        let stale = |asked: SystemTime| asked.elapsed().is_ok_and(|age| age >= STALE);
+        match (record.unplug_requested, why) {
+            // The guest was asked, and has the disk still: there is nothing to do but to come again.
+            (Some(_), Why::CleanUp) => return Err(pending()),
+            (Some(asked), Why::Asked) if !stale(asked) => {}
+            _ => {
+                hypervisor.request_unplug(domain.uuid, disk).await?;
+                record.unplug_requested = Some(SystemTime::now());
+            }
         }
-        let timeout = self.parts.unplug_timeout;
+        let deadline = Instant::now() + self.parts.unplug_timeout;
         let waited = tokio::select! {
-            waited = hypervisor.wait_unplugged(domain.uuid, disk, Instant::now() + timeout) => waited?,
+            waited = hypervisor.wait_unplugged(domain.uuid, disk, deadline) => waited?,
             () = self.stopping.cancelled() => Unplug::Pending,
         };
         match waited {
             Unplug::Gone => Ok(()),
-            Unplug::Pending => Err(Error::UnplugPending {
-                domain,
-                target: disk.target.clone(),
-                seconds: timeout.as_secs(),
-            }),
+            Unplug::Pending => Err(pending()),
             Unplug::Refused => {
                 record.unplug_requested = None;
                 let target = disk.target.clone();

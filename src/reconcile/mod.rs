@@ -59,10 +59,11 @@ pub async fn once(engine: &Engine) {
     }
 }
 
-/// Settles every record from time to time, and those that the hypervisor has news of at once. Ends when the engine
+/// Settles every record now and from time to time, and those that the hypervisor has news of at once. Ends when the engine
 /// drains.
 pub async fn run(engine: &Engine) {
     let mut events = engine.device_events();
+    once(engine).await;
     loop {
         let news = tokio::select! {
             () = engine.stopping() => return,
@@ -85,19 +86,21 @@ pub async fn run(engine: &Engine) {
     }
 }
 
+/// All at once: a record whose server is silent must not keep the others waiting.
 async fn settle(engine: &Engine, ids: Vec<AttachmentId>) {
-    for id in ids {
+    let settled = ids.into_iter().map(|id| {
         let span = tracing::info_span!("reconcile", attachment = %id);
-        async {
-            match engine.settle(id, decide).await {
-                Ok(Action::Nothing) | Err(Error::ShuttingDown) => {}
-                Ok(action) => tracing::info!(?action, "reconciled"),
-                Err(error) => {
-                    tracing::warn!(reason = %error.reason(), error = %error.chain(), "not yet");
-                }
-            }
+        settle_one(engine, id).instrument(span)
+    });
+    futures::future::join_all(settled).await;
+}
+
+async fn settle_one(engine: &Engine, id: AttachmentId) {
+    match engine.settle(id, decide).await {
+        Ok(Action::Nothing) | Err(Error::ShuttingDown) => {}
+        Ok(action) => tracing::info!(?action, "reconciled"),
+        Err(error) => {
+            tracing::warn!(reason = %error.reason(), error = %error.chain(), "not yet");
         }
-        .instrument(span)
-        .await;
     }
 }

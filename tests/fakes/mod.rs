@@ -5,7 +5,7 @@
 //! may let it fail or let the process die, before the call has its effect, half-way, or after.
 
 // Each test binary uses its own part of this.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unused_imports, unreachable_pub)]
 
 mod gate;
 mod hypervisor;

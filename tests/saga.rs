@@ -1,0 +1,408 @@
+//! The calls of the engine against a fake host: repeated, conflicting and concurrent ones, guests that do not let go,
+//! what is lost and made again.
+
+#![cfg(test)]
+
+mod fakes;
+
+use std::time::Duration;
+
+use fakes::{DOMAIN, Guest, World, attach, by_root, connect, local, smb};
+use volattach::attach::{Engine, Error, Filter};
+use volattach::model::{Access, AccessSource, AttachmentId, Reason, State};
+use volattach::reconcile;
+
+fn id(id: &str) -> AttachmentId {
+    id.parse().unwrap()
+}
+
+fn reason<T: std::fmt::Debug>(result: Result<T, Error>) -> Reason {
+    result.unwrap_err().reason()
+}
+
+fn nothing_left(world: &World) {
+    let state = world.state();
+    assert!(state.connections.is_empty(), "{:?}", state.connections);
+    assert!(state.disks.is_empty(), "{:?}", state.disks);
+    assert!(state.records.is_empty(), "{:?}", state.records.keys());
+}
+
+async fn state(engine: &Engine, id: &str) -> State {
+    engine.get(by_root(self::id(id))).await.unwrap().state
+}
+
+/// Waits for a condition that the engine brings about in the background.
+async fn until(what: &str, condition: impl AsyncFn() -> bool) {
+    let waited = tokio::time::timeout(Duration::from_secs(30), async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    });
+    waited.await.unwrap_or_else(|_| panic!("never: {what}"));
+}
+
+#[tokio::test]
+async fn the_same_request_twice_is_one_attachment() {
+    let world = World::new();
+    let engine = world.engine();
+    let first = engine
+        .attach(by_root(attach("a1", "v1", smb("v1"))))
+        .await
+        .unwrap();
+    let second = engine
+        .attach(by_root(attach("a1", "v1", smb("v1"))))
+        .await
+        .unwrap();
+    assert_eq!(first, second);
+    assert_eq!(
+        (first.state, first.target.as_deref()),
+        (State::Attached, Some("vda"))
+    );
+    engine.detach(by_root(id("a1"))).await.unwrap();
+    engine.detach(by_root(id("a1"))).await.unwrap();
+    nothing_left(&world);
+}
+
+#[tokio::test]
+async fn another_request_under_the_same_id_conflicts() {
+    let world = World::new();
+    let engine = world.engine();
+    engine
+        .attach(by_root(attach("a1", "v1", smb("v1"))))
+        .await
+        .unwrap();
+    let mut read_only = attach("a1", "v1", smb("v1"));
+    read_only.access = Some(Access::ReadOnly);
+    let mut password = attach("a1", "v1", smb("v1"));
+    let volattach::connection::Protocol::Smb(volume) = &mut password.info.protocol else {
+        unreachable!("smb() is SMB")
+    };
+    volume.credentials = volattach::connection::SmbCredentials::Guest;
+    for other in [
+        read_only,
+        password,
+        attach("a1", "v2", smb("v1")),
+        attach("a1", "v1", smb("v2")),
+    ] {
+        assert_eq!(
+            reason(engine.attach(by_root(other)).await),
+            Reason::AttachmentConflict
+        );
+    }
+    let host_only = engine
+        .connect(by_root(connect("a1", "v1", smb("v1"))))
+        .await;
+    assert_eq!(reason(host_only), Reason::AttachmentConflict);
+    assert_eq!(
+        reason(engine.disconnect(by_root(id("a1"))).await),
+        Reason::AttachmentKind
+    );
+}
+
+#[tokio::test]
+async fn a_second_call_on_the_same_attachment_is_turned_away() {
+    let world = World::new();
+    let engine = world.engine_with(Duration::from_secs(600));
+    engine
+        .attach(by_root(attach("a1", "v1", smb("v1"))))
+        .await
+        .unwrap();
+    world.state().guest = Guest::Ignores;
+    let detach = {
+        let engine = engine.clone();
+        tokio::spawn(async move { engine.detach(by_root(id("a1"))).await })
+    };
+    until("the guest is asked", async || {
+        world.state().unplugs_asked == 1
+    })
+    .await;
+    assert_eq!(
+        reason(engine.detach(by_root(id("a1"))).await),
+        Reason::OperationInProgress
+    );
+    let again = engine.attach(by_root(attach("a1", "v1", smb("v1")))).await;
+    assert_eq!(reason(again), Reason::OperationInProgress);
+    world.let_go("ua-v1");
+    detach.await.unwrap().unwrap();
+    nothing_left(&world);
+}
+
+#[tokio::test]
+async fn a_volume_is_shared_only_by_readers_or_by_consent() {
+    let world = World::new();
+    let engine = world.engine();
+    engine
+        .attach(by_root(attach("a1", "v1", smb("v1"))))
+        .await
+        .unwrap();
+    let writer = engine
+        .connect(by_root(connect("a2", "v1", smb("v1"))))
+        .await;
+    assert_eq!(reason(writer), Reason::VolumeInUse);
+    let mut reader = connect("a2", "v1", smb("v1"));
+    reader.access = Some(Access::ReadOnly);
+    assert_eq!(
+        reason(engine.connect(by_root(reader.clone())).await),
+        Reason::VolumeInUse
+    );
+    engine.detach(by_root(id("a1"))).await.unwrap();
+
+    engine.connect(by_root(reader.clone())).await.unwrap();
+    reader.id = id("a3");
+    engine.connect(by_root(reader)).await.unwrap();
+    for shared in ["a4", "a5"] {
+        let mut request = connect(shared, "v2", smb("v2"));
+        request.info.common.multiattach = true;
+        engine.connect(by_root(request)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn one_mount_serves_two_volumes_and_goes_with_the_last() {
+    let world = World::new();
+    let engine = world.engine();
+    engine
+        .attach(by_root(attach("a1", "v1", smb("v1"))))
+        .await
+        .unwrap();
+    engine
+        .attach(by_root(attach("a2", "v2", smb("v2"))))
+        .await
+        .unwrap();
+    assert_eq!(world.state().connections.len(), 1);
+    let mut read_only = attach("a3", "v3", smb("v3"));
+    read_only.access = Some(Access::ReadOnly);
+    engine.attach(by_root(read_only)).await.unwrap();
+    assert_eq!(
+        world.state().connections.len(),
+        2,
+        "read-only is another mount"
+    );
+    engine.detach(by_root(id("a1"))).await.unwrap();
+    assert_eq!(world.state().connections.len(), 2);
+    engine.detach(by_root(id("a2"))).await.unwrap();
+    assert_eq!(world.state().connections.len(), 1);
+    engine.detach(by_root(id("a3"))).await.unwrap();
+    nothing_left(&world);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_many_users_at_once_one_mounts_and_one_unmounts() {
+    let world = World::new();
+    let engine = world.engine();
+    for round in 0..20 {
+        // The fake backend fails the test where a share is mounted over a mount or taken from under a disk.
+        let calls = (0..8).map(|n| {
+            let engine = engine.clone();
+            tokio::spawn(async move {
+                let (id, volume) = (format!("a{n}"), format!("v{n}"));
+                engine
+                    .attach(by_root(attach(&id, &volume, smb(&volume))))
+                    .await
+                    .unwrap();
+                engine.detach(by_root(self::id(&id))).await.unwrap();
+            })
+        });
+        for call in futures::future::join_all(calls).await {
+            call.unwrap();
+        }
+        nothing_left(&world);
+        assert!(world.state().unplugs_asked == 8 * (round + 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_does_not_let_go_is_not_asked_again_too_soon_and_completes_by_itself() {
+    let world = World::new();
+    let engine = world.engine();
+    let reconciling = {
+        let engine = engine.clone();
+        tokio::spawn(async move { reconcile::run(&engine).await })
+    };
+    engine
+        .attach(by_root(attach("a1", "v1", smb("v1"))))
+        .await
+        .unwrap();
+    world.state().guest = Guest::Ignores;
+    assert_eq!(
+        reason(engine.detach(by_root(id("a1"))).await),
+        Reason::UnplugPending
+    );
+    assert_eq!(state(&engine, "a1").await, State::Detaching);
+    assert_eq!(
+        reason(engine.detach(by_root(id("a1"))).await),
+        Reason::UnplugPending
+    );
+    assert_eq!(world.state().unplugs_asked, 1, "asked again too soon");
+    assert!(
+        !world.state().connections.is_empty(),
+        "taken from under the disk"
+    );
+    let shown = engine.get(by_root(id("a1"))).await.unwrap();
+    assert_eq!(shown.error.unwrap().reason, Reason::UnplugPending);
+
+    let (_, mut changes) = engine.watch(by_root(Filter::default())).await.unwrap();
+    world.let_go("ua-v1");
+    while changes.recv().await.unwrap().state != State::Gone {}
+    nothing_left(&world);
+    engine.drain().await;
+    reconciling.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_guest_that_refuses_keeps_its_disk_and_may_be_asked_again() {
+    let world = World::new();
+    let engine = world.engine();
+    engine
+        .attach(by_root(attach("a1", "v1", smb("v1"))))
+        .await
+        .unwrap();
+    world.state().guest = Guest::Refuses;
+    assert_eq!(
+        reason(engine.detach(by_root(id("a1"))).await),
+        Reason::UnplugRefused
+    );
+    world.state().guest = Guest::Obeys;
+    engine.detach(by_root(id("a1"))).await.unwrap();
+    nothing_left(&world);
+}
+
+#[tokio::test]
+async fn a_detach_that_a_restart_cut_short_goes_on() {
+    let world = World::new();
+    let engine = world.engine();
+    engine
+        .attach(by_root(attach("a1", "v1", smb("v1"))))
+        .await
+        .unwrap();
+    world.state().guest = Guest::Ignores;
+    assert_eq!(
+        reason(engine.detach(by_root(id("a1"))).await),
+        Reason::UnplugPending
+    );
+    drop(engine);
+    world.let_go("ua-v1");
+    let engine = world.engine();
+    reconcile::once(&engine).await;
+    nothing_left(&world);
+}
+
+#[tokio::test]
+async fn what_a_reboot_took_is_told_and_made_again() {
+    let world = World::new();
+    let engine = world.engine();
+    engine
+        .attach(by_root(attach("a1", "v1", smb("v1"))))
+        .await
+        .unwrap();
+    engine
+        .connect(by_root(connect("c1", "v2", smb("v2"))))
+        .await
+        .unwrap();
+    world.state().disks.clear();
+    world.state().connections.clear();
+    let engine = world.engine();
+    reconcile::once(&engine).await;
+    for lost in ["a1", "c1"] {
+        let shown = engine.get(by_root(id(lost))).await.unwrap();
+        assert_eq!(shown.error.unwrap().reason, Reason::DiskLost, "{lost}");
+    }
+    let again = engine
+        .attach(by_root(attach("a1", "v1", smb("v1"))))
+        .await
+        .unwrap();
+    assert_eq!((again.state, again.error), (State::Attached, None));
+    engine
+        .connect(by_root(connect("c1", "v2", smb("v2"))))
+        .await
+        .unwrap();
+    assert_eq!(world.state().disks.len(), 1);
+    engine.detach(by_root(id("a1"))).await.unwrap();
+    engine.disconnect(by_root(id("c1"))).await.unwrap();
+    nothing_left(&world);
+}
+
+#[tokio::test]
+async fn a_domain_that_is_gone_or_stopped_does_not_keep_its_volume() {
+    let world = World::new();
+    let engine = world.engine();
+    engine
+        .attach(by_root(attach("a1", "v1", smb("v1"))))
+        .await
+        .unwrap();
+    {
+        let mut state = world.state();
+        state.defined = false;
+        state.disks.clear();
+    }
+    engine.detach(by_root(id("a1"))).await.unwrap();
+    nothing_left(&world);
+    let gone = engine.attach(by_root(attach("a1", "v1", smb("v1")))).await;
+    assert_eq!(reason(gone), Reason::DomainNotFound);
+    {
+        let mut state = world.state();
+        state.defined = true;
+        state.running = false;
+    }
+    let stopped = engine.attach(by_root(attach("a1", "v1", smb("v1")))).await;
+    assert_eq!(reason(stopped), Reason::DomainState);
+    nothing_left(&world);
+}
+
+#[tokio::test]
+async fn an_attach_runs_to_its_end_without_its_caller() {
+    let world = World::new();
+    let engine = world.engine();
+    let call = engine.attach(by_root(attach("a1", "v1", local("v1"))));
+    let gone = tokio::time::timeout(Duration::ZERO, call).await;
+    if gone.is_err() {
+        until("attached", async || !world.state().disks.is_empty()).await;
+    }
+    until("answered", async || {
+        engine
+            .attach(by_root(attach("a1", "v1", local("v1"))))
+            .await
+            .is_ok()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stopping_daemon_takes_no_work_and_cuts_short_a_wait_for_a_guest() {
+    let world = World::new();
+    let engine = world.engine_with(Duration::from_secs(3600));
+    engine
+        .attach(by_root(attach("a1", "v1", smb("v1"))))
+        .await
+        .unwrap();
+    world.state().guest = Guest::Ignores;
+    let detach = {
+        let engine = engine.clone();
+        tokio::spawn(async move { engine.detach(by_root(id("a1"))).await })
+    };
+    until("the guest is asked", async || {
+        world.state().unplugs_asked == 1
+    })
+    .await;
+    engine.drain().await;
+    assert_eq!(reason(detach.await.unwrap()), Reason::UnplugPending);
+    let late = engine.attach(by_root(attach("a2", "v2", smb("v2")))).await;
+    assert_eq!(reason(late), Reason::ShuttingDown);
+}
+
+#[tokio::test]
+async fn any_source_makes_it_read_only_and_the_plan_touches_nothing() {
+    let world = World::new();
+    let engine = world.engine();
+    let mut request = attach("a1", "v1", smb("v1"));
+    request.info.common.read_only_by = vec![AccessSource::AccessMode];
+    let plan = engine.plan(by_root(request.clone())).await.unwrap();
+    assert_eq!(plan.access.access, Access::ReadOnly);
+    assert!(plan.disk.xml.contains("<readonly/>"), "{}", plan.disk.xml);
+    let names: Vec<_> = plan.steps.iter().map(|(name, _)| *name).collect();
+    assert_eq!(names, ["connect", "inspect", "attach"]);
+    nothing_left(&world);
+    let attached = engine.attach(by_root(request)).await.unwrap();
+    assert_eq!(attached.access.read_only_by, [AccessSource::AccessMode]);
+    assert_eq!(attached.domain.unwrap().uuid, DOMAIN);
+}
