@@ -19,8 +19,11 @@ use volattach::journal::Step;
 use volattach::model::State;
 use volattach::reconcile;
 
+/// Connection info for the volume of that name.
+type Info = fn(&str) -> ConnectionInfo;
+
 /// The backends. A new one is added here.
-const BACKENDS: &[(&str, fn(&str) -> ConnectionInfo)] = &[("smbfs", smb), ("local", local)];
+const BACKENDS: &[(&str, Info)] = &[("smbfs", smb), ("local", local)];
 
 /// The calls that a step's run and undo make. A step without its calls here does not compile; a call that no
 /// fault struck fails the test.
@@ -139,7 +142,7 @@ fn look(world: &World, bystander: Option<&BTreeSet<String>>) -> There {
 /// One case: the `at`-th call goes wrong. Returns what was struck, or `None` where there are not so many calls.
 async fn strike(
     operation: Operation,
-    info: fn(&str) -> ConnectionInfo,
+    info: Info,
     fault: Fault,
     at: usize,
     bystander: bool,
