@@ -37,7 +37,7 @@ build: deps ## the optimised binaries, in target/release
 # `make build install` on a node; `make install DESTDIR=… ` for a package; `profile=debug` takes what `cargo build` made.
 .PHONY: install
 install: ## binaries and systemd units beneath $(DESTDIR)/usr
-	install -D -m 755 -t $(DESTDIR)$(prefix)/sbin target/$(profile)/volattachd
+	install -D -m 755 -t $(DESTDIR)$(prefix)/sbin target/$(profile)/volattachd target/$(profile)/volattachd-worker
 	install -D -m 755 -t $(DESTDIR)$(prefix)/bin target/$(profile)/volattach
 	install -D -m 644 -t $(DESTDIR)$(prefix)/lib/systemd/system systemd/volattachd.socket
 	install -d $(DESTDIR)$(prefix)/lib/systemd/system

@@ -12,7 +12,7 @@ use volattach::sys::worker::{FileKind, InspectJob, Job, MountJob, Reply, WorkerE
 const DEADLINE: Duration = Duration::from_secs(20);
 
 fn workers() -> Workers {
-    Workers::from_executable(PathBuf::from(env!("CARGO_BIN_EXE_volattachd")))
+    Workers::from_executable(PathBuf::from(env!("CARGO_BIN_EXE_volattachd-worker")))
 }
 
 fn inspect(root: &Path, relative: &str, write: bool) -> Job {

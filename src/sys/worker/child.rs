@@ -10,24 +10,23 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use zeroize::Zeroizing;
 
-use super::{ARGV0, FileKind, InspectJob, JOB_MAX, Job, Reply};
+use super::{FileKind, InspectJob, JOB_MAX, Job, Reply};
 use crate::sys::{beneath, mount};
 
-/// Does a worker's job and gives the exit code, where this process was started as one; `None` where it was not.
-/// To be called first thing in `main`, before any thread is started or library is initialised.
+/// A worker's whole life: does its job and gives its exit code.
 #[must_use]
-pub fn run_if_worker() -> Option<ExitCode> {
-    (std::env::args_os().next()? == ARGV0).then(|| match work() {
+pub fn work() -> ExitCode {
+    match do_job() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The parent reads this into its own error.
             let _ = writeln!(std::io::stderr(), "{error}");
             ExitCode::FAILURE
         }
-    })
+    }
 }
 
-fn work() -> Result<(), String> {
+fn do_job() -> Result<(), String> {
     confine().map_err(|e| format!("cannot confine the worker: {e}"))?;
     let job = read_job()?;
     let needed: &[Capability] = match job {

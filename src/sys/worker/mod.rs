@@ -1,8 +1,9 @@
 //! Short-lived worker processes: whatever may hang on a dead server runs in one, with a deadline.
 //!
-//! A worker is the daemon's own executable, started again under the name [`ARGV0`], with an empty environment. It gets
-//! one [`Job`] through its standard input and gives one [`Reply`] through its standard output. It drops all
-//! capabilities but those of its job, cannot be looked into, and dies with the daemon.
+//! A worker is the executable [`NAME`], with an empty environment. It gets one [`Job`] through its standard input and
+//! gives one [`Reply`] through its standard output. It drops all capabilities but those of its job, cannot be looked
+//! into, and dies with the daemon. It is not the daemon's own executable: to load that with libvirt takes some 20 ms,
+//! as long as all the rest of an attach.
 //!
 //! Invariants: [`Workers::run`] returns at its deadline, also when the worker sleeps unkillably in the kernel; a
 //! worker past its deadline is sent SIGKILL at once and reaped when it goes; secrets are in the pipe alone, never on a
@@ -11,8 +12,11 @@
 mod child;
 mod job;
 
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -20,11 +24,11 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use zeroize::Zeroizing;
 
-pub use child::run_if_worker;
+pub use child::work;
 pub use job::{FileKind, InspectJob, Job, MountJob, Reply};
 
-/// The name under which a worker is started, as `argv[0]`.
-const ARGV0: &str = "volattachd-worker";
+/// The name of a worker's executable, and its `argv[0]`.
+const NAME: &str = "volattachd-worker";
 
 /// Room for the longest job, in bytes: mount options of one page, each byte written as `\u0000` at worst, and paths.
 const JOB_MAX: usize = 64 * 1024;
@@ -42,6 +46,8 @@ const REAP: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone)]
 pub struct Workers {
     executable: PathBuf,
+    /// Keeps what `executable` names.
+    _open: Option<Arc<File>>,
 }
 
 /// Why a worker did not do its job.
@@ -86,17 +92,31 @@ pub enum WorkerError {
 }
 
 impl Workers {
-    /// Workers from this process's own executable, which must call [`run_if_worker`] first thing. It is found even
-    /// after an upgrade has replaced the file.
-    #[must_use]
-    pub fn from_own_executable() -> Self {
-        Self::from_executable(PathBuf::from("/proc/self/exe"))
+    /// Workers from the executable [`NAME`] beside this process's own. It is opened now, so that an upgrade does not
+    /// pair this daemon with the next one's workers.
+    ///
+    /// # Errors
+    /// Where it is not there.
+    pub fn installed() -> Result<Self, WorkerError> {
+        let mut executable = PathBuf::from(NAME);
+        let open = std::env::current_exe().and_then(|own| {
+            executable = own.with_file_name(NAME);
+            File::open(&executable)
+        });
+        let open = open.map_err(|source| WorkerError::Start { executable, source })?;
+        Ok(Self {
+            executable: format!("/proc/self/fd/{}", open.as_raw_fd()).into(),
+            _open: Some(Arc::new(open)),
+        })
     }
 
-    /// Workers from another executable that calls [`run_if_worker`].
+    /// Workers from another executable, which calls [`work`].
     #[must_use]
     pub fn from_executable(executable: PathBuf) -> Self {
-        Self { executable }
+        Self {
+            executable,
+            _open: None,
+        }
     }
 
     /// Has a worker do a job.
@@ -115,7 +135,7 @@ impl Workers {
         serde_json::to_writer(&mut *bytes, &job).map_err(|e| start(e.into()))?;
         drop(job);
         let mut child = Command::new(&self.executable)
-            .arg0(ARGV0)
+            .arg0(NAME)
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::piped())
