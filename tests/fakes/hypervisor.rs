@@ -94,6 +94,11 @@ impl Hypervisor for FakeHypervisor {
             if let Some(reason) = state.plug_fails.take() {
                 return Err(fail(reason));
             }
+            let taken = state
+                .disks
+                .values()
+                .any(|there| there.target == disk.target);
+            assert!(!taken, "two disks at one target: {}", disk.target);
             let was = state.disks.insert(disk.alias.clone(), disk.clone());
             assert!(was.is_none(), "plugged twice: {}", disk.alias);
         }

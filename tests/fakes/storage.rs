@@ -203,6 +203,7 @@ impl Journal for FakeJournal {
     }
 
     async fn all(&self) -> Result<Vec<Record>, JournalError> {
+        tokio::task::yield_now().await;
         Ok(self.world.records())
     }
 
