@@ -5,10 +5,13 @@
 //! `tests/layering.rs` holds the modules to this.
 
 pub mod admission;
+pub mod api;
 pub mod attach;
+pub mod auth;
 pub mod backend;
 pub mod config;
 pub mod connection;
+pub mod host;
 pub mod journal;
 pub mod libvirt;
 pub mod model;

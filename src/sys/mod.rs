@@ -6,4 +6,5 @@
 pub mod beneath;
 pub mod mount;
 pub mod mountinfo;
+pub mod peer;
 pub mod worker;

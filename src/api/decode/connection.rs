@@ -1,0 +1,54 @@
+//! Connection info, in either form: Cinder's JSON, or the typed messages.
+
+use super::{DecodeError, Result, access, given, iotune};
+use crate::api::v1;
+use crate::api::v1::connection_info::Form;
+use crate::connection::{Common, ConnectionInfo, SmbLogin};
+use crate::model::{Access, AccessSource, Secret};
+
+/// How to reach the volume.
+pub(super) fn info(info: Option<v1::ConnectionInfo>) -> Result<ConnectionInfo> {
+    let form = info
+        .and_then(|info| info.form)
+        .ok_or(DecodeError::Missing {
+            field: "connection_info",
+        })?;
+    let info = match form {
+        Form::CinderJson(text) => ConnectionInfo::from_cinder_json(&text),
+        Form::Smb(volume) => ConnectionInfo::smb(
+            &volume.export,
+            &volume.name,
+            &volume.format,
+            &volume.options,
+            volume.credentials.map(|credentials| SmbLogin {
+                username: credentials.username,
+                password: Secret::new(credentials.password),
+                domain: credentials.domain,
+            }),
+            common(volume.properties)?,
+        ),
+        Form::Local(volume) => ConnectionInfo::local(
+            &volume.device_path,
+            &volume.format,
+            common(volume.properties)?,
+        ),
+    };
+    info.map_err(DecodeError::ConnectionInfo)
+}
+
+fn common(properties: Option<v1::VolumeProperties>) -> Result<Common> {
+    let properties = properties.unwrap_or_default();
+    let read_only_by = match access("connection_info.properties.access", properties.access)? {
+        Some(Access::ReadOnly) => vec![AccessSource::AccessMode],
+        Some(Access::ReadWrite) | None => vec![],
+    };
+    Ok(Common {
+        read_only_by,
+        iotune: iotune(properties.iotune),
+        discard: properties.discard,
+        logical_block_size: given(properties.logical_block_size),
+        physical_block_size: given(properties.physical_block_size),
+        // What only Cinder's JSON says: the typed way to it is the disk option `shareable`.
+        multiattach: false,
+    })
+}

@@ -1,0 +1,115 @@
+//! From values to messages.
+
+use std::path::Path;
+
+use super::v1;
+use crate::attach::AttachPlan;
+use crate::host::Connector;
+use crate::model::{Access, Attachment, MountPlan, State};
+
+/// Paths are made from UTF-8 strings, so nothing is lost.
+fn path(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+fn access(access: Access) -> v1::Access {
+    match access {
+        Access::ReadOnly => v1::Access::ReadOnly,
+        Access::ReadWrite => v1::Access::ReadWrite,
+    }
+}
+
+fn state(state: State) -> v1::State {
+    match state {
+        State::Connecting => v1::State::Connecting,
+        State::Attaching => v1::State::Attaching,
+        State::Attached => v1::State::Attached,
+        State::Connected => v1::State::Connected,
+        State::Detaching => v1::State::Detaching,
+        State::Disconnecting => v1::State::Disconnecting,
+        State::Failed => v1::State::Failed,
+        State::Gone => v1::State::Gone,
+    }
+}
+
+/// An attachment.
+pub(super) fn attachment(attachment: Attachment) -> v1::Attachment {
+    let (domain_uuid, domain_name) = attachment
+        .domain
+        .map(|domain| (domain.uuid.to_string(), domain.name))
+        .unwrap_or_default();
+    let (error, error_reason) = attachment
+        .error
+        .map(|error| (error.message, error.reason.to_string()))
+        .unwrap_or_default();
+    v1::Attachment {
+        attachment_id: attachment.id.to_string(),
+        volume_id: attachment.volume.to_string(),
+        domain_uuid,
+        domain_name,
+        protocol: attachment.protocol,
+        access: access(attachment.access.access).into(),
+        access_reason: attachment.access.reason(),
+        state: state(attachment.state).into(),
+        host_path: attachment
+            .host_path
+            .as_deref()
+            .map(path)
+            .unwrap_or_default(),
+        target: attachment.target.unwrap_or_default(),
+        disk_xml: attachment.disk_xml.unwrap_or_default(),
+        error,
+        error_reason,
+        created_at: Some(attachment.created.into()),
+        updated_at: Some(attachment.updated.into()),
+    }
+}
+
+/// What an attach would do.
+#[must_use]
+pub fn plan(plan: AttachPlan) -> v1::PlanAttachResponse {
+    v1::PlanAttachResponse {
+        access: access(plan.access.access).into(),
+        access_reason: plan.access.reason(),
+        steps: plan
+            .steps
+            .into_iter()
+            .map(|(name, description)| v1::PlanStep {
+                name: name.to_owned(),
+                description,
+            })
+            .collect(),
+        mount: plan.host.mount.map(mount),
+        disk_xml: plan.disk.xml,
+        settings: plan
+            .settings
+            .into_iter()
+            .map(|setting| v1::Setting {
+                name: setting.name,
+                value: setting.value,
+                origin: setting.origin.to_owned(),
+            })
+            .collect(),
+    }
+}
+
+fn mount(mount: MountPlan) -> v1::Mount {
+    v1::Mount {
+        source: mount.source,
+        fstype: mount.fstype,
+        options: mount.options,
+        target: path(&mount.target),
+    }
+}
+
+/// What this host can connect to.
+pub(super) fn connector(connector: &Connector) -> v1::Connector {
+    v1::Connector {
+        host: connector.host.clone(),
+        ip: connector.ip.clone(),
+        platform: connector.platform.clone(),
+        os_type: connector.os_type.clone(),
+        system_uuid: connector.system_uuid.clone(),
+        extra: None,
+    }
+}

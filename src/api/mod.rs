@@ -1,0 +1,84 @@
+//! The gRPC service: decode → authenticate → admit → run → encode.
+//!
+//! Invariants: who calls is checked before anything of the request is looked at; a request that was decoded is valid
+//! as a whole; [`status`] is the one place that makes a [`tonic::Status`], so every error carries its reason; nothing
+//! here decides anything about volumes or domains.
+//!
+//! The health and reflection services beside it tell nothing about volumes, and answer whoever may open the socket.
+
+pub mod decode;
+pub mod encode;
+mod page;
+mod peer;
+mod serve;
+mod service;
+pub mod status;
+mod watch;
+
+pub use peer::{LocalStream, incoming};
+pub use serve::{Api, SERVICE_NAME};
+
+/// The messages, the client and the server generated from `proto/volattach/v1`, where they are documented.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::large_futures)]
+pub mod v1 {
+    tonic::include_proto!("volattach.v1");
+
+    /// The proto's descriptors, for server reflection.
+    pub const FILE_DESCRIPTOR_SET: &[u8] =
+        include_bytes!(concat!(env!("OUT_DIR"), "/volattach.v1.bin"));
+}
+
+/// The largest request accepted, in bytes: connection info is a few hundred.
+const MAX_REQUEST: usize = 1024 * 1024;
+/// The largest answer sent, in bytes: what gRPC clients accept by default.
+const MAX_RESPONSE: usize = 4 * 1024 * 1024;
+
+impl std::fmt::Debug for v1::SmbCredentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SmbCredentials")
+            .field("username", &self.username)
+            .field("password", &"[redacted]")
+            .field("domain", &self.domain)
+            .finish()
+    }
+}
+
+impl std::fmt::Debug for v1::ConnectionInfo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.form.fmt(f)
+    }
+}
+
+impl std::fmt::Debug for v1::connection_info::Form {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::CinderJson(_) => "CinderJson([redacted])",
+            Self::Smb(_) => "Smb([redacted])",
+            Self::Local(_) => "Local([redacted])",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::v1;
+
+    #[test]
+    fn messages_do_not_show_secrets() {
+        let request = v1::AttachVolumeRequest {
+            connection_info: Some(v1::ConnectionInfo {
+                form: Some(v1::connection_info::Form::CinderJson("hunter2".into())),
+            }),
+            ..Default::default()
+        };
+        let credentials = v1::SmbCredentials {
+            password: "hunter2".into(),
+            ..Default::default()
+        };
+        let shown = format!("{request:?} {credentials:?}");
+        assert!(
+            !shown.contains("hunter2") && shown.contains("[redacted]"),
+            "{shown}"
+        );
+    }
+}

@@ -1,0 +1,225 @@
+//! From an error to a [`tonic::Status`]: the only place that makes one.
+//!
+//! Invariants: the code follows from the reason alone, by [`code`]; the message is the error's whole chain of causes;
+//! a `google.rpc.ErrorInfo` carries the reason. Errors hold no secrets (they live in [`crate::model::Secret`]), so
+//! neither do statuses.
+
+use std::collections::HashMap;
+use std::error::Error;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::model::Reason;
+
+/// The `domain` of every `google.rpc.ErrorInfo`.
+pub const ERROR_DOMAIN: &str = "volattach";
+
+/// The longest message, in bytes. It travels twice in the trailers, percent-encoded and in base64, and clients take
+/// 8 to 16 KiB of them.
+const MAX_MESSAGE: usize = 2048;
+
+/// What a request is about, as far as its ids are valid: for logs and for errors.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Subject {
+    /// The attachment's id.
+    pub(super) attachment: Option<String>,
+    /// The volume's id.
+    pub(super) volume: Option<String>,
+    /// The domain, by UUID or name.
+    pub(super) domain: Option<String>,
+}
+
+impl Subject {
+    fn metadata(&self) -> HashMap<String, String> {
+        [
+            ("attachment_id", &self.attachment),
+            ("volume_id", &self.volume),
+            ("domain", &self.domain),
+        ]
+        .into_iter()
+        .filter_map(|(key, value)| Some((key.to_owned(), value.clone()?)))
+        .collect()
+    }
+}
+
+/// The gRPC code of a reason; docs/errors.md lists them.
+#[must_use]
+pub fn code(reason: Reason) -> Code {
+    match reason {
+        Reason::InvalidRequest
+        | Reason::InvalidConnectionInfo
+        | Reason::ProtocolUnsupported
+        | Reason::MountOptionRefused
+        | Reason::MountOptionInvalid
+        | Reason::CredentialsInvalid
+        | Reason::EncryptionUnsupported
+        | Reason::FormatUnsupported
+        | Reason::DiskOptionInvalid => Code::InvalidArgument,
+
+        Reason::AttachmentConflict => Code::AlreadyExists,
+
+        Reason::OperationInProgress | Reason::WatchLagged => Code::Aborted,
+
+        Reason::AttachmentNotFound
+        | Reason::DomainNotFound
+        | Reason::ShareNotFound
+        | Reason::VolumeNotFound => Code::NotFound,
+
+        Reason::AttachmentKind
+        | Reason::CleanupRequired
+        | Reason::VolumeInUse
+        | Reason::DomainState
+        | Reason::TargetInUse
+        | Reason::UnplugRefused
+        | Reason::DiskLost
+        | Reason::ProtocolVersion
+        | Reason::LogonFailure
+        | Reason::MountFailed
+        | Reason::UnmountFailed
+        | Reason::VolumePathUnsafe
+        | Reason::VolumeNotRegular
+        | Reason::VolumeUnreadable
+        | Reason::ImageReferencesFile
+        | Reason::ImageMalformed
+        | Reason::UndoFailed
+        | Reason::ConfigurationInvalid => Code::FailedPrecondition,
+
+        Reason::BusFull => Code::ResourceExhausted,
+
+        Reason::HypervisorUnavailable
+        | Reason::NameResolution
+        | Reason::ServerUnreachable
+        | Reason::ShuttingDown => Code::Unavailable,
+
+        Reason::UnplugPending | Reason::ServerTimeout => Code::DeadlineExceeded,
+
+        Reason::PermissionDenied => Code::PermissionDenied,
+
+        Reason::HypervisorError | Reason::JournalFailed | Reason::Internal => Code::Internal,
+    }
+}
+
+/// A code as gRPC writes it: `NOT_FOUND`.
+#[must_use]
+pub fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+/// An error with all its causes, joined by `: `.
+#[must_use]
+pub fn chain(error: &dyn Error) -> String {
+    let mut message = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        message.push_str(": ");
+        message.push_str(&error.to_string());
+        cause = error.source();
+    }
+    message
+}
+
+/// The status of a call about `subject` that failed with `error`, whose reason is `reason`.
+pub(super) fn status(error: &dyn Error, reason: Reason, subject: &Subject) -> Status {
+    let mut message = chain(error);
+    if message.len() > MAX_MESSAGE {
+        message.truncate(message.floor_char_boundary(MAX_MESSAGE - "…".len()));
+        message.push('…');
+    }
+    let details = ErrorDetails::with_error_info(reason.as_str(), ERROR_DOMAIN, subject.metadata());
+    Status::with_error_details(code(reason), message, details)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{text}")]
+    struct Level {
+        text: String,
+        #[source]
+        cause: Option<Box<Level>>,
+    }
+
+    fn level(text: &str, cause: Option<Level>) -> Level {
+        Level {
+            text: text.into(),
+            cause: cause.map(Box::new),
+        }
+    }
+
+    #[test]
+    fn the_message_is_the_chain_and_the_details_carry_the_reason() {
+        let error = level("cannot mount", Some(level("logon failed", None)));
+        let subject = Subject {
+            attachment: Some("a-1".into()),
+            volume: None,
+            domain: Some("web".into()),
+        };
+        let status = status(&error, Reason::LogonFailure, &subject);
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        assert_eq!(status.message(), "cannot mount: logon failed");
+        let info = status.get_details_error_info().unwrap();
+        assert_eq!(
+            (info.reason.as_str(), info.domain.as_str()),
+            ("LOGON_FAILURE", "volattach")
+        );
+        assert_eq!(info.metadata["attachment_id"], "a-1");
+        assert_eq!(info.metadata["domain"], "web");
+        assert_eq!(info.metadata.len(), 2);
+    }
+
+    #[test]
+    fn a_long_message_is_cut_between_characters() {
+        let error = level(&"ü".repeat(5000), None);
+        let status = status(&error, Reason::Internal, &Subject::default());
+        assert!(status.message().len() <= MAX_MESSAGE);
+        assert!(status.message().ends_with("ü…"));
+    }
+
+    /// The rows of the table in docs/errors.md: reason to code.
+    fn documented() -> BTreeMap<String, String> {
+        include_str!("../../docs/errors.md")
+            .lines()
+            .filter_map(|line| {
+                let cells: Vec<_> = line.split('|').map(str::trim).collect();
+                let ["", reason, code, meaning, advice, ""] = cells.as_slice() else {
+                    return None;
+                };
+                let reason = reason.strip_prefix('`')?.strip_suffix('`')?;
+                assert!(!meaning.is_empty() && !advice.is_empty(), "{line}");
+                Some((reason.to_owned(), code.trim_matches('`').to_owned()))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_documentation_lists_every_reason_with_its_code() {
+        let real: BTreeMap<_, _> = Reason::ALL
+            .iter()
+            .map(|reason| (reason.to_string(), code_name(code(*reason)).to_owned()))
+            .collect();
+        assert_eq!(documented(), real);
+    }
+}
