@@ -288,6 +288,28 @@ async fn a_detach_that_a_restart_cut_short_goes_on() {
 }
 
 #[tokio::test]
+async fn a_detach_cut_short_after_the_unplug_needs_no_hypervisor_to_go_on() {
+    let world = World::new();
+    let engine = world.engine();
+    engine
+        .attach(by_root(attach("a1", "v1", smb("v1"))))
+        .await
+        .unwrap();
+    world.state().disconnect_fails = Some(Reason::ServerUnreachable);
+    assert_eq!(
+        reason(engine.detach(by_root(id("a1"))).await),
+        Reason::ServerUnreachable
+    );
+    assert_eq!(state(&engine, "a1").await, State::Failed);
+    let again = engine.attach(by_root(attach("a1", "v1", smb("v1")))).await;
+    assert_eq!(reason(again), Reason::CleanupRequired);
+    world.state().hypervisor_down = true;
+    let engine = world.engine();
+    reconcile::once(&engine).await;
+    nothing_left(&world);
+}
+
+#[tokio::test]
 async fn what_a_reboot_took_is_told_and_made_again() {
     let world = World::new();
     let engine = world.engine();

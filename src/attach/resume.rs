@@ -7,7 +7,7 @@ use tokio::sync::broadcast;
 use super::engine::{Engine, Inner};
 use super::saga::Why;
 use super::{Error, saga::told};
-use crate::journal::{Progress, Record};
+use crate::journal::{Direction, Progress, Record};
 use crate::libvirt::DeviceGone;
 use crate::model::{AttachmentId, State};
 
@@ -109,10 +109,10 @@ impl Inner {
         mut record: Record,
         decide: fn(&Record, Reality) -> Action,
     ) -> Result<Action, Error> {
-        let reality = if self.is_whole(&record).await? {
-            Reality::Whole
-        } else {
-            Reality::Broken
+        // What goes backward is looked at step by step: a libvirt that is down must not keep a share mounted.
+        let reality = match record.direction {
+            Direction::Forward if self.is_whole(&record).await? => Reality::Whole,
+            Direction::Forward | Direction::Backward => Reality::Broken,
         };
         let action = decide(&record, reality);
         match action {

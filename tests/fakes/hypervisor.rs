@@ -24,6 +24,9 @@ impl FakeHypervisor {
     }
 
     async fn pass(&self, call: &str, moment: Moment) -> Result<(), HypervisorError> {
+        if self.world.state().hypervisor_down {
+            return Err(fail(Reason::HypervisorUnavailable));
+        }
         let passed = self.world.gate.pass(call, moment).await;
         passed.map_err(|Failed| fail(Reason::HypervisorUnavailable))
     }

@@ -65,6 +65,10 @@ pub struct State {
     pub connect_fails: Option<Reason>,
     /// The reason with which the next inspect fails.
     pub inspect_fails: Option<Reason>,
+    /// The reason with which the next disconnect fails.
+    pub disconnect_fails: Option<Reason>,
+    /// Whether the hypervisor can be reached.
+    pub hypervisor_down: bool,
     /// The reason with which the next plug fails.
     pub plug_fails: Option<Reason>,
 }
@@ -90,6 +94,8 @@ impl World {
                 defined: true,
                 connect_fails: None,
                 inspect_fails: None,
+                disconnect_fails: None,
+                hypervisor_down: false,
                 plug_fails: None,
             })),
             gate: Gate::default(),

@@ -156,6 +156,9 @@ impl Backend for FakeBackend {
         self.pass("backend.disconnect", Moment::Before).await?;
         {
             let mut state = self.world.state();
+            if let Some(reason) = state.disconnect_fails.take() {
+                return Err(fail(reason));
+            }
             let busy = state
                 .disks
                 .values()
