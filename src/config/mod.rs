@@ -3,7 +3,17 @@
 //! Invariants: an unknown key is refused, with the nearest known one named; a [`Settings`] value is valid as a whole:
 //! nothing is checked again later.
 
+mod error;
+mod load;
+mod owner;
 mod smb;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod value;
+
+pub use error::{ConfigError, Fault, Position, Problem};
+pub use load::DEFAULT_PATH;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -42,6 +42,16 @@ pub enum ConnectionError {
         /// What belongs there.
         expected: &'static str,
     },
+    /// The server's name or address does not fit.
+    #[error(
+        "the host in connection info's {key} {problem}: expected a name or an address such as nas, 10.0.0.5 or [fd00::5]"
+    )]
+    Host {
+        /// The key.
+        key: String,
+        /// What is wrong, without the value.
+        problem: &'static str,
+    },
     /// No backend for the protocol.
     #[error("driver_volume_type {protocol:?} is not supported: expected smbfs or local")]
     Protocol {
@@ -111,6 +121,7 @@ impl ConnectionError {
             Self::NotJson { .. }
             | Self::TooLong { .. }
             | Self::Missing { .. }
+            | Self::Host { .. }
             | Self::Invalid { .. } => Reason::InvalidConnectionInfo,
             Self::Protocol { .. } => Reason::ProtocolUnsupported,
             Self::Encrypted { .. } => Reason::EncryptionUnsupported,

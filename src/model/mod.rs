@@ -23,6 +23,7 @@ mod nearest;
 mod plan;
 mod reason;
 mod secret;
+mod server;
 pub mod smb_options;
 
 pub use access::{Access, AccessDecision, AccessSource};
@@ -34,6 +35,8 @@ pub use disk::{
 };
 pub use id::{AttachmentId, DomainRef, InvalidId, VolumeId};
 pub use key::HostKey;
+pub(crate) use nearest::{hint, nearest};
 pub use plan::{DiskPlan, DiskSpec, HostPlan, MountPlan, SourceKind};
 pub use reason::Reason;
 pub use secret::Secret;
+pub use server::server_name;

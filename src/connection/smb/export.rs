@@ -1,12 +1,8 @@
 //! The export: `//host/share[/folder]`, with slashes or backslashes.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
-
 use crate::connection::ConnectionError;
 use crate::connection::path::Key;
-
-/// How Windows writes an IPv6 address as a host name ([MS-DTYP] 2.2.57: `:` is written `-`).
-const IPV6_LITERAL: &str = ".ipv6-literal.net";
+use crate::model::server_name;
 
 /// The parts of an export.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,7 +25,16 @@ pub(super) fn parse(key: Key<'_>, text: &str) -> Result<Export, ConnectionError>
     let (host, path) = rest
         .split_once('/')
         .ok_or_else(|| key.invalid("names no share"))?;
-    let host = parse_host(key, host)?;
+    if host.is_empty() {
+        return Err(key.invalid("names no host"));
+    }
+    if host.contains('@') {
+        return Err(key.invalid("has a user in its host: give it as the mount option username="));
+    }
+    let host = server_name(host).map_err(|problem| ConnectionError::Host {
+        key: key.path.to_owned(),
+        problem,
+    })?;
     let (share, folder) = path.split_once('/').unwrap_or((path, ""));
     if share.is_empty() {
         return Err(key.invalid("names no share"));
@@ -47,46 +52,4 @@ pub(super) fn parse(key: Key<'_>, text: &str) -> Result<Export, ConnectionError>
         share: share.to_owned(),
         folder: folder.join("/"),
     })
-}
-
-fn parse_host(key: Key<'_>, host: &str) -> Result<String, ConnectionError> {
-    if host.is_empty() {
-        return Err(key.invalid("names no host"));
-    }
-    let host = host.to_lowercase();
-    let bracketed = host
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'));
-    let literal = host
-        .strip_suffix(IPV6_LITERAL)
-        .map(|address| address.replace('-', ":"));
-    if let Some(address) = bracketed.or(literal.as_deref()) {
-        return address
-            .parse::<Ipv6Addr>()
-            .map(|address| address.to_string())
-            .map_err(|_| key.invalid("has a host that is no IPv6 address"));
-    }
-    if let Ok(address) = host.parse::<Ipv6Addr>() {
-        return Ok(address.to_string());
-    }
-    if host.contains(':') {
-        return Err(key.invalid("has a port in its host (give it as the mount option port=)"));
-    }
-    if host.contains('@') {
-        return Err(key.invalid("has a user in its host (give it as the mount option username=)"));
-    }
-    // Digits and dots alone are an address for every resolver, also one with too few or too large numbers.
-    let numeric = host.chars().all(|c| c.is_ascii_digit() || c == '.');
-    if numeric && host.parse::<Ipv4Addr>().is_err() {
-        return Err(key.invalid("has a host that is no IPv4 address"));
-    }
-    let valid = host.len() <= 253
-        && !host.starts_with(['-', '.'])
-        && host
-            .chars()
-            .all(|c| c.is_alphanumeric() || matches!(c, '-' | '.' | '_'));
-    if !valid {
-        return Err(key.invalid("has a host that is neither a name nor an address"));
-    }
-    Ok(host)
 }

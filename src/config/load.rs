@@ -1,0 +1,193 @@
+//! Files to settings: reading, merging, and the schema: each key is named once, where it is read.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::error::{ConfigError, Fault, Problem};
+use super::tree::{self, Section, Table};
+use super::{Detach, Libvirt, Listen, Local, Settings, Smb, SmbServer, owner, value};
+use crate::model::server_name;
+
+/// Where the configuration is when nobody says otherwise: the one file that may be missing.
+pub const DEFAULT_PATH: &str = "/etc/volattach/volattachd.toml";
+
+impl Settings {
+    /// Reads the configuration `path` and its drop-ins: the files `*.toml` in the directory `path` + `.d`, in the order of
+    /// their names, those that begin with a dot left out. What is read later wins: tables merge key by key, anything
+    /// else replaces.
+    ///
+    /// The file itself may be missing only at [`DEFAULT_PATH`].
+    ///
+    /// # Errors
+    /// Where a file cannot be read, is not TOML, or has an unknown key or a value that does not fit.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let mut merged = Table::new();
+        match fs::read_to_string(path) {
+            Ok(text) => merged = tree::parse(path, &text)?,
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound && path == Path::new(DEFAULT_PATH) => {}
+            Err(source) => return Err(read_error(path, source)),
+        }
+        for file in drop_ins(path)? {
+            let text = fs::read_to_string(&file).map_err(|source| read_error(&file, source))?;
+            tree::merge(&mut merged, tree::parse(&file, &text)?);
+        }
+        let mut problems = Vec::new();
+        let settings = decode(merged, &mut problems);
+        match problems.is_empty() {
+            true => Ok(settings),
+            false => Err(ConfigError::Invalid(problems)),
+        }
+    }
+
+    /// The settings where nothing is configured.
+    #[must_use]
+    pub fn built_in() -> Self {
+        decode(Table::new(), &mut Vec::new())
+    }
+}
+
+fn read_error(path: &Path, source: io::Error) -> ConfigError {
+    ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+fn drop_ins(path: &Path) -> Result<Vec<PathBuf>, ConfigError> {
+    let mut directory = path.as_os_str().to_owned();
+    directory.push(".d");
+    let directory = PathBuf::from(directory);
+    let entries = match fs::read_dir(&directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(read_error(&directory, source)),
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|source| read_error(&directory, source))?;
+        let name = entry.file_name();
+        let name = name.as_encoded_bytes();
+        if name.ends_with(b".toml") && !name.starts_with(b".") {
+            files.push(entry.path());
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Reads every key there is; what is wrong goes to `problems`, and its place is taken by the default.
+pub(super) fn decode(table: Table, problems: &mut Vec<Problem>) -> Settings {
+    let mut root = Section::root(table);
+    let state_dir = root.read(problems, "state_dir", value::path);
+    let mount_base = root.read(problems, "mount_base", value::path);
+    let listen = root.section(problems, "listen");
+    let libvirt = root.section(problems, "libvirt");
+    let smb = root.section(problems, "smb");
+    let local = root.section(problems, "local");
+    let detach = root.section(problems, "detach");
+    root.finish(problems);
+    Settings {
+        state_dir: state_dir.unwrap_or_else(|| "/var/lib/volattach".into()),
+        mount_base: mount_base.unwrap_or_else(|| "/var/lib/volattach/mnt".into()),
+        listen: decode_listen(listen, problems),
+        libvirt: decode_libvirt(libvirt, problems),
+        smb: decode_smb(smb, problems),
+        local: decode_local(local, problems),
+        detach: decode_detach(detach, problems),
+    }
+}
+
+fn decode_listen(mut section: Section, problems: &mut Vec<Problem>) -> Listen {
+    let socket = section.read(problems, "socket", value::socket);
+    let group = section.read(problems, "group", value::text("a group's name"));
+    section.finish(problems);
+    Listen {
+        socket: socket.unwrap_or_else(|| "/run/volattach/volattachd.sock".into()),
+        group: group.unwrap_or_else(|| "volattach".to_owned()),
+    }
+}
+
+fn decode_libvirt(mut section: Section, problems: &mut Vec<Problem>) -> Libvirt {
+    let uri = section.read(problems, "uri", value::uri);
+    section.finish(problems);
+    Libvirt {
+        uri: uri.unwrap_or_else(|| "qemu:///system".to_owned()),
+    }
+}
+
+fn decode_local(mut section: Section, problems: &mut Vec<Problem>) -> Local {
+    let roots = section.read(problems, "roots", value::paths);
+    section.finish(problems);
+    Local {
+        roots: roots.unwrap_or_default(),
+    }
+}
+
+fn decode_detach(mut section: Section, problems: &mut Vec<Problem>) -> Detach {
+    let unplug_timeout = section.read(problems, "unplug_timeout", value::duration);
+    section.finish(problems);
+    Detach {
+        unplug_timeout: unplug_timeout.unwrap_or(Duration::from_secs(20)),
+    }
+}
+
+fn decode_smb(mut section: Section, problems: &mut Vec<Problem>) -> Smb {
+    let versions = section.read(problems, "versions", value::versions);
+    let user = section.read(problems, "uid", owner::user);
+    let group = section.read(problems, "gid", owner::group);
+    let user = user.unwrap_or_else(owner::qemu);
+    let credentials_dirs = section.read(problems, "credentials_dirs", value::paths);
+    let probe_timeout = section.read(problems, "probe_timeout", value::duration);
+    let mount_timeout = section.read(problems, "mount_timeout", value::duration);
+    let default_options = section.read(problems, "default_options", value::mount_options);
+    let mandatory_options = section.read(problems, "mandatory_options", value::mount_options);
+    let servers = section.section(problems, "servers");
+    section.finish(problems);
+    Smb {
+        versions: versions
+            .unwrap_or_else(|| ["3.1.1", "3.0.2", "3.0", "2.1"].map(str::to_owned).to_vec()),
+        uid: user.uid,
+        // A number that is nobody's on this host is its own group's, as useradd(8) makes them.
+        gid: group.or(user.gid).unwrap_or(user.uid),
+        credentials_dirs: credentials_dirs.unwrap_or_default(),
+        probe_timeout: probe_timeout.unwrap_or(Duration::from_secs(3)),
+        mount_timeout: mount_timeout.unwrap_or(Duration::from_secs(10)),
+        default_options: default_options.unwrap_or_default(),
+        mandatory_options: mandatory_options.unwrap_or_default(),
+        servers: decode_servers(servers, problems),
+    }
+}
+
+fn decode_servers(servers: Section, problems: &mut Vec<Problem>) -> BTreeMap<String, SmbServer> {
+    let mut decoded = BTreeMap::new();
+    for (name, at, mut section) in servers.sections(problems) {
+        let key = section.path().to_owned();
+        let server = SmbServer {
+            versions: section.read(problems, "versions", value::versions),
+            read_only: section
+                .read(problems, "read_only", value::flag)
+                .unwrap_or(false),
+            default_options: section
+                .read(problems, "default_options", value::mount_options)
+                .unwrap_or_default(),
+            mandatory_options: section
+                .read(problems, "mandatory_options", value::mount_options)
+                .unwrap_or_default(),
+        };
+        section.finish(problems);
+        let fault = match server_name(&name) {
+            Err(_) => Some(Fault::Expected(
+                "a server's name or address, without a port",
+            )),
+            Ok(name) => decoded.insert(name, server).map(|_| {
+                Fault::Expected("each server once: this is another spelling of one above")
+            }),
+        };
+        problems.extend(fault.map(|fault| Problem { at, key, fault }));
+    }
+    decoded
+}

@@ -1,0 +1,143 @@
+//! How values are written.
+
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use super::error::Fault;
+use super::tree::Value;
+use crate::model::smb_options::{self, Author, MountOption, OptionError, SMB_VERSIONS};
+
+/// The longest duration: nobody waits longer for a server or a guest.
+const MAX_DURATION: Duration = Duration::from_secs(3600);
+/// The longest path of a unix socket, in bytes (unix(7), `sun_path` less its NUL).
+const MAX_SOCKET_PATH: usize = 107;
+
+pub(super) fn flag(value: &Value) -> Result<bool, Fault> {
+    match value {
+        Value::Flag(flag) => Ok(*flag),
+        _ => Err(Fault::Expected("true or false")),
+    }
+}
+
+/// Text that is not empty.
+pub(super) fn text(expected: &'static str) -> impl Fn(&Value) -> Result<String, Fault> {
+    move |value| match value {
+        Value::Text(text) if !text.is_empty() && !text.contains(char::is_control) => {
+            Ok(text.clone())
+        }
+        _ => Err(Fault::Expected(expected)),
+    }
+}
+
+/// The URI of a libvirt connection.
+pub(super) fn uri(value: &Value) -> Result<String, Fault> {
+    let expected = "a libvirt URI such as \"qemu:///system\"";
+    let uri = text(expected)(value)?;
+    match uri.contains("://") {
+        true => Ok(uri),
+        false => Err(Fault::Expected(expected)),
+    }
+}
+
+/// `"500ms"`, `"3s"`, `"2m"`: more than 0, at most an hour.
+pub(super) fn duration(value: &Value) -> Result<Duration, Fault> {
+    let parse = |text: &str| {
+        let at = text.find(|c: char| !c.is_ascii_digit())?;
+        let number = text[..at].parse::<u64>().ok()?;
+        let duration = match &text[at..] {
+            "ms" => Duration::from_millis(number),
+            "s" => Duration::from_secs(number),
+            "m" => Duration::from_secs(number.checked_mul(60)?),
+            _ => return None,
+        };
+        (!duration.is_zero() && duration <= MAX_DURATION).then_some(duration)
+    };
+    match value {
+        Value::Text(text) => parse(text),
+        _ => None,
+    }
+    .ok_or(Fault::Expected(
+        "a duration with its unit, such as \"3s\", \"500ms\" or \"2m\", more than 0 and at most an hour",
+    ))
+}
+
+/// An absolute path beneath the root, without `..`.
+pub(super) fn path(value: &Value) -> Result<PathBuf, Fault> {
+    let parse = |text: &str| {
+        let path = Path::new(text);
+        let plain = path
+            .components()
+            .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+        let below_root = path.file_name().is_some();
+        (path.is_absolute() && plain && below_root && !text.contains(char::is_control))
+            .then(|| path.components().collect())
+    };
+    match value {
+        Value::Text(text) => parse(text),
+        _ => None,
+    }
+    .ok_or(Fault::Expected(
+        "an absolute path other than \"/\", without \"..\"",
+    ))
+}
+
+/// The path of a unix socket.
+pub(super) fn socket(value: &Value) -> Result<PathBuf, Fault> {
+    let path = path(value)?;
+    match path.as_os_str().len() <= MAX_SOCKET_PATH {
+        true => Ok(path),
+        false => Err(Fault::Expected("a path of at most 107 bytes")),
+    }
+}
+
+pub(super) fn paths(value: &Value) -> Result<Vec<PathBuf>, Fault> {
+    match value {
+        Value::List(items) => items.iter().map(|item| path(&item.value)).collect(),
+        _ => Err(Fault::Expected("a list of absolute paths")),
+    }
+}
+
+/// SMB versions, put in order: newest first, each once.
+pub(super) fn versions(value: &Value) -> Result<Vec<String>, Fault> {
+    const EXPECTED: Fault = Fault::Expected(
+        "a list of one or more of \"3.1.1\", \"3.0.2\", \"3.0\", \"2.1\", \"2.0\", \"1.0\"",
+    );
+    let Value::List(items) = value else {
+        return Err(EXPECTED);
+    };
+    let mut named = Vec::new();
+    for item in items {
+        match &item.value {
+            Value::Text(text) => named.push(smb_options::version(text).ok_or(EXPECTED)?),
+            _ => return Err(EXPECTED),
+        }
+    }
+    let versions: Vec<String> = SMB_VERSIONS
+        .into_iter()
+        .filter(|version| named.contains(version))
+        .map(str::to_owned)
+        .collect();
+    match versions.is_empty() {
+        true => Err(EXPECTED),
+        false => Ok(versions),
+    }
+}
+
+/// Mount options: `"seal,echo_interval=5"`.
+pub(super) fn mount_options(value: &Value) -> Result<Vec<MountOption>, Fault> {
+    let Value::Text(text) = value else {
+        return Err(Fault::Expected(
+            "mount options, such as \"seal,echo_interval=5\"",
+        ));
+    };
+    let mut options = Vec::new();
+    for option in text.split(',').map(str::trim).filter(|o| !o.is_empty()) {
+        let (name, value) = match option.split_once('=') {
+            Some((name, value)) => (name.trim(), Some(value.trim())),
+            None => (option, None),
+        };
+        let checked: Result<_, OptionError> = smb_options::check(name, value, Author::Deployer);
+        options.extend(checked.map_err(Fault::MountOption)?);
+    }
+    Ok(options)
+}
