@@ -4,12 +4,20 @@
 //! XML or a REMOVED event is; an unplug is asked for by alias, asynchronously, and never sent again blindly; libvirt
 //! calls block, so they run on blocking threads over a small pool of connections with keep-alive.
 
+mod client;
+mod connection;
 mod disk;
 mod error;
+mod explain;
 mod plan;
+mod pool;
+mod raw;
+mod unplugs;
 mod view;
 mod xml;
 
+pub use client::Libvirt;
+pub use connection::run_event_loop;
 pub use error::{HypervisorError, LibvirtError};
 pub use plan::plan_disk;
 pub use view::{Devices, DiskView, DomainView};
@@ -46,19 +54,29 @@ pub struct DeviceGone {
 #[async_trait]
 pub trait Hypervisor: Send + Sync {
     /// The domain as it is now.
+    ///
+    /// # Errors
+    /// `DOMAIN_NOT_FOUND`, or where the hypervisor fails.
     async fn domain(&self, name: &DomainRef) -> Result<DomainView, HypervisorError>;
 
     /// Whether the domain has the disk in any configuration of its scope. A domain that is gone or stopped has no live disks.
     async fn has_disk(&self, domain: Uuid, disk: &DiskPlan) -> Result<bool, HypervisorError>;
 
     /// Plugs the disk in; success means that the domain's XML shows it.
+    ///
+    /// The plan is only as good as the view it was made from: whoever calls holds a lock for the domain from
+    /// [`Hypervisor::domain`] through [`plan_disk`] to the end of this call, or two plugs choose the same place and
+    /// the second is refused (`TARGET_IN_USE`). On an error nothing is left in the domain, except where the
+    /// connection ended during the call (`HYPERVISOR_UNAVAILABLE`): then [`Hypervisor::has_disk`] tells.
     async fn plug(&self, domain: Uuid, disk: &DiskPlan) -> Result<(), HypervisorError>;
 
     /// Asks the guest to let go of the disk (and removes it from the persistent configuration, where that is in
-    /// scope), and returns at once. Nothing there to unplug is success.
+    /// scope), and returns at once. Nothing there to unplug is success, and so is asking again while the guest makes
+    /// up its mind: it is not disturbed.
     async fn request_unplug(&self, domain: Uuid, disk: &DiskPlan) -> Result<(), HypervisorError>;
 
-    /// Waits until the disk is seen gone, refused, or the deadline passes.
+    /// Waits until the disk is seen gone, refused, or the deadline passes. A hypervisor that cannot be reached for a
+    /// while is waited for, too, and an error only at the deadline.
     async fn wait_unplugged(
         &self,
         domain: Uuid,
@@ -66,6 +84,7 @@ pub trait Hypervisor: Send + Sync {
         deadline: Instant,
     ) -> Result<Unplug, HypervisorError>;
 
-    /// Disks seen gone, as they go.
+    /// Disks seen gone, as they go. While libvirt cannot be reached some are missed: look with
+    /// [`Hypervisor::has_disk`] from time to time.
     fn events(&self) -> broadcast::Receiver<DeviceGone>;
 }

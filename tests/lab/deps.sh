@@ -14,12 +14,23 @@ missing=()
 for package in "${packages[@]}"; do
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
 done
+
+root=()
+[ "$(id -u)" = 0 ] || root=(sudo)
+
+# libvirt's QEMU driver, run by root, does not start without QEMU's user and group, whichever its configuration names.
+# They come with libvirt-daemon-system, which also starts a libvirtd that nothing here wants: so they are made as it
+# makes them.
+getent group kvm >/dev/null || "${root[@]}" groupadd --system kvm
+getent group libvirt-qemu >/dev/null || "${root[@]}" groupadd --system -K SYS_GID_MAX=64055 --gid 64055 libvirt-qemu
+getent passwd libvirt-qemu >/dev/null ||
+    "${root[@]}" useradd --system -K SYS_UID_MAX=64055 --uid 64055 --gid kvm --groups libvirt-qemu \
+        --home-dir /var/lib/libvirt --no-create-home --shell /usr/sbin/nologin libvirt-qemu
+
 if [ ${#missing[@]} = 0 ]; then
     exit 0
 fi
 
-root=()
-[ "$(id -u)" = 0 ] || root=(sudo)
 echo "deps: installing ${missing[*]}"
 "${root[@]}" apt-get -q update
 install=("${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends)

@@ -1,0 +1,338 @@
+//! The hypervisor behind libvirt.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::time::{Instant, sleep_until};
+use tracing::debug;
+use uuid::Uuid;
+use virt::connect::Connect;
+use virt::domain::Domain as VirtDomain;
+use virt::error::Error;
+use virt_sys as sys;
+
+use super::error::{HypervisorError, LibvirtError};
+use super::explain::explain;
+use super::pool::{CallError, Pool};
+use super::raw::{self, Event};
+use super::unplugs::Unplugs;
+use super::view::{Devices, DomainView};
+use super::{DeviceGone, Hypervisor, Unplug};
+use crate::config;
+use crate::model::{DiskPlan, Domain, DomainRef, Scope};
+
+/// How often a wait looks for itself: events get lost when libvirtd restarts.
+const LOOK: Duration = Duration::from_secs(1);
+/// Events kept for a slow receiver; one that is slower still is told so, and looks for itself.
+const EVENTS: usize = 1024;
+
+/// The hypervisor behind libvirt.
+pub struct Libvirt {
+    pool: Pool,
+    unplugs: Arc<Unplugs>,
+    events: broadcast::Sender<Event>,
+    gone: broadcast::Sender<DeviceGone>,
+}
+
+/// A domain's documents: of the running domain and of its persistent configuration.
+struct Documents {
+    domain: Domain,
+    live: Option<String>,
+    config: Option<String>,
+}
+
+impl Libvirt {
+    /// Connects as soon as it can, and again whenever the connection is lost; calls meanwhile fail. Must be called
+    /// within a tokio runtime.
+    #[must_use]
+    pub fn new(settings: &config::Libvirt) -> Self {
+        let (events, _) = broadcast::channel(EVENTS);
+        let (gone, _) = broadcast::channel(EVENTS);
+        let unplugs = Arc::new(Unplugs::default());
+        let sink = {
+            let (unplugs, events, gone) = (Arc::clone(&unplugs), events.clone(), gone.clone());
+            Arc::new(move |event: Event| {
+                debug!(?event, "libvirt event");
+                unplugs.note(&event);
+                if let Some(device) = device_gone(&event) {
+                    let _ = gone.send(device); // nobody listening is fine
+                }
+                let _ = events.send(event);
+            })
+        };
+        Self {
+            pool: Pool::new(&settings.uri, sink),
+            unplugs,
+            events,
+            gone,
+        }
+    }
+
+    /// The domain's documents; `None` where there is no such domain.
+    async fn documents(&self, name: DomainRef) -> Result<Option<Documents>, HypervisorError> {
+        let label = name.to_string();
+        let result = self
+            .pool
+            .run(move |connect| read_documents(connect, &name))
+            .await;
+        match result {
+            Ok(documents) => Ok(Some(documents)),
+            Err(CallError::Libvirt(error)) if error.code == sys::VIR_ERR_NO_DOMAIN => Ok(None),
+            Err(error) => Err(failed("look at the disks", &label, error)),
+        }
+    }
+
+    /// The domain's devices in each configuration of the scope, live before persistent. A domain that is gone has
+    /// none, one that is stopped has no live ones.
+    async fn view(&self, domain: Uuid) -> Result<Option<DomainView>, HypervisorError> {
+        match self.documents(DomainRef::Uuid(domain)).await? {
+            Some(documents) => documents.view().map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn detach(
+        &self,
+        domain: Uuid,
+        alias: &str,
+        flag: u32,
+        action: &str,
+    ) -> Result<(), HypervisorError> {
+        let alias = alias.to_owned();
+        let result = self
+            .pool
+            .run(move |connect| raw::detach_alias(&lookup(connect, domain)?, &alias, flag))
+            .await;
+        match result {
+            Ok(()) => Ok(()),
+            Err(CallError::Libvirt(error)) if is_under_way(&error) => Ok(()),
+            Err(error) => Err(failed(action, &domain.to_string(), error)),
+        }
+    }
+
+    /// Whether the wait is over: the disk is gone, or was refused.
+    async fn unplugged(
+        &self,
+        domain: Uuid,
+        disk: &DiskPlan,
+    ) -> Result<Option<Unplug>, HypervisorError> {
+        if !self.has_disk(domain, disk).await? {
+            self.unplugs.forget(domain, &disk.alias);
+            return Ok(Some(Unplug::Gone));
+        }
+        let refused = self.unplugs.is_refused(domain, &disk.alias);
+        Ok(refused.then_some(Unplug::Refused))
+    }
+}
+
+#[async_trait]
+impl Hypervisor for Libvirt {
+    async fn domain(&self, name: &DomainRef) -> Result<DomainView, HypervisorError> {
+        let Some(documents) = self.documents(name.clone()).await? else {
+            return Err(HypervisorError::DomainNotFound {
+                domain: name.to_string(),
+            });
+        };
+        documents.view()
+    }
+
+    async fn has_disk(&self, domain: Uuid, disk: &DiskPlan) -> Result<bool, HypervisorError> {
+        let view = self.view(domain).await?;
+        Ok(view.is_some_and(|view| {
+            view.devices(disk.scope)
+                .any(|devices| devices.disk(&disk.alias).is_some())
+        }))
+    }
+
+    async fn plug(&self, domain: Uuid, disk: &DiskPlan) -> Result<(), HypervisorError> {
+        let action = format!("plug disk {} in", disk.target);
+        let (xml, flags) = (disk.xml.clone(), flags(disk.scope));
+        let scope = disk.scope;
+        let alias = disk.alias.clone();
+        let shown = self
+            .pool
+            .run(move |connect| {
+                let domain = lookup(connect, domain)?;
+                domain.attach_device_flags(&xml, flags)?;
+                shows(&domain, &alias, scope)
+            })
+            .await
+            .map_err(|error| failed(&action, &domain.to_string(), error))?;
+        if !shown {
+            return Err(HypervisorError::NotShown {
+                action,
+                domain: domain.to_string(),
+            });
+        }
+        Ok(())
+    }
+
+    async fn request_unplug(&self, domain: Uuid, disk: &DiskPlan) -> Result<(), HypervisorError> {
+        let Some(view) = self.view(domain).await? else {
+            return Ok(());
+        };
+        let action = format!("unplug disk {}", disk.target);
+        if disk.scope.config() && view.config.disk(&disk.alias).is_some() {
+            let action = format!(
+                "remove disk {} from the persistent configuration",
+                disk.target
+            );
+            self.detach(domain, &disk.alias, sys::VIR_DOMAIN_AFFECT_CONFIG, &action)
+                .await?;
+        }
+        let live = disk.scope.live() && view.live.disk(&disk.alias).is_some();
+        if live && self.unplugs.may_ask(domain, &disk.alias) {
+            self.detach(domain, &disk.alias, sys::VIR_DOMAIN_AFFECT_LIVE, &action)
+                .await
+                .inspect_err(|_| self.unplugs.forget(domain, &disk.alias))?;
+        }
+        Ok(())
+    }
+
+    async fn wait_unplugged(
+        &self,
+        domain: Uuid,
+        disk: &DiskPlan,
+        deadline: Instant,
+    ) -> Result<Unplug, HypervisorError> {
+        // Before the first look: an event between the look and the wait must not be missed.
+        let mut events = self.events.subscribe();
+        loop {
+            let looked = self.unplugged(domain, disk).await;
+            if let Ok(Some(outcome)) = looked {
+                return Ok(outcome);
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                // libvirt may come back within the deadline, so only now is its absence an error.
+                return looked.map(|_| Unplug::Pending);
+            }
+            let next_look = sleep_until(deadline.min(now + LOOK));
+            tokio::pin!(next_look);
+            loop {
+                tokio::select! {
+                    () = &mut next_look => break,
+                    event = events.recv() => match event {
+                        Ok(event) if event.concerns(domain, &disk.alias) => break,
+                        Ok(_) => {}
+                        Err(RecvError::Lagged(_)) => break,
+                        Err(RecvError::Closed) => { next_look.as_mut().await; break }
+                    },
+                }
+            }
+        }
+    }
+
+    fn events(&self) -> broadcast::Receiver<DeviceGone> {
+        self.gone.subscribe()
+    }
+}
+
+impl Documents {
+    fn view(self) -> Result<DomainView, HypervisorError> {
+        let name = self.domain.to_string();
+        let read = |document: &Option<String>| match document {
+            None => Ok(Devices::default()),
+            Some(document) => Devices::read(document).map_err(|source| HypervisorError::Xml {
+                what: format!("domain {name}"),
+                source,
+            }),
+        };
+        Ok(DomainView {
+            running: self.live.is_some(),
+            persistent: self.config.is_some(),
+            live: read(&self.live)?,
+            config: read(&self.config)?,
+            domain: self.domain,
+        })
+    }
+}
+
+impl Event {
+    /// Whether a wait for that device should look again.
+    fn concerns(&self, of: Uuid, device: &str) -> bool {
+        match self {
+            Self::Removed { domain, alias } | Self::RemovalFailed { domain, alias } => {
+                *domain == of && alias == device
+            }
+            Self::Stopped { domain } | Self::Undefined { domain } => *domain == of,
+        }
+    }
+}
+
+fn device_gone(event: &Event) -> Option<DeviceGone> {
+    match event {
+        Event::Removed { domain, alias } => Some(DeviceGone {
+            domain: *domain,
+            alias: Some(alias.clone()),
+        }),
+        Event::Stopped { domain } => Some(DeviceGone {
+            domain: *domain,
+            alias: None,
+        }),
+        Event::RemovalFailed { .. } | Event::Undefined { .. } => None,
+    }
+}
+
+fn failed(action: &str, domain: &str, error: CallError) -> HypervisorError {
+    match error {
+        CallError::Unavailable(error) => error,
+        CallError::Libvirt(error) => explain(action, domain, error),
+    }
+}
+
+/// QEMU has been asked already and waits for the guest.
+fn is_under_way(error: &LibvirtError) -> bool {
+    error.message.contains("already in the process of unplug")
+}
+
+fn flags(scope: Scope) -> u32 {
+    let live = if scope.live() {
+        sys::VIR_DOMAIN_AFFECT_LIVE
+    } else {
+        0
+    };
+    let config = if scope.config() {
+        sys::VIR_DOMAIN_AFFECT_CONFIG
+    } else {
+        0
+    };
+    live | config
+}
+
+fn lookup(connect: &Connect, domain: Uuid) -> Result<VirtDomain, Error> {
+    connect.lookup_domain_by_uuid(domain)
+}
+
+/// Whether every configuration of the scope shows the disk. A document that cannot be read shows nothing.
+fn shows(domain: &VirtDomain, alias: &str, scope: Scope) -> Result<bool, Error> {
+    let shown =
+        |document: &str| Devices::read(document).is_ok_and(|devices| devices.disk(alias).is_some());
+    Ok((!scope.live() || shown(&domain.xml_desc(0)?))
+        && (!scope.config() || shown(&domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE)?)))
+}
+
+fn read_documents(connect: &Connect, name: &DomainRef) -> Result<Documents, Error> {
+    let domain = match name {
+        DomainRef::Uuid(uuid) => lookup(connect, *uuid)?,
+        DomainRef::Name(name) => connect.lookup_domain_by_name(name)?,
+    };
+    let live = domain
+        .is_active()?
+        .then(|| domain.xml_desc(0))
+        .transpose()?;
+    let config = domain
+        .is_persistent()?
+        .then(|| domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE))
+        .transpose()?;
+    Ok(Documents {
+        domain: Domain {
+            uuid: domain.uuid()?,
+            name: domain.name()?,
+        },
+        live,
+        config,
+    })
+}

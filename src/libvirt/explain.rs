@@ -1,0 +1,267 @@
+//! libvirt's errors in our words: which of our reasons each is, and what to do about it.
+//!
+//! libvirt's numbers are coarse (a full bus and QEMU's every refusal are both an "internal error"), so the message
+//! counts too. A message that is not known is still told in full.
+
+use super::error::{HypervisorError, LibvirtError};
+use crate::model::Reason;
+
+/// What marks an error, its reason, and what to do. The first that fits counts.
+struct Rule {
+    /// libvirt's number; `None`: any.
+    code: Option<u32>,
+    /// What the message holds; empty: anything.
+    text: &'static str,
+    reason: Reason,
+    hint: &'static str,
+}
+
+const fn rule(code: Option<u32>, text: &'static str, reason: Reason, hint: &'static str) -> Rule {
+    Rule {
+        code,
+        text,
+        reason,
+        hint,
+    }
+}
+
+const RULES: &[Rule] = &[
+    rule(
+        None,
+        "No more available PCI slots",
+        Reason::BusFull,
+        "detach a device, add PCI ports to the domain (pcie-root-port), or use bus scsi",
+    ),
+    rule(
+        None,
+        "non unique alias",
+        Reason::VolumeInUse,
+        "the domain already has the volume's disk: detach it first",
+    ),
+    rule(
+        Some(virt_sys::VIR_ERR_OPERATION_FAILED),
+        "already exists",
+        Reason::TargetInUse,
+        "choose another target, or none to get the first that is free",
+    ),
+    rule(
+        None,
+        "duplicated for disk sources",
+        Reason::TargetInUse,
+        "choose another target, or none to get the first that is free",
+    ),
+    rule(
+        None,
+        "double use of PCI Address",
+        Reason::TargetInUse,
+        "choose another address, or none",
+    ),
+    rule(
+        None,
+        "already contains a disk with that address",
+        Reason::TargetInUse,
+        "choose another address, or none",
+    ),
+    rule(
+        None,
+        "\" lock",
+        Reason::VolumeInUse,
+        "another process on some host uses the image, and QEMU locks it: stop that one, or attach it as shareable to both",
+    ),
+    rule(
+        None,
+        "O_DIRECT",
+        Reason::DiskOptionInvalid,
+        "the file system cannot bypass the cache: ask for cache writeback or writethrough",
+    ),
+    rule(
+        None,
+        "to be a regular file",
+        Reason::VolumeNotRegular,
+        "attach a regular file, or a block device as such",
+    ),
+    rule(
+        None,
+        "Image is not in",
+        Reason::ImageMalformed,
+        "the connection info names another format than the image has",
+    ),
+    rule(
+        None,
+        "No such file or directory",
+        Reason::VolumeNotFound,
+        "the volume must be there for libvirt and QEMU too: check their mount namespace and AppArmor or SELinux",
+    ),
+    rule(
+        None,
+        "Permission denied",
+        Reason::VolumeUnreadable,
+        "QEMU's user must be able to open the volume, writing where it is read-write: check its owner and mode, those \
+         of the directories above it, and AppArmor or SELinux (`dmesg`, `ausearch -m avc`)",
+    ),
+    rule(
+        None,
+        "Read-only file system",
+        Reason::VolumeUnreadable,
+        "the volume lies on something read-only: attach it read-only",
+    ),
+    rule(
+        Some(virt_sys::VIR_ERR_NO_DOMAIN),
+        "",
+        Reason::DomainNotFound,
+        "`virsh list --all` shows the domains there are",
+    ),
+    rule(
+        Some(virt_sys::VIR_ERR_OPERATION_INVALID),
+        "",
+        Reason::DomainState,
+        "`virsh domstate` shows the domain's state",
+    ),
+    rule(
+        Some(virt_sys::VIR_ERR_OPERATION_TIMEOUT),
+        "",
+        Reason::HypervisorError,
+        "another operation on the domain is under way: try again when it has ended",
+    ),
+    rule(
+        Some(virt_sys::VIR_ERR_XML_ERROR),
+        "",
+        Reason::DiskOptionInvalid,
+        "change the disk options",
+    ),
+    rule(
+        Some(virt_sys::VIR_ERR_CONFIG_UNSUPPORTED),
+        "",
+        Reason::DiskOptionInvalid,
+        "change the disk options",
+    ),
+    rule(
+        Some(virt_sys::VIR_ERR_OPERATION_UNSUPPORTED),
+        "",
+        Reason::DiskOptionInvalid,
+        "change the disk options",
+    ),
+];
+
+/// The error of a call that tried to do `action` on the domain.
+pub(super) fn explain(action: &str, domain: &str, source: LibvirtError) -> HypervisorError {
+    let fits = |rule: &&Rule| {
+        rule.code.is_none_or(|code| code == source.code) && source.message.contains(rule.text)
+    };
+    let (reason, hint) = RULES.iter().find(fits).map_or(
+        (
+            Reason::HypervisorError,
+            "see the log of libvirt and that of the domain (/var/log/libvirt/qemu/)",
+        ),
+        |rule| (rule.reason, rule.hint),
+    );
+    HypervisorError::Failed {
+        action: action.to_owned(),
+        domain: domain.to_owned(),
+        reason,
+        hint,
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Messages of libvirt 9.0 over QEMU 7.2.
+    #[test]
+    fn known_errors_have_their_reasons() {
+        for (code, message, reason) in [
+            (
+                1,
+                "internal error: No more available PCI slots",
+                Reason::BusFull,
+            ),
+            (
+                67,
+                "unsupported configuration: non unique alias detected: ua-v1",
+                Reason::VolumeInUse,
+            ),
+            (
+                27,
+                "XML error: target 'vda' duplicated for disk sources '/a' and '/b'",
+                Reason::TargetInUse,
+            ),
+            (
+                9,
+                "operation failed: target vda already exists",
+                Reason::TargetInUse,
+            ),
+            (
+                27,
+                "XML error: Attempted double use of PCI Address 0000:01:00.0",
+                Reason::TargetInUse,
+            ),
+            (
+                55,
+                "Requested operation is not valid: Domain already contains a disk with that address",
+                Reason::TargetInUse,
+            ),
+            (
+                38,
+                "Cannot access storage file '/x': No such file or directory",
+                Reason::VolumeNotFound,
+            ),
+            (
+                38,
+                "Cannot access storage file '/x' (as uid:64055, gid:64055): Permission denied",
+                Reason::VolumeUnreadable,
+            ),
+            (
+                1,
+                "internal error: unable to execute QEMU command 'blockdev-add': 'file' driver requires '/tmp' to be a \
+                 regular file",
+                Reason::VolumeNotRegular,
+            ),
+            (
+                1,
+                "internal error: unable to execute QEMU command 'blockdev-add': Image is not in qcow2 format",
+                Reason::ImageMalformed,
+            ),
+            (
+                1,
+                "internal error: unable to execute QEMU command 'device_add': Failed to get \"write\" lock",
+                Reason::VolumeInUse,
+            ),
+            (
+                67,
+                "unsupported configuration: per-device boot elements cannot be used together with os/boot elements",
+                Reason::DiskOptionInvalid,
+            ),
+            (
+                27,
+                "XML error: Invalid PCI address 0000:40:00.0. Only PCI buses up to 4 are available",
+                Reason::DiskOptionInvalid,
+            ),
+            (
+                55,
+                "Requested operation is not valid: domain is not running",
+                Reason::DomainState,
+            ),
+            (
+                42,
+                "Domain not found: no domain with matching uuid",
+                Reason::DomainNotFound,
+            ),
+            (1, "internal error: something new", Reason::HypervisorError),
+        ] {
+            let source = LibvirtError {
+                code,
+                message: message.into(),
+            };
+            let error = explain("plug disk vdb in", "web", source);
+            assert_eq!(error.reason(), reason, "{message}");
+            assert!(
+                error
+                    .to_string()
+                    .starts_with("cannot plug disk vdb in on domain web; "),
+                "{error}"
+            );
+        }
+    }
+}

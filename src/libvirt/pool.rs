@@ -1,0 +1,256 @@
+//! A small pool of connections to libvirt, opened when needed and again when they have died.
+//!
+//! libvirtd answers five requests of one client at a time (`max_client_requests` in libvirtd.conf) and lets further
+//! ones wait, so several connections share the load. The first of them carries the events, and is kept open: a
+//! task opens it again when it ends.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Mutex, Notify, Semaphore, oneshot};
+use tokio::task::{AbortHandle, spawn_blocking};
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+use virt::connect::Connect;
+use virt::error::Error;
+
+use super::connection::Connection;
+use super::error::{HypervisorError, LibvirtError};
+use super::raw::EventSink;
+
+/// Connections to a daemon.
+const CONNECTIONS: usize = 3;
+/// Calls at a time on one connection: one fewer than libvirtd answers.
+const CALLS: usize = 4;
+/// How long opening a connection may take.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest pause between two tries to open the connection that carries the events.
+const MAX_PAUSE: Duration = Duration::from_secs(10);
+
+/// Why a call failed.
+#[derive(Debug)]
+pub(super) enum CallError {
+    /// libvirt was not reached, or the connection ended during the call, whose outcome is then unknown.
+    Unavailable(HypervisorError),
+    /// libvirt answered with an error.
+    Libvirt(LibvirtError),
+}
+
+/// The pool.
+pub(super) struct Pool {
+    shared: Arc<Shared>,
+    keeper: AbortHandle,
+}
+
+struct Shared {
+    uri: String,
+    slots: Vec<Slot>,
+    permits: Arc<Semaphore>,
+    events: EventSink,
+    closed: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct Slot {
+    state: Mutex<SlotState>,
+    /// Whether `state` holds a connection: a hint for choosing.
+    open: AtomicBool,
+    /// Calls under way.
+    calls: AtomicUsize,
+}
+
+type Opening = oneshot::Receiver<Result<Connection, LibvirtError>>;
+
+#[derive(Default)]
+struct SlotState {
+    connection: Option<Arc<Connection>>,
+    /// An opening that outlasted its caller. libvirt's open cannot be cancelled, so the next caller goes on waiting
+    /// for this one rather than start another that would hang too.
+    opening: Option<Opening>,
+}
+
+/// Counts a call on a slot.
+struct Call {
+    shared: Arc<Shared>,
+    slot: usize,
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.shared.slots[self.slot]
+            .calls
+            .fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Pool {
+    /// A pool of connections to that URI; must be called within a tokio runtime.
+    pub(super) fn new(uri: &str, events: EventSink) -> Self {
+        // The driver inside this process has no connection to share out.
+        let connections = if uri.contains("///embed") {
+            1
+        } else {
+            CONNECTIONS
+        };
+        let shared = Arc::new(Shared {
+            uri: uri.to_owned(),
+            slots: (0..connections).map(|_| Slot::default()).collect(),
+            permits: Arc::new(Semaphore::new(CONNECTIONS * CALLS)),
+            events,
+            closed: Arc::default(),
+        });
+        let keeper = tokio::spawn(keep_events(Arc::clone(&shared))).abort_handle();
+        Self { shared, keeper }
+    }
+
+    /// Runs a call on a blocking thread. It goes on there when the future is dropped.
+    pub(super) async fn run<T, F>(&self, call: F) -> Result<T, CallError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connect) -> Result<T, Error> + Send + 'static,
+    {
+        let shared = &self.shared;
+        let permit = Arc::clone(&shared.permits).acquire_owned().await;
+        let counted = shared.choose();
+        let connection = shared
+            .connection(counted.slot)
+            .await
+            .map_err(CallError::Unavailable)?;
+        let ran = spawn_blocking(move || {
+            let result = call(connection.connect());
+            drop((permit, counted));
+            (result, connection.is_alive())
+        });
+        match ran.await {
+            Ok((Ok(value), _)) => Ok(value),
+            Ok((Err(error), true)) => Err(CallError::Libvirt(error.into())),
+            Ok((Err(error), false)) => Err(CallError::Unavailable(
+                shared.unavailable("the connection ended during the call", Some(error.into())),
+            )),
+            Err(_) => Err(CallError::Unavailable(
+                shared.unavailable("the call was cut off", None),
+            )),
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.keeper.abort();
+    }
+}
+
+impl Shared {
+    fn unavailable(&self, why: &str, source: Option<LibvirtError>) -> HypervisorError {
+        HypervisorError::Unavailable {
+            uri: self.uri.clone(),
+            why: why.to_owned(),
+            source,
+        }
+    }
+
+    /// An idle open connection, or else one to open, or else the least busy.
+    fn choose(self: &Arc<Self>) -> Call {
+        let rank = |slot: &Slot| {
+            let calls = slot.calls.load(Ordering::Relaxed);
+            match (calls, slot.open.load(Ordering::Relaxed)) {
+                (0, true) => 0,
+                (0, false) => 1,
+                (calls, _) => 1 + calls,
+            }
+        };
+        let ranked = self.slots.iter().enumerate();
+        let slot = ranked
+            .min_by_key(|(_, slot)| rank(slot))
+            .map_or(0, |(n, _)| n);
+        self.slots[slot].calls.fetch_add(1, Ordering::Relaxed);
+        Call {
+            shared: Arc::clone(self),
+            slot,
+        }
+    }
+
+    /// The slot's connection, opened if there is none alive.
+    async fn connection(&self, index: usize) -> Result<Arc<Connection>, HypervisorError> {
+        let slot = &self.slots[index];
+        let mut state = slot.state.lock().await;
+        if let Some(connection) = &state.connection {
+            if connection.is_alive() {
+                return Ok(Arc::clone(connection));
+            }
+            let dead = state.connection.take();
+            spawn_blocking(move || drop(dead)); // it may block a little
+            slot.open.store(false, Ordering::Relaxed);
+        }
+        let opening = match &mut state.opening {
+            Some(opening) => opening,
+            none => none.insert(self.open(index)?),
+        };
+        let opened = timeout(OPEN_TIMEOUT, opening).await.map_err(|_| {
+            let seconds = OPEN_TIMEOUT.as_secs();
+            self.unavailable(&format!("it did not answer within {seconds} s"), None)
+        })?;
+        state.opening = None;
+        let connection = match opened {
+            Ok(Ok(connection)) => Arc::new(connection),
+            Ok(Err(error)) => {
+                return Err(self.unavailable("it cannot be connected to", Some(error)));
+            }
+            Err(_) => return Err(self.unavailable("opening the connection was cut off", None)),
+        };
+        state.connection = Some(Arc::clone(&connection));
+        slot.open.store(true, Ordering::Relaxed);
+        Ok(connection)
+    }
+
+    /// Opens a connection on a thread of its own, which may hang with libvirtd without holding up the runtime's end.
+    fn open(&self, index: usize) -> Result<Opening, HypervisorError> {
+        let (sender, receiver) = oneshot::channel();
+        let uri = self.uri.clone();
+        let events = (index == 0).then(|| Arc::clone(&self.events));
+        let closed = Arc::clone(&self.closed);
+        std::thread::Builder::new()
+            .name("libvirt-open".to_owned())
+            .spawn(move || {
+                let _ = sender.send(Connection::open(&uri, events.as_ref(), &closed));
+            })
+            .map_err(|error| self.unavailable(&format!("no thread for it: {error}"), None))?;
+        Ok(receiver)
+    }
+}
+
+/// Keeps the connection open that carries the events.
+async fn keep_events(shared: Arc<Shared>) {
+    let mut pause = Duration::ZERO;
+    loop {
+        match shared.connection(0).await {
+            Ok(_) => {
+                if !pause.is_zero() {
+                    info!(uri = shared.uri, "connected to libvirt again");
+                }
+                pause = Duration::ZERO;
+                shared.closed.notified().await;
+            }
+            Err(error) => {
+                if pause.is_zero() {
+                    warn!(
+                        error = &error as &dyn std::error::Error,
+                        "no events from libvirt; trying again"
+                    );
+                }
+                pause = (pause * 2).clamp(Duration::from_secs(1), MAX_PAUSE);
+                sleep(pause).await;
+            }
+        }
+    }
+}
+
+impl From<Error> for LibvirtError {
+    fn from(error: Error) -> Self {
+        Self {
+            code: error.code().to_raw(),
+            message: error.message().to_owned(),
+        }
+    }
+}

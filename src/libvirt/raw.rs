@@ -1,0 +1,239 @@
+//! What the `virt` crate does not wrap: detaching by alias, device events, the close callback. All of this module's
+//! `unsafe` is here.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString};
+use std::os::raw::{c_char, c_int, c_uchar, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use uuid::Uuid;
+use virt::connect::Connect;
+use virt::domain::Domain;
+use virt::error::Error;
+use virt_sys as sys;
+
+/// Something happened to a domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Event {
+    /// The guest let go of the device, and it is gone.
+    Removed { domain: Uuid, alias: String },
+    /// The guest or QEMU refused to let go of it.
+    RemovalFailed { domain: Uuid, alias: String },
+    /// The domain stopped running.
+    Stopped { domain: Uuid },
+    /// The domain's persistent configuration is gone.
+    Undefined { domain: Uuid },
+}
+
+/// Who is told of events, on the event loop's thread: it must not block.
+pub(super) type EventSink = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// Who is told that a connection closed, on the event loop's thread: it must not block.
+pub(super) type CloseSink = Arc<dyn Fn(CloseReason) + Send + Sync>;
+
+/// Why a connection closed (`virConnectCloseReason`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CloseReason {
+    /// The other side closed it.
+    Eof,
+    /// The other side stopped answering.
+    KeepAlive,
+    /// Anything else.
+    Other,
+}
+
+/// Asks for the device of that alias to be detached, and returns without waiting for the guest, unlike
+/// virDomainDetachDevice, which waits 5 s for it while holding the domain's job.
+pub(super) fn detach_alias(domain: &Domain, alias: &str, flags: u32) -> Result<(), Error> {
+    let alias = CString::new(alias)?;
+    // SAFETY: the domain's pointer is valid while it is borrowed, the alias is a C string that outlives the call.
+    let result = unsafe { sys::virDomainDetachDeviceAlias(domain.as_ptr(), alias.as_ptr(), flags) };
+    check(result).map(drop)
+}
+
+/// Registers for the events of all domains; gives what [`deregister_events`] takes.
+pub(super) fn register_events(connect: &Connect, sink: &EventSink) -> Result<Vec<c_int>, Error> {
+    type Generic = unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, *mut c_void);
+    type Device =
+        unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, *const c_char, *mut c_void);
+    type Lifecycle = unsafe extern "C" fn(
+        sys::virConnectPtr,
+        sys::virDomainPtr,
+        c_int,
+        c_int,
+        *mut c_void,
+    ) -> c_int;
+
+    // SAFETY: libvirt takes callbacks of every kind as this one type and calls each as the kind its event id says
+    // (the macro VIR_DOMAIN_EVENT_CALLBACK of libvirt-domain.h); function pointers are of one size.
+    let device = |callback: Device| unsafe { std::mem::transmute::<Device, Generic>(callback) };
+    // SAFETY: as above.
+    let lifecycle =
+        |callback: Lifecycle| unsafe { std::mem::transmute::<Lifecycle, Generic>(callback) };
+
+    let mut ids = Vec::new();
+    for (event, callback) in [
+        (sys::VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, device(on_removed)),
+        (
+            sys::VIR_DOMAIN_EVENT_ID_DEVICE_REMOVAL_FAILED,
+            device(on_removal_failed),
+        ),
+        (sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle(on_lifecycle)),
+    ] {
+        let opaque = Box::into_raw(Box::new(Arc::clone(sink)));
+        // SAFETY: the connection is valid while borrowed; no domain means all; `callback` fits `event`; `opaque` is a
+        // boxed EventSink, which libvirt gives to the callback and, once, to `free`.
+        let id = unsafe {
+            sys::virConnectDomainEventRegisterAny(
+                connect.as_ptr(),
+                std::ptr::null_mut(),
+                event as c_int,
+                Some(callback),
+                opaque.cast(),
+                Some(free::<EventSink>),
+            )
+        };
+        match check(id) {
+            Ok(id) => ids.push(id),
+            Err(error) => {
+                // SAFETY: on failure libvirt has not taken the box over.
+                drop(unsafe { Box::from_raw(opaque) });
+                deregister_events(connect, &ids);
+                return Err(error);
+            }
+        }
+    }
+    Ok(ids)
+}
+
+/// Ends the registrations, which hold references to the connection. On a dead connection there is nothing to tell
+/// the other side, which is no failure.
+pub(super) fn deregister_events(connect: &Connect, ids: &[c_int]) {
+    for id in ids {
+        // SAFETY: the connection is valid while borrowed; an unknown id is an error of libvirt's, no more.
+        unsafe { sys::virConnectDomainEventDeregisterAny(connect.as_ptr(), *id) };
+    }
+}
+
+/// Registers for the connection's end.
+pub(super) fn register_close(connect: &Connect, sink: CloseSink) -> Result<(), Error> {
+    let opaque = Box::into_raw(Box::new(sink));
+    // SAFETY: the connection is valid while borrowed; `opaque` is a boxed CloseSink, which libvirt gives to the
+    // callback and, once, to `free`.
+    let result = unsafe {
+        sys::virConnectRegisterCloseCallback(
+            connect.as_ptr(),
+            Some(on_close),
+            opaque.cast(),
+            Some(free::<CloseSink>),
+        )
+    };
+    check(result).map(drop).inspect_err(|_| {
+        // SAFETY: on failure libvirt has not taken the box over.
+        drop(unsafe { Box::from_raw(opaque) });
+    })
+}
+
+/// Ends the registration, which holds a reference to the connection.
+pub(super) fn deregister_close(connect: &Connect) {
+    // SAFETY: the connection is valid while borrowed; none registered is an error of libvirt's, no more.
+    unsafe { sys::virConnectUnregisterCloseCallback(connect.as_ptr(), Some(on_close)) };
+}
+
+fn check(result: c_int) -> Result<c_int, Error> {
+    if result < 0 {
+        return Err(Error::last_error());
+    }
+    Ok(result)
+}
+
+/// Frees a box given to libvirt.
+unsafe extern "C" fn free<T>(opaque: *mut c_void) {
+    // SAFETY: libvirt calls this once with the pointer registered beside it, which came from Box::into_raw.
+    drop(unsafe { Box::from_raw(opaque.cast::<T>()) });
+}
+
+/// Tells a sink of an event. A panic must not cross into C, and one sink's defect must not end the event loop.
+///
+/// # Safety
+/// `opaque` is a boxed [`EventSink`], and `domain` a valid domain.
+unsafe fn tell(domain: sys::virDomainPtr, opaque: *mut c_void, event: impl FnOnce(Uuid) -> Event) {
+    let mut uuid: [c_uchar; sys::VIR_UUID_BUFLEN as usize] = [0; sys::VIR_UUID_BUFLEN as usize];
+    // SAFETY: libvirt's callbacks get a valid domain; the buffer has the length that libvirt writes.
+    if unsafe { sys::virDomainGetUUID(domain, uuid.as_mut_ptr()) } < 0 {
+        return;
+    }
+    // SAFETY: the caller's promise; libvirt keeps the box until it calls `free`.
+    let sink = unsafe { &*opaque.cast::<EventSink>() };
+    let event = event(Uuid::from_bytes(uuid));
+    let _ = catch_unwind(AssertUnwindSafe(|| sink(event)));
+}
+
+/// The alias as libvirt gives it.
+///
+/// # Safety
+/// `alias` is a C string.
+unsafe fn text(alias: *const c_char) -> String {
+    // SAFETY: the caller's promise.
+    unsafe { CStr::from_ptr(alias) }
+        .to_string_lossy()
+        .into_owned()
+}
+
+unsafe extern "C" fn on_removed(
+    _: sys::virConnectPtr,
+    domain: sys::virDomainPtr,
+    alias: *const c_char,
+    opaque: *mut c_void,
+) {
+    // SAFETY: libvirt calls with a valid domain and alias, and the opaque pointer registered: a boxed EventSink.
+    unsafe {
+        let alias = text(alias);
+        tell(domain, opaque, |domain| Event::Removed { domain, alias });
+    }
+}
+
+unsafe extern "C" fn on_removal_failed(
+    _: sys::virConnectPtr,
+    domain: sys::virDomainPtr,
+    alias: *const c_char,
+    opaque: *mut c_void,
+) {
+    // SAFETY: as in `on_removed`.
+    unsafe {
+        let alias = text(alias);
+        tell(domain, opaque, |domain| Event::RemovalFailed {
+            domain,
+            alias,
+        });
+    }
+}
+
+unsafe extern "C" fn on_lifecycle(
+    _: sys::virConnectPtr,
+    domain: sys::virDomainPtr,
+    event: c_int,
+    _detail: c_int,
+    opaque: *mut c_void,
+) -> c_int {
+    let event = match u32::try_from(event) {
+        Ok(sys::VIR_DOMAIN_EVENT_STOPPED) => |domain| Event::Stopped { domain },
+        Ok(sys::VIR_DOMAIN_EVENT_UNDEFINED) => |domain| Event::Undefined { domain },
+        _ => return 0,
+    };
+    // SAFETY: as in `on_removed`.
+    unsafe { tell(domain, opaque, event) };
+    0
+}
+
+unsafe extern "C" fn on_close(_: sys::virConnectPtr, reason: c_int, opaque: *mut c_void) {
+    let reason = match u32::try_from(reason) {
+        Ok(sys::VIR_CONNECT_CLOSE_REASON_EOF) => CloseReason::Eof,
+        Ok(sys::VIR_CONNECT_CLOSE_REASON_KEEPALIVE) => CloseReason::KeepAlive,
+        _ => CloseReason::Other,
+    };
+    // SAFETY: libvirt passes the pointer registered, a boxed CloseSink, and keeps it until it calls `free`.
+    let sink = unsafe { &*opaque.cast::<CloseSink>() };
+    let _ = catch_unwind(AssertUnwindSafe(|| sink(reason)));
+}

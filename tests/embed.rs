@@ -1,0 +1,483 @@
+//! Hot-plug into real QEMU guests, without a daemon: what the guest sees is what counts.
+//!
+//! One guest, booted once, serves all tests, one after the other. A test that fails takes its guest down with it, and
+//! the next one boots another.
+
+#![cfg(test)]
+
+#[path = "embed/fixture.rs"]
+mod fixture;
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use fixture::{Embed, Guest};
+use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::{Instant, timeout};
+use uuid::Uuid;
+use volattach::config;
+use volattach::libvirt::{
+    DeviceGone, DomainView, Hypervisor, HypervisorError, Libvirt, Unplug, plan_disk,
+};
+use volattach::model::{
+    Access, Bus, Cache, DiskOptions, DiskPlan, DiskSpec, DomainRef, ImageFormat, Reason, Scope,
+    SourceKind,
+};
+
+/// PCIe ports of the guest that are free for virtio disks.
+const PORTS: usize = 3;
+const MIB: u64 = 1 << 20;
+/// For what happens within a second or two unless something is broken.
+const LONG: Duration = Duration::from_secs(60);
+
+/// What all tests share.
+struct Shared {
+    embed: Embed,
+    /// Absent before the first test, and after one that failed.
+    guest: Option<Guest>,
+}
+
+async fn shared() -> MutexGuard<'static, Shared> {
+    static SHARED: OnceLock<Mutex<Shared>> = OnceLock::new();
+    let start = || {
+        Mutex::new(Shared {
+            embed: Embed::start(),
+            guest: None,
+        })
+    };
+    SHARED.get_or_init(start).lock().await
+}
+
+/// One test's use of the guest.
+struct Rig {
+    guest: Guest,
+    hypervisor: Libvirt,
+    uuid: Uuid,
+    /// Last, so that a guest dropped by a failure is gone before the next test begins.
+    shared: MutexGuard<'static, Shared>,
+}
+
+impl Rig {
+    async fn new() -> Self {
+        let mut shared = shared().await;
+        let guest = match shared.guest.take() {
+            Some(guest) => guest,
+            None => shared.embed.boot("guest", PORTS),
+        };
+        let hypervisor = hypervisor(&shared.embed);
+        let uuid = guest.domain.uuid().unwrap();
+        Self {
+            shared,
+            guest,
+            hypervisor,
+            uuid,
+        }
+    }
+
+    /// Gives the guest back for the next test.
+    fn done(mut self) {
+        self.shared.guest = Some(self.guest);
+    }
+
+    fn disk(&self, volume: &str, access: Access, options: DiskOptions) -> DiskSpec {
+        disk(&self.shared.embed, volume, access, options)
+    }
+
+    async fn view(&self) -> DomainView {
+        self.hypervisor
+            .domain(&DomainRef::Uuid(self.uuid))
+            .await
+            .unwrap()
+    }
+
+    async fn plug(&self, spec: &DiskSpec) -> Result<DiskPlan, HypervisorError> {
+        let plan = plan_disk(&self.view().await, spec)?;
+        self.hypervisor.plug(self.uuid, &plan).await?;
+        Ok(plan)
+    }
+
+    async fn unplug(&self, plan: &DiskPlan) {
+        self.hypervisor
+            .request_unplug(self.uuid, plan)
+            .await
+            .unwrap();
+        let outcome = self.wait(plan, LONG).await;
+        assert_eq!(outcome, Unplug::Gone, "{}", plan.target);
+        assert!(!self.has(plan).await);
+    }
+
+    async fn wait(&self, plan: &DiskPlan, within: Duration) -> Unplug {
+        let deadline = Instant::now() + within;
+        self.hypervisor
+            .wait_unplugged(self.uuid, plan, deadline)
+            .await
+            .unwrap()
+    }
+
+    async fn has(&self, plan: &DiskPlan) -> bool {
+        self.hypervisor.has_disk(self.uuid, plan).await.unwrap()
+    }
+}
+
+fn hypervisor(embed: &Embed) -> Libvirt {
+    Libvirt::new(&config::Libvirt { uri: embed.uri() })
+}
+
+fn disk(embed: &Embed, volume: &str, access: Access, options: DiskOptions) -> DiskSpec {
+    DiskSpec {
+        volume: volume.parse().unwrap(),
+        path: embed.image(&format!("{volume}.raw"), MIB),
+        kind: SourceKind::File,
+        format: ImageFormat::Raw,
+        access,
+        options: DiskOptions {
+            // Wherever the temporary directory lies: tmpfs knows no O_DIRECT on older kernels.
+            cache: Some(Cache::Writeback),
+            ..options
+        },
+    }
+}
+
+fn on(bus: Bus) -> DiskOptions {
+    DiskOptions {
+        bus: Some(bus),
+        ..DiskOptions::default()
+    }
+}
+
+fn scoped(scope: Scope) -> DiskOptions {
+    DiskOptions {
+        scope,
+        ..DiskOptions::default()
+    }
+}
+
+fn reason<T: std::fmt::Debug>(result: Result<T, HypervisorError>) -> Reason {
+    result.unwrap_err().reason()
+}
+
+/// Plugs a disk in, lets the guest try to write it, unplugs it: what the guest said, and the image afterwards.
+async fn round_trip(volume: &str, bus: Bus, access: Access) -> (String, Vec<u8>) {
+    let rig = Rig::new().await;
+    let spec = rig.disk(volume, access, on(bus));
+    let mut events = rig.hypervisor.events();
+    let seen = rig.guest.lines();
+
+    let plan = rig.plug(&spec).await.unwrap();
+    assert!(rig.has(&plan).await);
+    let said = rig
+        .guest
+        .wait_for(&format!("GUEST disk={} ", plan.target), seen);
+    rig.unplug(&plan).await;
+    rig.guest
+        .wait_for(&format!("GUEST gone={}", plan.target), seen);
+    let event = timeout(LONG, events.recv()).await.unwrap().unwrap();
+    assert_eq!(
+        event,
+        DeviceGone {
+            domain: rig.uuid,
+            alias: Some(plan.alias)
+        }
+    );
+    let image = fs::read(&spec.path).unwrap();
+    rig.done();
+    (said, image)
+}
+
+const NOTHING: &str = "head=00000000000000000000000000000000";
+
+#[tokio::test]
+async fn a_read_only_virtio_disk_is_read_only_in_the_guest() {
+    let (said, image) = round_trip("ro-virtio", Bus::Virtio, Access::ReadOnly).await;
+    assert_eq!(
+        said,
+        format!(
+            "GUEST disk=vda size=2048 ro=1 serial=ro-virtio {NOTHING} write=failed:Operation not permitted"
+        )
+    );
+    assert!(image.iter().all(|byte| *byte == 0), "the image was written");
+}
+
+#[tokio::test]
+async fn a_read_only_scsi_disk_is_read_only_in_the_guest() {
+    let (said, image) = round_trip("ro-scsi", Bus::Scsi, Access::ReadOnly).await;
+    let expected = format!("GUEST disk=sda size=2048 ro=1 serial=ro-scsi {NOTHING} write=failed:");
+    assert!(said.starts_with(&expected), "{said}");
+    assert!(image.iter().all(|byte| *byte == 0), "the image was written");
+}
+
+#[tokio::test]
+async fn what_the_guest_writes_is_in_the_image() {
+    for (volume, bus, target) in [
+        ("rw-virtio", Bus::Virtio, "vda"),
+        ("rw-scsi", Bus::Scsi, "sda"),
+    ] {
+        let (said, image) = round_trip(volume, bus, Access::ReadWrite).await;
+        assert_eq!(
+            said,
+            format!("GUEST disk={target} size=2048 ro=0 serial={volume} {NOTHING} write=ok")
+        );
+        let written = format!("volattach-guest-was-here {volume}\n");
+        assert!(image[4096..].starts_with(written.as_bytes()));
+    }
+}
+
+#[tokio::test]
+async fn a_guest_that_does_not_answer_keeps_its_disk_until_it_does() {
+    let rig = Rig::new().await;
+    let plan = rig
+        .plug(&rig.disk("slow", Access::ReadWrite, on(Bus::Virtio)))
+        .await
+        .unwrap();
+    rig.guest
+        .wait_for("GUEST disk=vda ", rig.guest.lines().saturating_sub(1));
+    let mut events = rig.hypervisor.events();
+
+    rig.guest.domain.suspend().unwrap();
+    rig.hypervisor
+        .request_unplug(rig.uuid, &plan)
+        .await
+        .unwrap();
+    assert_eq!(
+        rig.wait(&plan, Duration::from_secs(1)).await,
+        Unplug::Pending
+    );
+    assert!(rig.has(&plan).await);
+    rig.hypervisor
+        .request_unplug(rig.uuid, &plan)
+        .await
+        .unwrap();
+    assert!(events.try_recv().is_err());
+
+    let wait = rig.wait(&plan, LONG);
+    rig.guest.domain.resume().unwrap();
+    assert_eq!(wait.await, Unplug::Gone);
+    let event = timeout(LONG, events.recv()).await.unwrap().unwrap();
+    assert_eq!(event.alias.as_deref(), Some("ua-slow"));
+    rig.done();
+}
+
+#[tokio::test]
+async fn places_that_are_taken_and_full_buses_are_told() {
+    let rig = Rig::new().await;
+    let spec = |volume: &str| rig.disk(volume, Access::ReadOnly, on(Bus::Virtio));
+    let stale = rig.view().await;
+    let mut plugged = vec![rig.plug(&spec("first")).await.unwrap()];
+
+    // Whoever holds no lock plans on a stale view: libvirt itself refuses.
+    let late = plan_disk(&stale, &spec("late")).unwrap();
+    assert_eq!(late.target, "vda");
+    assert_eq!(
+        reason(rig.hypervisor.plug(rig.uuid, &late).await),
+        Reason::TargetInUse
+    );
+    let twice = plan_disk(&stale, &spec("first")).unwrap();
+    let twice = DiskPlan {
+        xml: twice.xml.replace("\"vda\"", "\"vdz\""),
+        ..twice
+    };
+    assert_eq!(
+        reason(rig.hypervisor.plug(rig.uuid, &twice).await),
+        Reason::VolumeInUse
+    );
+    assert_eq!(reason(rig.plug(&spec("first")).await), Reason::VolumeInUse);
+    let hint = DiskOptions {
+        target: Some("vda".into()),
+        ..DiskOptions::default()
+    };
+    let hinted = rig.disk("hinted", Access::ReadOnly, hint);
+    assert_eq!(reason(rig.plug(&hinted).await), Reason::TargetInUse);
+
+    let scsi = rig
+        .plug(&rig.disk("unit", Access::ReadOnly, on(Bus::Scsi)))
+        .await
+        .unwrap();
+    let address = rig.view().await.live.disk("ua-unit").unwrap().address;
+    let same_unit = DiskOptions {
+        address,
+        ..on(Bus::Scsi)
+    };
+    let same_unit = rig.disk("same-unit", Access::ReadOnly, same_unit);
+    assert_eq!(reason(rig.plug(&same_unit).await), Reason::TargetInUse);
+    let late = plan_disk(&stale, &same_unit).unwrap();
+    let late = DiskPlan {
+        xml: late.xml.replace("\"sda\"", "\"sdb\""),
+        ..late
+    };
+    assert_eq!(
+        reason(rig.hypervisor.plug(rig.uuid, &late).await),
+        Reason::TargetInUse
+    );
+
+    for n in 1..PORTS {
+        plugged.push(rig.plug(&spec(&format!("fill{n}"))).await.unwrap());
+    }
+    let full = rig.plug(&spec("overflow")).await.unwrap_err();
+    assert_eq!(full.reason(), Reason::BusFull, "{full}");
+    plugged.push(scsi);
+    for plan in &plugged {
+        rig.unplug(plan).await;
+    }
+    rig.done();
+}
+
+#[tokio::test]
+async fn what_qemu_cannot_open_is_told() {
+    let rig = Rig::new().await;
+    let spec = rig.disk("bad", Access::ReadOnly, on(Bus::Scsi));
+    for (path, format, expected) in [
+        (
+            PathBuf::from("/nonexistent"),
+            ImageFormat::Raw,
+            Reason::VolumeNotFound,
+        ),
+        (
+            PathBuf::from("/tmp"),
+            ImageFormat::Raw,
+            Reason::VolumeNotRegular,
+        ),
+        (
+            spec.path.clone(),
+            ImageFormat::Qcow2,
+            Reason::ImageMalformed,
+        ),
+    ] {
+        let spec = DiskSpec {
+            path,
+            format,
+            ..spec.clone()
+        };
+        assert_eq!(reason(rig.plug(&spec).await), expected);
+    }
+    // QEMU's own lock on the image.
+    let writer = DiskSpec {
+        access: Access::ReadWrite,
+        ..spec.clone()
+    };
+    let writer = rig.plug(&writer).await.unwrap();
+    let second = DiskSpec {
+        volume: "second".parse().unwrap(),
+        access: Access::ReadWrite,
+        ..spec
+    };
+    assert_eq!(reason(rig.plug(&second).await), Reason::VolumeInUse);
+    rig.unplug(&writer).await;
+    rig.done();
+}
+
+#[tokio::test]
+async fn every_disk_option_is_one_that_libvirt_takes() {
+    use volattach::model::{DetectZeroes, Discard, IoMode, IoTune};
+    let rig = Rig::new().await;
+    let options = DiskOptions {
+        io: Some(IoMode::Threads),
+        discard: Some(Discard::Unmap),
+        detect_zeroes: Some(DetectZeroes::Unmap),
+        serial: Some("A-z_0.+".into()),
+        shareable: true,
+        iotune: Some(IoTune {
+            read_bytes_sec: Some(100 << 20),
+            write_bytes_sec: Some(100 << 20),
+            total_iops_sec: Some(10_000),
+            total_iops_sec_max: Some(20_000),
+            size_iops_sec: Some(4096),
+            ..IoTune::default()
+        }),
+        logical_block_size: Some(512),
+        physical_block_size: Some(4096),
+        address: Some("drive:0:0:0:255".parse().unwrap()),
+        ..on(Bus::Scsi)
+    };
+    let seen = rig.guest.lines();
+    let plan = rig
+        .plug(&rig.disk("options", Access::ReadWrite, options))
+        .await
+        .unwrap();
+    let said = rig.guest.wait_for("GUEST disk=sda ", seen);
+    assert!(said.contains("serial=A-z_0.+ "), "{said}");
+    let xml = rig.guest.domain.xml_desc(0).unwrap();
+    for shown in [
+        "<shareable/>",
+        "unit='255'",
+        "detect_zeroes='unmap'",
+        "<total_iops_sec_max>20000<",
+    ] {
+        assert!(xml.contains(shown), "{shown} in {xml}");
+    }
+    rig.unplug(&plan).await;
+    rig.done();
+}
+
+#[tokio::test]
+async fn the_persistent_configuration_is_changed_where_asked() {
+    let rig = Rig::new().await;
+    let disks = async || {
+        let view = rig.view().await;
+        (view.live.disks.len(), view.config.disks.len())
+    };
+    let both = rig.disk("both", Access::ReadOnly, scoped(Scope::LiveAndConfig));
+    let both = rig.plug(&both).await.unwrap();
+    assert_eq!(disks().await, (1, 1));
+    let config = rig.disk("config", Access::ReadOnly, scoped(Scope::Config));
+    let config = rig.plug(&config).await.unwrap();
+    assert_eq!(disks().await, (1, 2));
+    rig.unplug(&config).await;
+    assert_eq!(disks().await, (1, 1));
+    rig.unplug(&both).await;
+    assert_eq!(disks().await, (0, 0));
+    rig.done();
+}
+
+#[tokio::test]
+async fn a_domain_that_is_stopped_or_gone_has_no_live_disks() {
+    let shared = shared().await;
+    let hypervisor = hypervisor(&shared.embed);
+    let second = shared.embed.define("second", false, 1);
+    let uuid = second.domain.uuid().unwrap();
+    let name = DomainRef::Name("second".into());
+    let live = disk(&shared.embed, "live", Access::ReadOnly, scoped(Scope::Live));
+
+    let view = hypervisor.domain(&name).await.unwrap();
+    assert!(!view.running && view.persistent);
+    assert_eq!(reason(plan_disk(&view, &live)), Reason::DomainState);
+
+    second.domain.create().unwrap();
+    let view = hypervisor.domain(&name).await.unwrap();
+    let on_scsi = disk(&shared.embed, "live", Access::ReadOnly, on(Bus::Scsi));
+    assert_eq!(reason(plan_disk(&view, &on_scsi)), Reason::BusFull);
+    let plan = plan_disk(&view, &live).unwrap();
+    hypervisor.plug(uuid, &plan).await.unwrap();
+    second.domain.suspend().unwrap();
+    hypervisor.request_unplug(uuid, &plan).await.unwrap();
+
+    let mut events = hypervisor.events();
+    let wait = hypervisor.wait_unplugged(uuid, &plan, Instant::now() + LONG);
+    second.domain.destroy().unwrap();
+    assert_eq!(wait.await.unwrap(), Unplug::Gone);
+    let event = timeout(LONG, events.recv()).await.unwrap().unwrap();
+    assert_eq!(
+        event,
+        DeviceGone {
+            domain: uuid,
+            alias: None
+        }
+    );
+    assert_eq!(
+        reason(hypervisor.plug(uuid, &plan).await),
+        Reason::DomainState
+    );
+
+    drop(second);
+    assert!(!hypervisor.has_disk(uuid, &plan).await.unwrap());
+    hypervisor.request_unplug(uuid, &plan).await.unwrap();
+    assert_eq!(
+        reason(hypervisor.plug(uuid, &plan).await),
+        Reason::DomainNotFound
+    );
+    assert_eq!(
+        reason(hypervisor.domain(&name).await),
+        Reason::DomainNotFound
+    );
+}
