@@ -6,8 +6,9 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::mount::MsFlags;
 use nix::sched::{CloneFlags, unshare};
+use volattach::sys::beneath::{FileKind, Found};
 use volattach::sys::mountinfo::Mounts;
-use volattach::sys::worker::{FileKind, InspectJob, Job, MountJob, Reply, WorkerError, Workers};
+use volattach::sys::worker::{InspectJob, Job, MountJob, Reply, WorkerError, Workers};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -35,18 +36,18 @@ async fn a_file_is_found_with_its_ends() {
         .unwrap();
     assert_eq!(
         reply,
-        Reply::Found {
+        Reply::Found(Found {
             kind: FileKind::Regular,
             size: 10,
             head: b"0123".to_vec(),
             tail: b"89".to_vec(),
-        }
+        })
     );
     let reply = workers()
         .run(inspect(dir.path(), ".", false), DEADLINE)
         .await;
     assert!(
-        matches!(&reply, Ok(Reply::Found { kind: FileKind::Directory, head, .. }) if head.is_empty()),
+        matches!(&reply, Ok(Reply::Found(Found { kind: FileKind::Directory, head, .. })) if head.is_empty()),
         "{reply:?}"
     );
 }

@@ -119,6 +119,16 @@ pub enum BackendError {
         /// The deadline.
         within: Duration,
     },
+    /// A server fell silent while a file on its share was looked at.
+    #[error(
+        "cannot look at the volume {path:?}: its server does not answer any more ({why}); try again when it does"
+    )]
+    ServerLost {
+        /// The volume.
+        path: PathBuf,
+        /// How that was noticed.
+        why: String,
+    },
     /// mount(2) failed otherwise, or did not do what was asked.
     #[error("cannot mount {share} on {target:?}: {why}")]
     MountFailed {
@@ -195,6 +205,16 @@ pub enum BackendError {
         /// What is wrong.
         why: String,
     },
+    /// The image is encrypted.
+    #[error(
+        "the image {path:?} is encrypted ({how}), and this agent has no keys: decrypt it, or let the guest do the encryption"
+    )]
+    ImageEncrypted {
+        /// The volume.
+        path: PathBuf,
+        /// With what.
+        how: String,
+    },
     /// A directory, the mount table or a worker process failed: this host's trouble, not the server's.
     #[error("cannot {action}")]
     Host {
@@ -226,7 +246,9 @@ impl BackendError {
             Self::CredentialsFile { .. } => Reason::CredentialsInvalid,
             Self::NameResolution { .. } => Reason::NameResolution,
             Self::Unreachable { .. } => Reason::ServerUnreachable,
-            Self::Silent { .. } | Self::MountTimeout { .. } => Reason::ServerTimeout,
+            Self::Silent { .. } | Self::MountTimeout { .. } | Self::ServerLost { .. } => {
+                Reason::ServerTimeout
+            }
             Self::VersionRefused { .. } => Reason::ProtocolVersion,
             Self::LogonRefused { .. } => Reason::LogonFailure,
             Self::ShareNotFound { .. } => Reason::ShareNotFound,
@@ -238,6 +260,7 @@ impl BackendError {
             Self::Unreadable { .. } => Reason::VolumeUnreadable,
             Self::ReferencesFile { .. } => Reason::ImageReferencesFile,
             Self::ImageMalformed { .. } => Reason::ImageMalformed,
+            Self::ImageEncrypted { .. } => Reason::EncryptionUnsupported,
             Self::Host { .. } | Self::NotMine { .. } => Reason::Internal,
         }
     }

@@ -9,6 +9,10 @@
 //! [`HostPlan::shared`].
 
 mod error;
+mod file;
+mod image;
+pub mod local;
+pub mod smb;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -39,7 +43,7 @@ pub struct Setting {
     /// Its value, secrets redacted; empty for a flag.
     pub value: String,
     /// Who set it: `built in`, `default`, `server`, `connection info`, `mandatory`.
-    pub origin: &'static str,
+    pub origin: String,
 }
 
 /// A plan in words, for a dry run.

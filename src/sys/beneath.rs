@@ -1,49 +1,63 @@
 //! Opening a file beneath a directory, whatever else its path would lead to.
 
-use std::fs::{File, FileType};
+use std::fs::File;
+use std::io::{Seek, SeekFrom};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
+use serde::{Deserialize, Serialize};
 
 /// A file that was opened beneath a directory.
 #[derive(Debug)]
 pub struct Opened {
-    /// Open for reading, or for both.
+    /// Open for reading, or for both; what is neither a regular file nor a block device is open for nothing.
     pub file: File,
     /// What it is: asked of the open file, so that nothing can change it any more.
-    pub kind: FileType,
-    /// Bytes; 0 for what is not a regular file.
+    pub kind: FileKind,
+    /// Bytes; 0 for what is neither a regular file nor a block device.
     pub size: u64,
 }
 
-/// What failed: `open`, `inspect` or `read`, and with which error.
+/// What failed: which step, and with which error.
 pub type Failed = (&'static str, Errno);
 
 /// Opens `relative` beneath the directory `root`; neither may lead through a symbolic link (openat2(2),
 /// `RESOLVE_BENEATH` and `RESOLVE_NO_SYMLINKS`), nor `relative` out of `root`.
 ///
-/// The file is first looked at without opening it, so that a FIFO is not waited for and a device not woken; what is
-/// neither a regular file nor a block device is returned as it is looked at, not open for anything.
+/// The file is first looked at without opening it, so that a FIFO is not waited for and a device not woken.
 ///
 /// # Errors
 /// `ELOOP` for a symbolic link, `EXDEV` for a path that leaves `root`, and openat2(2)'s other errors.
 pub fn open_beneath(root: &Path, relative: &Path, write: bool) -> Result<Opened, Failed> {
-    let root = open_directory(root).map_err(|errno| ("open the root", errno))?;
-    let looked_at = File::from(resolve(&root, relative, OFlag::O_PATH)?);
-    let opened = opened(looked_at)?;
-    if !wanted(opened.kind) {
-        return Ok(opened);
+    let root = open_directory(root).map_err(|errno| ("open the directory", errno))?;
+    let file = File::from(resolve(&root, relative, OFlag::O_PATH)?);
+    let kind = kind(&file)?;
+    if !matches!(kind, FileKind::Regular | FileKind::Block) {
+        return Ok(Opened {
+            file,
+            kind,
+            size: 0,
+        });
     }
     let mode = if write {
         OFlag::O_RDWR
     } else {
         OFlag::O_RDONLY
     };
-    let file = resolve(&root, relative, mode | OFlag::O_NONBLOCK | OFlag::O_NOCTTY)?;
-    self::opened(File::from(file))
+    let flags = mode | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let mut file = File::from(resolve(&root, relative, flags)?);
+    // A block device's metadata say nothing of its size.
+    let size = file
+        .seek(SeekFrom::End(0))
+        .map_err(|e| ("find the end", errno(&e)))?;
+    Ok(Opened {
+        kind: self::kind(&file)?,
+        file,
+        size,
+    })
 }
 
 fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {
@@ -69,53 +83,97 @@ fn resolve(root: impl AsFd, relative: &Path, flags: OFlag) -> Result<OwnedFd, Fa
     }
 }
 
-fn wanted(kind: FileType) -> bool {
-    use std::os::unix::fs::FileTypeExt;
-    kind.is_file() || kind.is_block_device()
-}
-
-fn opened(file: File) -> Result<Opened, Failed> {
+fn kind(file: &File) -> Result<FileKind, Failed> {
     let metadata = file.metadata().map_err(|e| ("inspect", errno(&e)))?;
-    Ok(Opened {
-        kind: metadata.file_type(),
-        size: if metadata.is_file() {
-            metadata.len()
-        } else {
-            0
-        },
-        file,
-    })
+    Ok(FileKind::from(metadata.file_type()))
 }
 
-/// The first and the last bytes of a regular file.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Ends {
-    /// The first bytes: as many as asked for, or the whole file.
+/// What a file was found to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileKind {
+    /// A regular file.
+    Regular,
+    /// A block device.
+    Block,
+    /// A directory.
+    Directory,
+    /// A FIFO, socket or character device.
+    Other,
+}
+
+impl FileKind {
+    /// In words, with the article.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Regular => "a regular file",
+            Self::Block => "a block device",
+            Self::Directory => "a directory",
+            Self::Other => "a FIFO, socket or character device",
+        }
+    }
+}
+
+impl From<std::fs::FileType> for FileKind {
+    fn from(kind: std::fs::FileType) -> Self {
+        use std::os::unix::fs::FileTypeExt;
+        if kind.is_file() {
+            Self::Regular
+        } else if kind.is_block_device() {
+            Self::Block
+        } else if kind.is_dir() {
+            Self::Directory
+        } else {
+            Self::Other
+        }
+    }
+}
+
+/// What [`inspect`] found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Found {
+    /// What the file is.
+    pub kind: FileKind,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its first bytes: as many as asked for, or all. None of what is neither a regular file nor a block device.
+    #[serde(with = "base64_text")]
     pub head: Vec<u8>,
-    /// The last bytes, likewise.
+    /// Its last bytes, likewise.
+    #[serde(with = "base64_text")]
     pub tail: Vec<u8>,
 }
 
-impl Opened {
-    /// Reads the first `head` and the last `tail` bytes.
-    ///
-    /// # Errors
-    /// read(2)'s.
-    pub fn ends(&self, head: usize, tail: usize) -> Result<Ends, Failed> {
-        let size = usize::try_from(self.size).unwrap_or(usize::MAX);
-        let read = |length: usize, offset: u64| {
-            let mut bytes = vec![0; length];
-            self.file
-                .read_exact_at(&mut bytes, offset)
-                .map(|()| bytes)
-                .map_err(|e| ("read", errno(&e)))
-        };
-        let tail = tail.min(size);
-        Ok(Ends {
-            head: read(head.min(size), 0)?,
-            tail: read(tail, self.size - tail as u64)?,
-        })
-    }
+/// Opens a file as [`open_beneath`] does, and reads its first `head` and last `tail` bytes.
+///
+/// # Errors
+/// Those of [`open_beneath`], and read(2)'s.
+pub fn inspect(
+    root: &Path,
+    relative: &Path,
+    write: bool,
+    head: usize,
+    tail: usize,
+) -> Result<Found, Failed> {
+    let opened = open_beneath(root, relative, write)?;
+    let size = usize::try_from(opened.size).unwrap_or(usize::MAX);
+    let read = |length: usize, offset: u64| {
+        let mut bytes = vec![0; length];
+        opened
+            .file
+            .read_exact_at(&mut bytes, offset)
+            .map(|()| bytes)
+            .map_err(|e| ("read", errno(&e)))
+    };
+    let tail = tail.min(size);
+    Ok(Found {
+        kind: opened.kind,
+        size: opened.size,
+        head: read(head.min(size), 0)?,
+        tail: read(tail, opened.size - tail as u64)?,
+    })
 }
 
 /// The error's number; `EIO` for one of Rust's own, such as a file that became shorter while it was read.
@@ -123,9 +181,27 @@ fn errno(error: &std::io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
+/// Bytes as base64 (RFC 4648): a JSON array of numbers would be four times as long.
+mod base64_text {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], out: S) -> Result<S::Ok, S::Error> {
+        out.serialize_str(&STANDARD.encode(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        STANDARD
+            .decode(String::deserialize(from)?)
+            .map_err(D::Error::custom)
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{FileTypeExt, symlink};
+    use std::os::unix::fs::symlink;
 
     use super::*;
 
@@ -147,19 +223,24 @@ mod tests {
     #[test]
     fn a_regular_file_gives_its_ends() {
         let dir = tree();
-        let opened = open_beneath(&dir.path().join("root"), Path::new("sub/v1"), true).unwrap();
-        assert!(opened.kind.is_file());
-        assert_eq!(opened.size, 10);
-        let ends = opened.ends(4, 3).unwrap();
-        assert_eq!(
-            (ends.head.as_slice(), ends.tail.as_slice()),
-            (&b"0123"[..], &b"789"[..])
-        );
-        let ends = opened.ends(100, 100).unwrap();
-        assert_eq!(
-            (ends.head.as_slice(), ends.tail.as_slice()),
-            (&b"0123456789"[..], &b"0123456789"[..])
-        );
+        let ends = |head, tail| {
+            inspect(
+                &dir.path().join("root"),
+                Path::new("sub/v1"),
+                true,
+                head,
+                tail,
+            )
+            .unwrap()
+        };
+        let found = |head: &[u8], tail: &[u8]| Found {
+            kind: FileKind::Regular,
+            size: 10,
+            head: head.to_vec(),
+            tail: tail.to_vec(),
+        };
+        assert_eq!(ends(4, 3), found(b"0123", b"789"));
+        assert_eq!(ends(100, 100), found(b"0123456789", b"0123456789"));
     }
 
     #[test]
@@ -179,15 +260,15 @@ mod tests {
         }
         assert_eq!(errno(&root, "absent"), ("open", Errno::ENOENT));
         let link = dir.path().join("root-link");
-        assert_eq!(errno(&link, "sub/v1"), ("open the root", Errno::ELOOP));
+        assert_eq!(errno(&link, "sub/v1"), ("open the directory", Errno::ELOOP));
     }
 
     #[test]
     fn a_fifo_is_not_waited_for() {
         let dir = tree();
-        let opened = open_beneath(&dir.path().join("root"), Path::new("fifo"), false).unwrap();
-        assert!(opened.kind.is_fifo());
-        let opened = open_beneath(&dir.path().join("root"), Path::new("sub"), true).unwrap();
-        assert!(opened.kind.is_dir());
+        for (name, kind) in [("fifo", FileKind::Other), ("sub", FileKind::Directory)] {
+            let found = inspect(&dir.path().join("root"), Path::new(name), true, 9, 9).unwrap();
+            assert_eq!((found.kind, found.head), (kind, vec![]));
+        }
     }
 }

@@ -53,6 +53,16 @@ impl Mounts {
         self.0.iter().filter(move |m| m.mount_point == mount_point)
     }
 
+    /// What is mounted on this mount point and beneath it, in the order in which it must not be unmounted.
+    pub fn beneath<'a>(
+        &'a self,
+        directory: &'a Path,
+    ) -> impl DoubleEndedIterator<Item = &'a Mount> {
+        self.0
+            .iter()
+            .filter(move |m| m.mount_point.starts_with(directory))
+    }
+
     /// The mount that an absolute path without links lies on.
     #[must_use]
     pub fn containing(&self, path: &Path) -> Option<&Mount> {

@@ -10,7 +10,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use zeroize::Zeroizing;
 
-use super::{FileKind, InspectJob, JOB_MAX, Job, Reply};
+use super::{JOB_MAX, Job, Reply};
 use crate::sys::{beneath, mount};
 
 /// A worker's whole life: does its job and gives its exit code.
@@ -85,25 +85,13 @@ fn run(job: &Job) -> Reply {
         Job::Unmount(target) => mount::unmount(target)
             .map(|()| Reply::Done)
             .map_err(|errno| ("unmount", errno)),
-        Job::Inspect(job) => inspect(job),
+        Job::Inspect(job) => {
+            beneath::inspect(&job.root, &job.relative, job.write, job.head, job.tail)
+                .map(Reply::Found)
+        }
     };
     result.unwrap_or_else(|(step, errno)| Reply::Failed {
         step: step.to_owned(),
         errno: errno as i32,
-    })
-}
-
-fn inspect(job: &InspectJob) -> Result<Reply, beneath::Failed> {
-    let opened = beneath::open_beneath(&job.root, &job.relative, job.write)?;
-    let ends = if opened.kind.is_file() {
-        opened.ends(job.head, job.tail)?
-    } else {
-        beneath::Ends::default()
-    };
-    Ok(Reply::Found {
-        kind: FileKind::from(opened.kind),
-        size: opened.size,
-        head: ends.head,
-        tail: ends.tail,
     })
 }

@@ -1,0 +1,229 @@
+//! Volumes of this host: block devices and files beneath the directories that the deployer configured.
+//!
+//! Nothing is connected, so finding and disconnecting come to nothing. A file is looked at in the daemon itself, which
+//! is safe only on a local file system: the mount table says, before the file is touched, and a network file system is
+//! refused.
+
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+
+use super::{Backend, BackendError, Description, Presence, file};
+use crate::config;
+use crate::connection::{LocalVolume, Protocol};
+use crate::model::{Access, HostPlan, SourceKind};
+use crate::sys::beneath;
+use crate::sys::mountinfo::Mounts;
+
+/// The name in connection info (`driver_volume_type`).
+const PROTOCOL: &str = "local";
+
+/// Where devices are: nothing but the kernel and udev makes anything there.
+const DEVICES: &str = "/dev";
+
+/// File systems whose files may hang on a server (or on a user's program), by the kernel's names.
+const REMOTE: &[&str] = &[
+    "9p",
+    "afs",
+    "autofs",
+    "beegfs",
+    "ceph",
+    "cifs",
+    "coda",
+    "gfs2",
+    "glusterfs",
+    "gpfs",
+    "lustre",
+    "ncpfs",
+    "nfs",
+    "nfs4",
+    "ocfs2",
+    "orangefs",
+    "smb3",
+    "smbfs",
+    "virtiofs",
+];
+
+/// The backend for volumes of this host.
+#[derive(Debug)]
+pub struct LocalBackend {
+    settings: config::Local,
+}
+
+impl LocalBackend {
+    /// Touches nothing.
+    #[must_use]
+    pub fn new(settings: config::Local) -> Self {
+        Self { settings }
+    }
+
+    /// The configured directory that a path lies beneath; of several the innermost.
+    fn root(&self, path: &Path) -> Result<&Path, BackendError> {
+        let why = if self.settings.roots.is_empty() {
+            "this host offers no local volumes: its configuration names no directory for them \
+             (local.roots)"
+        } else {
+            "it lies in none of the directories that this host's configuration names for local \
+             volumes (local.roots)"
+        };
+        self.settings
+            .roots
+            .iter()
+            .filter(|root| path != root.as_path() && path.starts_with(root))
+            .max_by_key(|root| root.components().count())
+            .map(PathBuf::as_path)
+            .ok_or_else(|| BackendError::PathUnsafe {
+                path: path.to_owned(),
+                why: why.to_owned(),
+            })
+    }
+}
+
+fn volume(info: &Protocol) -> Result<&LocalVolume, BackendError> {
+    match info {
+        Protocol::Local(volume) => Ok(volume),
+        Protocol::Smb(_) => Err(BackendError::NotMine {
+            protocol: PROTOCOL,
+            what: "connection info of another protocol",
+        }),
+    }
+}
+
+/// Where the volume really is. Names of devices are mostly links, such as /dev/vg/lv to ../dm-0; they are followed, as
+/// QEMU will, since only root and udev can make one, but nowhere out of /dev. Elsewhere no link is followed.
+fn real(plan: &HostPlan) -> Result<HostPlan, BackendError> {
+    if plan.kind != SourceKind::Block {
+        return Ok(plan.clone());
+    }
+    let path = std::fs::canonicalize(&plan.path).map_err(|error| {
+        let errno = error.raw_os_error().unwrap_or_default();
+        file::failure(
+            plan,
+            "resolve its links",
+            nix::errno::Errno::from_raw(errno),
+        )
+    })?;
+    if !path.starts_with(DEVICES) {
+        return Err(BackendError::PathUnsafe {
+            path: plan.path.clone(),
+            why: format!("it is a link out of {DEVICES}, to {}", path.display()),
+        });
+    }
+    Ok(HostPlan {
+        path,
+        root: DEVICES.into(),
+        ..plan.clone()
+    })
+}
+
+/// Refuses what is on a file system that may hang.
+fn on_this_host(plan: &HostPlan) -> Result<(), BackendError> {
+    // Whatever the path, the mount table knows what it is on; a link that would belie it is not followed.
+    let mounts = Mounts::read().map_err(|error| BackendError::Host {
+        action: "read the mount table".to_owned(),
+        source: error.into(),
+    })?;
+    let on = mounts.containing(&plan.path).map(|m| m.fstype.as_str());
+    match on.filter(|t| REMOTE.contains(t) || t.starts_with("fuse")) {
+        None => Ok(()),
+        Some(fstype) => Err(BackendError::PathUnsafe {
+            path: plan.path.clone(),
+            why: format!(
+                "it lies on a file system of type {fstype}, which is not of this host alone: attach \
+                 it by its own protocol"
+            ),
+        }),
+    }
+}
+
+fn look(plan: &HostPlan) -> Result<(), BackendError> {
+    on_this_host(plan)?;
+    let real = real(plan)?;
+    let job = file::job(&real)?;
+    let found = beneath::inspect(&job.root, &job.relative, job.write, job.head, job.tail)
+        .map_err(|(step, errno)| file::failure(plan, step, errno))?;
+    file::judge(plan, &found)
+}
+
+/// Looks at this host's own disk.
+async fn blocking<T: Send + 'static>(
+    plan: &HostPlan,
+    look: impl FnOnce(&HostPlan) -> Result<T, BackendError> + Send + 'static,
+) -> Result<T, BackendError> {
+    let plan = plan.clone();
+    let action = format!("look at {}", plan.path.display());
+    tokio::task::spawn_blocking(move || look(&plan))
+        .await
+        .map_err(|error| BackendError::Host {
+            action,
+            source: error.into(),
+        })?
+}
+
+#[async_trait]
+impl Backend for LocalBackend {
+    fn protocol(&self) -> &'static str {
+        PROTOCOL
+    }
+
+    fn read_only(&self, _info: &Protocol) -> bool {
+        false
+    }
+
+    fn plan(&self, info: &Protocol, access: Access) -> Result<HostPlan, BackendError> {
+        let volume = volume(info)?;
+        let path = &volume.device_path;
+        let root = self.root(path)?;
+        Ok(HostPlan {
+            protocol: PROTOCOL.to_owned(),
+            shared: None,
+            mount: None,
+            path: path.clone(),
+            root: root.to_owned(),
+            kind: if path.starts_with(DEVICES) {
+                SourceKind::Block
+            } else {
+                SourceKind::File
+            },
+            format: volume.format,
+            access,
+        })
+    }
+
+    fn describe(&self, _info: &Protocol, plan: &HostPlan) -> Description {
+        Description {
+            connect: format!(
+                "nothing to connect: {} is of this host",
+                plan.path.display()
+            ),
+            inspect: file::describe(plan),
+            settings: Vec::new(),
+        }
+    }
+
+    async fn find(&self, plan: &HostPlan) -> Result<Presence, BackendError> {
+        let look = |plan: &HostPlan| {
+            on_this_host(plan)?;
+            Ok(match plan.path.try_exists() {
+                Ok(true) => Presence::Present,
+                Ok(false) | Err(_) => Presence::Absent,
+            })
+        };
+        blocking(plan, look).await
+    }
+
+    async fn connect(&self, _plan: &HostPlan, _info: &Protocol) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    async fn inspect(&self, plan: &HostPlan) -> Result<(), BackendError> {
+        blocking(plan, look).await
+    }
+
+    async fn disconnect(&self, _plan: &HostPlan) -> Result<(), BackendError> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

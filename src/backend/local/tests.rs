@@ -1,0 +1,110 @@
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use super::*;
+use crate::model::{ImageFormat, Reason};
+
+fn backend(roots: &[&Path]) -> LocalBackend {
+    LocalBackend::new(config::Local {
+        roots: roots.iter().map(|root| root.to_path_buf()).collect(),
+    })
+}
+
+fn info(path: impl Into<PathBuf>, format: ImageFormat) -> Protocol {
+    Protocol::Local(LocalVolume {
+        device_path: path.into(),
+        format,
+    })
+}
+
+fn plan_reason(roots: &[&Path], path: &str) -> Reason {
+    let error = backend(roots)
+        .plan(&info(path, ImageFormat::Raw), Access::ReadWrite)
+        .unwrap_err();
+    error.reason()
+}
+
+#[test]
+fn only_what_lies_beneath_a_root_is_planned() {
+    let roots = [
+        Path::new("/srv"),
+        Path::new("/srv/vols"),
+        Path::new("/dev/vg"),
+    ];
+    let plan = |path: &str| {
+        backend(&roots)
+            .plan(&info(path, ImageFormat::Raw), Access::ReadOnly)
+            .unwrap()
+    };
+    let file = plan("/srv/vols/a");
+    assert_eq!(file.root, Path::new("/srv/vols"));
+    assert_eq!(file.kind, SourceKind::File);
+    assert_eq!(file.shared, None);
+    assert_eq!(plan("/dev/vg/lv").kind, SourceKind::Block);
+    for path in ["/srv", "/etc/shadow", "/srvx/a", "/dev/sda"] {
+        assert_eq!(
+            plan_reason(&roots, path),
+            Reason::VolumePathUnsafe,
+            "{path}"
+        );
+    }
+    assert_eq!(plan_reason(&[], "/srv/a"), Reason::VolumePathUnsafe);
+}
+
+async fn inspect(root: &Path, name: &str, format: ImageFormat) -> Result<(), BackendError> {
+    let backend = backend(&[root]);
+    let info = info(root.join(name), format);
+    let plan = backend.plan(&info, Access::ReadWrite)?;
+    backend.connect(&plan, &info).await?;
+    let result = backend.inspect(&plan).await;
+    backend.disconnect(&plan).await?;
+    result
+}
+
+#[tokio::test]
+async fn files_are_looked_at_beneath_their_root() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("root");
+    std::fs::create_dir_all(root.join("sub")).unwrap();
+    std::fs::write(root.join("v1"), b"raw bytes").unwrap();
+    symlink("v1", root.join("link")).unwrap();
+    symlink("..", root.join("out")).unwrap();
+    inspect(&root, "v1", ImageFormat::Raw).await.unwrap();
+    for (name, format, reason) in [
+        ("v1", ImageFormat::Qcow2, Reason::ImageMalformed),
+        ("absent", ImageFormat::Raw, Reason::VolumeNotFound),
+        ("link", ImageFormat::Raw, Reason::VolumePathUnsafe),
+        ("out/root/v1", ImageFormat::Raw, Reason::VolumePathUnsafe),
+        ("sub", ImageFormat::Raw, Reason::VolumeNotRegular),
+    ] {
+        let error = inspect(&root, name, format).await.unwrap_err();
+        assert_eq!(error.reason(), reason, "{name}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn what_exists_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("v1"), b"").unwrap();
+    let backend = backend(&[dir.path()]);
+    let mut found = Vec::new();
+    for name in ["v1", "absent"] {
+        let info = info(dir.path().join(name), ImageFormat::Raw);
+        let plan = backend.plan(&info, Access::ReadOnly).unwrap();
+        found.push(backend.find(&plan).await.unwrap());
+    }
+    assert_eq!(found, [Presence::Present, Presence::Absent]);
+}
+
+#[tokio::test]
+async fn devices_may_be_links_within_dev_alone() {
+    let reason = async |path: &str| {
+        let dev = Path::new(DEVICES);
+        let error = inspect(dev, path, ImageFormat::Raw).await.unwrap_err();
+        error.reason()
+    };
+    // A character device, named by itself; what udev links to it; and one that leads out of /dev.
+    assert_eq!(reason("null").await, Reason::VolumeNotRegular);
+    assert_eq!(reason("fd").await, Reason::VolumePathUnsafe);
+    assert_eq!(reason("absent").await, Reason::VolumeNotFound);
+}

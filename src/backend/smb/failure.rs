@@ -1,0 +1,93 @@
+//! What mount(2)'s errors mean for a CIFS mount, in words. Pure; the meanings are measured.
+
+use std::path::Path;
+
+use nix::errno::Errno;
+
+use super::dialect::Dialect;
+use super::share::Share;
+use crate::backend::BackendError;
+use crate::connection::SmbCredentials;
+
+/// What an error of mount(2) means.
+pub(super) enum Meaning {
+    /// Nothing is wrong but this address: another may do.
+    Unreachable(String),
+    /// It fell silent: another address may do.
+    Silent(String),
+    /// Another address would change nothing.
+    Final(BackendError),
+}
+
+/// What mount(2)'s error means for a share, asked for with this version.
+pub(super) fn meaning(errno: Errno, share: &Share<'_>, target: &Path, dialect: Dialect) -> Meaning {
+    let source = share.source();
+    let kerberos = matches!(share.volume.credentials, SmbCredentials::Kerberos { .. });
+    let logon = |why: &str| BackendError::LogonRefused {
+        share: source.clone(),
+        who: share.who(),
+        why: why.to_owned(),
+    };
+    let failed = |why: String| BackendError::MountFailed {
+        share: source.clone(),
+        target: target.to_owned(),
+        why,
+    };
+    Meaning::Final(match errno {
+        Errno::ECONNREFUSED | Errno::EHOSTUNREACH | Errno::ENETUNREACH | Errno::ECONNRESET => {
+            return Meaning::Unreachable(errno.desc().to_lowercase());
+        }
+        // The kernel's word for a server that took the connection and then said nothing.
+        Errno::EHOSTDOWN | Errno::ETIMEDOUT | Errno::EINPROGRESS | Errno::EAGAIN => {
+            return Meaning::Silent(errno.desc().to_lowercase());
+        }
+        Errno::EACCES => logon(
+            "a wrong user, domain or password, a disabled or locked account, or no right to the \
+             share (EACCES); correct them on the server or in the connection info",
+        ),
+        Errno::ENOKEY | Errno::EKEYEXPIRED | Errno::EKEYREVOKED | Errno::EKEYREJECTED => logon(
+            "there is no valid Kerberos ticket for the server (ENOKEY): get one for the principal \
+             on this host (kinit, or a keytab), name the server by the host name that its service \
+             principal has, and check that request-key has a rule for cifs.spnego",
+        ),
+        Errno::ENOENT => BackendError::ShareNotFound {
+            share: source,
+            why: if kerberos {
+                "the server has no such share or folder, or this host lacks the programs that \
+                 fetch Kerberos tickets for the kernel (ENOENT): check the export, and install \
+                 keyutils (/sbin/request-key) and cifs-utils (cifs.upcall)"
+            } else {
+                "the server has no such share, or the share no such folder (ENOENT): check the \
+                 connection info's export"
+            }
+            .to_owned(),
+        },
+        Errno::EOPNOTSUPP => BackendError::VersionRefused {
+            host: share.volume.host.clone(),
+            offered: dialect.name().to_owned(),
+            answer: "the kernel and the server found no common ground at the mount itself \
+                     (EOPNOTSUPP): an option such as seal may need a newer version than the \
+                     server has"
+                .to_owned(),
+        },
+        Errno::EINVAL => BackendError::OptionInvalid {
+            share: source,
+            option: "these options".to_owned(),
+            why: "the kernel refuses one of them (EINVAL) and tells which in its log (dmesg)"
+                .to_owned(),
+        },
+        Errno::EPERM => failed(
+            "this process may not mount (EPERM): it needs CAP_SYS_ADMIN, and a confinement that \
+             lets mount(2) through"
+                .to_owned(),
+        ),
+        Errno::ENODEV => {
+            failed("this kernel has no CIFS (ENODEV): load or install the module cifs".to_owned())
+        }
+        Errno::EBUSY => failed("the mount point is busy (EBUSY)".to_owned()),
+        errno => failed(format!(
+            "{} ({errno:?}); the kernel's log (dmesg) may tell more",
+            errno.desc().to_lowercase()
+        )),
+    })
+}

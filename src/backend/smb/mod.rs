@@ -1,0 +1,456 @@
+//! Volumes on SMB shares: mounted by mount(2), one mount for all volumes with the same export, credentials, options
+//! and access.
+//!
+//! Invariants: no server is talked to in the daemon but by a probe with a deadline; a mount or unmount, and any look at
+//! a file on a share, is a worker's job; one CIFS mount is under way at a time, so that the worker to kill when one
+//! hangs is the one that makes the others wait (the kernel serialises them); a mount point's name is a keyed hash of
+//! what makes mounts the same, so that two that differ are never mixed up and the name tells nothing.
+
+mod credentials;
+mod dialect;
+mod failure;
+mod mountpoint;
+mod negotiate;
+mod probe;
+mod share;
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use nix::errno::Errno;
+use tokio::sync::Mutex;
+
+use super::{Attempt, Backend, BackendError, Description, Presence, file};
+use crate::config;
+use crate::connection::{Protocol, SmbCredentials, SmbVolume};
+use crate::model::{Access, HostKey, HostPlan, MountPlan, SourceKind};
+use crate::sys::mountinfo::Mounts;
+use crate::sys::worker::{Job, MountJob, Reply, WorkerError, Workers};
+use dialect::Dialect;
+use failure::Meaning;
+use probe::Outcome;
+use share::Share;
+
+/// The name in connection info (`driver_volume_type`).
+const PROTOCOL: &str = "smbfs";
+
+/// How long a server's name may take to resolve.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long opening and reading a volume's header may take. A server that dies meanwhile is noticed later (after
+/// three of `echo_interval`, and 10 s).
+const INSPECT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long an unmount may take: of a dead server up to 77 s were seen, and neither force nor laziness help.
+const UNMOUNT_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// The backend for SMB shares.
+#[derive(Debug)]
+pub struct SmbBackend {
+    settings: config::Smb,
+    mount_base: PathBuf,
+    key: HostKey,
+    workers: Workers,
+    /// Held by the one mount that is under way. Fair: in the order of asking.
+    mounting: Mutex<()>,
+}
+
+impl SmbBackend {
+    /// Mounts beneath `mount_base`, in directories named under the host's key. Touches nothing.
+    #[must_use]
+    pub fn new(settings: config::Smb, mount_base: PathBuf, key: HostKey, workers: Workers) -> Self {
+        Self {
+            settings,
+            mount_base,
+            key,
+            workers,
+            mounting: Mutex::new(()),
+        }
+    }
+
+    /// Resolves the server's name: a literal address is itself.
+    async fn resolve(&self, share: &Share<'_>) -> Result<Vec<SocketAddr>, BackendError> {
+        let host = &share.volume.host;
+        let failed = |source| BackendError::NameResolution {
+            host: host.clone(),
+            source,
+        };
+        let lookup = tokio::net::lookup_host((host.as_str(), share.port()?));
+        let mut addresses: Vec<_> = tokio::time::timeout(RESOLVE_TIMEOUT, lookup)
+            .await
+            .map_err(|_| failed(Errno::ETIMEDOUT.into()))?
+            .map_err(failed)?
+            .collect();
+        addresses.dedup();
+        if addresses.is_empty() {
+            return Err(failed(std::io::Error::other("the name has no address")));
+        }
+        Ok(addresses)
+    }
+
+    /// Who logs in, with the credentials file read where one is named.
+    async fn login<'a>(
+        &self,
+        volume: &'a SmbVolume,
+    ) -> Result<Cow<'a, SmbCredentials>, BackendError> {
+        let SmbCredentials::File(path) = &volume.credentials else {
+            return Ok(Cow::Borrowed(&volume.credentials));
+        };
+        let (path, directories) = (path.clone(), self.settings.credentials_dirs.clone());
+        let shown = path.clone();
+        let read = move || credentials::read(&path, &directories);
+        tokio::task::spawn_blocking(read)
+            .await
+            .map_err(host(|| format!("read {}", shown.display())))?
+            .map(Cow::Owned)
+    }
+
+    /// Asks each address for a sign of life, and mounts from the first that gives one.
+    async fn mount(
+        &self,
+        share: &Share<'_>,
+        plan: &MountPlan,
+        access: Access,
+    ) -> Result<(), BackendError> {
+        let login = self.login(share.volume).await?;
+        let mut tried = Tried::default();
+        for address in self.resolve(share).await? {
+            let outcome = probe::probe(
+                address,
+                share.source_address(),
+                &share.dialects,
+                self.settings.probe_timeout,
+            )
+            .await;
+            let dialect = match outcome {
+                Outcome::Speaks(dialect) => dialect,
+                other => {
+                    tried.add(address, other, self.settings.probe_timeout);
+                    continue;
+                }
+            };
+            let data = share.data(&for_kernel(address), dialect, &login)?;
+            let job = Job::Mount(MountJob {
+                source: plan.source.clone(),
+                target: plan.target.clone(),
+                fstype: plan.fstype.clone(),
+                read_only: access.is_read_only(),
+                data: data.to_string(),
+            });
+            match self.mount_one(job, share, &plan.target, dialect).await {
+                Ok(()) => return Ok(()),
+                Err(Meaning::Final(error)) => return Err(error),
+                Err(Meaning::Unreachable(why)) => {
+                    tried.add(address, Outcome::Unreachable(why), Duration::ZERO);
+                }
+                Err(Meaning::Silent(why)) => tried.silent(address, why),
+            }
+        }
+        Err(tried.into_error(share))
+    }
+
+    /// Mounts when it is this mount's turn.
+    async fn mount_one(
+        &self,
+        job: Job,
+        share: &Share<'_>,
+        target: &Path,
+        dialect: Dialect,
+    ) -> Result<(), Meaning> {
+        let within = self.settings.mount_timeout;
+        let result = {
+            let _turn = self.mounting.lock().await;
+            self.workers.run(job, within).await
+        };
+        result.map(drop).map_err(|error| match error {
+            WorkerError::Failed { errno, .. } => failure::meaning(errno, share, target, dialect),
+            WorkerError::Deadline { .. } => Meaning::Final(BackendError::MountTimeout {
+                share: share.source(),
+                target: target.to_owned(),
+                within,
+            }),
+            error => {
+                let action = || format!("mount {} on {}", share.source(), target.display());
+                Meaning::Final(host(action)(error))
+            }
+        })
+    }
+
+    /// Unmounts everything on and beneath the mount point (a DFS link mounts its target there), and removes it.
+    async fn take_down(&self, target: &Path) -> Result<(), BackendError> {
+        let failed = |why: String| BackendError::UnmountFailed {
+            target: target.to_owned(),
+            why,
+        };
+        let read = || Mounts::read().map_err(host(|| "read the mount table".to_owned()));
+        let mut mounts = read()?;
+        while let Some(uppermost) = mounts.beneath(target).last() {
+            let uppermost = uppermost.mount_point.clone();
+            let result = self
+                .workers
+                .run(Job::Unmount(uppermost.clone()), UNMOUNT_TIMEOUT)
+                .await;
+            let before = mounts.beneath(target).count();
+            mounts = read()?;
+            let gone = mounts.beneath(target).count() < before;
+            match result {
+                _ if gone => {}
+                Ok(_) => {
+                    return Err(failed(
+                        "umount2(2) succeeded, but the mount is still in the mount table; look \
+                         for who mounts there, and try again"
+                            .to_owned(),
+                    ));
+                }
+                Err(WorkerError::Failed {
+                    errno: Errno::EBUSY,
+                    ..
+                }) => {
+                    return Err(failed(format!(
+                        "a process of this host uses it (EBUSY): find it with fuser -vm {}, end \
+                         its use, and try again",
+                        uppermost.display()
+                    )));
+                }
+                Err(WorkerError::Failed { errno, .. }) => {
+                    return Err(failed(format!(
+                        "{} ({errno:?})",
+                        errno.desc().to_lowercase()
+                    )));
+                }
+                Err(WorkerError::Deadline { .. }) => {
+                    return Err(failed(format!(
+                        "its server is silent, and the kernel did not let go within {} s; try \
+                         again when the server answers",
+                        UNMOUNT_TIMEOUT.as_secs()
+                    )));
+                }
+                Err(error) => {
+                    return Err(host(|| format!("unmount {}", target.display()))(error));
+                }
+            }
+        }
+        let directory = target.to_owned();
+        blocking(
+            || format!("remove the mount point {}", target.display()),
+            move || mountpoint::remove(&directory),
+        )
+        .await
+    }
+
+    fn volume<'a>(&self, info: &'a Protocol) -> Result<&'a SmbVolume, BackendError> {
+        match info {
+            Protocol::Smb(volume) => Ok(volume),
+            Protocol::Local(_) => Err(not_mine("connection info of another protocol")),
+        }
+    }
+}
+
+fn not_mine(what: &'static str) -> BackendError {
+    BackendError::NotMine {
+        protocol: PROTOCOL,
+        what,
+    }
+}
+
+/// The plan's mount, which every plan of this backend has.
+fn mount_of(plan: &HostPlan) -> Result<&MountPlan, BackendError> {
+    plan.mount
+        .as_ref()
+        .ok_or_else(|| not_mine("a plan without a mount"))
+}
+
+/// Makes an error of this host's of another.
+fn host<E: std::error::Error + Send + Sync + 'static>(
+    action: impl FnOnce() -> String,
+) -> impl FnOnce(E) -> BackendError {
+    |source| BackendError::Host {
+        action: action(),
+        source: source.into(),
+    }
+}
+
+/// Runs what touches this host's own disk.
+async fn blocking<T: Send + 'static>(
+    action: impl Fn() -> String,
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T, BackendError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(host(&action))?
+        .map_err(host(&action))
+}
+
+/// An address as `ip=` takes it: the scope of a link-local one after a `%`.
+fn for_kernel(address: SocketAddr) -> String {
+    match address {
+        SocketAddr::V6(v6) if v6.scope_id() != 0 => format!("{}%{}", v6.ip(), v6.scope_id()),
+        other => other.ip().to_string(),
+    }
+}
+
+/// The addresses that did not do, and the most telling kind of why.
+#[derive(Default)]
+struct Tried {
+    attempts: Vec<Attempt>,
+    refused: Option<String>,
+    silent: bool,
+}
+
+impl Tried {
+    fn add(&mut self, address: SocketAddr, outcome: Outcome, within: Duration) {
+        let outcome = match outcome {
+            Outcome::Speaks(_) => return,
+            Outcome::Unreachable(why) => why,
+            Outcome::Silent => {
+                self.silent = true;
+                format!("no answer within {} s", within.as_secs_f64())
+            }
+            Outcome::Refused(why) => {
+                self.refused = Some(format!("at {address}, {why}"));
+                why
+            }
+        };
+        self.attempts.push(Attempt { address, outcome });
+    }
+
+    fn silent(&mut self, address: SocketAddr, outcome: String) {
+        self.silent = true;
+        self.attempts.push(Attempt { address, outcome });
+    }
+
+    fn into_error(self, share: &Share<'_>) -> BackendError {
+        let host = share.volume.host.clone();
+        match self.refused {
+            Some(answer) => BackendError::VersionRefused {
+                host,
+                offered: dialect::names(&share.dialects),
+                answer,
+            },
+            None if self.silent => BackendError::Silent {
+                host,
+                attempts: self.attempts,
+            },
+            None => BackendError::Unreachable {
+                host,
+                attempts: self.attempts,
+            },
+        }
+    }
+}
+
+#[async_trait]
+impl Backend for SmbBackend {
+    fn protocol(&self) -> &'static str {
+        PROTOCOL
+    }
+
+    fn read_only(&self, info: &Protocol) -> bool {
+        matches!(info, Protocol::Smb(volume) if self.settings.read_only(&volume.host))
+    }
+
+    fn plan(&self, info: &Protocol, access: Access) -> Result<HostPlan, BackendError> {
+        let volume = self.volume(info)?;
+        let share = Share::new(&self.settings, volume, access)?;
+        let id = share.id(&self.key);
+        let target = self.mount_base.join(&id);
+        Ok(HostPlan {
+            protocol: PROTOCOL.to_owned(),
+            shared: Some(format!("smb:{id}")),
+            path: target.join(&volume.name),
+            root: target.clone(),
+            mount: Some(MountPlan {
+                source: share.source(),
+                fstype: "cifs".to_owned(),
+                options: share.shown(),
+                target,
+            }),
+            kind: SourceKind::File,
+            format: volume.format,
+            access,
+        })
+    }
+
+    fn describe(&self, info: &Protocol, plan: &HostPlan) -> Description {
+        let share = self
+            .volume(info)
+            .and_then(|volume| Share::new(&self.settings, volume, plan.access));
+        // Whoever has a plan has one that could be made.
+        let Ok(share) = share else {
+            return Description::default();
+        };
+        Description {
+            connect: share.describe(&self.settings, &plan.root),
+            inspect: file::describe(plan),
+            settings: share.settings(),
+        }
+    }
+
+    async fn find(&self, plan: &HostPlan) -> Result<Presence, BackendError> {
+        let (mount, access) = (mount_of(plan)?.clone(), plan.access);
+        let target = mount.target.clone();
+        blocking(
+            || format!("look at the mount point {}", target.display()),
+            move || mountpoint::presence(&mount, access),
+        )
+        .await
+    }
+
+    async fn connect(&self, plan: &HostPlan, info: &Protocol) -> Result<(), BackendError> {
+        let mount = mount_of(plan)?;
+        let share = Share::new(&self.settings, self.volume(info)?, plan.access)?;
+        match self.find(plan).await? {
+            Presence::Present => return Ok(()),
+            // Whatever a crash or an earlier failure left: from the beginning.
+            Presence::Partial => self.take_down(&mount.target).await?,
+            Presence::Absent => {}
+        }
+        let directory = mount.target.clone();
+        blocking(
+            || format!("make the mount point {}", mount.target.display()),
+            move || mountpoint::make(&directory),
+        )
+        .await?;
+        let mut result = self.mount(&share, mount, plan.access).await;
+        if result.is_ok() {
+            let why = mountpoint::shortcoming(mount, plan.access)
+                .map_err(host(|| "read the mount table".to_owned()))?;
+            if let Some(why) = why {
+                result = Err(BackendError::MountFailed {
+                    share: mount.source.clone(),
+                    target: mount.target.clone(),
+                    why,
+                });
+            }
+        }
+        if result.is_err() {
+            // What fails here is still found, and taken down by `disconnect`; the first error says more.
+            let _ = self.take_down(&mount.target).await;
+        }
+        result
+    }
+
+    async fn inspect(&self, plan: &HostPlan) -> Result<(), BackendError> {
+        let job = Job::Inspect(file::job(plan)?);
+        match self.workers.run(job, INSPECT_TIMEOUT).await {
+            Ok(Reply::Found(found)) => file::judge(plan, &found),
+            Ok(_) => Err(not_mine("another job's reply")),
+            Err(WorkerError::Failed { step, errno }) => Err(file::failure(plan, &step, errno)),
+            Err(WorkerError::Deadline { within, .. }) => Err(BackendError::ServerLost {
+                path: plan.path.clone(),
+                why: format!("nothing within {} s", within.as_secs()),
+            }),
+            Err(error) => Err(host(|| format!("look at {}", plan.path.display()))(error)),
+        }
+    }
+
+    async fn disconnect(&self, plan: &HostPlan) -> Result<(), BackendError> {
+        self.take_down(&mount_of(plan)?.target).await
+    }
+}
+
+#[cfg(test)]
+mod tests;

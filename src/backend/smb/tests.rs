@@ -1,0 +1,172 @@
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::model::{ImageFormat, Reason};
+
+fn backend(mount_base: &Path) -> SmbBackend {
+    let settings = config::Smb {
+        versions: vec!["3.1.1".into(), "3.0".into()],
+        uid: 64055,
+        gid: 108,
+        credentials_dirs: vec![],
+        probe_timeout: Duration::from_millis(200),
+        mount_timeout: Duration::from_secs(10),
+        default_options: vec![],
+        mandatory_options: vec![],
+        servers: BTreeMap::new(),
+    };
+    let none = Workers::from_executable("/nonexistent".into());
+    SmbBackend::new(settings, mount_base.into(), HostKey::new([1; 32]), none)
+}
+
+fn info(host: &str, port: u16) -> Protocol {
+    Protocol::Smb(SmbVolume {
+        host: host.into(),
+        share: "vols".into(),
+        folder: String::new(),
+        name: "sub/volume 1".into(),
+        format: ImageFormat::Raw,
+        credentials: SmbCredentials::Password {
+            username: "bob".into(),
+            password: "hunter2".into(),
+            domain: None,
+        },
+        options: vec![("port".into(), Some(port.to_string()))],
+    })
+}
+
+#[test]
+fn a_plan_names_what_takes_it_down_and_no_secret() {
+    let backend = backend(Path::new("/var/lib/volattach/mnt"));
+    let info = info("10.0.0.5", 445);
+    let plan = backend.plan(&info, Access::ReadOnly).unwrap();
+    assert_eq!(plan, backend.plan(&info, Access::ReadOnly).unwrap());
+    let mount = plan.mount.clone().unwrap();
+    let id = mount.target.file_name().unwrap().to_str().unwrap();
+    assert_eq!(plan.shared, Some(format!("smb:{id}")));
+    assert_eq!(plan.path, mount.target.join("sub/volume 1"));
+    assert_eq!(plan.root, mount.target);
+    assert!(
+        mount
+            .options
+            .starts_with("ro,nosuid,nodev,noexec,nosymfollow,ip=10.0.0.5,vers=3.1.1,"),
+        "{}",
+        mount.options
+    );
+    let all = format!("{plan:?}{:?}", backend.describe(&info, &plan));
+    assert!(!all.contains("hunter2"), "{all}");
+}
+
+/// What a failed connect leaves: nothing.
+async fn connect_fails(info: &Protocol) -> BackendError {
+    let dir = tempfile::tempdir().unwrap();
+    let backend = backend(&dir.path().join("mnt"));
+    let plan = backend.plan(info, Access::ReadWrite).unwrap();
+    let error = backend.connect(&plan, info).await.unwrap_err();
+    assert_eq!(backend.find(&plan).await.unwrap(), Presence::Absent);
+    backend.disconnect(&plan).await.unwrap();
+    assert!(!error.to_string().contains("hunter2"));
+    error
+}
+
+#[tokio::test]
+async fn a_closed_port_is_told_and_nothing_is_left() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    let error = connect_fails(&info("127.0.0.1", port)).await;
+    assert_eq!(error.reason(), Reason::ServerUnreachable);
+    let expected = format!(
+        "cannot reach the server 127.0.0.1 (tried 127.0.0.1:{port} (connection refused)): check \
+         that it runs, its address and port, and the way to it"
+    );
+    assert_eq!(error.to_string(), expected);
+}
+
+#[tokio::test]
+async fn a_silent_server_is_told_and_nothing_is_left() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let error = connect_fails(&info("127.0.0.1", port)).await;
+    assert_eq!(error.reason(), Reason::ServerTimeout);
+    assert!(
+        error.to_string().contains("no answer within 0.2 s"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_resolve_is_told() {
+    // RFC 6761: never a name.
+    let error = connect_fails(&info("files.invalid", 445)).await;
+    assert_eq!(error.reason(), Reason::NameResolution, "{error}");
+}
+
+#[tokio::test]
+async fn an_empty_mount_point_is_partial_and_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let backend = backend(&dir.path().join("mnt"));
+    let plan = backend
+        .plan(&info("127.0.0.1", 445), Access::ReadWrite)
+        .unwrap();
+    mountpoint::make(&plan.root).unwrap();
+    assert_eq!(backend.find(&plan).await.unwrap(), Presence::Partial);
+    for _ in 0..2 {
+        backend.disconnect(&plan).await.unwrap();
+        assert_eq!(backend.find(&plan).await.unwrap(), Presence::Absent);
+    }
+    mountpoint::make(&plan.root).unwrap();
+    std::fs::write(plan.root.join("stray"), b"").unwrap();
+    let error = backend.disconnect(&plan).await.unwrap_err();
+    assert!(
+        error.to_string().contains("remove the mount point"),
+        "{error}"
+    );
+}
+
+/// Every error of mount(2) has its reason, and says what to do.
+#[test]
+fn mount_errors_are_told_in_words() {
+    let settings = backend(Path::new("/mnt")).settings;
+    let Protocol::Smb(volume) = info("files", 445) else {
+        panic!("another protocol")
+    };
+    let share = Share::new(&settings, &volume, Access::ReadWrite).unwrap();
+    let told = |errno| match failure::meaning(errno, &share, Path::new("/mnt/x"), share.dialects[0])
+    {
+        Meaning::Final(error) => format!("{}: {error}", error.reason()),
+        Meaning::Unreachable(why) => format!("next address: {why}"),
+        Meaning::Silent(why) => format!("next address, silent: {why}"),
+    };
+    let errnos = [
+        Errno::EACCES,
+        Errno::ENOENT,
+        Errno::ECONNREFUSED,
+        Errno::EHOSTUNREACH,
+        Errno::EHOSTDOWN,
+        Errno::ETIMEDOUT,
+        Errno::EOPNOTSUPP,
+        Errno::EINVAL,
+        Errno::ENOKEY,
+        Errno::EPERM,
+        Errno::ENODEV,
+        Errno::EBUSY,
+        Errno::EIO,
+    ];
+    let all: Vec<_> = errnos.into_iter().map(told).collect();
+    insta::assert_snapshot!(all.join("\n"), @r#"
+    LOGON_FAILURE: the server refuses user "bob" access to //files/vols: a wrong user, domain or password, a disabled or locked account, or no right to the share (EACCES); correct them on the server or in the connection info
+    SHARE_NOT_FOUND: cannot mount //files/vols: the server has no such share, or the share no such folder (ENOENT): check the connection info's export
+    next address: connection refused
+    next address: no route to host
+    next address, silent: host is down
+    next address, silent: connection timed out
+    PROTOCOL_VERSION: cannot agree on a protocol version with the server files (offered 3.1.1): the kernel and the server found no common ground at the mount itself (EOPNOTSUPP): an option such as seal may need a newer version than the server has
+    MOUNT_OPTION_INVALID: cannot mount //files/vols with these options: the kernel refuses one of them (EINVAL) and tells which in its log (dmesg)
+    LOGON_FAILURE: the server refuses user "bob" access to //files/vols: there is no valid Kerberos ticket for the server (ENOKEY): get one for the principal on this host (kinit, or a keytab), name the server by the host name that its service principal has, and check that request-key has a rule for cifs.spnego
+    MOUNT_FAILED: cannot mount //files/vols on "/mnt/x": this process may not mount (EPERM): it needs CAP_SYS_ADMIN, and a confinement that lets mount(2) through
+    MOUNT_FAILED: cannot mount //files/vols on "/mnt/x": this kernel has no CIFS (ENODEV): load or install the module cifs
+    MOUNT_FAILED: cannot mount //files/vols on "/mnt/x": the mount point is busy (EBUSY)
+    MOUNT_FAILED: cannot mount //files/vols on "/mnt/x": i/o error (EIO); the kernel's log (dmesg) may tell more
+    "#);
+}
