@@ -1,0 +1,107 @@
+//! What the inner guest says about its disks (see guest/init for the lines on its console).
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{node::Node, process::wait_for};
+
+/// A disk as the guest sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Disk {
+    /// The guest's name for it, such as `vda`.
+    pub(crate) name: String,
+    /// In sectors of 512 bytes.
+    pub(crate) sectors: u64,
+    pub(crate) read_only: bool,
+    pub(crate) serial: String,
+    /// The first 16 bytes as found, in hexadecimal.
+    pub(crate) head: String,
+    /// Why the guest could not write, if so.
+    pub(crate) write: Result<(), String>,
+}
+
+impl Disk {
+    /// What the guest has written at [`WRITTEN_AT`] if it could write.
+    pub(crate) fn pattern(&self) -> String {
+        format!("volattach-guest-was-here {}\n", self.serial)
+    }
+}
+
+/// Where in a disk the guest tries to write, in bytes.
+pub(crate) const WRITTEN_AT: u64 = 4096;
+
+/// The disks that the guest has, by its names for them.
+pub(crate) fn disks(node: &Node) -> Result<BTreeMap<String, Disk>> {
+    let output = node.run(
+        "cat /var/log/lab/inner.console",
+        b"",
+        Duration::from_secs(20),
+    )?;
+    parse(&output.stdout)
+}
+
+/// Waits until the guest has reported a disk with this serial.
+pub(crate) fn sees(node: &Node, serial: &str) -> Result<Disk> {
+    wait_for(
+        &format!("the guest sees disk {serial:?}"),
+        Duration::from_secs(20),
+        || {
+            Ok(disks(node)?
+                .into_values()
+                .find(|disk| disk.serial == serial))
+        },
+    )
+}
+
+/// Waits until the guest has no disk with this serial.
+pub(crate) fn gone(node: &Node, serial: &str) -> Result<()> {
+    wait_for(
+        &format!("disk {serial:?} is gone from the guest"),
+        Duration::from_secs(20),
+        || {
+            Ok(disks(node)?
+                .values()
+                .all(|disk| disk.serial != serial)
+                .then_some(()))
+        },
+    )
+}
+
+/// Plays the console's events through.
+fn parse(console: &str) -> Result<BTreeMap<String, Disk>> {
+    let mut disks = BTreeMap::new();
+    // A line without its end is still being written.
+    let complete = console.rfind('\n').map_or("", |end| &console[..end]);
+    for line in complete.lines().map(|line| line.trim_end_matches('\r')) {
+        ensure!(!line.starts_with("GUEST error"), "the guest says: {line}");
+        if let Some(name) = line.strip_prefix("GUEST gone=") {
+            disks.remove(name);
+        } else if line.starts_with("GUEST disk=") {
+            let disk = disk(line).with_context(|| format!("the guest says: {line:?}"))?;
+            disks.insert(disk.name.clone(), disk);
+        }
+    }
+    Ok(disks)
+}
+
+fn disk(line: &str) -> Option<Disk> {
+    // A serial may hold anything, so it is what is between its neighbours.
+    let (name, rest) = line.strip_prefix("GUEST disk=")?.split_once(" size=")?;
+    let (sectors, rest) = rest.split_once(" ro=")?;
+    let (read_only, rest) = rest.split_once(" serial=")?;
+    let (rest, write) = rest.rsplit_once(" write=")?;
+    let (serial, head) = rest.rsplit_once(" head=")?;
+    Some(Disk {
+        name: name.to_owned(),
+        sectors: sectors.parse().ok()?,
+        read_only: read_only == "1",
+        serial: serial.to_owned(),
+        head: head.to_owned(),
+        write: if write == "ok" {
+            Ok(())
+        } else {
+            Err(write.strip_prefix("failed:")?.to_owned())
+        },
+    })
+}

@@ -1,0 +1,92 @@
+#!/bin/bash
+# The lab's compute node as a disk image: Debian 12 with systemd, Samba, libvirt and QEMU, and the inner guest.
+#
+#   dir=$(tests/lab/image.sh)     # some two minutes the first time, then at once
+#
+# Prints one line, the directory with the files disk.img (ext4, no partitions), vmlinuz, initrd.img, and the
+# key to log in as root; all else goes to stderr. Needs root (sudo, unless run by root) for the first time.
+set -euo pipefail
+here=$(dirname "$(readlink -f "$0")")
+. "$here/cache.sh"
+
+suite=bookworm
+packages=(
+    systemd systemd-sysv udev dbus kmod iproute2 procps util-linux e2fsprogs linux-image-amd64
+    libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils
+    samba smbclient keyutils
+    openssh-server python3-minimal
+)
+# Services that cost seconds of an emulated boot, or run when a test least expects it, and serve nothing here.
+masked=(
+    smbd.service nmbd.service samba-ad-dc.service libvirt-guests.service
+    apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service
+    fstrim.timer logrotate.timer systemd-pstore.service systemd-networkd-wait-online.service
+    "getty@tty1.service" systemd-hwdb-update.service systemd-journal-flush.service
+)
+# Kernel drivers of hardware that no QEMU machine of ours has: a third of the image.
+unneeded=(sound drivers/{gpu,media,infiniband,iio,hwmon,staging,usb,hid,isdn,comedi,bluetooth}
+    drivers/net/{ethernet,wireless,can,usb})
+
+root=()
+[ "$(id -u)" = 0 ] || root=(sudo)
+
+# sources: this machine's own sources of the suite, as apt has them; nothing where it has none (mmdebstrap then
+# takes Debian's). Other suites and other vendors' packages have no place in the node.
+sources() {
+    apt-get indextargets --format '$(CREATED_BY) $(REPO_URI) $(RELEASE) $(COMPONENT)' |
+        sed -nE "s/^Packages (\S+ $suite(-updates|-security)? (main))\$/deb \1/p" | sort -u
+}
+
+build() (
+    umask 022
+    local guest start=$SECONDS
+    guest=$("$here/guest.sh")
+    say "building the node's disk image (once, some two minutes)"
+    cd "$1"
+    ssh-keygen -q -t ed25519 -N '' -C volattach-lab -f key
+
+    # What is laid over the packages' files.
+    mkdir overlay
+    cp -a "$here/image/tree/." overlay/
+    mkdir -p overlay/root/.ssh overlay/usr/local/share/lab overlay/etc/systemd/system/multi-user.target.wants
+    cp -r "$guest" overlay/usr/local/share/lab/guest
+    install -m 600 key.pub overlay/root/.ssh/authorized_keys
+    local unit
+    for unit in "${masked[@]}"; do
+        ln -s /dev/null "overlay/etc/systemd/system/$unit"
+    done
+    # An empty machine-id would make the first boot one that presets and enables every service.
+    tr -d - </proc/sys/kernel/random/uuid >overlay/etc/machine-id
+    ln -s /lib/systemd/system/systemd-networkd.service overlay/etc/systemd/system/multi-user.target.wants/
+
+    local options=() path proxy=
+    eval "$(apt-config shell proxy Acquire::http::Proxy)"
+    [ -z "$proxy" ] || options+=("--aptopt=Acquire::http::Proxy \"$proxy\"")
+    for path in "${unneeded[@]}"; do
+        options+=("--dpkgopt=path-exclude=/lib/modules/*/kernel/$path/*")
+    done
+    local mirrors
+    mirrors=$(sources)
+    "${root[@]}" mmdebstrap --variant=minbase --mode=root "${options[@]}" \
+        --aptopt='APT::Install-Recommends "false"' \
+        --dpkgopt=force-unsafe-io \
+        --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
+        --dpkgopt='path-exclude=/usr/share/locale/*' \
+        --essential-hook='mkdir -p "$1/etc/initramfs-tools/conf.d" "$1/etc/initramfs-tools/hooks"' \
+        --essential-hook='printf "MODULES=list\nCOMPRESS=gzip\nCOMPRESSLEVEL=1\n" >"$1/etc/initramfs-tools/conf.d/lab"' \
+        --essential-hook="copy-in '$here/image/initramfs-hook' /etc/initramfs-tools/hooks" \
+        --include="$(IFS=,; echo "${packages[*]}")" \
+        --customize-hook="sync-in overlay /" \
+        --customize-hook='chown -R root:root "$1/root" "$1/usr/local" "$1/etc/systemd"; chmod 700 "$1/root/.ssh"' \
+        "$suite" tree ${mirrors:+-} <<<"$mirrors"
+
+    truncate -s 6G disk.img
+    "${root[@]}" mke2fs -q -t ext4 -d tree -L root -E lazy_itable_init=1,lazy_journal_init=1 disk.img
+    "${root[@]}" cp -L tree/vmlinuz tree/initrd.img .
+    "${root[@]}" rm -rf tree overlay
+    "${root[@]}" chown "$(id -u):$(id -g)" disk.img vmlinuz initrd.img
+    say "built the node's disk image in $((SECONDS - start)) s, $(du -sh disk.img | cut -f1)"
+)
+
+cached "image-$(cd "$here" && key image.sh cache.sh guest.sh guest/init image/initramfs-hook \
+    $(find image/tree -type f | LC_ALL=C sort))" build

@@ -1,0 +1,50 @@
+//! What must be gone when nothing is attached.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::node::Node;
+
+/// Each line that this prints is something left over. libvirt and the journal are only one witness each: the
+/// kernel and the inner guest's QEMU are asked too.
+const SCRIPT: &str = r#"
+base=/var/lib/volattach/mnt
+awk -v base="$base/" '$3 == "cifs" || index($2, base) == 1 { print "mount: " $0 }' /proc/mounts
+find "$base" -mindepth 1 -printf 'beneath the mount base: %p\n' 2>/dev/null
+for domain in $(virsh list --name --all); do
+    virsh -q domblklist "$domain" | sed "/^\$/d; s/^/disk of $domain: /"
+    if virsh domstate "$domain" | grep -Eq 'running|paused'; then
+        virsh qemu-monitor-command "$domain" '{"execute":"query-named-block-nodes"}' |
+            grep -o '"node-name":"[^"]*"' | sed "s/^/block node of $domain: /"
+    fi
+done
+if systemctl is-active -q volattachd; then
+    volattach list -o json | grep -v '^\[\]$' | sed 's/^/attachment: /'
+    main=$(systemctl show -p MainPID --value volattachd)
+    for pid in $(cat /sys/fs/cgroup/system.slice/volattachd.service/cgroup.procs); do
+        [ "$pid" = "$main" ] || echo "process: $pid $(tr '\0' ' ' </proc/"$pid"/cmdline)"
+    done
+fi
+exit 0
+"#;
+
+/// The kernel ends a session and its threads a moment after the unmount; so this may take a moment, and no more.
+const SESSIONS: &str = "! grep -E '^[0-9]+\\) (ConnectionId|Name)' /proc/fs/cifs/DebugData";
+
+/// Everything left over of attachments, a line each; empty when all is as if nothing had ever been attached.
+pub(crate) fn find(node: &Node) -> Result<Vec<String>> {
+    let mut found: Vec<String> = node.sh(SCRIPT)?.lines().map(String::from).collect();
+    if let Err(error) = node.wait(
+        "the end of all CIFS sessions",
+        SESSIONS,
+        Duration::from_secs(5),
+    ) {
+        let sessions = node.run("cat /proc/fs/cifs/DebugData", b"", Duration::from_secs(20));
+        found.push(format!(
+            "{error:#}: {}",
+            sessions.map_or_else(|error| error.to_string(), |output| output.stdout)
+        ));
+    }
+    Ok(found)
+}

@@ -1,0 +1,135 @@
+//! The lab: tests on a whole compute node in a virtual machine, which assert on what the *guest* in it sees. See
+//! README.md beside this file.
+//!
+//! Invariants: a test leaves nothing behind, which is checked after each; a test that failed costs its node;
+//! nothing that the lab starts outlives it; a filter that fits no test is an error.
+//!
+//! It has a runner of its own: all tests share one node, one after the other, and its end must not be left to luck.
+
+mod cache;
+mod guest;
+mod leftovers;
+mod node;
+mod process;
+mod qemu;
+mod self_test;
+mod servers;
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+    process::ExitCode,
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use node::Node;
+
+/// What a test works with.
+pub(crate) struct Lab {
+    pub(crate) node: Node,
+}
+
+/// A test, by the name that filters look at.
+pub(crate) struct Test {
+    pub(crate) name: &'static str,
+    pub(crate) run: fn(&Lab) -> Result<()>,
+}
+
+const TESTS: &[&[Test]] = &[self_test::TESTS];
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let done = match *args.as_slice() {
+        ["--list"] => {
+            TESTS
+                .iter()
+                .flat_map(|tests| tests.iter())
+                .for_each(|test| println!("{}", test.name));
+            Ok(())
+        }
+        ["--shell"] => shell(),
+        [] => run(""),
+        [filter] if !filter.starts_with('-') => run(filter),
+        _ => Err(anyhow::anyhow!("usage: lab [FILTER | --list | --shell]")),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs the tests whose name contains `filter`.
+fn run(filter: &str) -> Result<()> {
+    let tests: Vec<_> = TESTS
+        .iter()
+        .flat_map(|tests| tests.iter())
+        .filter(|test| test.name.contains(filter))
+        .collect();
+    ensure!(
+        !tests.is_empty(),
+        "no test's name contains {filter:?} (--list names them)"
+    );
+    let mut lab = None;
+    let mut failed = Vec::new();
+    for test in &tests {
+        let ready = match lab.take() {
+            Some(lab) => lab,
+            None => Lab {
+                node: Node::start().context("starting the node")?,
+            },
+        };
+        let start = Instant::now();
+        let result = catch_unwind(AssertUnwindSafe(|| (test.run)(&ready)))
+            .unwrap_or_else(|_| bail!("panicked"))
+            .and_then(|()| nothing_left(&ready));
+        let seconds = start.elapsed().as_secs_f64();
+        match result {
+            Ok(()) => {
+                println!("ok      {} ({seconds:.1} s)", test.name);
+                lab = Some(ready);
+            }
+            Err(error) => {
+                println!("FAILED  {} ({seconds:.1} s): {error:#}", test.name);
+                let logs = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
+                    .with_file_name("lab-logs")
+                    .join(test.name);
+                match ready.node.fetch_logs(&logs) {
+                    Ok(()) => println!("        logs: {}", logs.display()),
+                    Err(error) => println!("        no logs: {error:#}"),
+                }
+                failed.push(test.name);
+            }
+        }
+    }
+    // In the words of the standard test runner, for those who count.
+    println!(
+        "\ntest result: {}. {} passed; {} failed; 0 ignored",
+        if failed.is_empty() { "ok" } else { "FAILED" },
+        tests.len() - failed.len(),
+        failed.len()
+    );
+    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
+    Ok(())
+}
+
+/// Holds a test to leaving nothing, and takes its servers away.
+fn nothing_left(lab: &Lab) -> Result<()> {
+    let left = leftovers::find(&lab.node)?;
+    ensure!(left.is_empty(), "left over:\n{}", left.join("\n"));
+    servers::remove_all(&lab.node)
+}
+
+/// Starts a node and says how to log in, until the end of stdin.
+fn shell() -> Result<()> {
+    let mut node = Node::start()?;
+    println!("{}", node.login_command()?);
+    eprintln!("lab: the node ends with the end of input (Ctrl-D)");
+    std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
+    Ok(())
+}

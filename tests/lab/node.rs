@@ -1,0 +1,328 @@
+//! The lab's compute node: a virtual machine, started from a saved state in which it is up and its inner guest too.
+//!
+//! Nothing that happens in it outlives it: its disk is thrown away, and what is cached is never written.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::{
+    cache,
+    process::{self, Guarded, Output, bound, wait_for},
+    qemu::{self, Accel, Qemu},
+};
+
+/// What a command in the node may take unless a test says otherwise.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The node, up and reachable.
+pub(crate) struct Node {
+    // Ended in this order.
+    login: Guarded,
+    qemu: Qemu,
+    key: PathBuf,
+    directory: tempfile::TempDir,
+}
+
+impl Node {
+    /// Starts a fresh node. The first time ever this makes its image (one minute) and its saved state (one more).
+    pub(crate) fn start() -> Result<Self> {
+        let image = cache::script("image.sh")?;
+        let accel = Accel::choose(&cache::script("guest.sh")?)?;
+        let saved = saved(&image, accel)?;
+        let start = Instant::now();
+        let disk = format!(
+            "file={},if=virtio,cache=unsafe,snapshot=on",
+            comma(&saved.join("disk.qcow2"))
+        );
+        let mut args = machine(&image, accel);
+        args.extend(["-drive".into(), disk]);
+        args.extend(qemu::incoming(&saved.join("state")));
+        let node = Self::boot(&image, &args, |qemu| qemu.resume())?;
+        // The node's clock stood still since its state was saved.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
+        node.sh(&format!("date -s @{now:.3} >/dev/null"))?;
+        eprintln!(
+            "lab: the node is up ({:.1} s, {accel:?})",
+            start.elapsed().as_secs_f64()
+        );
+        Ok(node)
+    }
+
+    fn boot(
+        image: &Path,
+        args: &[String],
+        started: impl FnOnce(&mut Qemu) -> Result<()>,
+    ) -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("volattach-lab").tempdir()?;
+        let path = |name: &str| directory.path().join(name);
+        let mut args = args.to_vec();
+        args.extend([
+            "-serial".into(),
+            format!("file:{}", path("console").display()),
+        ]);
+        let mut qemu = Qemu::start(&args, &path("qmp"), &path("qemu.log"))?;
+        started(&mut qemu)?;
+        let port = qemu.forwarded_port()?;
+        // ssh insists on a key that others cannot read, wherever the cache is.
+        let key = path("key");
+        fs::copy(image.join("key"), &key)?;
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600))?;
+        let login = log_in(port, &key, &path("ssh"), &path("console"))?;
+        Ok(Self {
+            login,
+            qemu,
+            key,
+            directory,
+        })
+    }
+
+    /// Writes the machine's state into `file` and ends it.
+    fn save(self, file: &Path) -> Result<()> {
+        let Self { login, qemu, .. } = self;
+        drop(login);
+        qemu.save(file)
+    }
+
+    fn ssh(&self) -> Command {
+        let mut command = Command::new("ssh");
+        command
+            .args(["-q", "-o", "ControlMaster=no", "-S"])
+            .arg(self.directory.path().join("ssh"))
+            .arg("lab");
+        command
+    }
+
+    /// Runs a shell script (bash, as root) with `stdin`, whatever its exit status but 255 (which
+    /// is ssh's own, and that of a script killed by a signal); fails if it takes longer than `deadline`.
+    pub(crate) fn run(&self, script: &str, stdin: &[u8], deadline: Duration) -> Result<Output> {
+        let mut command = self.ssh();
+        command.arg(script);
+        let output = process::run(command, stdin, deadline)
+            .with_context(|| format!("in the node: {script}"))?;
+        ensure!(
+            output.status.code() != Some(255),
+            "no way into the node for: {script}\n{}",
+            output.stderr
+        );
+        Ok(output)
+    }
+
+    /// Runs a shell script that must succeed within a minute, and returns what it wrote to stdout, without newlines at the end.
+    pub(crate) fn sh(&self, script: &str) -> Result<String> {
+        let output = self.run(script, b"", DEADLINE)?;
+        if !output.status.success() {
+            bail!(
+                "in the node: {script}\n{}, saying: {}{}",
+                output.status,
+                output.stdout,
+                output.stderr
+            );
+        }
+        Ok(output.stdout.trim_end_matches('\n').to_owned())
+    }
+
+    /// Tries a shell script until it succeeds; fails, naming `what`, when `deadline` has passed.
+    pub(crate) fn wait(&self, what: &str, script: &str, deadline: Duration) -> Result<()> {
+        wait_for(what, deadline, || {
+            Ok(self
+                .run(script, b"", DEADLINE)?
+                .status
+                .success()
+                .then_some(()))
+        })
+    }
+
+    /// Copies what can tell why a test failed into `directory`.
+    pub(crate) fn fetch_logs(&self, directory: &Path) -> Result<()> {
+        fs::create_dir_all(directory)?;
+        let sources = [
+            ("journal", "journalctl --no-pager -o short-precise -b"),
+            (
+                "volattachd",
+                "journalctl --no-pager -o json -b -u volattachd",
+            ),
+            (
+                "libvirtd",
+                "journalctl --no-pager -o short-precise -b -u libvirtd; tail -n +1 /var/log/libvirt/qemu/*",
+            ),
+            (
+                "samba",
+                "journalctl --no-pager -b -u 'lab-smb-*'; tail -n +1 /srv/lab/*/log/*.log",
+            ),
+            ("dmesg", "dmesg"),
+            ("guest-console", "cat /var/log/lab/inner.console"),
+            (
+                "state",
+                "set -x; cat /proc/mounts; virsh domblklist inner; virsh dumpxml inner; ps axf; ss -tnp; \
+                 cat /proc/fs/cifs/DebugData; find /var/lib/volattach /run/volattach -ls",
+            ),
+        ];
+        for (name, script) in sources {
+            let text = match self.run(&format!("{{ {script}; }} 2>&1"), b"", DEADLINE) {
+                Ok(output) => output.stdout,
+                Err(error) => format!("{error:#}"),
+            };
+            fs::write(directory.join(name), text)?;
+        }
+        fs::copy(
+            self.directory.path().join("console"),
+            directory.join("node-console"),
+        )?;
+        Ok(())
+    }
+
+    /// How to log in by hand, for whoever keeps the node running.
+    pub(crate) fn login_command(&mut self) -> Result<String> {
+        let port = self.qemu.forwarded_port()?;
+        Ok(format!(
+            "ssh -i {} -p {port} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null root@127.0.0.1",
+            self.key.display()
+        ))
+    }
+}
+
+/// The machine, but for its disk.
+fn machine(image: &Path, accel: Accel) -> Vec<String> {
+    let mut args: Vec<String> = accel.args().map(String::from).into();
+    let rest = [
+        "-smp",
+        "2",
+        "-m",
+        "2048",
+        "-device",
+        "virtio-rng-pci",
+        // A port of this machine's loopback leads in; nothing leads out.
+        "-netdev",
+        "user,id=outside,restrict=on,hostfwd=tcp:127.0.0.1:0-:22",
+        "-device",
+        "virtio-net-pci,netdev=outside",
+    ];
+    args.extend(rest.map(String::from));
+    args.extend(qemu::kernel(
+        image,
+        "root=/dev/vda rw console=ttyS0 quiet mitigations=off net.ifnames=0",
+    ));
+    args
+}
+
+/// `path` as a value in one of QEMU's option lists.
+fn comma(path: &Path) -> String {
+    path.to_string_lossy().replace(',', ",,")
+}
+
+/// The cached state of a node that is up: its disk above the image, and the machine's memory.
+fn saved(image: &Path, accel: Accel) -> Result<PathBuf> {
+    let machine = machine(image, accel);
+    let name = format!(
+        "node-{}",
+        cache::key(&[&machine.join("\n"), &qemu::version()?])
+    );
+    cache::entry(image, &name, |directory| {
+        eprintln!("lab: booting the node for the first time (once, about a minute; {accel:?})");
+        let start = Instant::now();
+        let disk = directory.join("disk.qcow2");
+        let created = Command::new("qemu-img")
+            .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"])
+            .args([&image.join("disk.img"), &disk])
+            .status()?;
+        ensure!(created.success(), "qemu-img create: {created}");
+        let mut args = machine.clone();
+        args.extend([
+            "-drive".into(),
+            format!("file={},if=virtio,cache=unsafe", comma(&disk)),
+        ]);
+        let node = Node::boot(image, &args, |_| Ok(()))?;
+        eprintln!(
+            "lab: logged in after {:.0} s",
+            start.elapsed().as_secs_f64()
+        );
+        node.wait(
+            "the node's services",
+            "! systemctl is-system-running | grep -q starting",
+            Duration::from_secs(120),
+        )?;
+        let prepared = node.run("lab-prepare", b"", Duration::from_secs(300))?;
+        ensure!(
+            prepared.status.success(),
+            "lab-prepare: {}{}",
+            prepared.stdout,
+            prepared.stderr
+        );
+        eprint!(
+            "{}",
+            prepared
+                .stdout
+                .lines()
+                .map(|line| format!("lab: {line}\n"))
+                .collect::<String>()
+        );
+        // The page cache is most of what a state would hold.
+        node.sh("sync; echo 3 >/proc/sys/vm/drop_caches")?;
+        node.save(&directory.join("state"))?;
+        eprintln!(
+            "lab: saved the node's state after {:.0} s",
+            start.elapsed().as_secs_f64()
+        );
+        Ok(())
+    })
+}
+
+/// Logs in and keeps the connection open at `socket` for all commands to share: a handshake costs the node most of a second.
+fn log_in(port: u16, key: &Path, socket: &Path, console: &Path) -> Result<Guarded> {
+    let start = || {
+        let mut command = bound("ssh");
+        command
+            .args(["-q", "-N", "-M", "-S"])
+            .arg(socket)
+            .arg("-i")
+            .arg(key)
+            .args(["-p", &port.to_string(), "-l", "root"])
+            .args([
+                "-o",
+                "BatchMode=yes",
+                "-o",
+                "StrictHostKeyChecking=no",
+                "-o",
+                "UserKnownHostsFile=/dev/null",
+            ])
+            .args([
+                "-o",
+                "IdentitiesOnly=yes",
+                "-o",
+                "ConnectTimeout=10",
+                "-F",
+                "none",
+                "127.0.0.1",
+            ])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        command.spawn().map(Guarded).context("starting ssh")
+    };
+    let mut ssh = start()?;
+    wait_for("logging in to the node", Duration::from_secs(240), || {
+        if socket.exists() {
+            return Ok(Some(()));
+        }
+        if ssh.0.try_wait()?.is_some() {
+            ssh = start()?;
+        }
+        Ok(None)
+    })
+    .with_context(|| {
+        let text = fs::read(console).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let lines: Vec<_> = text.lines().collect();
+        format!(
+            "the node's console ends with:\n{}",
+            lines[lines.len().saturating_sub(20)..].join("\n")
+        )
+    })?;
+    Ok(ssh)
+}

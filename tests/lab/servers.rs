@@ -1,0 +1,112 @@
+//! SMB servers in the node: each a Samba of its own at an address of its own (see lab-smb).
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use super::{node::Node, process::quote};
+
+/// A running server. The runner removes it after the test.
+pub(crate) struct SmbServer<'node> {
+    node: &'node Node,
+    name: &'static str,
+    /// 10.99.0.N
+    pub(crate) address: String,
+}
+
+impl<'node> SmbServer<'node> {
+    /// Starts a server at 10.99.0.`octet` with these shares, read-write for all its users; `global` are further
+    /// lines for smb.conf's `[global]`.
+    pub(crate) fn start(
+        node: &'node Node,
+        name: &'static str,
+        octet: u8,
+        shares: &[&str],
+        global: &str,
+    ) -> Result<Self> {
+        let server = Self {
+            node,
+            name,
+            address: format!("10.99.0.{octet}"),
+        };
+        let mut conf = format!("{global}\n");
+        let mut script = String::from("set -e\n");
+        for share in shares {
+            let path = server.path(share, "");
+            conf += &format!("[{share}]\npath = {path}\nread only = no\n");
+            script += &format!("mkdir -p {}\n", quote(&path));
+        }
+        script += &format!("lab-smb start {name} {octet}");
+        let output = node.run(&script, conf.as_bytes(), Duration::from_secs(60))?;
+        ensure!(
+            output.status.success(),
+            "starting SMB server {name}: {}{}",
+            output.stdout,
+            output.stderr
+        );
+        Ok(server)
+    }
+
+    /// Makes a user, or gives it another password.
+    pub(crate) fn user(&self, user: &str, password: &str) -> Result<()> {
+        let script = format!("lab-smb user {} {}", self.name, quote(user));
+        let output = self
+            .node
+            .run(&script, password.as_bytes(), Duration::from_secs(60))?;
+        ensure!(
+            output.status.success(),
+            "user {user} of {}: {}{}",
+            self.name,
+            output.stdout,
+            output.stderr
+        );
+        Ok(())
+    }
+
+    /// Where the server keeps a file of a share, as a path in the node.
+    pub(crate) fn path(&self, share: &str, file: &str) -> String {
+        format!("/srv/lab/{}/shares/{share}/{file}", self.name)
+    }
+
+    /// Makes a raw volume of `mebibytes` on a share; it begins with `head`.
+    pub(crate) fn volume(&self, share: &str, file: &str, mebibytes: u32, head: &str) -> Result<()> {
+        let path = quote(&self.path(share, file));
+        self.node.sh(&format!(
+            "mkdir -p \"$(dirname {path})\" && printf %s {} >{path} && truncate -s {mebibytes}M {path}",
+            quote(head)
+        ))?;
+        Ok(())
+    }
+
+    fn verb(&self, verb: &str) -> Result<()> {
+        self.node
+            .sh(&format!("lab-smb {verb} {}", self.name))
+            .map(drop)
+    }
+
+    /// SIGSTOP: connections are accepted (by the server's kernel) and never answered.
+    pub(crate) fn pause(&self) -> Result<()> {
+        self.verb("pause")
+    }
+
+    /// SIGCONT.
+    pub(crate) fn resume(&self) -> Result<()> {
+        self.verb("resume")
+    }
+
+    /// No packet is answered any more, as by a machine without power.
+    pub(crate) fn silence(&self) -> Result<()> {
+        self.verb("silence")
+    }
+
+    /// The end of [`Self::silence`].
+    pub(crate) fn unsilence(&self) -> Result<()> {
+        self.verb("unsilence")
+    }
+}
+
+/// Removes every server, whatever state it is in.
+pub(crate) fn remove_all(node: &Node) -> Result<()> {
+    node.sh("for name in $(lab-smb list); do lab-smb stop \"$name\"; done")
+        .map(drop)
+}
