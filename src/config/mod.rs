@@ -57,7 +57,7 @@ pub struct Libvirt {
 /// `[smb]`: shares by SMB.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Smb {
-    /// The versions allowed, newest first; default 3.1.1, 3.0.2, 3.0, 2.1. `1.0` only works when named here.
+    /// The versions tried where connection info asks for none; default 3.1.1, 3.0.2, 3.0, 2.1. `1.0` only works when named here.
     pub versions: Vec<String>,
     /// The owner of every file on a mount; default: the user `libvirt-qemu` (or `qemu`), looked up.
     pub uid: u32,

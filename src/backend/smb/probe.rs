@@ -73,6 +73,10 @@ async fn ask(address: SocketAddr, from: Option<IpAddr>, dialects: &[Dialect]) ->
             "it speaks SMB 1.0 alone, which is insecure and not allowed here".into(),
         ),
         (_, Some(what)) => Outcome::Refused(what),
+        (false, None) if modern.is_empty() => Outcome::Refused(
+            "it has no answer to SMB 1.0, the only version asked for: servers have newer ones"
+                .into(),
+        ),
         (false, None) => Outcome::Refused(
             "it closed the connection without an answer: is it an SMB server, and does it let \
              this host in?"

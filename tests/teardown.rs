@@ -1,0 +1,164 @@
+//! What is mounted where a share belongs is taken down whole, whatever a crash left, by real mounts.
+//!
+//! The kernel need not know CIFS: for taking down, any file system will do. Each test runs in a mount namespace of its own
+//! process, so that the host sees nothing and nothing is left when it fails.
+
+#![cfg(test)]
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::mount::{MsFlags, mount};
+use volattach::backend::smb::SmbBackend;
+use volattach::backend::{Backend, Presence};
+use volattach::config;
+use volattach::connection::{Protocol, SmbCredentials, SmbVolume};
+use volattach::model::{Access, HostKey, HostPlan, ImageFormat, Reason};
+use volattach::sys::worker::Workers;
+
+/// Set in the process that is in the namespace.
+const INSIDE: &str = "VOLATTACH_TEST_MOUNT_NAMESPACE";
+
+/// Runs the test of that name again in a process with a mount namespace of its own; true there. Unsharing here would change
+/// one thread alone, and the backend asks for the process's mounts.
+fn inside(test: &str) -> bool {
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let unshare = |arguments: &[&std::ffi::OsStr]| {
+        std::process::Command::new("unshare")
+            .args(["--mount", "--propagation=private", "--"])
+            .args(arguments)
+            .env(INSIDE, "1")
+            .output()
+            .expect("unshare(1) is of util-linux")
+    };
+    if !unshare(&["true".as_ref()]).status.success() {
+        eprintln!("SKIPPED: {test} needs root, for a mount namespace of its own");
+        return false;
+    }
+    let own = std::env::current_exe().unwrap();
+    let output = unshare(&[
+        own.as_os_str(),
+        "--exact".as_ref(),
+        test.as_ref(),
+        "--nocapture".as_ref(),
+    ]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && said.contains("1 passed"),
+        "{said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    false
+}
+
+fn backend(mount_base: &Path) -> SmbBackend {
+    let settings = config::Smb {
+        versions: vec!["3.1.1".into()],
+        uid: 0,
+        gid: 0,
+        credentials_dirs: vec![],
+        probe_timeout: Duration::from_secs(3),
+        mount_timeout: Duration::from_secs(10),
+        default_options: vec![],
+        mandatory_options: vec![],
+        servers: std::collections::BTreeMap::new(),
+    };
+    let worker = PathBuf::from(env!("CARGO_BIN_EXE_volattachd-worker"));
+    SmbBackend::new(
+        settings,
+        mount_base.into(),
+        HostKey::new([1; 32]),
+        Workers::from_executable(worker),
+    )
+}
+
+fn plan(backend: &SmbBackend) -> HostPlan {
+    let volume = SmbVolume {
+        host: "127.0.0.1".into(),
+        share: "vols".into(),
+        folder: String::new(),
+        name: "v1".into(),
+        format: ImageFormat::Raw,
+        credentials: SmbCredentials::Guest,
+        options: vec![],
+    };
+    let info = Protocol::Smb(volume);
+    backend.plan(&info, Access::ReadWrite).unwrap()
+}
+
+fn mount_tmpfs(target: &Path) {
+    std::fs::create_dir_all(target).unwrap();
+    let none = None::<&str>;
+    mount(Some("none"), target, Some("tmpfs"), MsFlags::empty(), none).unwrap();
+}
+
+#[tokio::test]
+async fn mounts_over_and_beneath_each_other_all_go() {
+    if !inside("mounts_over_and_beneath_each_other_all_go") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let backend = backend(&dir.path().join("mnt"));
+    let plan = plan(&backend);
+    mount_tmpfs(&plan.root);
+    mount_tmpfs(&plan.root);
+    mount_tmpfs(&plan.root.join("dfs link"));
+    // Its neighbour's name begins alike.
+    let neighbour = plan.root.with_extension("other");
+    mount_tmpfs(&neighbour);
+    assert_eq!(backend.find(&plan).await.unwrap(), Presence::Partial);
+    backend.disconnect(&plan).await.unwrap();
+    assert_eq!(backend.find(&plan).await.unwrap(), Presence::Absent);
+    assert!(!plan.root.exists());
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(table.contains(neighbour.to_str().unwrap()));
+    backend.disconnect(&plan).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_mount_in_use_stays_and_says_so() {
+    if !inside("a_mount_in_use_stays_and_says_so") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let backend = backend(&dir.path().join("mnt"));
+    let plan = plan(&backend);
+    mount_tmpfs(&plan.root);
+    let held = std::fs::File::create(&plan.path).unwrap();
+    let error = backend.disconnect(&plan).await.unwrap_err();
+    assert_eq!(error.reason(), Reason::UnmountFailed);
+    assert!(error.to_string().contains("fuser -vm"), "{error}");
+    assert_eq!(backend.find(&plan).await.unwrap(), Presence::Partial);
+    drop(held);
+    backend.disconnect(&plan).await.unwrap();
+    assert_eq!(backend.find(&plan).await.unwrap(), Presence::Absent);
+}
+
+#[tokio::test]
+async fn a_volume_is_looked_at_by_the_worker() {
+    if !inside("a_volume_is_looked_at_by_the_worker") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let backend = backend(&dir.path().join("mnt"));
+    let plan = plan(&backend);
+    mount_tmpfs(&plan.root);
+    let reason = async || backend.inspect(&plan).await.unwrap_err().reason();
+    assert_eq!(reason().await, Reason::VolumeNotFound);
+    std::os::unix::fs::symlink("/etc/shadow", &plan.path).unwrap();
+    assert_eq!(reason().await, Reason::VolumePathUnsafe);
+    std::fs::remove_file(&plan.path).unwrap();
+    std::fs::create_dir(&plan.path).unwrap();
+    assert_eq!(reason().await, Reason::VolumeNotRegular);
+    std::fs::remove_dir(&plan.path).unwrap();
+    std::fs::write(&plan.path, b"QFI\xfb: a raw volume may hold anything").unwrap();
+    backend.inspect(&plan).await.unwrap();
+    let qcow2 = HostPlan {
+        format: ImageFormat::Qcow2,
+        ..plan.clone()
+    };
+    let error = backend.inspect(&qcow2).await.unwrap_err();
+    assert_eq!(error.reason(), Reason::ImageMalformed);
+}
