@@ -95,6 +95,17 @@ pub enum ConnectionError {
         #[source]
         source: OptionError,
     },
+    /// An option is not known, and its name may be a piece of a password.
+    #[error(
+        "option {position} in connection info's {key} is not known, and not shown, since it may be a piece of a password: write a \
+         comma in a password twice, or put the password in quotes"
+    )]
+    OptionAfterPassword {
+        /// The key.
+        key: String,
+        /// Its place, from 1.
+        position: usize,
+    },
     /// The mount options cannot be parsed.
     #[error("connection info's {key} cannot be parsed: {problem}")]
     Options {
@@ -132,7 +143,9 @@ impl ConnectionError {
                 ..
             }
             | Self::Options { .. } => Reason::MountOptionInvalid,
-            Self::MountOption { .. } => Reason::MountOptionRefused,
+            Self::MountOption { .. } | Self::OptionAfterPassword { .. } => {
+                Reason::MountOptionRefused
+            }
             Self::Credentials { .. } => Reason::CredentialsInvalid,
         }
     }

@@ -12,6 +12,8 @@ mod format;
 mod local;
 mod path;
 mod smb;
+#[cfg(test)]
+mod tests;
 
 pub use error::ConnectionError;
 pub use smb::SmbLogin;

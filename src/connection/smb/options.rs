@@ -23,30 +23,26 @@ const SECURITY: &str = "one of ntlmssp, ntlmsspi, krb5, krb5i, none";
 
 /// Parses an options string; `key` is for errors.
 pub(super) fn parse(key: &str, text: &str) -> Result<Options, ConnectionError> {
-    let syntax = |problem| ConnectionError::Options {
+    let tokens = grammar::parse(text).map_err(|problem| ConnectionError::Options {
         key: key.to_owned(),
         problem,
-    };
+    })?;
     let mut options = Options::default();
+    // A password with a bare comma goes on in what looks like the next option's name: that must not be told.
     let mut after_password = false;
-    for (index, token) in grammar::parse(text)
-        .map_err(syntax)?
-        .into_iter()
-        .enumerate()
-    {
-        // A password with a bare comma goes on in what looks like the next option's name: that must not be told.
-        let name_may_be_told = !after_password && is_plain(&token.name);
+    for (index, token) in tokens.into_iter().enumerate() {
+        let told = !after_password && is_plain(&token.name);
         after_password = matches!(token.name.as_str(), "password" | "pass")
             || token.value.as_ref().is_some_and(|v| v.percent.is_some());
         match apply(key, &mut options, token) {
             Err(ConnectionError::MountOption {
                 source: OptionError::Unknown { .. },
                 ..
-            }) if !name_may_be_told => {
-                return Err(syntax(format!(
-                    "option {} is none that is known; a comma in a value is written twice, or the value in quotes",
-                    index + 1
-                )));
+            }) if !told => {
+                return Err(ConnectionError::OptionAfterPassword {
+                    key: key.to_owned(),
+                    position: index + 1,
+                });
             }
             other => other?,
         }
@@ -59,7 +55,7 @@ fn is_plain(name: &str) -> bool {
     name.len() <= 32
         && name
             .bytes()
-            .all(|b| b.is_ascii_lowercase() || matches!(b, b'_' | b'-' | b'.'))
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
 }
 
 fn apply(key: &str, options: &mut Options, token: Token) -> Result<(), ConnectionError> {

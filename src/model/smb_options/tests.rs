@@ -1,0 +1,90 @@
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::list::*;
+use super::*;
+
+fn names() -> Vec<&'static str> {
+    ALLOWED.iter().map(|spec| spec.name).collect()
+}
+
+#[test]
+fn the_reference_lists_exactly_what_is_allowed() {
+    let text = include_str!("../../../docs/connection-info.md");
+    let (_, section) = text.split_once("## Mount options").unwrap();
+    let documented: BTreeSet<&str> = section
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once(" |"))
+        .flat_map(|(options, _)| options.split(['`', ',', ' ']))
+        .filter(|word| !word.is_empty())
+        .collect();
+    assert_eq!(documented, names().into_iter().collect());
+    for dropped in DROPPED {
+        assert!(section.contains(&format!("`{dropped}`")), "{dropped}");
+    }
+}
+
+#[test]
+fn no_option_is_on_two_lists_and_what_is_replaced_is_known() {
+    let mut all = names();
+    all.extend(DEPLOYER.iter().map(|spec| spec.name));
+    all.extend(DROPPED);
+    all.extend(REFUSED.iter().flat_map(|(names, _)| names.iter()));
+    let once: BTreeSet<&str> = all.iter().copied().collect();
+    assert_eq!(all.len(), once.len());
+    for spec in ALLOWED {
+        for replaced in spec.replaces {
+            assert!(names().contains(replaced), "{replaced}");
+        }
+    }
+}
+
+#[test]
+fn a_deployer_may_use_a_little_more_and_no_credentials() {
+    let check = |name, value, author| check(name, Some(value), author).is_ok();
+    assert!(check("srcaddr", "10.0.0.1", Author::Deployer));
+    assert!(check("srcaddr", "fd00::1", Author::Deployer));
+    assert!(!check("srcaddr", "nas", Author::Deployer));
+    assert!(!check("srcaddr", "10.0.0.1", Author::ConnectionInfo));
+    for name in ["username", "password", "credentials", "sec", "vers"] {
+        assert!(!check(name, "krb5", Author::Deployer), "{name}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_is_spelled_is_spelled_the_same_again(
+        index in 0..ALLOWED.len(),
+        value in proptest::option::of("[0-9]{1,9}|none|utf8|3\\.02|ntlmssp"),
+    ) {
+        let name = ALLOWED[index].name;
+        if let Ok(Some((name, value))) = check(name, value.as_deref(), Author::ConnectionInfo) {
+            let again = check(&name, value.as_deref(), Author::ConnectionInfo);
+            prop_assert_eq!(again, Ok(Some((name, value))));
+        }
+    }
+
+    #[test]
+    fn merging_leaves_no_contradiction_and_the_last_word_to_the_last(
+        first in prop::collection::vec(0..ALLOWED.len(), 0..12),
+        last in prop::collection::vec(0..ALLOWED.len(), 1..6),
+    ) {
+        let layer = |indexes: &[usize]| -> Vec<MountOption> {
+            indexes.iter().map(|i| (ALLOWED[*i].name.to_owned(), None)).collect()
+        };
+        let (first, last) = (layer(&first), layer(&last));
+        let merged = merge([(Origin::Default, &*first), (Origin::Mandatory, &*last)]);
+        let names: BTreeSet<&str> = merged.iter().map(|option| option.name.as_str()).collect();
+        prop_assert_eq!(names.len(), merged.len());
+        for (at, option) in merged.iter().enumerate() {
+            let spec = ALLOWED.iter().find(|spec| spec.name == option.name).unwrap();
+            for earlier in &merged[..at] {
+                prop_assert!(!spec.replaces.contains(&earlier.name.as_str()));
+            }
+        }
+        let (name, _) = last.last().unwrap();
+        let found = merged.iter().find(|option| option.name == *name);
+        prop_assert_eq!(found.map(|option| option.origin), Some(Origin::Mandatory));
+    }
+}
