@@ -6,6 +6,7 @@
 
 pub mod admission;
 pub mod api;
+pub mod app;
 pub mod attach;
 pub mod auth;
 pub mod backend;

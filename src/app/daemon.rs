@@ -8,11 +8,14 @@ use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
-use super::{Socket, state, supervisor};
+use super::listen::Socket;
+use super::{state, supervisor};
 use crate::api::{self, Api};
 use crate::attach::{Engine, Parts};
 use crate::auth::LocalPeers;
-use crate::backend::{Backend, Backends, LocalBackend, SmbBackend};
+use crate::backend::local::LocalBackend;
+use crate::backend::smb::SmbBackend;
+use crate::backend::{Backend, Backends};
 use crate::config::Settings;
 use crate::host::Connector;
 use crate::journal::Journal;
@@ -29,7 +32,7 @@ const DRAIN: Duration = Duration::from_secs(60);
 const CLOSE: Duration = Duration::from_secs(5);
 
 /// A daemon that does not serve yet.
-pub struct Daemon {
+pub(super) struct Daemon {
     engine: Engine,
     api: Api,
     journal: Arc<dyn Journal>,
@@ -40,13 +43,17 @@ impl Daemon {
     ///
     /// # Errors
     /// Where the state directory cannot be used, or the group that may call cannot be looked up.
-    pub async fn new(settings: &Settings) -> anyhow::Result<Self> {
+    pub(super) async fn new(settings: &Settings, workers: Workers) -> anyhow::Result<Self> {
         let state = state::open(settings)?;
         let journal: Arc<dyn Journal> = Arc::new(state.journal);
-        let workers = Workers::from_own_executable();
         let backends: [Arc<dyn Backend>; 2] = [
-            Arc::new(LocalBackend::new(settings, workers.clone())),
-            Arc::new(SmbBackend::new(settings, state.key.clone(), workers)),
+            Arc::new(LocalBackend::new(settings.local.clone())),
+            Arc::new(SmbBackend::new(
+                settings.smb.clone(),
+                settings.mount_base.clone(),
+                state.key.clone(),
+                workers,
+            )),
         ];
         let engine = Engine::new(Parts {
             journal: Arc::clone(&journal),
@@ -56,7 +63,7 @@ impl Daemon {
             unplug_timeout: settings.detach.unplug_timeout,
         });
         let peers = LocalPeers::new(&settings.listen.group)?;
-        let api = Api::new(engine.clone(), Connector::of_this_host(), peers)
+        let api = Api::new(engine.clone(), Connector::default(), peers)
             .await
             .context("cannot put the API together")?;
         Ok(Self {
@@ -70,7 +77,7 @@ impl Daemon {
     ///
     /// # Errors
     /// Where it cannot go on serving.
-    pub async fn serve(
+    pub(super) async fn serve(
         self,
         socket: Socket,
         stop: impl Future<Output = &'static str>,
@@ -110,7 +117,10 @@ impl Daemon {
         tracing::info!(why, "stopping: calls under way may end, no new ones begin");
         supervisor::stopping("waiting for the calls under way");
         self.api.drain().await;
-        if tokio::time::timeout(DRAIN, self.engine.drain()).await.is_err() {
+        if tokio::time::timeout(DRAIN, self.engine.drain())
+            .await
+            .is_err()
+        {
             tracing::warn!(
                 "calls are still under way after {} s: they go on at the next start",
                 DRAIN.as_secs()

@@ -2,13 +2,15 @@
 
 use std::fs::{self, Permissions};
 use std::io::ErrorKind;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt};
+use nix::sys::socket::{
+    AddressFamily, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt,
+};
 use nix::unistd::{Gid, Group};
 
 use crate::config::Listen;
@@ -17,9 +19,9 @@ use crate::config::Listen;
 const ACTIVATED_NAME: &str = "volattachd";
 
 /// Where calls come in.
-pub struct Socket {
+pub(super) struct Socket {
     /// Listening, non-blocking.
-    pub listener: UnixListener,
+    pub(super) listener: UnixListener,
     /// Removes the socket's file when dropped; `None`: systemd has it, and listens on.
     _file: Option<SocketFile>,
 }
@@ -28,7 +30,7 @@ pub struct Socket {
 ///
 /// # Errors
 /// Where what systemd passed on is not one listening unix socket, or another process answers on the configured path.
-pub fn open(listen: &Listen, passed: Vec<(String, OwnedFd)>) -> anyhow::Result<Socket> {
+pub(super) fn open(listen: &Listen, passed: Vec<(String, OwnedFd)>) -> anyhow::Result<Socket> {
     let socket = match take(passed)? {
         Some(listener) => Socket {
             listener,
@@ -50,7 +52,9 @@ fn take(passed: Vec<(String, OwnedFd)>) -> anyhow::Result<Option<UnixListener>> 
             );
         }
         if !is_unix_listener(&fd)? {
-            bail!("systemd passed on something else than a listening unix stream socket: use ListenStream=/PATH");
+            bail!(
+                "systemd passed on something else than a listening unix stream socket: use ListenStream=/PATH"
+            );
         }
         found = Some(UnixListener::from(fd));
     }
@@ -58,30 +62,37 @@ fn take(passed: Vec<(String, OwnedFd)>) -> anyhow::Result<Option<UnixListener>> 
 }
 
 fn is_unix_listener(fd: &OwnedFd) -> anyhow::Result<bool> {
-    use std::os::fd::AsRawFd;
     let what = "cannot look at the socket that systemd passed on";
-    let family = getsockname::<SockaddrStorage>(fd.as_raw_fd()).context(what)?.family();
+    let family = getsockname::<SockaddrStorage>(fd.as_raw_fd())
+        .context(what)?
+        .family();
     Ok(family == Some(AddressFamily::Unix)
-        && getsockopt(&fd.as_fd(), sockopt::SockType).context(what)? == nix::sys::socket::SockType::Stream
+        && getsockopt(&fd.as_fd(), sockopt::SockType).context(what)?
+            == nix::sys::socket::SockType::Stream
         && getsockopt(&fd.as_fd(), sockopt::AcceptConn).context(what)?)
 }
 
 fn bind(listen: &Listen) -> anyhow::Result<Socket> {
     let path = &listen.socket;
     if let Some(directory) = path.parent() {
-        make_directory(directory)
-            .with_context(|| format!("cannot make the socket's directory {}", directory.display()))?;
+        make_directory(directory).with_context(|| {
+            format!("cannot make the socket's directory {}", directory.display())
+        })?;
     }
     remove_stale(path)?;
     // The process's umask leaves the file to its owner alone until it has its group.
-    let listener = UnixListener::bind(path)
-        .with_context(|| format!("cannot listen on {}", path.display()))?;
+    let listener =
+        UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
     let file = SocketFile::of(path)?;
     let group = Group::from_name(&listen.group)
         .with_context(|| format!("cannot look up the group {:?}", listen.group))?;
     if let Some(group) = group {
         open_to(path, group.gid).with_context(|| {
-            format!("cannot give {} to the group {:?}", path.display(), listen.group)
+            format!(
+                "cannot give {} to the group {:?}",
+                path.display(),
+                listen.group
+            )
         })?;
     }
     Ok(Socket {
@@ -113,7 +124,10 @@ fn remove_stale(path: &Path) -> anyhow::Result<()> {
         }
     };
     if !found.file_type().is_socket() {
-        bail!("cannot listen on {}: it is there and no socket", path.display());
+        bail!(
+            "cannot listen on {}: it is there and no socket",
+            path.display()
+        );
     }
     match UnixStream::connect(path) {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path)
@@ -158,9 +172,10 @@ mod tests {
     use super::*;
 
     fn listen(dir: &Path) -> Listen {
+        let own = Group::from_gid(Gid::current()).unwrap().unwrap();
         Listen {
             socket: dir.join("run/volattachd.sock"),
-            group: "root".into(),
+            group: own.name,
         }
     }
 
@@ -183,7 +198,10 @@ mod tests {
         drop(UnixListener::bind(&listen.socket).unwrap());
         let live = open(&listen, vec![]).unwrap();
         let error = open(&listen, vec![]).err().unwrap();
-        assert!(error.to_string().contains("another process answers"), "{error}");
+        assert!(
+            error.to_string().contains("another process answers"),
+            "{error}"
+        );
         drop(live);
         fs::write(&listen.socket, "precious").unwrap();
         assert!(open(&listen, vec![]).is_err());
@@ -193,7 +211,11 @@ mod tests {
     #[test]
     fn what_systemd_passes_on_is_looked_at() {
         let dir = tempfile::tempdir().unwrap();
-        let unix = || -> OwnedFd { UnixListener::bind(dir.path().join(uuid::Uuid::new_v4().to_string())).unwrap().into() };
+        let unix = || -> OwnedFd {
+            UnixListener::bind(dir.path().join(uuid::Uuid::new_v4().to_string()))
+                .unwrap()
+                .into()
+        };
         let named = |fd| (ACTIVATED_NAME.to_owned(), fd);
         let listen = listen(dir.path());
 

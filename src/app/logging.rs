@@ -21,7 +21,7 @@ const FILTER_VARIABLE: &str = "VOLATTACH_LOG";
 ///
 /// # Errors
 /// Where the variable that filters it is malformed.
-pub fn init() -> anyhow::Result<()> {
+pub(super) fn init() -> anyhow::Result<()> {
     let filter = match std::env::var(FILTER_VARIABLE) {
         Ok(directives) => EnvFilter::try_new(&directives)
             .with_context(|| format!("{FILTER_VARIABLE}={directives:?} is no log filter"))?,
@@ -132,7 +132,10 @@ mod tests {
     #[test]
     fn the_journal_is_known_by_its_stream() {
         let stat = fstat(io::stderr()).unwrap();
-        assert!(is_journal(Some(&format!("{}:{}", stat.st_dev, stat.st_ino))));
+        assert!(is_journal(Some(&format!(
+            "{}:{}",
+            stat.st_dev, stat.st_ino
+        ))));
         assert!(!is_journal(Some("8:1")) && !is_journal(None));
     }
 }

@@ -23,13 +23,12 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
+use nix::sys::prctl::set_dumpable;
 use nix::sys::stat::{Mode, umask};
 use tokio::signal::unix::{SignalKind, signal};
 
-pub use daemon::Daemon;
-pub use listen::Socket;
-
-use crate::config::Settings;
+use crate::config::{DEFAULT_PATH, Settings};
+use crate::sys::worker::Workers;
 
 /// Threads that run async tasks. Two: one that a defect holds up does not stop the daemon, and each costs memory.
 const ASYNC_THREADS: usize = 2;
@@ -45,8 +44,8 @@ const BLOCKING_GRACE: std::time::Duration = std::time::Duration::from_secs(1);
 #[derive(Debug, Parser)]
 #[command(name = "volattachd", version)]
 pub struct Options {
-    /// The configuration; further files are FILE's directory with ".d" in place of ".toml"
-    #[arg(long, value_name = "FILE", default_value = "/etc/volattach/volattachd.toml")]
+    /// The configuration; the drop-ins FILE.d/*.toml are read after it, in the order of their names
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
     config: PathBuf,
     /// Checks the configuration, and ends
     #[arg(long)]
@@ -70,6 +69,8 @@ pub fn main() -> ExitCode {
 fn start(options: &Options) -> anyhow::Result<()> {
     // Whatever file is made is its owner's alone, unless the place that makes it says more.
     umask(Mode::from_bits_truncate(0o077));
+    // Passwords pass through memory: no core file, and no other process of the same user looks in.
+    set_dumpable(false).context("cannot forbid core files")?;
     let settings = Settings::load(&options.config)?;
     if options.check_config {
         println!("{}: the configuration is valid", options.config.display());
@@ -84,21 +85,33 @@ fn start(options: &Options) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the async runtime")?;
-    let result = runtime.block_on(run(&settings, passed));
+    let result = runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
+        let stop = async {
+            tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            }
+        };
+        serve(&settings, Workers::installed()?, passed, stop).await
+    });
     runtime.shutdown_timeout(BLOCKING_GRACE);
     result
 }
 
-async fn run(settings: &Settings, passed: Vec<(String, OwnedFd)>) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
-    let daemon = Daemon::new(settings).await?;
+/// Serves calls as the settings say until `stop`, which tells what made it stop; then drains.
+///
+/// # Errors
+/// Where it cannot start, or cannot go on serving.
+pub async fn serve(
+    settings: &Settings,
+    workers: Workers,
+    passed: Vec<(String, OwnedFd)>,
+    stop: impl Future<Output = &'static str>,
+) -> anyhow::Result<()> {
+    // The journal before the socket: the first thing that a second daemon on the same state meets.
+    let daemon = daemon::Daemon::new(settings, workers).await?;
     let socket = listen::open(&settings.listen, passed)?;
-    let stop = async {
-        tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-        }
-    };
     daemon.serve(socket, stop).await
 }

@@ -19,12 +19,14 @@ const NEEDED: &[(Capability, &str)] = &[
 ];
 
 /// Warns of each capability that is missing. Not an error: volumes of the host itself may need none of them.
-pub fn check() {
+pub(super) fn check() {
     for (capability, consequence) in NEEDED {
         match caps::has_cap(None, CapSet::Effective, *capability) {
             Ok(true) => {}
             Ok(false) => tracing::warn!("this process lacks {capability}: {consequence}"),
-            Err(error) => tracing::warn!("cannot tell whether this process has {capability}: {error}"),
+            Err(error) => {
+                tracing::warn!("cannot tell whether this process has {capability}: {error}")
+            }
         }
     }
 }

@@ -16,18 +16,18 @@ use crate::model::HostKey;
 const DIRECTORY_MODE: u32 = 0o711;
 
 /// What the state directory holds.
-pub struct State {
+pub(super) struct State {
     /// Also the lock on the directory: one process at a time may have it open.
-    pub journal: RedbJournal,
+    pub(super) journal: RedbJournal,
     /// Keys fingerprints and the names of mount points.
-    pub key: HostKey,
+    pub(super) key: HostKey,
 }
 
 /// Opens the state directory; makes it and what is in it where that is not there.
 ///
 /// # Errors
 /// Where it cannot be made or read, others may write to it, or another daemon has it open.
-pub fn open(settings: &Settings) -> anyhow::Result<State> {
+pub(super) fn open(settings: &Settings) -> anyhow::Result<State> {
     make_directory(&settings.state_dir)?;
     let journal = RedbJournal::open(&settings.state_dir.join("journal.redb")).with_context(|| {
         format!(
@@ -92,7 +92,10 @@ fn read_key(path: &Path) -> std::io::Result<HostKey> {
     let mut file = File::open(path)?;
     file.read_exact(bytes.as_mut_slice())?;
     if file.read(&mut [0])? != 0 {
-        return Err(std::io::Error::new(ErrorKind::InvalidData, "it is longer than 32 bytes"));
+        return Err(std::io::Error::new(
+            ErrorKind::InvalidData,
+            "it is longer than 32 bytes",
+        ));
     }
     Ok(HostKey::new(*bytes))
 }

@@ -15,12 +15,12 @@ fn tell(states: &[NotifyState<'_>]) {
 }
 
 /// Calls are answered from now on.
-pub fn ready(status: &str) {
+pub(super) fn ready(status: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
 /// No new work is taken from now on.
-pub fn stopping(status: &str) {
+pub(super) fn stopping(status: &str) {
     tell(&[NotifyState::Stopping, NotifyState::Status(status)]);
 }
 
@@ -28,7 +28,7 @@ pub fn stopping(status: &str) {
 ///
 /// Each sign of life is a look into the journal: every call needs what that needs, the async threads, a thread for
 /// blocking work and the journal itself. As long as one is held up, none is sent.
-pub async fn keep_watchdog(journal: Arc<dyn Journal>) {
+pub(super) async fn keep_watchdog(journal: Arc<dyn Journal>) {
     let (Some(limit), Ok(id)) = (
         sd_notify::watchdog_enabled(),
         "volattachd-watchdog".parse::<AttachmentId>(),
@@ -41,7 +41,9 @@ pub async fn keep_watchdog(journal: Arc<dyn Journal>) {
         beat.tick().await;
         match journal.get(&id).await {
             Ok(_) => tell(&[NotifyState::Watchdog]),
-            Err(error) => tracing::error!(%error, "the journal cannot be read: no sign of life to systemd"),
+            Err(error) => {
+                tracing::error!(%error, "the journal cannot be read: no sign of life to systemd")
+            }
         }
     }
 }

@@ -1,3 +1,5 @@
-//! The agent of a compute node.
+//! The agent of a compute node; see `volattach::app`.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    volattach::app::main()
+}

@@ -4,7 +4,10 @@
 //! runs in a short-lived process with a deadline; a secret is handed to a worker through a pipe alone.
 
 pub mod beneath;
+mod inherited;
 pub mod mount;
 pub mod mountinfo;
 pub mod peer;
 pub mod worker;
+
+pub use inherited::inherited_sockets;

@@ -1,0 +1,236 @@
+//! The real volattachd as a process: how it starts, what systemd hears of it, how it ends. libvirt is never there: the
+//! daemon must not need it to start.
+
+#![cfg(test)]
+
+use std::fs;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use hyper_util::rt::TokioIo;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+use tonic::transport::{Endpoint, Uri};
+use volattach::api::v1::ListAttachmentsRequest;
+use volattach::api::v1::volume_attach_client::VolumeAttachClient;
+
+const DAEMON: &str = env!("CARGO_BIN_EXE_volattachd");
+const LONG: Duration = Duration::from_secs(30);
+
+/// A place for a daemon: its configuration, state and sockets.
+struct Place {
+    dir: TempDir,
+    notify: UnixDatagram,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let notify = UnixDatagram::bind(dir.path().join("notify")).unwrap();
+        notify.set_read_timeout(Some(LONG)).unwrap();
+        let place = Self { dir, notify };
+        let text = format!(
+            "state_dir = {:?}\nmount_base = {:?}\n[listen]\nsocket = {:?}\n[libvirt]\nuri = {:?}\n",
+            place.path("state"),
+            place.path("mnt"),
+            place.path("run/volattachd.sock"),
+            format!(
+                "qemu+unix:///system?socket={}",
+                place.path("absent").display()
+            ),
+        );
+        fs::write(place.path("volattachd.toml"), text).unwrap();
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The daemon's command, given what comes before it.
+    fn command(&self, before: &[&str]) -> Command {
+        let line = [before, &[DAEMON, "--config"]].concat();
+        let mut command = Command::new(line[0]);
+        command
+            .args(&line[1..])
+            .arg(self.path("volattachd.toml"))
+            .env("NOTIFY_SOCKET", self.path("notify"))
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// Starts the daemon and waits until it says that it is ready.
+    fn start(&self, mut command: Command) -> Daemon {
+        let daemon = Daemon(command.spawn().unwrap());
+        self.hear("READY=1");
+        daemon
+    }
+
+    /// Waits until systemd would hear these words.
+    fn hear(&self, words: &str) {
+        let mut buffer = [0; 4096];
+        loop {
+            let length = self
+                .notify
+                .recv(&mut buffer)
+                .unwrap_or_else(|error| panic!("no {words}: {error}"));
+            let heard = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            if heard.lines().any(|line| line == words) {
+                return;
+            }
+        }
+    }
+}
+
+/// A running daemon; killed if it is still there in the end.
+struct Daemon(Child);
+
+impl Daemon {
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.0.id().try_into().unwrap()), signal).unwrap();
+    }
+
+    /// Waits for its end: its exit code, and all that it wrote to standard error.
+    fn end(&mut self) -> (Option<i32>, String) {
+        let deadline = Instant::now() + LONG;
+        while self.0.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < deadline, "it does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let mut said = String::new();
+        self.0
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut said)
+            .unwrap();
+        (self.0.wait().unwrap().code(), said)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Makes a call: whether the daemon answers.
+async fn call(socket: &Path) -> Result<(), tonic::Status> {
+    let socket = socket.to_owned();
+    let connector = tower::service_fn(move |_: Uri| {
+        let socket = socket.clone();
+        async move {
+            tokio::net::UnixStream::connect(socket)
+                .await
+                .map(TokioIo::new)
+        }
+    });
+    let channel = Endpoint::from_static("http://localhost")
+        .connect_with_connector(connector)
+        .await
+        .unwrap();
+    let listed = VolumeAttachClient::new(channel)
+        .list_attachments(ListAttachmentsRequest::default())
+        .await?;
+    assert!(listed.into_inner().attachments.is_empty());
+    Ok(())
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn systemd_hears_of_its_start_life_and_end() {
+    let place = Place::new();
+    let mut command = place.command(&[]);
+    command.env("WATCHDOG_USEC", "200000");
+    let mut daemon = place.start(command);
+    let socket = place.path("run/volattachd.sock");
+    call(&socket).await.unwrap();
+    assert_eq!(mode(&place.path("state")), 0o711);
+    assert_eq!(mode(&place.path("state/host.key")), 0o600);
+    assert_eq!(mode(&place.path("state/journal.redb")), 0o600);
+    place.hear("WATCHDOG=1");
+    place.hear("WATCHDOG=1");
+
+    daemon.signal(Signal::SIGTERM);
+    place.hear("STOPPING=1");
+    let (code, said) = daemon.end();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(!socket.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_daemon_is_followed_by_the_next() {
+    let place = Place::new();
+    let daemon = place.start(place.command(&[]));
+    drop(daemon);
+    assert!(
+        place.path("run/volattachd.sock").exists(),
+        "nothing stale to replace"
+    );
+    let _daemon = place.start(place.command(&[]));
+    call(&place.path("run/volattachd.sock")).await.unwrap();
+}
+
+#[test]
+fn a_second_daemon_is_refused() {
+    let place = Place::new();
+    let _daemon = place.start(place.command(&[]));
+    let mut second = Daemon(place.command(&[]).spawn().unwrap());
+    let (code, said) = second.end();
+    assert_eq!(code, Some(1));
+    assert!(said.contains("another volattachd has it open"), "{said}");
+}
+
+/// The socket is passed on as systemd does it (sd_listen_fds(3)): as descriptor 3, named, for that process.
+#[tokio::test(flavor = "multi_thread")]
+async fn it_serves_on_a_socket_that_systemd_passed_on() {
+    let place = Place::new();
+    let socket = place.path("activated");
+    let listener: OwnedFd = UnixListener::bind(&socket).unwrap().into();
+    let script =
+        r#"LISTEN_FDS=1 LISTEN_FDNAMES=volattachd LISTEN_PID=$$ exec "$@" 3<&0 </dev/null"#;
+    let mut command = place.command(&["sh", "-c", script, "sh"]);
+    command.stdin(listener);
+    let mut daemon = place.start(command);
+    call(&socket).await.unwrap();
+    assert!(!place.path("run").exists(), "it listens elsewhere too");
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.end().0, Some(0));
+    assert!(
+        socket.exists(),
+        "systemd's socket is not the daemon's to remove"
+    );
+}
+
+#[test]
+fn the_configuration_is_checked_without_starting() {
+    let place = Place::new();
+    let check = || place.command(&[]).arg("--check-config").output().unwrap();
+    assert_eq!(check().status.code(), Some(0));
+    fs::write(place.path("volattachd.toml"), "[listen]\nsockte = \"/x\"\n").unwrap();
+    let output = check();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("sockte") && said.contains("socket"), "{said}");
+    assert!(!place.path("state").exists());
+    assert_eq!(
+        place
+            .command(&[])
+            .arg("--nonsense")
+            .output()
+            .unwrap()
+            .status
+            .code(),
+        Some(2)
+    );
+}
