@@ -32,14 +32,27 @@ impl Maker {
 
     /// `qemu-img create` with these arguments, the size and names relative to the directory.
     fn create(&self, arguments: &[&str]) -> std::path::PathBuf {
-        let output = Command::new("qemu-img")
-            .arg("create")
-            .args(arguments)
-            .current_dir(&self.0)
-            .output()
-            .expect(
-                "this test makes real images: install qemu-img (Debian: apt install qemu-utils)",
-            );
+        let run = || {
+            Command::new("qemu-img")
+                .arg("create")
+                .args(arguments)
+                .current_dir(&self.0)
+                .output()
+                .expect(
+                    "this test makes real images: install qemu-img (Debian: apt install qemu-utils)",
+                )
+        };
+        // For LUKS, qemu-img measures how fast the processor is, and gives up where that takes less than a tick of the
+        // kernel's accounting (qcrypto_pbkdf2_count_iters).
+        let too_fast = |output: &std::process::Output| {
+            String::from_utf8_lossy(&output.stderr).contains("Unable to get accurate CPU usage")
+        };
+        let mut output = run();
+        for _ in 0..100 {
+            if too_fast(&output) {
+                output = run();
+            }
+        }
         assert!(output.status.success(), "{output:?}");
         let name = arguments.iter().rfind(|a| a.starts_with("image")).unwrap();
         self.0.path().join(name)
