@@ -10,6 +10,7 @@ pub mod app;
 pub mod attach;
 pub mod auth;
 pub mod backend;
+pub mod cli;
 pub mod config;
 pub mod connection;
 pub mod host;

@@ -87,7 +87,7 @@ pub fn plan(plan: AttachPlan) -> v1::PlanAttachResponse {
             .map(|setting| v1::Setting {
                 name: setting.name,
                 value: setting.value,
-                origin: setting.origin.to_owned(),
+                origin: setting.origin,
             })
             .collect(),
     }

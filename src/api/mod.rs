@@ -31,7 +31,7 @@ pub mod v1 {
 /// The largest request accepted, in bytes: connection info is a few hundred.
 const MAX_REQUEST: usize = 1024 * 1024;
 /// The largest answer sent, in bytes: what gRPC clients accept by default.
-const MAX_RESPONSE: usize = 4 * 1024 * 1024;
+pub(crate) const MAX_RESPONSE: usize = 4 * 1024 * 1024;
 
 impl std::fmt::Debug for v1::SmbCredentials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

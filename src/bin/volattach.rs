@@ -1,3 +1,5 @@
-//! volattach
+//! The operator's command line; see [`volattach::cli`].
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    volattach::cli::run()
+}

@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use volattach::backend::{Backend, BackendError, Description, Presence};
+use volattach::backend::{Backend, BackendError, Description, Presence, Setting};
 use volattach::connection::{ConnectionInfo, Protocol};
 use volattach::journal::{Journal, JournalError, Record};
-use volattach::model::{Access, AttachmentId, HostKey, HostPlan, ImageFormat, Reason, SourceKind};
+use volattach::model::{
+    Access, AttachmentId, HostKey, HostPlan, ImageFormat, MountPlan, Reason, SourceKind,
+};
 
 use super::World;
 use super::gate::{Failed, Moment};
@@ -32,21 +34,73 @@ impl FakeBackend {
 
 /// An error of that reason.
 fn fail(reason: Reason) -> BackendError {
-    let unreachable = || BackendError::Unreachable {
-        host: "files".into(),
-        attempts: vec![],
-    };
+    let host = "files".to_owned();
+    let share = "//files/vols".to_owned();
+    let target = PathBuf::from("/mnt/x");
+    let path = PathBuf::from("/mnt/x/v1");
+    let why = "the world says so".to_owned();
     let error = match reason {
+        Reason::MountOptionInvalid => BackendError::OptionInvalid {
+            share,
+            option: "vers".to_owned(),
+            why,
+        },
+        Reason::CredentialsInvalid => BackendError::CredentialsFile { path, why },
+        Reason::NameResolution => BackendError::NameResolution {
+            host,
+            source: std::io::Error::other(why),
+        },
         Reason::ServerTimeout => BackendError::Silent {
-            host: "files".into(),
+            host,
             attempts: vec![],
         },
-        _ => unreachable(),
+        Reason::ProtocolVersion => BackendError::VersionRefused {
+            host,
+            offered: "3.1.1".to_owned(),
+            answer: why,
+        },
+        Reason::LogonFailure => BackendError::LogonRefused {
+            share,
+            who: "bob".to_owned(),
+            why,
+        },
+        Reason::ShareNotFound => BackendError::ShareNotFound { share, why },
+        Reason::MountFailed => BackendError::MountFailed { share, target, why },
+        Reason::UnmountFailed => BackendError::UnmountFailed { target, why },
+        Reason::VolumeNotFound => BackendError::VolumeNotFound { path, why },
+        Reason::VolumePathUnsafe => BackendError::PathUnsafe { path, why },
+        Reason::VolumeNotRegular => BackendError::NotRegular {
+            path,
+            found: "a directory".to_owned(),
+            wanted: "a regular file",
+        },
+        Reason::VolumeUnreadable => BackendError::Unreadable {
+            path,
+            mode: "reading",
+            why,
+        },
+        Reason::ImageReferencesFile => BackendError::ReferencesFile {
+            path,
+            names: "names a backing file".to_owned(),
+        },
+        Reason::ImageMalformed => BackendError::ImageMalformed {
+            path,
+            format: ImageFormat::Qcow2,
+            why,
+        },
+        Reason::Internal => BackendError::Host {
+            action: "start a worker".to_owned(),
+            source: why.into(),
+        },
+        _ => BackendError::Unreachable {
+            host,
+            attempts: vec![],
+        },
     };
     assert_eq!(
         error.reason(),
         reason,
-        "the fake backend cannot fail with {reason}: teach it"
+        "no backend fails with {reason}: {error}"
     );
     error
 }
@@ -69,7 +123,7 @@ impl Backend for FakeBackend {
     }
 
     fn plan(&self, info: &Protocol, access: Access) -> Result<HostPlan, BackendError> {
-        let (shared, root, path) = match info {
+        let (shared, mount, root, path) = match info {
             Protocol::Smb(volume) => {
                 let mut share = volume.clone();
                 share.name.clear();
@@ -80,14 +134,20 @@ impl Backend for FakeBackend {
                 let key = HostKey::new([0; 32]);
                 let id = key.tag(&[share.canonical().as_bytes(), access.as_str().as_bytes()]);
                 let root = PathBuf::from(format!("/mnt/{id}"));
-                (Some(id), root.clone(), root.join(&volume.name))
+                let mount = MountPlan {
+                    source: format!("//{}/{}", volume.host, volume.share),
+                    fstype: "cifs".to_owned(),
+                    options: format!("{access},pass=[redacted]"),
+                    target: root.clone(),
+                };
+                (Some(id), Some(mount), root.clone(), root.join(&volume.name))
             }
-            Protocol::Local(volume) => (None, "/volumes".into(), volume.device_path.clone()),
+            Protocol::Local(volume) => (None, None, "/volumes".into(), volume.device_path.clone()),
         };
         Ok(HostPlan {
             protocol: self.protocol.to_owned(),
             shared,
-            mount: None,
+            mount,
             path,
             root,
             kind: SourceKind::File,
@@ -100,7 +160,11 @@ impl Backend for FakeBackend {
         Description {
             connect: format!("connect {}", name(plan)),
             inspect: format!("open {}", plan.path.display()),
-            settings: vec![],
+            settings: vec![Setting {
+                name: "vers".to_owned(),
+                value: "3.1.1".to_owned(),
+                origin: "built in".to_owned(),
+            }],
         }
     }
 

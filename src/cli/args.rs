@@ -1,0 +1,302 @@
+//! What the command line takes.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::model::IoTune;
+
+/// The exit codes, for `--help` and the man pages; docs/cli.md has the same.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed otherwise
+  2  the command line is wrong
+  3  not found: the attachment, domain, share or volume
+  4  conflict: another request has the id, the volume or the target, or a call is under way
+  5  the guest has not let go of the disk yet; the detach completes by itself
+  6  the daemon cannot be reached, or is stopping
+  7  no answer in time; the operation goes on in the daemon
+  8  not allowed";
+
+/// Attaches volumes to running virtual machines: talks to volattachd on this host.
+#[derive(Debug, Parser)]
+#[command(name = "volattach", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub(super) struct Cli {
+    #[command(flatten)]
+    pub(super) global: Global,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub(super) struct Global {
+    /// The daemon's unix socket
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        env = "VOLATTACH_SOCKET",
+        default_value = "/run/volattach/volattachd.sock"
+    )]
+    pub(super) socket: PathBuf,
+    /// How to print answers and errors: for people, or one JSON document (watch: one a line)
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    pub(super) output: Format,
+    /// How many seconds to wait for an answer; the operation goes on in the daemon after that
+    #[arg(long, global = true, value_name = "SECONDS", default_value = "120", value_parser = seconds)]
+    pub(super) timeout: Duration,
+}
+
+/// How answers are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    Table,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Attach a volume to a domain
+    Attach(AttachArgs),
+    /// Detach a volume from its domain; one that is not attached is fine
+    Detach {
+        /// The attachment's id
+        id: String,
+    },
+    /// Connect a volume to this host only
+    Connect(ConnectArgs),
+    /// Disconnect what connect connected; one that is not connected is fine
+    Disconnect {
+        /// The attachment's id
+        id: String,
+    },
+    /// List attachments
+    List(FilterArgs),
+    /// Show one attachment in full
+    Show {
+        /// The attachment's id
+        id: String,
+    },
+    /// Print attachments as they are, then each change of them, until interrupted
+    Watch(FilterArgs),
+    /// Tell what attach would do, and touch nothing
+    Plan(PlanArgs),
+    /// Show what this host can connect to, as control planes want to know it
+    Connector,
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Write the man pages into a directory
+    Man {
+        /// The directory, which must exist
+        dir: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AttachArgs {
+    /// The volume's id
+    #[arg(long, value_name = "ID")]
+    pub(super) volume: String,
+    /// The domain's name or UUID
+    #[arg(long)]
+    pub(super) domain: String,
+    /// The attachment's id, the key by which a repeated call is recognised [default: a new UUID]
+    #[arg(long)]
+    pub(super) id: Option<String>,
+    #[command(flatten)]
+    pub(super) source: SourceArgs,
+    #[command(flatten)]
+    pub(super) disk: DiskArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ConnectArgs {
+    /// The volume's id
+    #[arg(long, value_name = "ID")]
+    pub(super) volume: String,
+    /// The attachment's id, the key by which a repeated call is recognised [default: a new UUID]
+    #[arg(long)]
+    pub(super) id: Option<String>,
+    #[command(flatten)]
+    pub(super) source: SourceArgs,
+    #[command(flatten)]
+    pub(super) disk: DiskArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PlanArgs {
+    /// Plan without a daemon, for a running domain that has no disks yet
+    #[arg(long)]
+    pub(super) offline: bool,
+    /// The daemon's configuration file [default: what the daemon would read]
+    #[arg(long, value_name = "FILE", requires = "offline")]
+    pub(super) config: Option<PathBuf>,
+    /// The volume's id [default: as the connection info says, or "volume"]
+    #[arg(long, value_name = "ID")]
+    pub(super) volume: Option<String>,
+    /// The domain's name or UUID
+    #[arg(long, required_unless_present = "offline")]
+    pub(super) domain: Option<String>,
+    #[command(flatten)]
+    pub(super) source: SourceArgs,
+    #[command(flatten)]
+    pub(super) disk: DiskArgs,
+}
+
+/// How to reach the volume.
+#[derive(Debug, Args)]
+pub(super) struct SourceArgs {
+    /// A file with the volume's connection info in Cinder's JSON, or - for standard input
+    #[arg(long, value_name = "FILE")]
+    pub(super) connection_info: PathBuf,
+    /// Read-only or read-write [default: what the volume allows]
+    #[arg(long, value_enum)]
+    pub(super) access: Option<AccessArg>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum AccessArg {
+    Ro,
+    Rw,
+}
+
+/// How the disk appears in the domain. The daemon knows the words, and says which it takes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Disk options")]
+pub(super) struct DiskArgs {
+    /// virtio or scsi [default: virtio]
+    #[arg(long)]
+    pub(super) bus: Option<String>,
+    /// The target, such as vdb [default: the first that is free]
+    #[arg(long, value_name = "TARGET")]
+    pub(super) dev: Option<String>,
+    /// none, writethrough, writeback, directsync or unsafe [default: none]
+    #[arg(long)]
+    pub(super) cache: Option<String>,
+    /// native, threads or io_uring
+    #[arg(long)]
+    pub(super) io: Option<String>,
+    /// unmap or ignore
+    #[arg(long)]
+    pub(super) discard: Option<String>,
+    /// off, on or unmap
+    #[arg(long)]
+    pub(super) detect_zeroes: Option<String>,
+    /// The serial that the guest sees [default: the volume's id]
+    #[arg(long)]
+    pub(super) serial: Option<String>,
+    /// Other attachments may use the volume while this one writes it
+    #[arg(long)]
+    pub(super) shareable: bool,
+    /// A limit on the disk's I/O, such as read_bytes_sec=1000000; may be repeated
+    #[arg(long, value_name = "LIMIT=NUMBER", value_parser = limit)]
+    pub(super) iotune: Vec<(String, u64)>,
+    /// Bytes
+    #[arg(long, value_name = "BYTES")]
+    pub(super) logical_block_size: Option<u32>,
+    /// Bytes
+    #[arg(long, value_name = "BYTES")]
+    pub(super) physical_block_size: Option<u32>,
+    /// The place on the bus: pci:0000:00:07.0 or drive:0:0:0:5
+    #[arg(long)]
+    pub(super) address: Option<String>,
+    /// The place in the boot order, from 1
+    #[arg(long, value_name = "NUMBER")]
+    pub(super) boot_order: Option<u32>,
+    /// Which of the domain's configurations changes
+    #[arg(long, value_enum, default_value_t = ScopeArg::Live)]
+    pub(super) scope: ScopeArg,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum ScopeArg {
+    /// The running domain
+    Live,
+    /// The persistent configuration
+    Config,
+    /// The running domain and the persistent configuration
+    Both,
+}
+
+/// Which attachments.
+#[derive(Debug, Args)]
+pub(super) struct FilterArgs {
+    /// Those on this domain, by name or UUID
+    #[arg(long)]
+    pub(super) domain: Option<String>,
+    /// Those of this volume
+    #[arg(long, value_name = "ID")]
+    pub(super) volume: Option<String>,
+    /// Those in this state
+    #[arg(long, value_enum)]
+    pub(super) state: Option<StateArg>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum StateArg {
+    Connecting,
+    Attaching,
+    Attached,
+    Connected,
+    Detaching,
+    Disconnecting,
+    Failed,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(n) if n > 0 => Ok(Duration::from_secs(n)),
+        _ => Err("give a whole number of seconds, at least 1".to_owned()),
+    }
+}
+
+fn limit(text: &str) -> Result<(String, u64), String> {
+    let (name, value) = text.split_once('=').ok_or("write LIMIT=NUMBER")?;
+    if !IoTune::KEYS.contains(&name) {
+        return Err(format!("use one of {}", IoTune::KEYS.join(", ")));
+    }
+    let value = value
+        .parse()
+        .map_err(|_| "give a whole number".to_owned())?;
+    Ok((name.to_owned(), value))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_limit_is_a_known_name_and_a_number() {
+        assert_eq!(
+            limit("read_iops_sec=5"),
+            Ok(("read_iops_sec".to_owned(), 5))
+        );
+        for bad in ["read_iops_sec", "read_iops_sec=x", "iops=5"] {
+            assert!(limit(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_documentation_lists_the_exit_codes() {
+        let documentation = include_str!("../../docs/cli.md");
+        for line in EXIT_CODES.lines().skip(1) {
+            let (code, meaning) = line.trim().split_once("  ").unwrap();
+            let row = format!("| {code} | {meaning} |");
+            assert!(documentation.contains(&row), "docs/cli.md lacks: {row}");
+        }
+    }
+}

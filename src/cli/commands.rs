@@ -1,0 +1,183 @@
+//! The commands that ask the daemon.
+
+use serde_json::json;
+use uuid::Uuid;
+
+use super::args::{AttachArgs, Command, ConnectArgs, FilterArgs, Format, Global, PlanArgs};
+use super::client::Client;
+use super::failure::Failure;
+use super::{output, progress, request};
+use crate::api::v1;
+
+type Result<T> = std::result::Result<T, Failure>;
+
+/// Attachments asked for at a time.
+const PAGE: u32 = 500;
+
+/// Runs one command.
+pub(super) async fn run(global: Global, command: Command) -> Result<()> {
+    let format = global.output;
+    match command {
+        Command::Attach(args) => attach(&global, args).await,
+        Command::Detach { id } => detach(&global, id).await,
+        Command::Connect(args) => connect(&global, args).await,
+        Command::Disconnect { id } => disconnect(&global, id).await,
+        Command::List(filter) => {
+            let found = list(Client::connect(&global).await?, filter).await?;
+            output::to_stdout(&match format {
+                Format::Table => output::attachments(&found),
+                Format::Json => {
+                    let found: Vec<_> = found.iter().map(output::attachment_json).collect();
+                    json!({ "attachments": found }).to_string()
+                }
+            })
+        }
+        Command::Show { id } => {
+            let mut client = Client::connect(&global).await?;
+            let message = client.request(v1::GetAttachmentRequest { attachment_id: id });
+            let answer = client.rpc.get_attachment(message).await;
+            let attachment = client.answer(answer)?;
+            output::to_stdout(&output::attachment(format, &attachment))
+        }
+        Command::Watch(filter) => watch(Client::connect(&global).await?, format, filter).await,
+        Command::Plan(args) => plan(&global, args).await,
+        Command::Connector => {
+            let mut client = Client::connect(&global).await?;
+            let message = client.request(v1::GetConnectorRequest {});
+            let answer = client.rpc.get_connector(message).await;
+            let connector = client.answer(answer)?;
+            output::to_stdout(&output::connector(format, &connector))
+        }
+        // These ask no daemon: `super::run` does them.
+        Command::Completions { .. } | Command::Man { .. } => Ok(()),
+    }
+}
+
+fn new_id() -> String {
+    Uuid::new_v4().to_string()
+}
+
+async fn attach(global: &Global, args: AttachArgs) -> Result<()> {
+    let (connection_info, access) = args.source.read()?;
+    let id = args.id.unwrap_or_else(new_id);
+    let client = Client::connect(global).await?;
+    let message = client.request(v1::AttachVolumeRequest {
+        attachment_id: id.clone(),
+        volume_id: args.volume,
+        domain: args.domain,
+        connection_info: Some(connection_info),
+        access,
+        disk: Some(args.disk.into()),
+    });
+    let mut rpc = client.rpc.clone();
+    let work = rpc.attach_volume(message);
+    let answer = progress::follow(&client, global.output, &id, "attaching", work).await;
+    let answer = client.answer(answer).map(|answer| answer.attachment);
+    made(global.output, &id, answer)
+}
+
+async fn connect(global: &Global, args: ConnectArgs) -> Result<()> {
+    let (connection_info, access) = args.source.read()?;
+    let id = args.id.unwrap_or_else(new_id);
+    let client = Client::connect(global).await?;
+    let message = client.request(v1::ConnectVolumeRequest {
+        attachment_id: id.clone(),
+        volume_id: args.volume,
+        connection_info: Some(connection_info),
+        access,
+        disk: Some(args.disk.into()),
+    });
+    let mut rpc = client.rpc.clone();
+    let work = rpc.connect_volume(message);
+    let answer = progress::follow(&client, global.output, &id, "connecting", work).await;
+    let answer = client.answer(answer).map(|answer| answer.attachment);
+    made(global.output, &id, answer)
+}
+
+/// Prints what attach or connect made. A failure tells the id: it may have been chosen here, and may be needed.
+fn made(format: Format, id: &str, answer: Result<Option<v1::Attachment>>) -> Result<()> {
+    let attachment = answer.map_err(|failure| failure.note(&format!("attachment {id}")))?;
+    let attachment = attachment.unwrap_or_default();
+    output::to_stdout(&output::attachment(format, &attachment))
+}
+
+async fn detach(global: &Global, id: String) -> Result<()> {
+    let client = Client::connect(global).await?;
+    let message = client.request(v1::DetachVolumeRequest {
+        attachment_id: id.clone(),
+    });
+    let mut rpc = client.rpc.clone();
+    let work = rpc.detach_volume(message);
+    let answer = progress::follow(&client, global.output, &id, "detaching", work).await;
+    client.answer(answer)?;
+    output::to_stdout(&match global.output {
+        Format::Table => format!("{id} is detached"),
+        Format::Json => json!({ "attachment_id": id, "detached": true }).to_string(),
+    })
+}
+
+async fn disconnect(global: &Global, id: String) -> Result<()> {
+    let client = Client::connect(global).await?;
+    let message = client.request(v1::DisconnectVolumeRequest {
+        attachment_id: id.clone(),
+    });
+    let mut rpc = client.rpc.clone();
+    let work = rpc.disconnect_volume(message);
+    let answer = progress::follow(&client, global.output, &id, "disconnecting", work).await;
+    client.answer(answer)?;
+    output::to_stdout(&match global.output {
+        Format::Table => format!("{id} is disconnected"),
+        Format::Json => json!({ "attachment_id": id, "disconnected": true }).to_string(),
+    })
+}
+
+/// Every attachment that matches, page by page.
+async fn list(mut client: Client, filter: FilterArgs) -> Result<Vec<v1::Attachment>> {
+    let filter = v1::AttachmentFilter::from(filter);
+    let mut found = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let message = client.request(v1::ListAttachmentsRequest {
+            filter: Some(filter.clone()),
+            page_size: PAGE,
+            page_token,
+        });
+        let answer = client.rpc.list_attachments(message).await;
+        let page = client.answer(answer)?;
+        found.extend(page.attachments);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return Ok(found);
+        }
+    }
+}
+
+async fn watch(mut client: Client, format: Format, filter: FilterArgs) -> Result<()> {
+    let message = v1::WatchAttachmentsRequest {
+        filter: Some(filter.into()),
+    };
+    let answer = client.rpc.watch_attachments(message).await;
+    let mut changes = client.answer(answer)?;
+    loop {
+        let change = changes.message().await;
+        let change = change.map_err(|status| client.failure(&status))?;
+        let Some(attachment) = change.and_then(|change| change.attachment) else {
+            return Err(Failure::local("the daemon ended the watch"));
+        };
+        output::to_stdout(&match format {
+            Format::Table => output::change(&attachment),
+            Format::Json => output::attachment_json(&attachment).to_string(),
+        })?;
+    }
+}
+
+async fn plan(global: &Global, args: PlanArgs) -> Result<()> {
+    let message = request::plan(args)?;
+    let mut client = Client::connect(global).await?;
+    let message = client.request(v1::PlanAttachRequest {
+        request: Some(message),
+    });
+    let answer = client.rpc.plan_attach(message).await;
+    let plan = client.answer(answer)?;
+    output::to_stdout(&output::plan(global.output, &plan))
+}

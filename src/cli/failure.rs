@@ -1,0 +1,232 @@
+//! What a failed command tells, and its exit code.
+
+use std::error::Error;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::json;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+use crate::api::status::{ERROR_DOMAIN, chain, code, code_name};
+use crate::model::Reason;
+
+/// The daemon cannot be reached: there is no answer that could carry a reason.
+const DAEMON_UNREACHABLE: &str = "DAEMON_UNREACHABLE";
+/// The daemon did not answer within `--timeout`.
+const CLIENT_TIMEOUT: &str = "CLIENT_TIMEOUT";
+/// Something on this side of the socket failed: a file, standard output.
+const LOCAL_ERROR: &str = "LOCAL_ERROR";
+
+/// Why a command failed.
+#[derive(Debug)]
+pub(super) struct Failure {
+    reason: String,
+    code: &'static str,
+    message: String,
+    /// Whoever reads standard output has gone.
+    pub(super) broken_pipe: bool,
+}
+
+impl Failure {
+    fn new(reason: impl Into<String>, code: Code, message: impl Into<String>) -> Self {
+        Self {
+            reason: reason.into(),
+            code: code_name(code),
+            message: message.into(),
+            broken_pipe: false,
+        }
+    }
+
+    /// An error of the project's own, met without a daemon.
+    pub(super) fn from_error(error: &dyn Error, reason: Reason) -> Self {
+        Self::new(reason.as_str(), code(reason), chain(error))
+    }
+
+    /// Something on this side of the socket.
+    pub(super) fn local(message: impl Into<String>) -> Self {
+        Self::new(LOCAL_ERROR, Code::Unknown, message)
+    }
+
+    /// Standard output cannot be written.
+    pub(super) fn output(error: &std::io::Error) -> Self {
+        Self {
+            broken_pipe: error.kind() == std::io::ErrorKind::BrokenPipe,
+            ..Self::local(format!("cannot write the answer: {error}"))
+        }
+    }
+
+    /// The daemon's socket cannot be connected to.
+    pub(super) fn unreachable(socket: &Path, error: &(dyn Error + 'static)) -> Self {
+        let mut io = None;
+        let mut cause = Some(error);
+        while let Some(error) = cause {
+            io = io.or_else(|| error.downcast_ref::<std::io::Error>());
+            cause = error.source();
+        }
+        let socket = socket.display();
+        if io.is_some_and(|io| io.kind() == std::io::ErrorKind::PermissionDenied) {
+            let message = format!("may not open the daemon's socket {socket}");
+            let reason = Reason::PermissionDenied;
+            return Self::new(reason.as_str(), code(reason), message);
+        }
+        let why = io.map_or_else(|| chain(error), ToString::to_string);
+        let message = format!("cannot reach the daemon at {socket}: {why}");
+        Self::new(DAEMON_UNREACHABLE, Code::Unavailable, message)
+    }
+
+    /// What the daemon answered, or what gRPC made of its silence.
+    pub(super) fn from_status(status: &Status, timeout: Duration) -> Self {
+        let info = status.get_details_error_info();
+        if let Some(info) = info.filter(|info| info.domain == ERROR_DOMAIN) {
+            return Self::new(info.reason, status.code(), status.message());
+        }
+        match status.code() {
+            Code::Cancelled | Code::DeadlineExceeded => Self::new(
+                CLIENT_TIMEOUT,
+                Code::DeadlineExceeded,
+                format!("the daemon did not answer within {} s", timeout.as_secs()),
+            ),
+            Code::Unavailable | Code::Unknown => Self::new(
+                DAEMON_UNREACHABLE,
+                Code::Unavailable,
+                format!(
+                    "the connection to the daemon was lost: {}",
+                    status.message()
+                ),
+            ),
+            code => Self::new(LOCAL_ERROR, code, status.message()),
+        }
+    }
+
+    /// The same, with something added that the user needs to go on.
+    pub(super) fn note(mut self, note: &str) -> Self {
+        self.message = format!("{} ({note})", self.message);
+        self
+    }
+
+    /// What to do about it: docs/errors.md is where that is written.
+    fn advice(&self) -> Option<&'static str> {
+        match self.reason.as_str() {
+            DAEMON_UNREACHABLE => {
+                Some("Look whether volattachd runs, and give its socket by --socket.")
+            }
+            CLIENT_TIMEOUT => Some(
+                "Nothing: the operation goes on, and `volattach watch` follows it. The same command with the same \
+                 id is safe.",
+            ),
+            reason => include_str!("../../docs/errors.md")
+                .lines()
+                .filter_map(|line| line.strip_prefix("| `")?.strip_prefix(reason))
+                .find_map(|rest| rest.strip_prefix("` |")?.rsplit('|').nth(1))
+                .map(str::trim),
+        }
+    }
+
+    /// For people.
+    pub(super) fn to_text(&self) -> String {
+        let mut text = format!("error: {}\n  reason: {}", self.message, self.reason);
+        if let Some(advice) = self.advice() {
+            text.push_str("\n  what to do: ");
+            text.push_str(advice);
+        }
+        text
+    }
+
+    /// For programs.
+    pub(super) fn to_json(&self) -> String {
+        json!({ "error": {
+            "reason": self.reason,
+            "code": self.code,
+            "message": self.message,
+            "advice": self.advice(),
+        }})
+        .to_string()
+    }
+
+    /// The exit code; the list is in [`super::args`].
+    pub(super) fn exit_code(&self) -> u8 {
+        let is = |reasons: &[Reason]| reasons.iter().any(|r| r.as_str() == self.reason);
+        match self.reason.as_str() {
+            DAEMON_UNREACHABLE => 6,
+            CLIENT_TIMEOUT => 7,
+            _ if is(&[Reason::ShuttingDown]) => 6,
+            _ if is(&[Reason::UnplugPending]) => 5,
+            _ if is(&[Reason::PermissionDenied]) => 8,
+            _ if is(&[
+                Reason::AttachmentConflict,
+                Reason::OperationInProgress,
+                Reason::VolumeInUse,
+                Reason::TargetInUse,
+            ]) =>
+            {
+                4
+            }
+            _ if self.code == code_name(Code::NotFound) => 3,
+            _ => 1,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(reason: Reason) -> Failure {
+        Failure::new(reason.as_str(), code(reason), "it failed")
+    }
+
+    #[test]
+    fn every_reason_has_advice() {
+        for reason in Reason::ALL {
+            let advice = failure(*reason).advice();
+            assert!(
+                advice.is_some_and(|advice| advice.ends_with('.')),
+                "{reason}"
+            );
+        }
+    }
+
+    #[test]
+    fn exit_codes_follow_the_reason() {
+        let codes = [
+            (Reason::Internal, 1),
+            (Reason::VolumeNotFound, 3),
+            (Reason::AttachmentNotFound, 3),
+            (Reason::VolumeInUse, 4),
+            (Reason::OperationInProgress, 4),
+            (Reason::UnplugPending, 5),
+            (Reason::ServerTimeout, 1),
+            (Reason::ShuttingDown, 6),
+            (Reason::PermissionDenied, 8),
+        ];
+        for (reason, code) in codes {
+            assert_eq!(failure(reason).exit_code(), code, "{reason}");
+        }
+    }
+
+    #[test]
+    fn an_error_is_told_in_both_forms() {
+        insta::assert_snapshot!(failure(Reason::UnplugPending).to_text(), @r"
+        error: it failed
+          reason: UNPLUG_PENDING
+          what to do: Nothing: the detach completes by itself when the guest lets go. Look whether the guest runs.
+        ");
+        insta::assert_snapshot!(failure(Reason::BusFull).to_json(), @r#"{"error":{"advice":"Detach a disk, use the bus `scsi`, or give the domain more PCI root ports.","code":"RESOURCE_EXHAUSTED","message":"it failed","reason":"BUS_FULL"}}"#);
+    }
+
+    #[test]
+    fn a_silent_daemon_and_a_lost_one_are_told_apart() {
+        let timeout = Duration::from_secs(3);
+        let silent = Failure::from_status(&Status::cancelled("Timeout expired"), timeout);
+        assert_eq!(
+            (silent.reason.as_str(), silent.exit_code()),
+            (CLIENT_TIMEOUT, 7)
+        );
+        let lost = Failure::from_status(&Status::unavailable("broken"), timeout);
+        assert_eq!(
+            (lost.reason.as_str(), lost.exit_code()),
+            (DAEMON_UNREACHABLE, 6)
+        );
+    }
+}

@@ -1,0 +1,57 @@
+//! The operator's command line, `volattach`: the API for people, and for scripts with `-o json`.
+//!
+//! Invariants: connection info, which holds secrets, comes from a file or standard input and never from an argument;
+//! standard output carries answers alone, standard error everything else; every failure has an exit code that
+//! docs/cli.md and `--help` list.
+
+mod args;
+mod client;
+mod commands;
+mod failure;
+mod generate;
+mod offline;
+mod output;
+mod progress;
+mod request;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command, Format};
+use failure::Failure;
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let format = cli.global.output;
+    let result = match cli.command {
+        Command::Completions { shell } => generate::completions(shell),
+        Command::Man { dir } => generate::man(&dir),
+        Command::Plan(plan) if plan.offline => offline::plan(plan, format),
+        command => asynchronously(commands::run(cli.global, command)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read the answer has seen enough of it.
+        Err(failure) if failure.broken_pipe => ExitCode::SUCCESS,
+        Err(failure) => {
+            let text = match format {
+                Format::Table => failure.to_text(),
+                Format::Json => failure.to_json(),
+            };
+            // Nobody is left to tell when standard error is gone too.
+            let _ = output::to_stderr(&text);
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn asynchronously(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::local(format!("cannot start: {error}")))?
+        .block_on(work)
+}

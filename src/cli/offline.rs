@@ -1,0 +1,39 @@
+//! `plan --offline`: what attach would do on this host as it is configured, without a daemon or a hypervisor.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::args::{Format, PlanArgs};
+use super::failure::Failure;
+use super::{output, request};
+use crate::api::{decode, encode};
+use crate::attach::plan_attach;
+use crate::backend::local::LocalBackend;
+use crate::backend::smb::SmbBackend;
+use crate::backend::{Backend, Backends};
+use crate::config::{DEFAULT_PATH, Settings};
+use crate::libvirt::DomainView;
+use crate::model::HostKey;
+use crate::sys::worker::Workers;
+
+/// Plans, and prints the plan. Nothing is touched: no worker runs, and no server is asked.
+pub(super) fn plan(args: PlanArgs, format: Format) -> Result<(), Failure> {
+    let path = args.config.clone().unwrap_or_else(|| DEFAULT_PATH.into());
+    let settings = Settings::load(&path).map_err(|e| Failure::from_error(&e, e.reason()))?;
+    let request = decode::attach(request::plan(args)?);
+    let request = request.map_err(|e| Failure::from_error(&e, e.reason()))?;
+    let plan = plan_attach(&backends(settings), &DomainView::empty(), &request)
+        .map_err(|e| Failure::from_error(&e, e.reason()))?;
+    output::to_stdout(&output::plan(format, &encode::plan(plan)))
+}
+
+/// The daemon's own backends, but for the host's key, which is the daemon's secret: so a mount point's last part
+/// is another one here.
+fn backends(settings: Settings) -> Backends {
+    let key = HostKey::new([0; 32]);
+    // Never run: a plan is made without.
+    let workers = Workers::from_executable(PathBuf::new());
+    let local: Arc<dyn Backend> = Arc::new(LocalBackend::new(settings.local));
+    let smb = SmbBackend::new(settings.smb, settings.mount_base, key, workers);
+    Backends::new([local, Arc::new(smb)])
+}

@@ -1,0 +1,264 @@
+//! Answers, for people and for programs.
+
+use std::io::Write;
+
+use serde_json::{Value, json};
+use tabled::builder::Builder;
+use tabled::settings::Style;
+
+use super::args::Format;
+use super::failure::Failure;
+use crate::api::v1;
+
+/// Writes an answer and a line end.
+pub(super) fn to_stdout(text: &str) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{text}")
+        .and_then(|()| stdout.flush())
+        .map_err(|error| Failure::output(&error))
+}
+
+/// Writes what is no answer.
+pub(super) fn to_stderr(text: &str) -> std::io::Result<()> {
+    writeln!(std::io::stderr(), "{text}")
+}
+
+/// `ro` or `rw`.
+fn access(access: i32) -> &'static str {
+    match v1::Access::try_from(access) {
+        Ok(v1::Access::ReadOnly) => "ro",
+        Ok(v1::Access::ReadWrite) => "rw",
+        _ => "unknown",
+    }
+}
+
+/// The state in lower case: `attached`. A newer daemon may have states that this program does not know.
+fn state(state: i32) -> String {
+    let name = v1::State::try_from(state).map_or("STATE_UNKNOWN", |state| state.as_str_name());
+    name.strip_prefix("STATE_").unwrap_or(name).to_lowercase()
+}
+
+fn time(time: Option<&prost_types::Timestamp>) -> String {
+    time.map(ToString::to_string).unwrap_or_default()
+}
+
+/// A string, or null where there is none.
+fn given(text: &str) -> Value {
+    if text.is_empty() {
+        Value::Null
+    } else {
+        text.into()
+    }
+}
+
+/// An attachment as JSON.
+pub(super) fn attachment_json(attachment: &v1::Attachment) -> Value {
+    let domain = (!attachment.domain_uuid.is_empty())
+        .then(|| json!({ "uuid": attachment.domain_uuid, "name": attachment.domain_name }));
+    let error = (!attachment.error_reason.is_empty())
+        .then(|| json!({ "reason": attachment.error_reason, "message": attachment.error }));
+    json!({
+        "attachment_id": attachment.attachment_id,
+        "volume_id": attachment.volume_id,
+        "domain": domain,
+        "protocol": attachment.protocol,
+        "access": access(attachment.access),
+        "access_reason": attachment.access_reason,
+        "state": state(attachment.state),
+        "host_path": given(&attachment.host_path),
+        "target": given(&attachment.target),
+        "disk_xml": given(&attachment.disk_xml),
+        "error": error,
+        "created_at": given(&time(attachment.created_at.as_ref())),
+        "updated_at": given(&time(attachment.updated_at.as_ref())),
+    })
+}
+
+/// Columns for people, without lines.
+fn table<const N: usize>(
+    head: Option<[&str; N]>,
+    rows: impl Iterator<Item = [String; N]>,
+) -> String {
+    let mut builder = Builder::default();
+    if let Some(head) = head {
+        builder.push_record(head);
+    }
+    for row in rows {
+        builder.push_record(row);
+    }
+    let text = builder.build().with(Style::blank()).to_string();
+    let lines: Vec<_> = text.lines().map(str::trim_end).collect();
+    lines.join("\n")
+}
+
+/// One line a key; what is empty is left out.
+fn key_values<const N: usize>(rows: [(&str, String); N]) -> String {
+    let rows = rows.into_iter().filter(|(_, value)| !value.is_empty());
+    table(None, rows.map(|(key, value)| [key.to_owned(), value]))
+}
+
+fn or_dash(text: &str) -> &str {
+    if text.is_empty() { "-" } else { text }
+}
+
+/// Attachments, one a line.
+pub(super) fn attachments(attachments: &[v1::Attachment]) -> String {
+    let rows = attachments.iter().map(|attachment| {
+        [
+            attachment.attachment_id.clone(),
+            attachment.volume_id.clone(),
+            or_dash(&attachment.domain_name).to_owned(),
+            or_dash(&attachment.target).to_owned(),
+            access(attachment.access).to_owned(),
+            state(attachment.state),
+            attachment.protocol.clone(),
+        ]
+    });
+    let head = [
+        "Attachment",
+        "Volume",
+        "Domain",
+        "Target",
+        "Access",
+        "State",
+        "Protocol",
+    ];
+    table(Some(head), rows)
+}
+
+/// One attachment, everything about it.
+pub(super) fn attachment(format: Format, attachment: &v1::Attachment) -> String {
+    if format == Format::Json {
+        return attachment_json(attachment).to_string();
+    }
+    let domain = match attachment.domain_uuid.as_str() {
+        "" => String::new(),
+        uuid => format!("{} ({uuid})", attachment.domain_name),
+    };
+    let error = match attachment.error_reason.as_str() {
+        "" => String::new(),
+        reason => format!("{reason}: {}", attachment.error),
+    };
+    let access = access(attachment.access);
+    let mut text = key_values([
+        ("Attachment", attachment.attachment_id.clone()),
+        ("Volume", attachment.volume_id.clone()),
+        ("Domain", domain),
+        ("Target", attachment.target.clone()),
+        ("Access", format!("{access} ({})", attachment.access_reason)),
+        ("State", state(attachment.state)),
+        ("Protocol", attachment.protocol.clone()),
+        ("Host path", attachment.host_path.clone()),
+        ("Error", error),
+        ("Created", time(attachment.created_at.as_ref())),
+        ("Updated", time(attachment.updated_at.as_ref())),
+    ]);
+    if !attachment.disk_xml.is_empty() {
+        text.push_str("\n\n");
+        text.push_str(attachment.disk_xml.trim_end());
+    }
+    text
+}
+
+/// A line of `watch` for people.
+pub(super) fn change(attachment: &v1::Attachment) -> String {
+    let mut line = format!(
+        "{} {} {} {} {}",
+        attachment.attachment_id,
+        state(attachment.state),
+        access(attachment.access),
+        attachment.volume_id,
+        or_dash(&attachment.domain_name),
+    );
+    if !attachment.error_reason.is_empty() {
+        let error = format!(" {}: {}", attachment.error_reason, attachment.error);
+        line.push_str(&error);
+    }
+    line
+}
+
+/// What an attach would do.
+pub(super) fn plan(format: Format, plan: &v1::PlanAttachResponse) -> String {
+    match format {
+        Format::Table => plan_text(plan),
+        Format::Json => plan_json(plan).to_string(),
+    }
+}
+
+fn plan_json(plan: &v1::PlanAttachResponse) -> Value {
+    let step = |step: &v1::PlanStep| json!({ "name": step.name, "description": step.description });
+    let setting = |setting: &v1::Setting| json!({ "name": setting.name, "value": setting.value, "origin": setting.origin });
+    let mount = plan.mount.as_ref().map(|mount| {
+        json!({
+            "source": mount.source,
+            "fstype": mount.fstype,
+            "options": mount.options,
+            "target": mount.target,
+        })
+    });
+    json!({
+        "access": access(plan.access),
+        "access_reason": plan.access_reason,
+        "steps": plan.steps.iter().map(step).collect::<Vec<_>>(),
+        "mount": mount,
+        "disk_xml": plan.disk_xml,
+        "settings": plan.settings.iter().map(setting).collect::<Vec<_>>(),
+    })
+}
+
+fn plan_text(plan: &v1::PlanAttachResponse) -> String {
+    let access = access(plan.access);
+    let mut text = format!("Access: {access} ({})\n\nSteps:\n", plan.access_reason);
+    let steps = plan.steps.iter().zip(1..).map(|(step, number)| {
+        [
+            number.to_string(),
+            step.name.clone(),
+            step.description.clone(),
+        ]
+    });
+    text.push_str(&table(None, steps));
+    if let Some(mount) = &plan.mount {
+        text.push_str("\n\nMount:\n");
+        text.push_str(&key_values([
+            ("Source", mount.source.clone()),
+            ("Type", mount.fstype.clone()),
+            ("Options", mount.options.clone()),
+            ("Target", mount.target.clone()),
+        ]));
+    }
+    if !plan.settings.is_empty() {
+        text.push_str("\n\nSettings:\n");
+        let settings = plan.settings.iter().map(|setting| {
+            [
+                setting.name.clone(),
+                setting.value.clone(),
+                setting.origin.clone(),
+            ]
+        });
+        text.push_str(&table(Some(["Name", "Value", "Origin"]), settings));
+    }
+    text.push_str("\n\nDisk:\n");
+    text.push_str(plan.disk_xml.trim_end());
+    text
+}
+
+/// What this host can connect to; the JSON is as os-brick has it.
+pub(super) fn connector(format: Format, connector: &v1::Connector) -> String {
+    if format == Format::Json {
+        return json!({
+            "host": connector.host,
+            "ip": connector.ip,
+            "platform": connector.platform,
+            "os_type": connector.os_type,
+            "system uuid": given(&connector.system_uuid),
+        })
+        .to_string();
+    }
+    key_values([
+        ("Host", connector.host.clone()),
+        ("Address", connector.ip.clone()),
+        ("Platform", connector.platform.clone()),
+        ("System", connector.os_type.clone()),
+        ("System UUID", connector.system_uuid.clone()),
+    ])
+}

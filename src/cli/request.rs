@@ -1,0 +1,163 @@
+//! From arguments to messages.
+
+use std::io::Read;
+use std::path::Path;
+
+use super::args::{AccessArg, DiskArgs, FilterArgs, PlanArgs, ScopeArg, SourceArgs, StateArg};
+use super::failure::Failure;
+use crate::api::v1;
+use crate::model::IoTune;
+
+/// The largest connection info read, in bytes: the daemon takes no larger request.
+const MAX_CONNECTION_INFO: u64 = 1024 * 1024;
+
+/// The connection info's text, from a file or (`-`) standard input.
+fn read(path: &Path) -> Result<String, Failure> {
+    let mut text = String::new();
+    let read = if path == Path::new("-") {
+        std::io::stdin()
+            .take(MAX_CONNECTION_INFO)
+            .read_to_string(&mut text)
+    } else {
+        std::fs::File::open(path)
+            .and_then(|file| file.take(MAX_CONNECTION_INFO).read_to_string(&mut text))
+    };
+    read.map_err(|error| {
+        Failure::local(format!(
+            "cannot read the connection info from {}: {error}",
+            path.display()
+        ))
+    })?;
+    Ok(text)
+}
+
+fn cinder_json(text: String) -> v1::ConnectionInfo {
+    v1::ConnectionInfo {
+        form: Some(v1::connection_info::Form::CinderJson(text)),
+    }
+}
+
+impl SourceArgs {
+    /// The connection info, and the access asked for.
+    pub(super) fn read(&self) -> Result<(v1::ConnectionInfo, i32), Failure> {
+        Ok((cinder_json(read(&self.connection_info)?), self.access()))
+    }
+
+    fn access(&self) -> i32 {
+        i32::from(match self.access {
+            None => v1::Access::Unspecified,
+            Some(AccessArg::Ro) => v1::Access::ReadOnly,
+            Some(AccessArg::Rw) => v1::Access::ReadWrite,
+        })
+    }
+}
+
+/// What `plan` plans. The ids are placeholders where none are given: nothing is made, so they name nothing.
+pub(super) fn plan(args: PlanArgs) -> Result<v1::AttachVolumeRequest, Failure> {
+    let info = read(&args.source.connection_info)?;
+    let volume_id = args
+        .volume
+        .or_else(|| volume_id(&info))
+        .unwrap_or_else(|| "volume".to_owned());
+    Ok(v1::AttachVolumeRequest {
+        attachment_id: "plan".to_owned(),
+        volume_id,
+        domain: args.domain.unwrap_or_else(|| "domain".to_owned()),
+        access: args.source.access(),
+        connection_info: Some(cinder_json(info)),
+        disk: Some(args.disk.into()),
+    })
+}
+
+/// The volume's id where the connection info tells it: `serial` beside the data (Nova), `volume_id` in it (Cinder).
+fn volume_id(info: &str) -> Option<String> {
+    let info: serde_json::Value = serde_json::from_str(info).ok()?;
+    ["/serial", "/volume_id", "/data/volume_id"]
+        .into_iter()
+        .find_map(|place| info.pointer(place)?.as_str())
+        .map(str::to_owned)
+}
+
+impl From<DiskArgs> for v1::DiskOptions {
+    fn from(disk: DiskArgs) -> Self {
+        Self {
+            bus: disk.bus.unwrap_or_default(),
+            target: disk.dev.unwrap_or_default(),
+            cache: disk.cache.unwrap_or_default(),
+            io: disk.io.unwrap_or_default(),
+            discard: disk.discard.unwrap_or_default(),
+            detect_zeroes: disk.detect_zeroes.unwrap_or_default(),
+            serial: disk.serial.unwrap_or_default(),
+            shareable: disk.shareable,
+            iotune: iotune(&disk.iotune),
+            logical_block_size: disk.logical_block_size.unwrap_or_default(),
+            physical_block_size: disk.physical_block_size.unwrap_or_default(),
+            address: disk.address.unwrap_or_default(),
+            boot_order: disk.boot_order.unwrap_or_default(),
+            scope: i32::from(match disk.scope {
+                ScopeArg::Live => v1::Scope::Live,
+                ScopeArg::Config => v1::Scope::Config,
+                ScopeArg::Both => v1::Scope::LiveAndConfig,
+            }),
+        }
+    }
+}
+
+fn iotune(limits: &[(String, u64)]) -> Option<v1::IoTune> {
+    let mut iotune = IoTune::default();
+    for (name, value) in limits {
+        iotune.set(name, *value);
+    }
+    (!limits.is_empty()).then(|| v1::IoTune {
+        total_bytes_sec: iotune.total_bytes_sec.unwrap_or_default(),
+        read_bytes_sec: iotune.read_bytes_sec.unwrap_or_default(),
+        write_bytes_sec: iotune.write_bytes_sec.unwrap_or_default(),
+        total_iops_sec: iotune.total_iops_sec.unwrap_or_default(),
+        read_iops_sec: iotune.read_iops_sec.unwrap_or_default(),
+        write_iops_sec: iotune.write_iops_sec.unwrap_or_default(),
+        total_bytes_sec_max: iotune.total_bytes_sec_max.unwrap_or_default(),
+        read_bytes_sec_max: iotune.read_bytes_sec_max.unwrap_or_default(),
+        write_bytes_sec_max: iotune.write_bytes_sec_max.unwrap_or_default(),
+        total_iops_sec_max: iotune.total_iops_sec_max.unwrap_or_default(),
+        read_iops_sec_max: iotune.read_iops_sec_max.unwrap_or_default(),
+        write_iops_sec_max: iotune.write_iops_sec_max.unwrap_or_default(),
+        size_iops_sec: iotune.size_iops_sec.unwrap_or_default(),
+    })
+}
+
+impl From<FilterArgs> for v1::AttachmentFilter {
+    fn from(filter: FilterArgs) -> Self {
+        Self {
+            domain: filter.domain.unwrap_or_default(),
+            volume_id: filter.volume.unwrap_or_default(),
+            state: i32::from(match filter.state {
+                None => v1::State::Unspecified,
+                Some(StateArg::Connecting) => v1::State::Connecting,
+                Some(StateArg::Attaching) => v1::State::Attaching,
+                Some(StateArg::Attached) => v1::State::Attached,
+                Some(StateArg::Connected) => v1::State::Connected,
+                Some(StateArg::Detaching) => v1::State::Detaching,
+                Some(StateArg::Disconnecting) => v1::State::Disconnecting,
+                Some(StateArg::Failed) => v1::State::Failed,
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_volumes_id_is_found_where_control_planes_put_it() {
+        for (info, id) in [
+            (r#"{"serial":"a","data":{"volume_id":"b"}}"#, Some("a")),
+            (r#"{"data":{"volume_id":"b"}}"#, Some("b")),
+            (r#"{"volume_id":"c"}"#, Some("c")),
+            (r#"{"serial":1}"#, None),
+            ("no json", None),
+        ] {
+            assert_eq!(volume_id(info).as_deref(), id, "{info}");
+        }
+    }
+}

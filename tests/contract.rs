@@ -1,0 +1,15 @@
+//! The API as its callers see it: the real server on a unix socket, over fakes of the three traits.
+
+#![cfg(test)]
+
+#[path = "contract/calls.rs"]
+mod calls;
+#[path = "contract/cli.rs"]
+mod cli;
+mod fakes;
+#[path = "contract/reasons.rs"]
+mod reasons;
+#[path = "contract/server.rs"]
+mod server;
+#[path = "contract/services.rs"]
+mod services;

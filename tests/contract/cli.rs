@@ -1,0 +1,331 @@
+//! The command line against the server: the real program, what it prints, how it ends.
+
+use std::process::Stdio;
+
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::process::Command;
+
+use volattach::auth::PeerCredentials;
+use volattach::model::Reason;
+
+use crate::fakes::{Fault, Guest};
+use crate::server::{Server, cinder, soon};
+
+fn volattach(server: &Server, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_volattach"));
+    command
+        .env_clear()
+        .env("VOLATTACH_SOCKET", &server.socket)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+/// Exit code, standard output, standard error. Connection info of `v1` is on standard input.
+async fn run(server: &Server, arguments: &[&str]) -> (i32, String, String) {
+    let mut child = volattach(server, arguments).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // A command that does not read it may have ended already.
+    let _ = stdin.write_all(cinder("v1").as_bytes()).await;
+    drop(stdin);
+    let output = soon(child.wait_with_output()).await.unwrap();
+    (
+        output.status.code().unwrap(),
+        String::from_utf8(output.stdout).unwrap(),
+        String::from_utf8(output.stderr).unwrap(),
+    )
+}
+
+async fn json(server: &Server, arguments: &[&str]) -> Value {
+    let arguments = [arguments, &["-o", "json"]].concat();
+    let (code, stdout, stderr) = run(server, &arguments).await;
+    assert_eq!((code, stderr.as_str()), (0, ""), "{arguments:?}");
+    serde_json::from_str(&stdout).unwrap()
+}
+
+/// Exit code and reason; standard output must be empty.
+async fn failure(server: &Server, arguments: &[&str]) -> (i32, String) {
+    let arguments = [arguments, &["-o", "json"]].concat();
+    let (code, stdout, stderr) = run(server, &arguments).await;
+    assert_eq!(stdout, "", "{arguments:?}");
+    let error: Value = serde_json::from_str(&stderr).expect(&stderr);
+    let error = &error["error"];
+    assert!(
+        error["message"].is_string() && error["code"].is_string(),
+        "{error}"
+    );
+    (code, error["reason"].as_str().unwrap().to_owned())
+}
+
+const ATTACH: &[&str] = &[
+    "attach",
+    "--volume",
+    "vol-1",
+    "--domain",
+    "web",
+    "--id",
+    "a1",
+    "--connection-info",
+    "-",
+];
+
+fn with<'a>(arguments: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
+    [arguments, more].concat()
+}
+
+#[tokio::test]
+async fn attach_list_show_detach() {
+    let server = Server::start().await;
+    let made = json(&server, &with(ATTACH, &["--access", "ro", "--dev", "vdc"])).await;
+    assert_eq!(made["attachment_id"], "a1");
+    assert_eq!(made["volume_id"], "vol-1");
+    assert_eq!(made["domain"]["name"], "web");
+    assert_eq!(made["access"], "ro");
+    assert_eq!(made["state"], "attached");
+    assert_eq!(made["target"], "vdc");
+    assert_eq!(made["error"], Value::Null);
+    assert_eq!(json(&server, &["show", "a1"]).await, made);
+    assert_eq!(json(&server, &["list"]).await["attachments"][0], made);
+    let none = json(&server, &["list", "--volume", "other"]).await;
+    assert_eq!(none["attachments"].as_array().unwrap().len(), 0);
+
+    let (code, table, _) = run(&server, &["list"]).await;
+    assert_eq!(code, 0);
+    let lines: Vec<Vec<_>> = table
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            [
+                "Attachment",
+                "Volume",
+                "Domain",
+                "Target",
+                "Access",
+                "State",
+                "Protocol"
+            ],
+            ["a1", "vol-1", "web", "vdc", "ro", "attached", "smbfs"],
+        ]
+    );
+    let (code, shown, _) = run(&server, &["show", "a1"]).await;
+    assert_eq!(code, 0);
+    assert!(
+        shown.contains("ro (the request asks for read-only)"),
+        "{shown}"
+    );
+    assert!(shown.contains("<disk"), "{shown}");
+
+    let gone = json(&server, &["detach", "a1"]).await;
+    assert_eq!(
+        gone,
+        serde_json::json!({ "attachment_id": "a1", "detached": true })
+    );
+    let (code, text, _) = run(&server, &["detach", "a1"]).await;
+    assert_eq!((code, text.as_str()), (0, "a1 is detached\n"));
+    assert!(server.world.records().is_empty());
+}
+
+#[tokio::test]
+async fn disk_options_reach_the_domain() {
+    let server = Server::start().await;
+    let options = [
+        "--bus",
+        "virtio",
+        "--dev",
+        "vdb",
+        "--cache",
+        "directsync",
+        "--io",
+        "native",
+        "--discard",
+        "unmap",
+        "--detect-zeroes",
+        "unmap",
+        "--serial",
+        "s3r1al",
+        "--shareable",
+        "--iotune",
+        "read_iops_sec=7",
+        "--iotune",
+        "write_bytes_sec=8",
+        "--logical-block-size",
+        "512",
+        "--physical-block-size",
+        "4096",
+        "--address",
+        "pci:0000:00:15.0",
+        "--boot-order",
+        "2",
+    ];
+    let plan = [
+        &["plan", "--domain", "web", "--connection-info", "-"],
+        &options[..],
+    ]
+    .concat();
+    let xml = json(&server, &plan).await["disk_xml"].to_string();
+    for part in [
+        "vdb",
+        "directsync",
+        "native",
+        "unmap",
+        "s3r1al",
+        "shareable",
+        "read_iops_sec",
+        "write_bytes_sec",
+        "512",
+        "4096",
+        "0x15",
+        "boot",
+    ] {
+        assert!(xml.contains(part), "no {part} in {xml}");
+    }
+}
+
+#[tokio::test]
+async fn connect_chooses_an_id_and_disconnect_takes_it() {
+    let server = Server::start().await;
+    let connect = ["connect", "--volume", "vol-1", "--connection-info", "-"];
+    let made = json(&server, &connect).await;
+    assert_eq!(made["state"], "connected");
+    assert_eq!(made["domain"], Value::Null);
+    let id = made["attachment_id"].as_str().unwrap();
+    assert_eq!(id.len(), 36, "not a UUID: {id}");
+    let gone = json(&server, &["disconnect", id]).await;
+    assert_eq!(gone["disconnected"], true);
+    assert!(server.world.state().connections.is_empty());
+}
+
+#[tokio::test]
+async fn plan_and_connector_are_shown() {
+    let server = Server::start().await;
+    let plan = [
+        "plan",
+        "--domain",
+        "web",
+        "--connection-info",
+        "-",
+        "--access",
+        "ro",
+    ];
+    let shown = json(&server, &plan).await;
+    assert_eq!(shown["access"], "ro");
+    assert_eq!(shown["mount"]["source"], "//files/vols");
+    assert_eq!(shown["steps"][0]["name"], "connect");
+    let (code, text, _) = run(&server, &plan).await;
+    assert_eq!(code, 0);
+    for part in [
+        "Access: ro",
+        "connect",
+        "//files/vols",
+        "vers",
+        "built in",
+        "<disk",
+    ] {
+        assert!(text.contains(part), "no {part} in {text}");
+    }
+    assert!(server.world.records().is_empty());
+    assert_eq!(
+        json(&server, &["connector"]).await["system uuid"],
+        "4c4c4544"
+    );
+    let (_, text, _) = run(&server, &["connector"]).await;
+    assert!(text.contains("node-1"), "{text}");
+}
+
+#[tokio::test]
+async fn watch_prints_a_json_object_a_line() {
+    let server = Server::start().await;
+    let mut watch = volattach(&server, &["watch", "-o", "json"])
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    json(&server, ATTACH).await;
+    let mut states = Vec::new();
+    while states.last().is_none_or(|state| state != "attached") {
+        let line = soon(lines.next_line()).await.unwrap().unwrap();
+        let change: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(change["attachment_id"], "a1");
+        states.push(change["state"].as_str().unwrap().to_owned());
+    }
+    server.api.drain().await;
+    let output = soon(watch.wait_with_output()).await.unwrap();
+    assert_eq!(output.status.code(), Some(6), "{output:?}");
+}
+
+#[tokio::test]
+async fn failures_have_their_exit_code() {
+    let server = Server::start().await;
+    let reasons: &[(&[&str], i32, &str)] = &[
+        (&["show", "none"], 3, "ATTACHMENT_NOT_FOUND"),
+        (&["show", "a b"], 1, "INVALID_REQUEST"),
+    ];
+    for (arguments, code, reason) in reasons {
+        assert_eq!(
+            failure(&server, arguments).await,
+            (*code, (*reason).to_owned())
+        );
+    }
+    json(&server, ATTACH).await;
+    let conflict = failure(&server, &with(ATTACH, &["--access", "ro"])).await;
+    assert_eq!(conflict, (4, "ATTACHMENT_CONFLICT".to_owned()));
+    server.world.state().guest = Guest::Ignores;
+    let pending = failure(&server, &["detach", "a1"]).await;
+    assert_eq!(pending, (5, "UNPLUG_PENDING".to_owned()));
+
+    let (code, stdout, stderr) = run(&server, &["show", "none"]).await;
+    assert_eq!((code, stdout.as_str()), (3, ""));
+    assert!(stderr.starts_with("error: "), "{stderr}");
+    assert!(stderr.contains("ATTACHMENT_NOT_FOUND"), "{stderr}");
+    assert!(stderr.contains("what to do: "), "{stderr}");
+
+    let usage = volattach(&server, &["attach"]).output().await.unwrap();
+    assert_eq!(usage.status.code(), Some(2));
+}
+
+#[tokio::test]
+async fn a_failed_attach_tells_the_id_and_no_secret() {
+    let server = Server::start().await;
+    server.world.state().connect_fails = Some(Reason::LogonFailure);
+    let attach = [
+        "attach",
+        "--volume",
+        "v",
+        "--domain",
+        "web",
+        "--connection-info",
+        "-",
+    ];
+    let (code, _, stderr) = run(&server, &attach).await;
+    assert_eq!(code, 1);
+    assert!(stderr.contains("LOGON_FAILURE"), "{stderr}");
+    assert!(stderr.contains("(attachment "), "{stderr}");
+    assert!(!stderr.contains("hunter2"), "{stderr}");
+}
+
+#[tokio::test]
+async fn a_daemon_that_is_absent_silent_or_forbidden_is_told_apart() {
+    let server = Server::start().await;
+    let absent = failure(&server, &["list", "--socket", "/nonexistent/s"]).await;
+    assert_eq!(absent, (6, "DAEMON_UNREACHABLE".to_owned()));
+
+    server.world.gate.arm(0, Fault::Die);
+    let silent = failure(&server, &with(ATTACH, &["--timeout", "1"])).await;
+    assert_eq!(silent, (7, "CLIENT_TIMEOUT".to_owned()));
+
+    let stranger = PeerCredentials {
+        uid: 4711,
+        gid: 4711,
+        groups: vec![],
+        pid: None,
+    };
+    let server = Server::start_for_strangers(Some(stranger)).await;
+    let forbidden = failure(&server, &["list"]).await;
+    assert_eq!(forbidden, (8, "PERMISSION_DENIED".to_owned()));
+}

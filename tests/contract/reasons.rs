@@ -1,0 +1,293 @@
+//! Every reason, as a caller meets it.
+
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+use volattach::api::status::code;
+use volattach::api::v1;
+use volattach::auth::PeerCredentials;
+use volattach::model::Reason;
+use volattach::reconcile;
+
+use crate::fakes::{Fault, Guest};
+use crate::server::{Client, Server, attach, cinder, detach, get, info, soon};
+
+/// How a reason reaches a caller.
+enum Met {
+    /// As a call's status.
+    Status(Status),
+    /// As an attachment's error.
+    Attachment(Box<v1::Attachment>),
+    /// Not at all.
+    Never,
+}
+
+async fn refused(client: &mut Client, request: v1::AttachVolumeRequest) -> Met {
+    Met::Status(client.attach_volume(request).await.unwrap_err())
+}
+
+async fn refused_info(client: &mut Client, json: &str) -> Met {
+    let mut request = attach("a1");
+    request.connection_info = info(json);
+    refused(client, request).await
+}
+
+async fn refused_options(client: &mut Client, options: &str) -> Met {
+    let json = serde_json::json!({ "driver_volume_type": "smbfs", "data": {
+        "export": "//files/vols", "name": "v1", "options": options,
+    }});
+    refused_info(client, &json.to_string()).await
+}
+
+async fn refused_disk(client: &mut Client, disk: v1::DiskOptions) -> Met {
+    let mut request = attach("a1");
+    request.disk = Some(disk);
+    refused(client, request).await
+}
+
+async fn attached(client: &mut Client, id: &str) -> v1::Attachment {
+    let answer = client.attach_volume(attach(id)).await.unwrap();
+    answer.into_inner().attachment.unwrap()
+}
+
+async fn detach_refused(client: &mut Client, id: &str) -> Met {
+    Met::Status(client.detach_volume(detach(id)).await.unwrap_err())
+}
+
+/// Lets the reason happen. There is no other arm: a new reason does not compile until it is met here.
+async fn meet(reason: Reason) -> Met {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    let client = &mut client;
+    let world = &server.world;
+    match reason {
+        Reason::InvalidRequest => refused(client, v1::AttachVolumeRequest::default()).await,
+        Reason::InvalidConnectionInfo => refused_info(client, "{}").await,
+        Reason::ProtocolUnsupported => {
+            refused_info(client, r#"{"driver_volume_type":"rbd","data":{}}"#).await
+        }
+        Reason::MountOptionRefused => refused_options(client, "-o suid").await,
+        Reason::MountOptionInvalid => refused_options(client, "-o vers=nine").await,
+        Reason::CredentialsInvalid => {
+            let long = format!("-o username=bob,password={}", "x".repeat(129));
+            refused_options(client, &long).await
+        }
+        Reason::EncryptionUnsupported => {
+            let json = cinder("v1").replace("\"name\"", "\"encrypted\":true,\"name\"");
+            refused_info(client, &json).await
+        }
+        Reason::FormatUnsupported => {
+            let json = cinder("v1").replace("\"name\"", "\"format\":\"vdi\",\"name\"");
+            refused_info(client, &json).await
+        }
+        Reason::AttachmentConflict => {
+            attached(client, "a1").await;
+            let mut other = attach("a1");
+            other.access = v1::Access::ReadOnly.into();
+            refused(client, other).await
+        }
+        Reason::OperationInProgress => {
+            world.gate.arm(0, Fault::Die);
+            let mut first = client.clone();
+            let first = tokio::spawn(async move { first.attach_volume(attach("a1")).await });
+            soon(world.gate.died()).await;
+            let met = refused(client, attach("a1")).await;
+            first.abort();
+            met
+        }
+        Reason::AttachmentNotFound => {
+            Met::Status(client.get_attachment(get("a1")).await.unwrap_err())
+        }
+        Reason::AttachmentKind => {
+            attached(client, "a1").await;
+            let request = v1::DisconnectVolumeRequest {
+                attachment_id: "a1".into(),
+            };
+            Met::Status(client.disconnect_volume(request).await.unwrap_err())
+        }
+        Reason::UndoFailed | Reason::CleanupRequired => {
+            world.state().inspect_fails = Some(Reason::VolumeNotFound);
+            world.state().disconnect_fails = Some(Reason::UnmountFailed);
+            let first = refused(client, attach("a1")).await;
+            match reason {
+                Reason::UndoFailed => first,
+                _ => refused(client, attach("a1")).await,
+            }
+        }
+        Reason::VolumeInUse => {
+            attached(client, "a1").await;
+            let mut other = attach("a1");
+            other.attachment_id = "a2".into();
+            refused(client, other).await
+        }
+        Reason::DomainNotFound => {
+            let mut request = attach("a1");
+            request.domain = "nobody".into();
+            refused(client, request).await
+        }
+        Reason::DomainState => {
+            world.state().running = false;
+            refused(client, attach("a1")).await
+        }
+        Reason::TargetInUse => {
+            let target = attached(client, "a1").await.target;
+            let mut other = attach("a2");
+            other.disk = Some(v1::DiskOptions {
+                target,
+                ..Default::default()
+            });
+            refused(client, other).await
+        }
+        Reason::DiskOptionInvalid => {
+            let bus = v1::DiskOptions {
+                bus: "ide".into(),
+                ..Default::default()
+            };
+            refused_disk(client, bus).await
+        }
+        Reason::BusFull | Reason::HypervisorUnavailable | Reason::HypervisorError => {
+            world.state().plug_fails = Some(reason);
+            refused(client, attach("a1")).await
+        }
+        Reason::UnplugPending => {
+            attached(client, "a1").await;
+            world.state().guest = Guest::Ignores;
+            detach_refused(client, "a1").await
+        }
+        Reason::UnplugRefused => {
+            attached(client, "a1").await;
+            world.state().guest = Guest::Refuses;
+            detach_refused(client, "a1").await
+        }
+        Reason::DiskLost => {
+            attached(client, "a1").await;
+            world.state().disks.clear();
+            reconcile::once(&server.engine).await;
+            let answer = client.get_attachment(get("a1")).await.unwrap();
+            Met::Attachment(Box::new(answer.into_inner()))
+        }
+        Reason::NameResolution
+        | Reason::ServerUnreachable
+        | Reason::ServerTimeout
+        | Reason::ProtocolVersion
+        | Reason::LogonFailure
+        | Reason::ShareNotFound
+        | Reason::MountFailed
+        | Reason::Internal => {
+            world.state().connect_fails = Some(reason);
+            refused(client, attach("a1")).await
+        }
+        Reason::VolumeNotFound
+        | Reason::VolumePathUnsafe
+        | Reason::VolumeNotRegular
+        | Reason::VolumeUnreadable
+        | Reason::ImageReferencesFile
+        | Reason::ImageMalformed => {
+            world.state().inspect_fails = Some(reason);
+            refused(client, attach("a1")).await
+        }
+        Reason::UnmountFailed => {
+            attached(client, "a1").await;
+            world.state().disconnect_fails = Some(reason);
+            detach_refused(client, "a1").await
+        }
+        Reason::PermissionDenied => {
+            let stranger = PeerCredentials {
+                uid: 4711,
+                gid: 4711,
+                groups: vec![],
+                pid: None,
+            };
+            let server = Server::start_for_strangers(Some(stranger)).await;
+            refused(&mut server.client().await, attach("a1")).await
+        }
+        Reason::ShuttingDown => {
+            server.api.drain().await;
+            refused(client, attach("a1")).await
+        }
+        Reason::WatchLagged => Met::Status(lagging_watch(&server, client).await),
+        Reason::JournalFailed => journal_failure().await,
+        // A daemon with such a configuration serves no calls.
+        Reason::ConfigurationInvalid => Met::Never,
+    }
+}
+
+/// Fails each call into the world in turn, until the one that fails is the journal's.
+async fn journal_failure() -> Met {
+    for at in 0..20 {
+        let server = Server::start().await;
+        server.world.gate.arm(at, Fault::Fail);
+        let error = server.client().await.attach_volume(attach("a1")).await;
+        let struck = server.world.gate.disarm().unwrap_or_default();
+        if struck.starts_with("journal.put") {
+            return Met::Status(error.unwrap_err());
+        }
+    }
+    Met::Never
+}
+
+/// Watches without reading while far more happens than anything between can hold.
+async fn lagging_watch(server: &Server, client: &mut Client) -> Status {
+    let request = v1::WatchAttachmentsRequest::default();
+    let mut changes = client
+        .watch_attachments(request)
+        .await
+        .unwrap()
+        .into_inner();
+    for _ in 0..700 {
+        attached(client, "a1").await;
+        client.detach_volume(detach("a1")).await.unwrap();
+    }
+    assert!(server.world.state().disks.is_empty());
+    loop {
+        match soon(changes.message()).await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("the watch ended without an error"),
+            Err(status) => return status,
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_reason_reaches_the_caller_with_its_code() {
+    let mut never = Vec::new();
+    for reason in Reason::ALL {
+        match meet(*reason).await {
+            Met::Status(status) => {
+                let shown = format!("{reason}: {status:?}");
+                let info = status.get_details_error_info().expect(&shown);
+                assert_eq!(info.reason, reason.as_str(), "{shown}");
+                assert_eq!(info.domain, "volattach", "{shown}");
+                assert_eq!(status.code(), code(*reason), "{shown}");
+                assert!(!status.message().is_empty(), "{shown}");
+                assert!(!shown.contains("hunter2"), "{shown}");
+            }
+            Met::Attachment(attachment) => {
+                assert_eq!(attachment.error_reason, reason.as_str());
+                assert!(!attachment.error.is_empty(), "{reason}");
+            }
+            Met::Never => never.push(*reason),
+        }
+    }
+    assert_eq!(never, [Reason::ConfigurationInvalid]);
+}
+
+#[tokio::test]
+async fn an_error_tells_what_it_is_about() {
+    let server = Server::start().await;
+    server.world.state().inspect_fails = Some(Reason::VolumeNotFound);
+    let error = server.client().await.attach_volume(attach("a1")).await;
+    let error = error.unwrap_err();
+    let info = error.get_details_error_info().unwrap();
+    assert_eq!(info.metadata["attachment_id"], "a1");
+    assert_eq!(info.metadata["volume_id"], "v-a1");
+    assert_eq!(info.metadata["domain"], "web");
+}
+
+#[tokio::test]
+async fn a_request_that_is_too_large_is_refused_by_grpc_itself() {
+    let server = Server::start().await;
+    let mut request = attach("a1");
+    request.connection_info = info(&"x".repeat(1024 * 1024));
+    let error = server.client().await.attach_volume(request).await;
+    assert_eq!(error.unwrap_err().code(), Code::OutOfRange);
+}
