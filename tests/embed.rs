@@ -7,6 +7,8 @@
 
 #[path = "embed/fixture.rs"]
 mod fixture;
+#[path = "embed/scratch.rs"]
+mod scratch;
 
 use std::fs;
 use std::path::PathBuf;

@@ -3,26 +3,25 @@
 //! `qemu:///embed?root=DIR` runs libvirt's QEMU driver in the process itself: no daemon, nothing of the machine's own
 //! libvirt touched. A process has at most one such root, so [`Embed::start`] is called once.
 //!
-//! Nothing is left over however the process ends, by a panic or kill(2) too: a helper process waits for the end of a
-//! pipe from here, and then ends the QEMU processes and removes the directory.
+//! Nothing is left over however the process ends: see `scratch.rs`.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use virt::connect::Connect;
 use virt::domain::Domain;
 
+use crate::scratch::Scratch;
+
 /// libvirt of this process.
 pub(crate) struct Embed {
-    root: PathBuf,
+    scratch: Scratch,
     connect: Connect,
     kernel: PathBuf,
-    _reaper: Child,
 }
 
 /// A running guest that tells on its console what disks it sees (tests/lab/guest/init says in which words).
@@ -31,17 +30,6 @@ pub(crate) struct Guest {
     pub(crate) domain: Domain,
     console: PathBuf,
 }
-
-/// What the helper process does: waits until its input ends, then cleans up. `$1` is the root.
-const REAPER: &str = r#"
-while read -r _; do :; done
-for file in "$1"/run/qemu/*.pid; do
-    if pid=$(cat "$file") && tr '\0' '\n' <"/proc/$pid/cmdline" | grep -qF "$1"; then
-        kill -9 "$pid"
-    fi
-done
-rm -rf "$1"
-"#;
 
 /// QEMU's settings for a process that may be root in a container: QEMU runs as the same user, no file changes its
 /// owner, no namespaces, no cgroups.
@@ -62,57 +50,34 @@ impl Embed {
     /// # Panics
     /// Where it cannot, saying why.
     pub(crate) fn start() -> Self {
-        for needed in [
-            "/usr/bin/qemu-system-x86_64",
-            "/usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so",
-        ] {
-            assert!(
-                Path::new(needed).exists(),
-                "{needed} is missing: run `make deps`"
-            );
-        }
         let kernel = guest_kernel();
-        // QEMU's monitor sockets lie beneath the root, and their paths are short (unix(7): 108 bytes).
-        let root = PathBuf::from(format!("/tmp/volattach-embed-{}", std::process::id()));
-        fs::create_dir_all(root.join("etc")).expect("the root directory");
-        let reaper = Command::new("/bin/bash")
-            .args(["-c", REAPER, "reaper"])
-            .arg(&root)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0) // an interrupt from the terminal is not for it
-            .spawn()
-            .expect("the helper process");
-        fs::write(root.join("etc/qemu.conf"), QEMU_CONF).expect("qemu.conf");
-
+        let scratch = Scratch::new("embed");
+        fs::create_dir(scratch.root().join("etc")).expect("the configuration's directory");
+        fs::write(scratch.root().join("etc/qemu.conf"), QEMU_CONF).expect("qemu.conf");
         volattach::libvirt::run_event_loop().expect("libvirt's event loop");
-        let connect = Connect::open(Some(&uri(&root))).expect("libvirt's embedded QEMU driver");
+        let connect =
+            Connect::open(Some(&uri(scratch.root()))).expect("libvirt's embedded QEMU driver");
         Self {
-            root,
+            scratch,
             connect,
             kernel,
-            _reaper: reaper,
         }
     }
 
     /// The URI by which this process reaches it.
     pub(crate) fn uri(&self) -> String {
-        uri(&self.root)
+        uri(self.scratch.root())
     }
 
     /// A raw image that holds zeroes.
     pub(crate) fn image(&self, name: &str, bytes: u64) -> PathBuf {
-        let path = self.root.join(name);
-        let file = fs::File::create(&path).expect("the image");
-        file.set_len(bytes).expect("the image's size");
-        path
+        self.scratch.image(name, bytes)
     }
 
     /// Defines a q35 domain without disks, not started: a virtio-scsi controller (if `scsi`), and `ports` free PCIe
     /// ports, one for each virtio disk.
     pub(crate) fn define(&self, name: &str, scsi: bool, ports: usize) -> Guest {
-        let console = self.root.join(format!("{name}.console"));
+        let console = self.scratch.root().join(format!("{name}.console"));
         let cmdline =
             fs::read_to_string(self.kernel.join("cmdline")).expect("the kernel's arguments");
         let controller = if scsi {
