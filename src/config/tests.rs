@@ -345,28 +345,28 @@ fn a_stronger_layer_replaces_a_weaker_one_and_what_contradicts_it() {
         .effective_options("NAS", &given)
         .iter()
         .map(|o| match &o.value {
-            Some(value) => format!("{}={value} ({})", o.name, o.origin),
-            None => format!("{} ({})", o.name, o.origin),
+            Some(value) => format!("{}={value} ({:?})", o.name, o.origin),
+            None => format!("{} ({:?})", o.name, o.origin),
         })
         .collect();
     insta::assert_snapshot!(shown.join("\n"), @r#"
-    port=445 (built in)
-    file_mode=0600 (built in)
-    dir_mode=0700 (built in)
-    nobrl (built in)
-    uid=1 (default)
-    echo_interval=5 (default)
-    actimeo=3 (default)
-    rsize=131072 (server default)
-    soft (connection info)
-    gid=7 (connection info)
-    acregmax=9 (connection info)
-    wsize=65536 (server mandatory)
-    seal (mandatory)
-    forceuid (fixed)
-    forcegid (fixed)
-    iocharset=utf8 (fixed)
-    nosharesock (fixed)
+    port=445 (BuiltIn)
+    file_mode=0600 (BuiltIn)
+    dir_mode=0700 (BuiltIn)
+    nobrl (BuiltIn)
+    uid=1 (Default)
+    echo_interval=5 (Default)
+    actimeo=3 (Default)
+    rsize=131072 (ServerDefault)
+    soft (ConnectionInfo)
+    gid=7 (ConnectionInfo)
+    acregmax=9 (ConnectionInfo)
+    wsize=65536 (ServerMandatory)
+    seal (Mandatory)
+    forceuid (Fixed)
+    forcegid (Fixed)
+    iocharset=utf8 (Fixed)
+    nosharesock (Fixed)
     "#);
     let elsewhere = s.smb.effective_options("other", &[]);
     assert!(elsewhere.iter().all(|o| !matches!(

@@ -38,17 +38,23 @@ pub enum Origin {
     Fixed,
 }
 
+impl Origin {
+    /// In the words that a plan shows.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::BuiltIn | Self::Fixed => "built in",
+            Self::Default => "default",
+            Self::ServerDefault | Self::ServerMandatory => "server",
+            Self::ConnectionInfo => "connection info",
+            Self::Mandatory => "mandatory",
+        }
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::BuiltIn => "built in",
-            Self::Default => "default",
-            Self::ServerDefault => "server default",
-            Self::ConnectionInfo => "connection info",
-            Self::ServerMandatory => "server mandatory",
-            Self::Mandatory => "mandatory",
-            Self::Fixed => "fixed",
-        })
+        f.write_str(self.as_str())
     }
 }
 

@@ -1,6 +1,9 @@
-use std::error::Error;
+//! What the options string, exports and names come to.
 
-use proptest::prelude::*;
+mod paths;
+mod properties;
+
+use std::error::Error;
 
 use super::SmbLogin;
 use crate::connection::{
@@ -18,14 +21,6 @@ fn from_cinder(data: serde_json::Value) -> Result<SmbVolume, ConnectionError> {
 
 fn with_options(options: &str) -> Result<SmbVolume, ConnectionError> {
     from_cinder(serde_json::json!({"export": "//nas/vols", "name": "v", "options": options}))
-}
-
-fn with_export(export: &str) -> Result<SmbVolume, ConnectionError> {
-    from_cinder(serde_json::json!({"export": export, "name": "v"}))
-}
-
-fn with_name(name: &str) -> Result<SmbVolume, ConnectionError> {
-    from_cinder(serde_json::json!({"export": "//nas/vols", "name": name}))
 }
 
 /// An error's reason and its whole chain.
@@ -454,109 +449,6 @@ fn the_longest_password_is_128_utf16_units() {
 }
 
 #[test]
-fn an_export_has_one_spelling() {
-    for (text, host, share, folder) in [
-        ("//nas/vols", "nas", "vols", ""),
-        ("//NAS.Example.ORG/Vols/", "nas.example.org", "Vols", ""),
-        (r"\\nas\vols\a\b", "nas", "vols", "a/b"),
-        ("//10.0.0.5/my vols//a//b/", "10.0.0.5", "my vols", "a/b"),
-        ("//[fd00::1]/größe", "fd00::1", "größe", ""),
-        ("//fd00::1/s", "fd00::1", "s", ""),
-        ("//fd00--1.ipv6-literal.net/s", "fd00::1", "s", ""),
-        ("//nas/c$", "nas", "c$", ""),
-        ("//nas/a,b=c/…", "nas", "a,b=c", "…"),
-    ] {
-        let volume = with_export(text).unwrap();
-        assert_eq!(
-            (
-                volume.host.as_str(),
-                volume.share.as_str(),
-                volume.folder.as_str()
-            ),
-            (host, share, folder),
-            "{text}"
-        );
-    }
-}
-
-#[test]
-fn exports_and_names_that_lead_elsewhere_are_refused() {
-    let long = format!("//nas/{}", "x".repeat(256));
-    let longer = format!("//nas/vols/{}", "x/".repeat(2100));
-    let exports = [
-        "",
-        "nas/vols",
-        "/nas/vols",
-        "smb://nas/vols",
-        "10.0.0.5:/exp",
-        "//",
-        "///vols",
-        "//nas",
-        "//nas/",
-        "//nas//vols",
-        "//nas:445/vols",
-        "//bob@nas/vols",
-        "//bob:hunter2@nas/vols",
-        "//na s/vols",
-        "//[nas]/vols",
-        "//10.0.0/vols",
-        "//nas/..",
-        "//nas/vols/../c$",
-        r"\\nas\vols\.\x",
-        "//nas/IPC$",
-        "//nas/vo\0ls",
-        "//nas/vols/a\nb",
-        &long,
-        &longer,
-    ]
-    .map(|export| told(&with_export(export).expect_err(export)));
-    let names = [
-        "", "/v", "../v", "a/../v", "./v", "a/./v", "..", "a//v", "v/", r"a\v", "v\0", "v\n",
-    ]
-    .map(|name| told(&with_name(name).expect_err(name)));
-    insta::assert_snapshot!([exports.join("\n"), names.join("\n")].join("\n\n"), @r#"
-    INVALID_CONNECTION_INFO: connection info's data.export is empty: expected //host/share or //host/share/folder
-    INVALID_CONNECTION_INFO: connection info's data.export does not begin with //: expected //host/share or //host/share/folder
-    INVALID_CONNECTION_INFO: connection info's data.export does not begin with //: expected //host/share or //host/share/folder
-    INVALID_CONNECTION_INFO: connection info's data.export does not begin with //: expected //host/share or //host/share/folder
-    INVALID_CONNECTION_INFO: connection info's data.export does not begin with //: expected //host/share or //host/share/folder
-    INVALID_CONNECTION_INFO: connection info's data.export names no share: expected //host/share or //host/share/folder
-    INVALID_CONNECTION_INFO: connection info's data.export names no host: expected //host/share or //host/share/folder
-    INVALID_CONNECTION_INFO: connection info's data.export names no share: expected //host/share or //host/share/folder
-    INVALID_CONNECTION_INFO: connection info's data.export names no share: expected //host/share or //host/share/folder
-    INVALID_CONNECTION_INFO: connection info's data.export names no share: expected //host/share or //host/share/folder
-    INVALID_CONNECTION_INFO: the host in connection info's data.export holds a port: give it as the mount option port=: expected a name or an address such as nas, 10.0.0.5 or [fd00::5]
-    INVALID_CONNECTION_INFO: connection info's data.export has a user in its host: give it as the mount option username=: expected //host/share or //host/share/folder
-    INVALID_CONNECTION_INFO: connection info's data.export has a user in its host: give it as the mount option username=: expected //host/share or //host/share/folder
-    INVALID_CONNECTION_INFO: the host in connection info's data.export is neither a name nor an address: expected a name or an address such as nas, 10.0.0.5 or [fd00::5]
-    INVALID_CONNECTION_INFO: the host in connection info's data.export is no IPv6 address: expected a name or an address such as nas, 10.0.0.5 or [fd00::5]
-    INVALID_CONNECTION_INFO: the host in connection info's data.export is no IPv4 address: expected a name or an address such as nas, 10.0.0.5 or [fd00::5]
-    VOLUME_PATH_UNSAFE: connection info's data.export has a component `.` or `..`: expected //host/share or //host/share/folder
-    VOLUME_PATH_UNSAFE: connection info's data.export has a component `.` or `..`: expected //host/share or //host/share/folder
-    VOLUME_PATH_UNSAFE: connection info's data.export has a component `.` or `..`: expected //host/share or //host/share/folder
-    INVALID_CONNECTION_INFO: connection info's data.export names IPC$, which holds no files: expected //host/share or //host/share/folder
-    INVALID_CONNECTION_INFO: connection info's data.export holds a control character: expected //host/share or //host/share/folder
-    INVALID_CONNECTION_INFO: connection info's data.export holds a control character: expected //host/share or //host/share/folder
-    INVALID_CONNECTION_INFO: connection info's data.export has a component longer than 255 bytes: expected //host/share or //host/share/folder
-    INVALID_CONNECTION_INFO: connection info's data.export is longer than 4095 bytes: expected //host/share or //host/share/folder
-
-    INVALID_CONNECTION_INFO: connection info's data.name is empty: expected the volume's file beneath the export, such as volume-1 or folder/volume-1
-    VOLUME_PATH_UNSAFE: connection info's data.name is absolute: expected the volume's file beneath the export, such as volume-1 or folder/volume-1
-    VOLUME_PATH_UNSAFE: connection info's data.name has a component `.` or `..`: expected the volume's file beneath the export, such as volume-1 or folder/volume-1
-    VOLUME_PATH_UNSAFE: connection info's data.name has a component `.` or `..`: expected the volume's file beneath the export, such as volume-1 or folder/volume-1
-    VOLUME_PATH_UNSAFE: connection info's data.name has a component `.` or `..`: expected the volume's file beneath the export, such as volume-1 or folder/volume-1
-    VOLUME_PATH_UNSAFE: connection info's data.name has a component `.` or `..`: expected the volume's file beneath the export, such as volume-1 or folder/volume-1
-    VOLUME_PATH_UNSAFE: connection info's data.name has a component `.` or `..`: expected the volume's file beneath the export, such as volume-1 or folder/volume-1
-    VOLUME_PATH_UNSAFE: connection info's data.name has an empty component: expected the volume's file beneath the export, such as volume-1 or folder/volume-1
-    VOLUME_PATH_UNSAFE: connection info's data.name has an empty component: expected the volume's file beneath the export, such as volume-1 or folder/volume-1
-    VOLUME_PATH_UNSAFE: connection info's data.name holds a backslash: expected the volume's file beneath the export, such as volume-1 or folder/volume-1
-    INVALID_CONNECTION_INFO: connection info's data.name holds a control character: expected the volume's file beneath the export, such as volume-1 or folder/volume-1
-    INVALID_CONNECTION_INFO: connection info's data.name holds a control character: expected the volume's file beneath the export, such as volume-1 or folder/volume-1
-    "#);
-    assert_eq!(with_name("größe/..a b..").unwrap().name, "größe/..a b..");
-}
-
-#[test]
 fn typed_fields_are_the_same_volume() {
     let typed = |options: &str, login: Option<(&str, &str, &str)>| {
         let login = login.map(|(username, password, domain)| SmbLogin {
@@ -593,83 +485,4 @@ fn typed_fields_are_the_same_volume() {
     CREDENTIALS_INVALID: the credentials in connection info's credentials cannot be used: two different domains are named
     MOUNT_OPTION_REFUSED: connection info's options cannot be used: mount option "mfsymlinks" is refused: links and special files made up from file contents could lead out of the share
     "#);
-}
-
-/// A value in double quotes: any text can be written so.
-fn quoted(text: &str) -> String {
-    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
-}
-
-/// A value without quotes, everything special escaped: any text can be written so.
-fn escaped(text: &str) -> String {
-    let mut written = String::new();
-    for c in text.chars() {
-        if matches!(c, ',' | '\\' | '\'' | '"' | '%' | ' ') {
-            written.push('\\');
-        }
-        written.push(c);
-    }
-    written
-}
-
-proptest! {
-    #[test]
-    fn credentials_survive_writing_and_reading(
-        username in r"[^\p{Cc}\\/]{1,40}",
-        password in r#"([^\p{Cc}]|[,"'\\ %=]|-o ){0,30}"#,
-        domain in proptest::option::of(r"[^\p{Cc}\\/]{1,20}"),
-        groups: bool,
-        quotes: [bool; 3],
-    ) {
-        let write = |quote: bool, text: &str| if quote { quoted(text) } else { escaped(text) };
-        let between = if groups { " -o " } else { "," };
-        let mut options = format!(
-            "-o username={}{between}password={}",
-            write(quotes[0], &username), write(quotes[1], &password)
-        );
-        if let Some(domain) = &domain {
-            options = format!("{options}{between}domain={}", write(quotes[2], domain));
-        }
-        prop_assert_eq!(login(&options), (username, password, domain));
-    }
-
-    #[test]
-    fn a_password_with_its_commas_doubled_is_the_kernels(password in r"[a-z,][a-z ,=%]{0,20}[a-z,]") {
-        let options = format!("username=bob,password={}", password.replace(',', ",,"));
-        prop_assert_eq!(login(&options).1, password);
-    }
-
-    #[test]
-    fn reading_is_total(options in r#"([a-z]{0,5}|username|password|=|,|-o| |"|'|\\|%|.){0,40}"#) {
-        if let Err(error) = with_options(&options) {
-            prop_assert!(!told(&error).is_empty());
-        }
-    }
-
-    #[test]
-    fn no_error_and_no_debug_output_holds_a_secret(
-        secret in "[a-z0-9]{12,20}",
-        comma in proptest::option::of(1usize..11),
-        before in prop_oneof![
-            Just("username=bob,password="), Just("username=bob%"), Just("pass="), Just("username=a,username=b,password="),
-            Just("credentials=/x,password="), Just("sec=krb5,password="), Just("password="), Just("password=\""), Just("password='"),
-        ],
-        after in r#"(|,seal|,vers=|,suid|,frob|"|'|,ro=| -o x|,password=y|\n| =){0,3}"#,
-    ) {
-        // Also with a comma that somebody forgot to write twice: neither half may show.
-        let (head, tail) = secret.split_at(comma.unwrap_or(0));
-        let written = if comma.is_some() { format!("{head},{tail}") } else { secret.clone() };
-        let options = format!("-o {before}{written}{after}");
-        let shown = match with_options(&options) {
-            Ok(volume) => format!("{volume:?} {volume:#?}"),
-            Err(error) => format!("{} {error:?}", told(&error)),
-        };
-        prop_assert!(!shown.contains(&secret), "{}", shown);
-        if tail.len() >= 8 {
-            prop_assert!(!shown.contains(tail), "{}", shown);
-        }
-        let document = format!(r#"{{"driver_volume_type":"smbfs","export":"//n/s","name":"v","options":"{secret}"#);
-        let error = ConnectionInfo::from_cinder_json(&document).unwrap_err();
-        prop_assert!(!told(&error).contains(&secret));
-    }
 }
