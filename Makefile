@@ -26,6 +26,18 @@ lint: deps $(deny) ## formatting, clippy, rustdoc, licences and sources of depen
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items --quiet
 	$(deny) --log-level error --locked check bans licenses sources
 
+.PHONY: try
+try: deps ## the daemon and the command line at work on this machine, with a small guest; seconds
+	@cargo test --locked --quiet --test try
+
+.PHONY: lab-test
+lab-test: deps ## tests in a virtual compute node; FILTER=text: those whose name contains it
+	@cargo test --locked --quiet --test lab -- $(FILTER)
+
+.PHONY: bench
+bench: deps ## what an attach costs over libvirt itself, and what the idle daemon weighs
+	@cargo bench --locked --quiet --bench attach
+
 .PHONY: test
 test: deps ## everything that is checked: lint, all tests, the lab; ends in one line of verdict
 	@tests/all.sh
@@ -34,7 +46,7 @@ test: deps ## everything that is checked: lint, all tests, the lab; ends in one 
 build: deps ## the optimised binaries, in target/release
 	cargo build --locked --release
 
-# `make build install` on a node; `make install DESTDIR=… ` for a package; `profile=debug` takes what `cargo build` made.
+# `make build install` on a node; `make install DESTDIR=…` for a package; `profile=debug` takes what `cargo build` made.
 .PHONY: install
 install: ## binaries and systemd units beneath $(DESTDIR)/usr
 	install -D -m 755 -t $(DESTDIR)$(prefix)/sbin target/$(profile)/volattachd target/$(profile)/volattachd-worker
@@ -44,3 +56,8 @@ install: ## binaries and systemd units beneath $(DESTDIR)/usr
 	sed 's,/usr/sbin,$(prefix)/sbin,' systemd/volattachd.service \
 		>$(DESTDIR)$(prefix)/lib/systemd/system/volattachd.service
 	install -D -m 644 systemd/volattach.sysusers.conf $(DESTDIR)$(prefix)/lib/sysusers.d/volattach.conf
+	install -d $(DESTDIR)$(prefix)/share/man/man1 $(DESTDIR)$(prefix)/share/man/man8
+	target/$(profile)/volattach man $(DESTDIR)$(prefix)/share/man/man1
+	target/$(profile)/volattachd --man >$(DESTDIR)$(prefix)/share/man/man8/volattachd.8
+	install -d $(DESTDIR)$(prefix)/share/bash-completion/completions
+	target/$(profile)/volattach completions bash >$(DESTDIR)$(prefix)/share/bash-completion/completions/volattach

@@ -24,6 +24,8 @@ stage() {
 
 stage lint make --no-print-directory lint
 stage cargo cargo test --locked --no-fail-fast
+stage try make --no-print-directory try
+stage lab make --no-print-directory lab-test
 
 # Sums up the closing line of every test binary: "test result: ok. 6 passed; 0 failed; 1 ignored; …".
 read -r passed broken ignored < <(cat "$logs"/*.log | awk '

@@ -63,7 +63,7 @@ impl Daemon {
             unplug_timeout: settings.detach.unplug_timeout,
         });
         let peers = LocalPeers::new(&settings.listen.group)?;
-        let api = Api::new(engine.clone(), Connector::default(), peers)
+        let api = Api::new(engine.clone(), Connector::of_this_host(), peers)
             .await
             .context("cannot put the API together")?;
         Ok(Self {

@@ -1,7 +1,7 @@
 //! The daemon put together: the one place that names concrete types.
 //!
 //! ```text
-//!   settings ─▶ log ─▶ journal, key ─▶ backends, libvirt ─▶ engine ─▶ api ─▶ socket ─▶ READY=1
+//!   log ─▶ settings ─▶ journal, key ─▶ backends, libvirt ─▶ engine ─▶ api ─▶ socket ─▶ READY=1
 //!                                                             │
 //!                                                             └─▶ reconcile, now and from time to time
 //!   SIGTERM ─▶ STOPPING=1 ─▶ no new work ─▶ sagas end (at most a minute) ─▶ connections end ─▶ exit 0
@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use nix::sys::prctl::set_dumpable;
 use nix::sys::stat::{Mode, umask};
 use tokio::signal::unix::{SignalKind, signal};
@@ -50,13 +50,21 @@ pub struct Options {
     /// Checks the configuration, and ends
     #[arg(long)]
     check_config: bool,
+    /// Prints the man page, and ends: for those who package
+    #[arg(long, hide = true)]
+    man: bool,
 }
 
 /// The whole life of a daemon, from its command line to its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
     let options = Options::parse();
-    match start(&options) {
+    let result = if options.man {
+        print_man()
+    } else {
+        start(&options)
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // To standard error whatever the log's filter says: under systemd that is the journal too.
@@ -66,17 +74,24 @@ pub fn main() -> ExitCode {
     }
 }
 
+fn print_man() -> anyhow::Result<()> {
+    clap_mangen::Man::new(Options::command())
+        .section("8")
+        .render(&mut std::io::stdout())
+        .context("cannot print the man page")
+}
+
 fn start(options: &Options) -> anyhow::Result<()> {
     // Whatever file is made is its owner's alone, unless the place that makes it says more.
     umask(Mode::from_bits_truncate(0o077));
     // Passwords pass through memory: no core file, and no other process of the same user looks in.
     set_dumpable(false).context("cannot forbid core files")?;
+    logging::init()?;
     let settings = Settings::load(&options.config)?;
     if options.check_config {
         println!("{}: the configuration is valid", options.config.display());
         return Ok(());
     }
-    logging::init()?;
     privileges::check();
     let passed = crate::sys::inherited_sockets()
         .context("cannot take the sockets that systemd passed on")?;

@@ -1,0 +1,196 @@
+//! `make bench`: what an attach costs over what libvirt itself takes, and what the idle daemon weighs.
+//!
+//! AttachVolume over gRPC, of a local file to a real guest, and the bare libvirt call with the same XML, take turns in the
+//! same run on the same guest: only their ratio says anything, so only ratios are printed. The daemon runs in this
+//! process, as libvirt's QEMU driver does (`qemu:///embed`). Its weight is that of a real volattachd that is connected to
+//! a libvirtd of its own, in another process.
+//!
+//! Each number has its limit; one that is over it fails the run.
+#![allow(
+    clippy::unwrap_used,
+    reason = "not a part of the product: a failure shows where it happened"
+)]
+
+#[allow(
+    clippy::expect_used,
+    dead_code,
+    reason = "shared with tests/embed.rs, which uses all of it"
+)]
+#[path = "../../tests/embed/fixture.rs"]
+mod fixture;
+mod idle;
+
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use fixture::{Embed, Guest};
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tokio::sync::oneshot;
+use tonic::transport::{Channel, Endpoint, Uri};
+use virt_sys::VIR_DOMAIN_AFFECT_LIVE;
+use volattach::api::v1::volume_attach_client::VolumeAttachClient;
+use volattach::api::v1::{
+    AttachVolumeRequest, ConnectionInfo, DetachVolumeRequest, LocalVolume, connection_info::Form,
+};
+use volattach::app;
+use volattach::config::Settings;
+use volattach::sys::worker::Workers;
+
+const PAIRS: usize = 50;
+/// AttachVolume over the bare call, of the medians.
+const RATIO_LIMIT: f64 = 1.15;
+/// Resident memory of the idle daemon, in KiB.
+const IDLE_LIMIT: u64 = 25 * 1024;
+
+fn main() -> ExitCode {
+    let idle = idle::resident_kib();
+    println!(
+        "idle resident memory, connected to libvirtd: {:.1} MiB (limit {})",
+        idle as f64 / 1024.0,
+        IDLE_LIMIT / 1024
+    );
+
+    let (ours, bare) = pairs();
+    let ratio = median(&ours) / median(&bare);
+    println!(
+        "AttachVolume of a local file over the bare libvirt call, medians of {PAIRS} pairs: {ratio:.3} (limit {RATIO_LIMIT})"
+    );
+    if ratio <= RATIO_LIMIT && idle <= IDLE_LIMIT {
+        ExitCode::SUCCESS
+    } else {
+        println!("bench: over the limit");
+        ExitCode::FAILURE
+    }
+}
+
+fn median(times: &[Duration]) -> f64 {
+    let mut times = times.to_vec();
+    times.sort();
+    times[times.len() / 2].as_secs_f64()
+}
+
+/// The times of both, taken in turns.
+fn pairs() -> (Vec<Duration>, Vec<Duration>) {
+    let embed = Embed::start();
+    let image = embed.image("volume.raw", 8 << 20);
+    let guest = embed.boot("guest", 1);
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let (stop, task) = serve(dir.path(), &embed, image.parent().unwrap());
+        let mut client = connect(&dir.path().join("volattachd.sock")).await;
+        let (mut ours, mut bare) = (Vec::new(), Vec::new());
+        // The first pair warms up, and gives the XML.
+        let (_, xml) = attach_by_api(&mut client, &guest, &image).await;
+        for _ in 0..PAIRS {
+            bare.push(attach_bare(&guest, &xml));
+            ours.push(attach_by_api(&mut client, &guest, &image).await.0);
+        }
+        stop.send(()).unwrap();
+        task.await.unwrap().unwrap();
+        (ours, bare)
+    })
+}
+
+type Daemon = (
+    oneshot::Sender<()>,
+    tokio::task::JoinHandle<anyhow::Result<()>>,
+);
+
+fn serve(dir: &Path, embed: &Embed, volumes: &Path) -> Daemon {
+    let config = dir.join("volattachd.toml");
+    let text = format!(
+        "state_dir = {:?}\nmount_base = {:?}\nlisten = {{ socket = {:?} }}\nlibvirt = {{ uri = {:?} }}\nlocal = {{ roots = [{volumes:?}] }}\n",
+        dir.join("state"),
+        dir.join("mnt"),
+        dir.join("volattachd.sock"),
+        embed.uri(),
+    );
+    fs::write(&config, text).unwrap();
+    let settings = Settings::load(&config).unwrap();
+    let workers = Workers::from_executable(env!("CARGO_BIN_EXE_volattachd-worker").into());
+    let (stop, stopped) = oneshot::channel();
+    let task = tokio::spawn(async move {
+        let stop = async {
+            let _ = stopped.await;
+            "the end"
+        };
+        app::serve(&settings, workers, Vec::new(), stop).await
+    });
+    (stop, task)
+}
+
+async fn connect(socket: &Path) -> VolumeAttachClient<Channel> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let socket = socket.to_owned();
+        let connector = tower::service_fn(move |_: Uri| {
+            let socket = socket.clone();
+            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+        });
+        let endpoint = Endpoint::from_static("http://localhost");
+        match endpoint.connect_with_connector(connector).await {
+            Ok(channel) => return VolumeAttachClient::new(channel),
+            Err(error) => assert!(
+                Instant::now() < deadline,
+                "volattachd does not answer: {error}"
+            ),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// One AttachVolume and its detach; how long the attach took, and the disk's XML.
+async fn attach_by_api(
+    client: &mut VolumeAttachClient<Channel>,
+    guest: &Guest,
+    image: &Path,
+) -> (Duration, String) {
+    let before = guest.lines();
+    let request = AttachVolumeRequest {
+        attachment_id: "bench".into(),
+        volume_id: "bench".into(),
+        domain: "guest".into(),
+        connection_info: Some(ConnectionInfo {
+            form: Some(Form::Local(LocalVolume {
+                device_path: image.display().to_string(),
+                ..Default::default()
+            })),
+        }),
+        ..Default::default()
+    };
+    let begun = Instant::now();
+    let answer = client.attach_volume(request).await.unwrap();
+    let took = begun.elapsed();
+    guest.wait_for("GUEST disk=", before);
+    client
+        .detach_volume(DetachVolumeRequest {
+            attachment_id: "bench".into(),
+        })
+        .await
+        .unwrap();
+    guest.wait_for("GUEST gone=", before);
+    (took, answer.into_inner().attachment.unwrap().disk_xml)
+}
+
+/// One call of libvirt's and its detach; how long the attach took.
+fn attach_bare(guest: &Guest, xml: &str) -> Duration {
+    let before = guest.lines();
+    let begun = Instant::now();
+    guest
+        .domain
+        .attach_device_flags(xml, VIR_DOMAIN_AFFECT_LIVE)
+        .unwrap();
+    let took = begun.elapsed();
+    // A guest that is asked to let go of a disk before it has seen it does not answer.
+    guest.wait_for("GUEST disk=", before);
+    guest
+        .domain
+        .detach_device_flags(xml, VIR_DOMAIN_AFFECT_LIVE)
+        .unwrap();
+    guest.wait_for("GUEST gone=", before);
+    took
+}
