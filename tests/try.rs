@@ -15,6 +15,9 @@
 )]
 #[path = "embed/fixture.rs"]
 mod fixture;
+#[allow(clippy::expect_used, dead_code, reason = "as above")]
+#[path = "embed/scratch.rs"]
+mod scratch;
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -19,6 +19,9 @@
 #[path = "../../tests/embed/fixture.rs"]
 mod fixture;
 mod idle;
+#[allow(clippy::expect_used, dead_code, reason = "as above")]
+#[path = "../../tests/embed/scratch.rs"]
+mod scratch;
 
 use std::fs;
 use std::path::Path;
