@@ -41,6 +41,9 @@ pub(super) fn meaning(errno: Errno, share: &Share<'_>, target: &Path, dialect: D
         Errno::EHOSTDOWN | Errno::ETIMEDOUT | Errno::EINPROGRESS | Errno::EAGAIN => {
             return Meaning::Silent(errno.desc().to_lowercase());
         }
+        Errno::EACCES if share.volume.credentials == SmbCredentials::Guest => logon(
+            "the server or the share admits no guests (EACCES); name a user in the connection info",
+        ),
         Errno::EACCES => logon(
             "a wrong user, domain or password, a disabled or locked account, or no right to the \
              share (EACCES); correct them on the server or in the connection info",

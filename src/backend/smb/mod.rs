@@ -13,6 +13,7 @@ mod mountpoint;
 mod negotiate;
 mod probe;
 mod share;
+mod unmount;
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -27,7 +28,6 @@ use super::{Attempt, Backend, BackendError, Description, Presence, file};
 use crate::config;
 use crate::connection::{Protocol, SmbCredentials, SmbVolume};
 use crate::model::{Access, HostKey, HostPlan, MountPlan, SourceKind};
-use crate::sys::mountinfo::Mounts;
 use crate::sys::worker::{Job, MountJob, Reply, WorkerError, Workers};
 use dialect::Dialect;
 use failure::Meaning;
@@ -43,9 +43,6 @@ const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long opening and reading a volume's header may take. A server that dies meanwhile is noticed later (after
 /// three of `echo_interval`, and 10 s).
 const INSPECT_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// How long an unmount may take: of a dead server up to 77 s were seen, and neither force nor laziness help.
-const UNMOUNT_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// The backend for SMB shares.
 #[derive(Debug)]
@@ -141,7 +138,10 @@ impl SmbBackend {
                 data: data.to_string(),
             });
             match self.mount_one(job, share, &plan.target, dialect).await {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    tracing::info!(source = plan.source, %address, vers = %dialect, mount_point = %plan.target.display(), "mounted");
+                    return Ok(());
+                }
                 Err(Meaning::Final(error)) => return Err(error),
                 Err(Meaning::Unreachable(why)) => {
                     tried.add(address, Outcome::Unreachable(why), Duration::ZERO);
@@ -177,68 +177,6 @@ impl SmbBackend {
                 Meaning::Final(host(action)(error))
             }
         })
-    }
-
-    /// Unmounts everything on and beneath the mount point (a DFS link mounts its target there), and removes it.
-    async fn take_down(&self, target: &Path) -> Result<(), BackendError> {
-        let failed = |why: String| BackendError::UnmountFailed {
-            target: target.to_owned(),
-            why,
-        };
-        let read = || Mounts::read().map_err(host(|| "read the mount table".to_owned()));
-        let mut mounts = read()?;
-        while let Some(uppermost) = mounts.beneath(target).last() {
-            let uppermost = uppermost.mount_point.clone();
-            let result = self
-                .workers
-                .run(Job::Unmount(uppermost.clone()), UNMOUNT_TIMEOUT)
-                .await;
-            let before = mounts.beneath(target).count();
-            mounts = read()?;
-            let gone = mounts.beneath(target).count() < before;
-            match result {
-                _ if gone => {}
-                Ok(_) => {
-                    return Err(failed(
-                        "umount2(2) succeeded, but the mount is still in the mount table; look \
-                         for who mounts there, and try again"
-                            .to_owned(),
-                    ));
-                }
-                Err(WorkerError::Failed {
-                    errno: Errno::EBUSY,
-                    ..
-                }) => {
-                    return Err(failed(format!(
-                        "a process of this host uses it (EBUSY): find it with fuser -vm {}, end \
-                         its use, and try again",
-                        uppermost.display()
-                    )));
-                }
-                Err(WorkerError::Failed { errno, .. }) => {
-                    return Err(failed(format!(
-                        "{} ({errno:?})",
-                        errno.desc().to_lowercase()
-                    )));
-                }
-                Err(WorkerError::Deadline { .. }) => {
-                    return Err(failed(format!(
-                        "its server is silent, and the kernel did not let go within {} s; try \
-                         again when the server answers",
-                        UNMOUNT_TIMEOUT.as_secs()
-                    )));
-                }
-                Err(error) => {
-                    return Err(host(|| format!("unmount {}", target.display()))(error));
-                }
-            }
-        }
-        let directory = target.to_owned();
-        blocking(
-            || format!("remove the mount point {}", target.display()),
-            move || mountpoint::remove(&directory),
-        )
-        .await
     }
 
     fn volume<'a>(&self, info: &'a Protocol) -> Result<&'a SmbVolume, BackendError> {
@@ -405,7 +343,7 @@ impl Backend for SmbBackend {
         match self.find(plan).await? {
             Presence::Present => return Ok(()),
             // Whatever a crash or an earlier failure left: from the beginning.
-            Presence::Partial => self.take_down(&mount.target).await?,
+            Presence::Partial => unmount::take_down(&self.workers, &mount.target).await?,
             Presence::Absent => {}
         }
         let directory = mount.target.clone();
@@ -428,7 +366,7 @@ impl Backend for SmbBackend {
         }
         if result.is_err() {
             // What fails here is still found, and taken down by `disconnect`; the first error says more.
-            let _ = self.take_down(&mount.target).await;
+            let _ = unmount::take_down(&self.workers, &mount.target).await;
         }
         result
     }
@@ -448,7 +386,7 @@ impl Backend for SmbBackend {
     }
 
     async fn disconnect(&self, plan: &HostPlan) -> Result<(), BackendError> {
-        self.take_down(&mount_of(plan)?.target).await
+        unmount::take_down(&self.workers, &mount_of(plan)?.target).await
     }
 }
 

@@ -1,0 +1,77 @@
+//! Taking a mount down, whatever is left of it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use nix::errno::Errno;
+
+use super::{blocking, host, mountpoint};
+use crate::backend::BackendError;
+use crate::sys::mountinfo::Mounts;
+use crate::sys::worker::{Job, WorkerError, Workers};
+
+/// How long an unmount may take: of a dead server up to 77 s were seen, and neither force nor laziness help.
+const DEADLINE: Duration = Duration::from_secs(90);
+
+/// Unmounts everything on and beneath the mount point (a DFS link mounts its target there), and removes it. Nothing
+/// there is success.
+pub(super) async fn take_down(workers: &Workers, target: &Path) -> Result<(), BackendError> {
+    let mut mounts = mount_table()?;
+    while let Some(last) = mounts.beneath(target).last() {
+        let mount_point = last.mount_point.clone();
+        let result = workers
+            .run(Job::Unmount(mount_point.clone()), DEADLINE)
+            .await;
+        let before = mounts.beneath(target).count();
+        mounts = mount_table()?;
+        // The mount table has the last word: whoever else unmounted it, it is gone.
+        if mounts.beneath(target).count() >= before {
+            return Err(failure(target, &mount_point, result.err()));
+        }
+        tracing::info!(mount_point = %mount_point.display(), "unmounted");
+    }
+    let directory = target.to_owned();
+    blocking(
+        || format!("remove the mount point {}", target.display()),
+        move || mountpoint::remove(&directory),
+    )
+    .await
+}
+
+fn mount_table() -> Result<Mounts, BackendError> {
+    Mounts::read().map_err(host(|| "read the mount table".to_owned()))
+}
+
+/// Why the mount is still there.
+fn failure(target: &Path, mount_point: &Path, error: Option<WorkerError>) -> BackendError {
+    let why = match error {
+        None => {
+            "umount2(2) succeeded, but the mount is still in the mount table; look for who mounts \
+                 there, and try again"
+                .to_owned()
+        }
+        Some(WorkerError::Failed {
+            errno: Errno::EBUSY,
+            ..
+        }) => format!(
+            "a process of this host uses it (EBUSY): find it with fuser -vm {}, end its use, and try \
+             again",
+            mount_point.display()
+        ),
+        Some(WorkerError::Failed { errno, .. }) => {
+            format!("{} ({errno:?})", errno.desc().to_lowercase())
+        }
+        Some(WorkerError::Deadline { .. }) => format!(
+            "its server is silent, and the kernel did not let go within {} s; try again when the \
+             server answers",
+            DEADLINE.as_secs()
+        ),
+        Some(error) => {
+            return host(|| format!("unmount {}", mount_point.display()))(error);
+        }
+    };
+    BackendError::UnmountFailed {
+        target: target.to_owned(),
+        why,
+    }
+}
