@@ -20,7 +20,7 @@ for domain in $(virsh list --name --all); do
     fi
 done
 if systemctl is-active -q volattachd; then
-    volattach list -o json | grep -v '^\[\]$' | sed 's/^/attachment: /'
+    volattach list -o json | grep -v '^{"attachments":\[\]}$' | sed 's/^/attachment: /'
     main=$(systemctl show -p MainPID --value volattachd)
     for pid in $(cat /sys/fs/cgroup/system.slice/volattachd.service/cgroup.procs); do
         [ "$pid" = "$main" ] || echo "process: $pid $(tr '\0' ' ' </proc/"$pid"/cmdline)"

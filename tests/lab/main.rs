@@ -6,6 +6,8 @@
 //!
 //! It has a runner of its own: all tests share one node, one after the other, and its end must not be left to luck.
 
+mod agent;
+mod agent_test;
 mod cache;
 mod guest;
 mod leftovers;
@@ -14,6 +16,7 @@ mod process;
 mod qemu;
 mod self_test;
 mod servers;
+mod smb_test;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -37,7 +40,7 @@ pub(crate) struct Test {
     pub(crate) run: fn(&Lab) -> Result<()>,
 }
 
-const TESTS: &[&[Test]] = &[self_test::TESTS];
+const TESTS: &[&[Test]] = &[self_test::TESTS, agent_test::TESTS, smb_test::TESTS];
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -75,13 +78,15 @@ fn run(filter: &str) -> Result<()> {
         !tests.is_empty(),
         "no test's name contains {filter:?} (--list names them)"
     );
+    let directory = tempfile::tempdir()?;
+    let package = agent::package(directory.path())?;
     let mut lab = None;
     let mut failed = Vec::new();
     for test in &tests {
         let ready = match lab.take() {
             Some(lab) => lab,
             None => Lab {
-                node: Node::start().context("starting the node")?,
+                node: Node::start(&package).context("starting the node")?,
             },
         };
         let start = Instant::now();
@@ -127,7 +132,8 @@ fn nothing_left(lab: &Lab) -> Result<()> {
 
 /// Starts a node and says how to log in, until the end of stdin.
 fn shell() -> Result<()> {
-    let mut node = Node::start()?;
+    let directory = tempfile::tempdir()?;
+    let mut node = Node::start(&agent::package(directory.path())?)?;
     println!("{}", node.login_command()?);
     eprintln!("lab: the node ends with the end of input (Ctrl-D)");
     std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;

@@ -14,12 +14,15 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::{
     cache,
-    process::{self, Guarded, Output, bound, wait_for},
+    process::{self, Guarded, Output, bound, quote, wait_for},
     qemu::{self, Accel, Qemu},
 };
 
 /// What a command in the node may take unless a test says otherwise.
 const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The size of the disk with volattach's package. Through ssh an emulated processor would decrypt it for ten seconds.
+const PACKAGE_SIZE: u64 = 256 << 20;
 
 /// The node, up and reachable.
 pub(crate) struct Node {
@@ -31,8 +34,9 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Starts a fresh node. The first time ever this makes its image (one minute) and its saved state (one more).
-    pub(crate) fn start() -> Result<Self> {
+    /// Starts a fresh node, which finds the file `package` as its disk /dev/vdb. The first time ever this makes the
+    /// node's image (one minute) and its saved state (one more).
+    pub(crate) fn start(package: &Path) -> Result<Self> {
         let image = cache::script("image.sh")?;
         let accel = Accel::choose(&cache::script("guest.sh")?)?;
         let saved = saved(&image, accel)?;
@@ -44,7 +48,7 @@ impl Node {
         let mut args = machine(&image, accel);
         args.extend(["-drive".into(), disk]);
         args.extend(qemu::incoming(&saved.join("state")));
-        let node = Self::boot(&image, &args, |qemu| qemu.resume())?;
+        let node = Self::boot(&image, &args, Some(package), |qemu| qemu.resume())?;
         // The node's clock stood still since its state was saved.
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
         node.sh(&format!("date -s @{now:.3} >/dev/null"))?;
@@ -58,11 +62,28 @@ impl Node {
     fn boot(
         image: &Path,
         args: &[String],
+        package: Option<&Path>,
         started: impl FnOnce(&mut Qemu) -> Result<()>,
     ) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("volattach-lab").tempdir()?;
         let path = |name: &str| directory.path().join(name);
+        if let Some(package) = package {
+            fs::copy(package, path("package"))?;
+        }
+        // A machine's saved state fits the same machine only: the disk is always there, and of one size.
+        fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(path("package"))?
+            .set_len(PACKAGE_SIZE)?;
         let mut args = args.to_vec();
+        args.extend([
+            "-drive".into(),
+            format!(
+                "file={},if=virtio,format=raw,read-only=on",
+                comma(&path("package"))
+            ),
+        ]);
         args.extend([
             "-serial".into(),
             format!("file:{}", path("console").display()),
@@ -126,6 +147,18 @@ impl Node {
             );
         }
         Ok(output.stdout.trim_end_matches('\n').to_owned())
+    }
+
+    /// Writes a file of the node; its directory is made if it is not there.
+    pub(crate) fn write(&self, path: &str, content: &[u8]) -> Result<()> {
+        let script = format!("mkdir -p \"$(dirname {0})\" && cat >{0}", quote(path));
+        let output = self.run(&script, content, DEADLINE)?;
+        ensure!(
+            output.status.success(),
+            "writing {path} in the node: {}",
+            output.stderr
+        );
+        Ok(())
     }
 
     /// Tries a shell script until it succeeds; fails, naming `what`, when `deadline` has passed.
@@ -222,7 +255,11 @@ fn saved(image: &Path, accel: Accel) -> Result<PathBuf> {
     let machine = machine(image, accel);
     let name = format!(
         "node-{}",
-        cache::key(&[&machine.join("\n"), &qemu::version()?])
+        cache::key(&[
+            &machine.join("\n"),
+            &PACKAGE_SIZE.to_string(),
+            &qemu::version()?
+        ])
     );
     cache::entry(image, &name, |directory| {
         eprintln!("lab: booting the node for the first time (once, about a minute; {accel:?})");
@@ -238,7 +275,7 @@ fn saved(image: &Path, accel: Accel) -> Result<PathBuf> {
             "-drive".into(),
             format!("file={},if=virtio,cache=unsafe", comma(&disk)),
         ]);
-        let node = Node::boot(image, &args, |_| Ok(()))?;
+        let node = Node::boot(image, &args, None, |_| Ok(()))?;
         eprintln!(
             "lab: logged in after {:.0} s",
             start.elapsed().as_secs_f64()

@@ -1,0 +1,134 @@
+//! volattach in the node: its package as `make install` lays it out, the daemon under its systemd unit, and the
+//! operator's command line.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use super::{node::Node, process::quote};
+
+/// Makes `directory`/package.tar of what is installed on a node, without debugging symbols.
+pub(crate) fn package(directory: &Path) -> Result<PathBuf> {
+    let binaries = Path::new(env!("CARGO_BIN_EXE_volattachd"))
+        .parent()
+        .context("a binary without directory")?;
+    let profile = binaries
+        .file_name()
+        .context("a directory without name")?
+        .to_string_lossy();
+    let tree = directory.join("package");
+    let archive = directory.join("package.tar");
+    let script = format!(
+        "set -e
+         make -s install profile={profile} DESTDIR={tree}
+         strip {tree}/usr/bin/volattach {tree}/usr/sbin/volattachd*
+         tar -c --owner=0 --group=0 -f {archive} -C {tree} .
+         rm -r {tree}",
+        tree = quote(&tree.to_string_lossy()),
+        archive = quote(&archive.to_string_lossy()),
+    );
+    let status = Command::new("sh")
+        .args(["-c", &script])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()?;
+    ensure!(status.success(), "packaging volattach: {status}");
+    Ok(archive)
+}
+
+/// The daemon, running in the node.
+pub(crate) struct Agent<'node> {
+    node: &'node Node,
+}
+
+/// Why a command of `volattach` failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// Such as `LOGON_FAILURE`; docs/errors.md lists them.
+    pub(crate) reason: String,
+    pub(crate) message: String,
+    pub(crate) exit_code: i32,
+}
+
+impl<'node> Agent<'node> {
+    /// Installs the package if it is not, and starts the daemon afresh with `config` as its configuration.
+    pub(crate) fn start(node: &'node Node, config: &str) -> Result<Self> {
+        node.write("/etc/volattach/volattachd.toml", config.as_bytes())?;
+        node.sh(
+            "if ! [ -e /usr/sbin/volattachd ]; then
+                 tar -x --no-overwrite-dir -C / -f /dev/vdb && systemd-sysusers && systemctl -q daemon-reload
+             fi &&
+             systemctl -q enable --now volattachd.socket && systemctl restart volattachd.service",
+        )
+        .with_context(|| {
+            let log = node.sh("journalctl --no-pager -n 30 -u volattachd");
+            format!("volattachd does not start; its log: {}", log.unwrap_or_default())
+        })?;
+        Ok(Self { node })
+    }
+
+    /// Runs `volattach -o json ARGS` with `stdin`: its answer, or why it failed.
+    pub(crate) fn call(&self, args: &[&str], stdin: &str) -> Result<Result<Value, Failure>> {
+        let words: Vec<String> = args.iter().map(|arg| quote(arg)).collect();
+        let script = format!("volattach -o json {}", words.join(" "));
+        let output = self
+            .node
+            .run(&script, stdin.as_bytes(), Duration::from_secs(150))?;
+        if output.status.success() {
+            let answer = serde_json::from_str(&output.stdout);
+            return Ok(Ok(answer.with_context(|| {
+                format!("{script} printed {:?}", output.stdout)
+            })?));
+        }
+        let error = output
+            .stderr
+            .lines()
+            .rev()
+            .find_map(|line| serde_json::from_str::<Value>(line).ok());
+        let (Some(error), Some(exit_code)) = (error, output.status.code()) else {
+            bail!(
+                "{script} ended with {} and no reason: {}",
+                output.status,
+                output.stderr
+            );
+        };
+        let text = |key: &str| error["error"][key].as_str().unwrap_or_default().to_owned();
+        Ok(Err(Failure {
+            reason: text("reason"),
+            message: text("message"),
+            exit_code,
+        }))
+    }
+
+    /// Attaches `volume` to the inner guest under the id `id`. `options` are further arguments, such as `--access ro`.
+    pub(crate) fn attach(
+        &self,
+        id: &str,
+        volume: &str,
+        connection_info: &Value,
+        options: &[&str],
+    ) -> Result<Result<Value, Failure>> {
+        let mut args = vec![
+            "attach",
+            "--id",
+            id,
+            "--volume",
+            volume,
+            "--domain",
+            "inner",
+            "--connection-info",
+            "-",
+        ];
+        args.extend(options);
+        self.call(&args, &connection_info.to_string())
+    }
+
+    /// Detaches.
+    pub(crate) fn detach(&self, id: &str) -> Result<Result<Value, Failure>> {
+        self.call(&["detach", id], "")
+    }
+}
