@@ -28,7 +28,7 @@ lint: deps $(deny) ## formatting, clippy, rustdoc, licences and sources of depen
 
 .PHONY: try
 try: deps ## the daemon and the command line at work on this machine, with a small guest; seconds
-	@cargo test --locked --quiet --test try
+	@LIBVIRT_LOG_OUTPUTS=4:stderr cargo test --locked --quiet --test try
 
 .PHONY: lab-test
 lab-test: deps ## tests in a virtual compute node; FILTER=text: those whose name contains it
@@ -36,7 +36,7 @@ lab-test: deps ## tests in a virtual compute node; FILTER=text: those whose name
 
 .PHONY: bench
 bench: deps ## what an attach costs over libvirt itself, and what the idle daemon weighs
-	@cargo bench --locked --quiet --bench attach
+	@LIBVIRT_LOG_OUTPUTS=4:stderr cargo bench --locked --quiet --bench attach
 
 .PHONY: test
 test: deps ## everything that is checked: lint, all tests, the lab; ends in one line of verdict
