@@ -182,11 +182,16 @@ impl Hypervisor for Libvirt {
             self.detach(domain, &disk.alias, sys::VIR_DOMAIN_AFFECT_CONFIG, &action)
                 .await?;
         }
-        let live = disk.scope.live() && view.live.disk(&disk.alias).is_some();
-        if live && self.unplugs.may_ask(domain, &disk.alias) {
-            self.detach(domain, &disk.alias, sys::VIR_DOMAIN_AFFECT_LIVE, &action)
-                .await
-                .inspect_err(|_| self.unplugs.forget(domain, &disk.alias))?;
+        if disk.scope.live() && view.live.disk(&disk.alias).is_some() {
+            // Before it is asked: the refusal may come first.
+            self.unplugs.ask(domain, &disk.alias);
+            let asked = self
+                .detach(domain, &disk.alias, sys::VIR_DOMAIN_AFFECT_LIVE, &action)
+                .await;
+            // The disk may have gone, or the domain stopped, since the look.
+            if asked.is_err() && self.has_disk(domain, disk).await? {
+                return asked;
+            }
         }
         Ok(())
     }

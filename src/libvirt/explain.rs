@@ -106,6 +106,12 @@ const RULES: &[Rule] = &[
         "the volume lies on something read-only: attach it read-only",
     ),
     rule(
+        None,
+        "per-device boot elements",
+        Reason::DiskOptionInvalid,
+        "the domain's boot order is in <os><boot>, and libvirt takes none of single disks then: leave boot_order out",
+    ),
+    rule(
         Some(virt_sys::VIR_ERR_NO_DOMAIN),
         "",
         Reason::DomainNotFound,

@@ -71,8 +71,10 @@ pub trait Hypervisor: Send + Sync {
     async fn plug(&self, domain: Uuid, disk: &DiskPlan) -> Result<(), HypervisorError>;
 
     /// Asks the guest to let go of the disk (and removes it from the persistent configuration, where that is in
-    /// scope), and returns at once. Nothing there to unplug is success, and so is asking again while the guest makes
-    /// up its mind: it is not disturbed.
+    /// scope), and returns at once. Nothing there to unplug is success.
+    ///
+    /// Whoever calls remembers having asked: on a PCIe port, asking again within seconds may call off what was asked
+    /// before (PCI Express Base Specification, 6.7.1.5: a second press of the attention button).
     async fn request_unplug(&self, domain: Uuid, disk: &DiskPlan) -> Result<(), HypervisorError>;
 
     /// Waits until the disk is seen gone, refused, or the deadline passes. A hypervisor that cannot be reached for a

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex, Notify, Semaphore, oneshot};
 use tokio::task::{AbortHandle, spawn_blocking};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{info, warn};
 use virt::connect::Connect;
 use virt::error::Error;
@@ -174,7 +174,13 @@ impl Shared {
     /// The slot's connection, opened if there is none alive.
     async fn connection(&self, index: usize) -> Result<Arc<Connection>, HypervisorError> {
         let slot = &self.slots[index];
-        let mut state = slot.state.lock().await;
+        let deadline = Instant::now() + OPEN_TIMEOUT;
+        let silent = || {
+            let seconds = OPEN_TIMEOUT.as_secs();
+            self.unavailable(&format!("it did not answer within {seconds} s"), None)
+        };
+        let locked = timeout_at(deadline, slot.state.lock()).await;
+        let mut state = locked.map_err(|_| silent())?;
         if let Some(connection) = &state.connection {
             if connection.is_alive() {
                 return Ok(Arc::clone(connection));
@@ -187,10 +193,7 @@ impl Shared {
             Some(opening) => opening,
             none => none.insert(self.open(index)?),
         };
-        let opened = timeout(OPEN_TIMEOUT, opening).await.map_err(|_| {
-            let seconds = OPEN_TIMEOUT.as_secs();
-            self.unavailable(&format!("it did not answer within {seconds} s"), None)
-        })?;
+        let opened = timeout_at(deadline, opening).await.map_err(|_| silent())?;
         state.opening = None;
         let connection = match opened {
             Ok(Ok(connection)) => Arc::new(connection),

@@ -1,57 +1,31 @@
-//! Unplugs that were asked for and are not done: when, and whether the guest refused.
+//! Unplugs that this process asked for and that are not done, and whether the guest refused them: the refusal comes
+//! as an event, perhaps before anybody waits for it.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
 use super::raw::Event;
 
-/// Before this has passed, an unplug is not asked for again: on a PCIe port a second press of the attention button
-/// within 5 s calls the first one off (PCI Express Base Specification, 6.7.1.5).
-const ASK_AGAIN: Duration = Duration::from_secs(10);
-
-#[derive(Debug)]
-struct Asked {
-    at: Instant,
-    refused: bool,
-}
-
-/// Unplugs under way, by domain and alias. Those of an earlier process are not known; QEMU refuses to be asked twice
-/// where it can tell.
+/// Unplugs under way, by domain and alias, and whether each was refused.
 #[derive(Debug, Default)]
-pub(super) struct Unplugs(Mutex<HashMap<(Uuid, String), Asked>>);
+pub(super) struct Unplugs(Mutex<HashMap<(Uuid, String), bool>>);
 
 impl Unplugs {
-    fn lock(&self) -> MutexGuard<'_, HashMap<(Uuid, String), Asked>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<(Uuid, String), bool>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that an unplug is asked for now; false where it must not be, so soon after the last time.
-    pub(super) fn may_ask(&self, domain: Uuid, alias: &str) -> bool {
-        let mut asked = self.lock();
-        let key = (domain, alias.to_owned());
-        let recent = |asked: &Asked| !asked.refused && asked.at.elapsed() < ASK_AGAIN;
-        if asked.get(&key).is_some_and(recent) {
-            return false;
-        }
-        asked.insert(
-            key,
-            Asked {
-                at: Instant::now(),
-                refused: false,
-            },
-        );
-        true
+    /// An unplug is asked for now; what became of an earlier one counts no more.
+    pub(super) fn ask(&self, domain: Uuid, alias: &str) {
+        self.lock().insert((domain, alias.to_owned()), false);
     }
 
-    /// Whether the last unplug that was asked for was refused.
+    /// Whether the unplug that was asked for last was refused.
     pub(super) fn is_refused(&self, domain: Uuid, alias: &str) -> bool {
         let asked = self.lock();
-        asked
-            .get(&(domain, alias.to_owned()))
-            .is_some_and(|asked| asked.refused)
+        asked.get(&(domain, alias.to_owned())).copied() == Some(true)
     }
 
     /// The unplug is done with.
@@ -59,13 +33,13 @@ impl Unplugs {
         self.lock().remove(&(domain, alias.to_owned()));
     }
 
-    /// Takes note of an event.
+    /// Takes note of an event. Refusals of what this process did not ask for are not its business.
     pub(super) fn note(&self, event: &Event) {
         match event {
             Event::Removed { domain, alias } => self.forget(*domain, alias),
             Event::RemovalFailed { domain, alias } => {
-                if let Some(asked) = self.lock().get_mut(&(*domain, alias.clone())) {
-                    asked.refused = true;
+                if let Some(refused) = self.lock().get_mut(&(*domain, alias.clone())) {
+                    *refused = true;
                 }
             }
             Event::Stopped { domain } => self.lock().retain(|(of, _), _| of != domain),
@@ -79,27 +53,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_unplug_is_not_asked_for_twice_in_a_row() {
+    fn a_refusal_counts_until_it_is_asked_again() {
         let unplugs = Unplugs::default();
         let domain = Uuid::from_u128(1);
-        let alias = "ua-v".to_owned();
-        assert!(unplugs.may_ask(domain, &alias));
-        assert!(!unplugs.may_ask(domain, &alias));
-        assert!(unplugs.may_ask(domain, "ua-w"));
-
-        unplugs.note(&Event::RemovalFailed {
+        let failed = |alias: &str| Event::RemovalFailed {
             domain,
-            alias: alias.clone(),
-        });
-        assert!(unplugs.is_refused(domain, &alias));
-        assert!(unplugs.may_ask(domain, &alias), "a refusal ends it");
-        assert!(!unplugs.is_refused(domain, &alias));
+            alias: alias.to_owned(),
+        };
+        unplugs.ask(domain, "ua-v");
+        unplugs.note(&failed("ua-v"));
+        unplugs.note(&failed("ua-other"));
+        assert!(unplugs.is_refused(domain, "ua-v"));
+        assert!(!unplugs.is_refused(domain, "ua-other"));
+        assert!(!unplugs.is_refused(Uuid::nil(), "ua-v"));
 
-        unplugs.note(&Event::Removed {
-            domain,
-            alias: alias.clone(),
-        });
-        assert!(unplugs.may_ask(domain, &alias), "and so does success");
+        unplugs.ask(domain, "ua-v");
+        assert!(!unplugs.is_refused(domain, "ua-v"));
         unplugs.note(&Event::Stopped { domain });
         assert!(unplugs.lock().is_empty());
     }
