@@ -47,14 +47,10 @@ fn plan(info: &str, more: &[&str]) -> Result<Value, (i32, Value)> {
         "json",
     ];
     let output = volattach(&[&first, more].concat());
-    let read =
-        |bytes: &[u8]| serde_json::from_slice(bytes).unwrap_or_else(|_| panic!("{output:?}"));
+    let answer = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
     match output.status.code().unwrap() {
-        0 => Ok(read(&output.stdout)),
-        code => {
-            assert!(output.stdout.is_empty(), "{output:?}");
-            Err((code, read(&output.stderr)))
-        }
+        0 => Ok(answer),
+        code => Err((code, answer)),
     }
 }
 
@@ -162,7 +158,7 @@ fn a_wrong_configuration_or_a_missing_file_is_told() {
             "-o",
             "json",
         ]);
-        let error: Value = serde_json::from_slice(&output.stderr).unwrap();
+        let error: Value = serde_json::from_slice(&output.stdout).unwrap();
         (output.status.code(), error["error"]["reason"].to_string())
     };
     let invalid = (Some(1), "\"CONFIGURATION_INVALID\"".to_owned());

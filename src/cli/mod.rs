@@ -1,8 +1,8 @@
 //! The operator's command line, `volattach`: the API for people, and for scripts with `-o json`.
 //!
 //! Invariants: connection info, which holds secrets, comes from a file or standard input and never from an argument;
-//! standard output carries answers alone, standard error everything else; every failure has an exit code that
-//! docs/cli.md and `--help` list.
+//! standard output carries answers (and, with `-o json`, errors: a program reads one stream), standard error what people
+//! read; every failure has an exit code that docs/cli.md and `--help` list.
 
 mod args;
 mod client;
@@ -37,12 +37,11 @@ pub fn run() -> ExitCode {
         // Whoever read the answer has seen enough of it.
         Err(failure) if failure.broken_pipe => ExitCode::SUCCESS,
         Err(failure) => {
-            let text = match format {
-                Format::Table => failure.to_text(),
-                Format::Json => failure.to_json(),
-            };
-            // Nobody is left to tell when standard error is gone too.
-            let _ = output::to_stderr(&text);
+            // Nobody is left to tell where these cannot be written.
+            if format == Format::Json {
+                let _ = output::to_stdout(&failure.to_json());
+            }
+            let _ = output::to_stderr(&failure.to_text());
             ExitCode::from(failure.exit_code())
         }
     }

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde_json::{Value, json};
 use tabled::builder::Builder;
-use tabled::settings::Style;
+use tabled::settings::{Padding, Style};
 
 use super::args::Format;
 use super::failure::Failure;
@@ -86,7 +86,9 @@ fn table<const N: usize>(
     for row in rows {
         builder.push_record(row);
     }
-    let text = builder.build().with(Style::blank()).to_string();
+    let mut table = builder.build();
+    table.with(Style::empty()).with(Padding::new(0, 2, 0, 0));
+    let text = table.to_string();
     let lines: Vec<_> = text.lines().map(str::trim_end).collect();
     lines.join("\n")
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::args::{AccessArg, DiskArgs, FilterArgs, PlanArgs, ScopeArg, SourceArgs, StateArg};
 use super::failure::Failure;
 use crate::api::v1;
-use crate::model::IoTune;
+use crate::model::{IoTune, VolumeId};
 
 /// The largest connection info read, in bytes: the daemon takes no larger request.
 const MAX_CONNECTION_INFO: u64 = 1024 * 1024;
@@ -74,7 +74,8 @@ fn volume_id(info: &str) -> Option<String> {
     let info: serde_json::Value = serde_json::from_str(info).ok()?;
     ["/serial", "/volume_id", "/data/volume_id"]
         .into_iter()
-        .find_map(|place| info.pointer(place)?.as_str())
+        .filter_map(|place| info.pointer(place)?.as_str())
+        .find(|id| id.parse::<VolumeId>().is_ok())
         .map(str::to_owned)
 }
 
@@ -155,6 +156,7 @@ mod tests {
             (r#"{"data":{"volume_id":"b"}}"#, Some("b")),
             (r#"{"volume_id":"c"}"#, Some("c")),
             (r#"{"serial":1}"#, None),
+            (r#"{"serial":"no id","volume_id":"c"}"#, Some("c")),
             ("no json", None),
         ] {
             assert_eq!(volume_id(info).as_deref(), id, "{info}");
