@@ -116,7 +116,7 @@ impl Service {
         async {
             self.admitted(actor, request, &subject, decode, run)
                 .await
-                .inspect(|_| tracing::info!("done"))
+                .inspect(|_| tracing::debug!("answered"))
         }
         .instrument(span)
         .await
@@ -296,5 +296,60 @@ fn list_page(found: Vec<Attachment>, limit: usize) -> v1::ListAttachmentsRespons
             .filter(|_| more)
             .map(|id| page::token(&id))
             .unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::model::{AccessDecision, State};
+
+    fn attachments(count: usize, xml: usize) -> Vec<Attachment> {
+        let attachment = |number| Attachment {
+            id: format!("a{number:04}").parse().unwrap(),
+            volume: "v".parse().unwrap(),
+            domain: None,
+            protocol: "local".into(),
+            access: AccessDecision::from_sources(vec![]),
+            state: State::Connected,
+            host_path: None,
+            target: None,
+            disk_xml: Some("x".repeat(xml)),
+            error: None,
+            created: SystemTime::UNIX_EPOCH,
+            updated: SystemTime::UNIX_EPOCH,
+        };
+        (0..count).map(attachment).collect()
+    }
+
+    #[test]
+    fn a_page_ends_where_clients_would_not_take_more() {
+        let page = list_page(attachments(1001, 10_000), 1001);
+        let count = page.attachments.len();
+        assert!((300..500).contains(&count), "{count}");
+        assert!(page.encoded_len() <= MAX_RESPONSE);
+        let last = page::parse(&page.next_page_token).unwrap();
+        assert_eq!(last.as_str(), page.attachments[count - 1].attachment_id);
+    }
+
+    #[test]
+    fn a_page_has_at_least_one_so_that_a_list_ends() {
+        let page = list_page(attachments(2, MAX_RESPONSE), 101);
+        assert_eq!(page.attachments.len(), 1);
+        assert_ne!(page.next_page_token, "");
+    }
+
+    #[test]
+    fn the_last_page_has_no_token() {
+        let page = list_page(attachments(100, 10), 101);
+        assert_eq!(
+            (page.attachments.len(), page.next_page_token.as_str()),
+            (100, "")
+        );
+        let page = list_page(attachments(101, 10), 101);
+        assert_eq!(page.attachments.len(), 100);
+        assert_ne!(page.next_page_token, "");
     }
 }
