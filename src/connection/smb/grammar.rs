@@ -14,6 +14,9 @@
 
 use zeroize::Zeroizing;
 
+/// The longest options string, in bytes: mount(2) takes a page, and what is read here grows with the square of it.
+const MAX_TEXT: usize = 4096;
+
 /// What parts groups; any other white space is text like all other.
 const SPACE: [char; 2] = [' ', '\t'];
 
@@ -38,6 +41,9 @@ pub(super) struct Value {
 /// # Errors
 /// What is wrong, in words that tell no value.
 pub(super) fn parse(text: &str) -> Result<Vec<Token>, String> {
+    if text.len() > MAX_TEXT {
+        return Err("it is longer than 4096 bytes, which is all that mount(2) takes".to_owned());
+    }
     if text.chars().any(|c| c.is_control() && c != '\t') {
         return Err("it holds a control character".to_owned());
     }

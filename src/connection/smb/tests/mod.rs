@@ -437,6 +437,14 @@ fn what_cannot_be_used_is_refused_with_its_reason_and_without_its_value() {
 }
 
 #[test]
+fn an_options_string_is_no_longer_than_a_page() {
+    assert!(with_options(&" ".repeat(4096)).is_ok());
+    let error = with_options(&" ".repeat(4097)).unwrap_err();
+    assert_eq!(error.reason(), Reason::MountOptionInvalid);
+    assert!(error.to_string().contains("4096 bytes"), "{error}");
+}
+
+#[test]
 fn the_longest_password_is_128_utf16_units() {
     let just = |password: String| with_options(&format!("username=bob,password={password}"));
     assert!(just("ä".repeat(128)).is_ok());

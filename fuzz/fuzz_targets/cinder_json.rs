@@ -1,0 +1,28 @@
+//! Any text as Cinder's JSON: a value or an error, and what was accepted keeps what the backends rely on.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use volattach::connection::{ConnectionInfo, Protocol};
+
+fuzz_target!(|text: &str| {
+    match ConnectionInfo::from_cinder_json(text) {
+        Err(error) => {
+            let _ = error.to_string();
+        }
+        Ok(info) => match info.protocol {
+            Protocol::Smb(volume) => {
+                let path = [volume.share.as_str(), &volume.folder, &volume.name].join("/");
+                assert!(
+                    !volume.host.is_empty() && !volume.share.is_empty() && !volume.name.is_empty()
+                );
+                assert!(!volume.name.starts_with('/') && !volume.share.contains('/'));
+                assert!(path.split('/').all(|part| part != "." && part != ".."));
+                assert!(!path.contains(|c: char| c == '\\' || c.is_control()));
+            }
+            Protocol::Local(volume) => {
+                assert!(volume.device_path.is_absolute());
+                assert!(!volume.device_path.to_string_lossy().contains("/../"));
+            }
+        },
+    }
+});
