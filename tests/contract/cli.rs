@@ -3,7 +3,7 @@
 use std::process::Stdio;
 
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
 
 use volattach::auth::PeerCredentials;
@@ -328,4 +328,39 @@ async fn a_daemon_that_is_absent_silent_or_forbidden_is_told_apart() {
     let server = Server::start_for_strangers(Some(stranger)).await;
     let forbidden = failure(&server, &["list"]).await;
     assert_eq!(forbidden, (8, "PERMISSION_DENIED".to_owned()));
+}
+
+#[tokio::test]
+async fn phases_are_told_on_a_terminal_and_nowhere_else() {
+    let server = Server::start().await;
+    // The world stands still where the connect step looks for what is there.
+    server.world.gate.arm(3, Fault::Die);
+    let info = server.socket.with_extension("json");
+    std::fs::write(&info, cinder("v1")).unwrap();
+    let attach = format!(
+        "{} attach --volume v --domain web --connection-info {}",
+        env!("CARGO_BIN_EXE_volattach"),
+        info.display()
+    );
+    // script(1) of util-linux gives it a terminal.
+    let mut terminal = Command::new("script")
+        .args(["--quiet", "--return", "--command", &attach, "/dev/null"])
+        .env("VOLATTACH_SOCKET", &server.socket)
+        .env("TERM", "xterm")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("script(1) is needed: install bsdutils");
+    let mut screen = terminal.stdout.take().unwrap();
+    let mut shown = Vec::new();
+    let phase = b"connecting the volume to this host";
+    while !shown.windows(phase.len()).any(|window| window == phase) {
+        let read = soon(screen.read_buf(&mut shown)).await.unwrap();
+        assert_ne!(read, 0, "{}", String::from_utf8_lossy(&shown));
+    }
+
+    let server = Server::start().await;
+    let (code, _, stderr) = run(&server, ATTACH).await;
+    assert_eq!((code, stderr.as_str()), (0, ""));
 }
