@@ -58,16 +58,18 @@ impl<'node> Agent<'node> {
     /// Installs the package if it is not, and starts the daemon afresh with `config` as its configuration.
     pub(crate) fn start(node: &'node Node, config: &str) -> Result<Self> {
         node.write("/etc/volattach/volattachd.toml", config.as_bytes())?;
-        node.sh(
-            "if ! [ -e /usr/sbin/volattachd ]; then
-                 tar -x --no-overwrite-dir -C / -f /dev/vdb && systemd-sysusers && systemctl -q daemon-reload
+        node.sh("if ! [ -e /usr/sbin/volattachd ]; then
+                 tar -x --no-overwrite-dir -C / -f /dev/vdb && systemd-sysusers &&
+                 systemctl -q --no-reload enable volattachd.socket && systemctl daemon-reload
              fi &&
-             systemctl -q enable --now volattachd.socket && systemctl restart volattachd.service",
-        )
-        .with_context(|| {
-            let log = node.sh("journalctl --no-pager -n 30 -u volattachd");
-            format!("volattachd does not start; its log: {}", log.unwrap_or_default())
-        })?;
+             systemctl start volattachd.socket && systemctl restart volattachd.service")
+            .with_context(|| {
+                let log = node.sh("journalctl --no-pager -n 30 -u volattachd");
+                format!(
+                    "volattachd does not start; its log: {}",
+                    log.unwrap_or_default()
+                )
+            })?;
         Ok(Self { node })
     }
 
@@ -78,25 +80,20 @@ impl<'node> Agent<'node> {
         let output = self
             .node
             .run(&script, stdin.as_bytes(), Duration::from_secs(150))?;
-        if output.status.success() {
-            let answer = serde_json::from_str(&output.stdout);
-            return Ok(Ok(answer.with_context(|| {
-                format!("{script} printed {:?}", output.stdout)
-            })?));
-        }
-        let error = output
-            .stderr
-            .lines()
-            .rev()
-            .find_map(|line| serde_json::from_str::<Value>(line).ok());
-        let (Some(error), Some(exit_code)) = (error, output.status.code()) else {
+        let Ok(mut answer) = serde_json::from_str::<Value>(&output.stdout) else {
             bail!(
-                "{script} ended with {} and no reason: {}",
+                "{script} ended with {} and no answer: {}{}",
                 output.status,
+                output.stdout,
                 output.stderr
             );
         };
-        let text = |key: &str| error["error"][key].as_str().unwrap_or_default().to_owned();
+        if output.status.success() {
+            return Ok(Ok(answer));
+        }
+        let error = answer["error"].take();
+        let text = |key: &str| error[key].as_str().unwrap_or_default().to_owned();
+        let exit_code = output.status.code().unwrap_or_default();
         Ok(Err(Failure {
             reason: text("reason"),
             message: text("message"),
