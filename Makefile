@@ -30,6 +30,10 @@ lint: deps $(deny) ## formatting, clippy, rustdoc, licences and sources of depen
 try: deps ## the daemon and the command line at work on this machine, with a small guest; seconds
 	@LIBVIRT_LOG_OUTPUTS=4:stderr cargo test --locked --quiet --test try
 
+.PHONY: demo
+demo: deps ## SMB volumes on a guest of a virtual compute node; minutes the first time
+	@cargo test --locked --test lab -- --demo
+
 .PHONY: lab-test
 lab-test: deps ## tests in a virtual compute node; FILTER=text: those whose name contains it
 	@cargo test --locked --quiet --test lab -- $(FILTER)

@@ -9,6 +9,7 @@
 mod agent;
 mod agent_test;
 mod cache;
+mod demo;
 mod guest;
 mod leftovers;
 mod node;
@@ -40,7 +41,12 @@ pub(crate) struct Test {
     pub(crate) run: fn(&Lab) -> Result<()>,
 }
 
-const TESTS: &[&[Test]] = &[self_test::TESTS, agent_test::TESTS, smb_test::TESTS];
+const TESTS: &[&[Test]] = &[
+    self_test::TESTS,
+    agent_test::TESTS,
+    smb_test::TESTS,
+    demo::TESTS,
+];
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -54,9 +60,12 @@ fn main() -> ExitCode {
             Ok(())
         }
         ["--shell"] => shell(),
+        ["--demo"] => demo::run(),
         [] => run(""),
         [filter] if !filter.starts_with('-') => run(filter),
-        _ => Err(anyhow::anyhow!("usage: lab [FILTER | --list | --shell]")),
+        _ => Err(anyhow::anyhow!(
+            "usage: lab [FILTER | --list | --shell | --demo]"
+        )),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
