@@ -86,5 +86,9 @@ fn fixed() -> Vec<MountOption> {
         option("iocharset", "utf8"),
         // Without it a second mount of a server may silently get the first one's connection and options.
         flag("nosharesock"),
+        // Files are closed when they are closed, not a second later: with a close still to come, unmounting a share whose
+        // server is dead runs into a kernel BUG (Linux 6.1.192: "Dentry still in use", then fs/super.c), after which
+        // no share of the host can be unmounted any more. Known since Linux 6.1, see the SMB backend.
+        option("closetimeo", "0"),
     ]
 }

@@ -367,6 +367,7 @@ fn a_stronger_layer_replaces_a_weaker_one_and_what_contradicts_it() {
     forcegid (Fixed)
     iocharset=utf8 (Fixed)
     nosharesock (Fixed)
+    closetimeo=0 (Fixed)
     "#);
     let elsewhere = s.smb.effective_options("other", &[]);
     assert!(elsewhere.iter().all(|o| !matches!(

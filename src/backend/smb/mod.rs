@@ -194,6 +194,23 @@ fn not_mine(what: &'static str) -> BackendError {
     }
 }
 
+/// Whether the running kernel is Linux 6.1 or later. An older one refuses a mount with `closetimeo`.
+fn kernel_knows_closetimeo() -> bool {
+    let release = nix::sys::utsname::uname().ok();
+    release
+        .as_ref()
+        .and_then(|name| name.release().to_str())
+        .is_some_and(|release| since(release, (6, 1)))
+}
+
+/// Whether a kernel release, such as `6.1.0-56-amd64`, is that version or later.
+fn since(release: &str, version: (u32, u32)) -> bool {
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map_while(|number| number.parse().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= version
+}
+
 /// The plan's mount, which every plan of this backend has.
 fn mount_of(plan: &HostPlan) -> Result<&MountPlan, BackendError> {
     plan.mount
@@ -339,7 +356,10 @@ impl Backend for SmbBackend {
 
     async fn connect(&self, plan: &HostPlan, info: &Protocol) -> Result<(), BackendError> {
         let mount = mount_of(plan)?;
-        let share = Share::new(&self.settings, self.volume(info)?, plan.access)?;
+        let mut share = Share::new(&self.settings, self.volume(info)?, plan.access)?;
+        if !kernel_knows_closetimeo() {
+            share.drop_option("closetimeo");
+        }
         match self.find(plan).await? {
             Presence::Present => return Ok(()),
             // Whatever a crash or an earlier failure left: from the beginning.

@@ -178,6 +178,11 @@ impl<'a> Share<'a> {
         self.value("srcaddr")?.parse().ok()
     }
 
+    /// Leaves an option out.
+    pub(super) fn drop_option(&mut self, name: &str) {
+        self.options.retain(|option| option.name != name);
+    }
+
     fn value(&self, name: &str) -> Option<&str> {
         self.options
             .iter()

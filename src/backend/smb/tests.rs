@@ -124,6 +124,16 @@ async fn an_empty_mount_point_is_partial_and_goes() {
     );
 }
 
+#[test]
+fn kernel_releases_are_compared_by_number() {
+    for newer in ["6.1.0-56-amd64", "6.18.44", "10.0-rc1"] {
+        assert!(since(newer, (6, 1)), "{newer}");
+    }
+    for older in ["6.0.19", "5.15.0-91-generic", "", "x"] {
+        assert!(!since(older, (6, 1)), "{older}");
+    }
+}
+
 /// Every error of mount(2) has its reason, and says what to do.
 #[test]
 fn mount_errors_are_told_in_words() {

@@ -61,11 +61,11 @@ fn a_plan_shows_everything_but_the_secret() {
     let volume = volume();
     let share = share(&volume);
     assert_snapshot!(share.source(), @"//files.example/Vols");
-    assert_snapshot!(share.shown(), @"ro,nosuid,nodev,noexec,nosymfollow,ip=[resolved when connecting],vers=3.1.1,username=bob,domain=LAB,password=[redacted],port=445,file_mode=0600,dir_mode=0700,soft,echo_interval=10,nobrl,uid=64055,gid=108,forceuid,forcegid,iocharset=utf8,nosharesock");
+    assert_snapshot!(share.shown(), @"ro,nosuid,nodev,noexec,nosymfollow,ip=[resolved when connecting],vers=3.1.1,username=bob,domain=LAB,password=[redacted],port=445,file_mode=0600,dir_mode=0700,soft,echo_interval=10,nobrl,uid=64055,gid=108,forceuid,forcegid,iocharset=utf8,nosharesock,closetimeo=0");
     let data = share
         .data("10.0.0.5", share.dialects[1], &volume.credentials)
         .unwrap();
-    assert_snapshot!(*data, @r#"ip=10.0.0.5,vers=3.0.2,username=bob,domain=LAB,password=pa,,ss"w,port=445,file_mode=0600,dir_mode=0700,soft,echo_interval=10,nobrl,uid=64055,gid=108,forceuid,forcegid,iocharset=utf8,nosharesock"#);
+    assert_snapshot!(*data, @r#"ip=10.0.0.5,vers=3.0.2,username=bob,domain=LAB,password=pa,,ss"w,port=445,file_mode=0600,dir_mode=0700,soft,echo_interval=10,nobrl,uid=64055,gid=108,forceuid,forcegid,iocharset=utf8,nosharesock,closetimeo=0"#);
     assert_snapshot!(share.describe(&settings(), Path::new("/mnt/x")), @r#"ask Files.Example for the newest SMB version it has of 3.1.1, 3.0.2, 3.0, 2.1 (within 3 s an address), then mount //files.example/Vols read-only on /mnt/x as user "bob" of domain "LAB" (within 10 s); or join that mount where it is there already"#);
 }
 
@@ -83,7 +83,7 @@ fn a_literal_address_is_known_at_once() {
     };
     let share = share(&volume);
     assert_snapshot!(share.source(), @"//fd00::5/Vols/a/b c");
-    assert_snapshot!(share.shown(), @"ro,nosuid,nodev,noexec,nosymfollow,ip=fd00::5,vers=3.0,sec=none,file_mode=0600,dir_mode=0700,soft,echo_interval=10,nobrl,uid=64055,gid=108,port=1445,forceuid,forcegid,iocharset=utf8,nosharesock");
+    assert_snapshot!(share.shown(), @"ro,nosuid,nodev,noexec,nosymfollow,ip=fd00::5,vers=3.0,sec=none,file_mode=0600,dir_mode=0700,soft,echo_interval=10,nobrl,uid=64055,gid=108,port=1445,forceuid,forcegid,iocharset=utf8,nosharesock,closetimeo=0");
     assert_eq!(share.port().unwrap(), 1445);
     assert_eq!(share.dialects, [Dialect::from_name("3.0").unwrap()]);
 }
@@ -117,6 +117,7 @@ fn every_setting_says_where_it_comes_from() {
     forcegid= (built in)
     iocharset=utf8 (built in)
     nosharesock= (built in)
+    closetimeo=0 (built in)
     ");
 }
 
@@ -303,7 +304,7 @@ proptest! {
         };
         prop_assert_eq!(value("password"), Some(password.clone()));
         prop_assert_eq!(value("username"), Some(username.clone()));
-        prop_assert_eq!(options.last().unwrap(), &("nosharesock".to_owned(), None));
+        prop_assert_eq!(options.last().unwrap(), &("closetimeo".to_owned(), Some("0".to_owned())));
         if password.len() > 8 {
             prop_assert!(!share.shown().contains(&password));
         }
