@@ -46,7 +46,8 @@ pub(crate) struct Agent<'node> {
 }
 
 /// Why a command of `volattach` failed.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{reason} (exit code {exit_code}): {message}")]
 pub(crate) struct Failure {
     /// Such as `LOGON_FAILURE`; docs/errors.md lists them.
     pub(crate) reason: String,
@@ -109,23 +110,41 @@ impl<'node> Agent<'node> {
         connection_info: &Value,
         options: &[&str],
     ) -> Result<Result<Value, Failure>> {
-        let mut args = vec![
-            "attach",
-            "--id",
-            id,
-            "--volume",
-            volume,
-            "--domain",
-            "inner",
-            "--connection-info",
-            "-",
-        ];
-        args.extend(options);
+        let domain = ["attach", "--domain", "inner"];
+        self.make(&domain, id, volume, connection_info, options)
+    }
+
+    /// Connects `volume` to the node alone.
+    pub(crate) fn connect(
+        &self,
+        id: &str,
+        volume: &str,
+        connection_info: &Value,
+        options: &[&str],
+    ) -> Result<Result<Value, Failure>> {
+        self.make(&["connect"], id, volume, connection_info, options)
+    }
+
+    fn make(
+        &self,
+        command: &[&str],
+        id: &str,
+        volume: &str,
+        connection_info: &Value,
+        options: &[&str],
+    ) -> Result<Result<Value, Failure>> {
+        let common = ["--id", id, "--volume", volume, "--connection-info", "-"];
+        let args = [command, &common, options].concat();
         self.call(&args, &connection_info.to_string())
     }
 
     /// Detaches.
     pub(crate) fn detach(&self, id: &str) -> Result<Result<Value, Failure>> {
         self.call(&["detach", id], "")
+    }
+
+    /// Disconnects.
+    pub(crate) fn disconnect(&self, id: &str) -> Result<Result<Value, Failure>> {
+        self.call(&["disconnect", id], "")
     }
 }

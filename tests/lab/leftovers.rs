@@ -29,7 +29,8 @@ fi
 exit 0
 "#;
 
-/// The kernel ends a session and its threads a moment after the unmount; so this may take a moment, and no more.
+/// The kernel ends a session and its threads after the unmount, at once or, where the server had fallen silent, when
+/// its thread wakes from trying to reconnect.
 const SESSIONS: &str = "! grep -E '^[0-9]+\\) (ConnectionId|Name)' /proc/fs/cifs/DebugData";
 
 /// Everything left over of attachments, a line each; empty when all is as if nothing had ever been attached.
@@ -38,7 +39,7 @@ pub(crate) fn find(node: &Node) -> Result<Vec<String>> {
     if let Err(error) = node.wait(
         "the end of all CIFS sessions",
         SESSIONS,
-        Duration::from_secs(5),
+        Duration::from_secs(30),
     ) {
         let sessions = node.run("cat /proc/fs/cifs/DebugData", b"", Duration::from_secs(20));
         found.push(format!(

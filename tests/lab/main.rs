@@ -10,11 +10,13 @@ mod agent;
 mod agent_test;
 mod cache;
 mod demo;
+mod fault_test;
 mod guest;
 mod leftovers;
 mod node;
 mod process;
 mod qemu;
+mod refusal_test;
 mod self_test;
 mod servers;
 mod smb_test;
@@ -46,6 +48,8 @@ const TESTS: &[&[Test]] = &[
     agent_test::TESTS,
     smb_test::TESTS,
     demo::TESTS,
+    refusal_test::TESTS,
+    fault_test::TESTS,
 ];
 
 fn main() -> ExitCode {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use serde_json::{Value, json};
 
 use super::{node::Node, process::quote};
 
@@ -103,6 +104,19 @@ impl<'node> SmbServer<'node> {
     pub(crate) fn unsilence(&self) -> Result<()> {
         self.verb("unsilence")
     }
+}
+
+/// Cinder's connection info for a volume on a server.
+pub(crate) fn smb_info(server: &SmbServer<'_>, share: &str, name: &str, options: &str) -> Value {
+    json!({
+        "driver_volume_type": "smbfs",
+        "data": {
+            "export": format!("//{}/{share}", server.address),
+            "name": name,
+            "format": "raw",
+            "options": options,
+        },
+    })
 }
 
 /// Removes every server, whatever state it is in.

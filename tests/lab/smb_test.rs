@@ -1,14 +1,14 @@
-//! SMB volumes on the inner guest: what the guest sees, and that nothing is left when they are gone.
+//! Volumes on SMB shares, as the guest sees them: read-only and read-write, any name and password, shared mounts.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::{
     Lab, Test,
-    agent::{Agent, Failure},
-    guest, leftovers,
+    agent::Agent,
+    guest,
     process::quote,
-    servers::SmbServer,
+    servers::{SmbServer, smb_info},
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -21,132 +21,394 @@ pub(crate) const TESTS: &[Test] = &[
         run: read_write,
     },
     Test {
-        name: "smb_wrong_password",
-        run: wrong_password,
+        name: "smb_scsi_and_every_disk_option",
+        run: disk_options,
+    },
+    Test {
+        name: "smb_passwords",
+        run: passwords,
+    },
+    Test {
+        name: "smb_names",
+        run: names,
+    },
+    Test {
+        name: "smb_two_volumes_on_one_share",
+        run: two_volumes,
+    },
+    Test {
+        name: "smb_other_credentials_and_access",
+        run: separate_mounts,
+    },
+    Test {
+        name: "smb_versions",
+        run: versions,
+    },
+    Test {
+        name: "smb_guest_login_and_credentials_file",
+        run: other_logins,
+    },
+    Test {
+        name: "smb_connect_to_the_host_alone",
+        run: host_alone,
     },
 ];
 
-/// Connection info as Cinder's SMB driver makes it.
-pub(crate) fn connection_info(
-    server: &SmbServer<'_>,
-    share: &str,
-    file: &str,
-    user: &str,
-    password: &str,
-) -> Value {
-    json!({
-        "driver_volume_type": "smbfs",
-        "data": {
-            "export": format!("//{}/{share}", server.address),
-            "name": file,
-            "format": "raw",
-            "options": format!("-o username={user},password={password}"),
-        },
-    })
+/// One server with the share `vols`, its user `bob` with password `pw`, and a volume `v.raw` of 8 MiB.
+fn server(lab: &Lab) -> Result<SmbServer<'_>> {
+    let server = SmbServer::start(&lab.node, "nas", 10, &["vols"], "")?;
+    server.user("bob", "pw")?;
+    server.volume("vols", "v.raw", 8, "sixteen bytes...")?;
+    Ok(server)
 }
 
-/// What the call answered; a failure of it fails the test.
-pub(crate) fn done(what: &str, answer: Result<Value, Failure>) -> Result<Value> {
-    match answer {
-        Ok(value) => Ok(value),
-        Err(Failure {
-            reason,
-            message,
-            exit_code,
-        }) => {
-            anyhow::bail!("{what} failed with {reason} (exit code {exit_code}): {message}")
-        }
-    }
-}
+const LOGIN: &str = "-o username=bob,password=pw";
 
-/// Why the call failed; its success fails the test.
-pub(crate) fn refused(what: &str, answer: Result<Value, Failure>) -> Result<Failure> {
-    answer.err().with_context(|| format!("{what} succeeded"))
-}
+/// The first 16 bytes of every volume of these tests, as the guest tells them.
+const HEAD: &str = "7369787465656e2062797465732e2e2e";
 
-fn checksum(lab: &Lab, path: &str) -> Result<String> {
+fn sha256(lab: &Lab, path: &str) -> Result<String> {
     lab.node.sh(&format!("sha256sum <{}", quote(path)))
 }
 
-fn read_only(lab: &Lab) -> Result<()> {
-    let server = SmbServer::start(&lab.node, "nas", 10, &["volumes"], "")?;
-    server.user("alice", "secret")?;
-    server.volume("volumes", "one.raw", 16, "a volume's head.")?;
-    let before = checksum(lab, &server.path("volumes", "one.raw"))?;
-    let agent = Agent::start(&lab.node, "")?;
+/// What the node's kernel has mounted beneath the mount base.
+fn mounts(lab: &Lab) -> Result<Vec<String>> {
+    let mounts = lab
+        .node
+        .sh("awk '$2 ~ \"^/var/lib/volattach/mnt/\" {print $1, $2, $4}' /proc/mounts")?;
+    Ok(mounts.lines().map(str::to_owned).collect())
+}
 
-    let info = connection_info(&server, "volumes", "one.raw", "alice", "secret");
-    let attached = done(
-        "attach",
-        agent.attach("a1", "vol-one", &info, &["--access", "ro"])?,
-    )?;
+fn text<'a>(answer: &'a Value, key: &str) -> &'a str {
+    answer[key].as_str().unwrap_or_default()
+}
+
+/// Read-only wherever it can be: the mount, the XML, the guest, whose write fails and changes no byte.
+fn read_only(lab: &Lab) -> Result<()> {
+    let agent = Agent::start(&lab.node, "")?;
+    let server = server(lab)?;
+    let image = server.path("vols", "v.raw");
+    let before = sha256(lab, &image)?;
+    let mut info = smb_info(&server, "vols", "v.raw", LOGIN);
+    info["data"]["access_mode"] = json!("ro");
+
+    let attached = agent.attach("a1", "ro-volume", &info, &[])??;
+    ensure!(text(&attached, "access") == "ro", "{attached}");
+    ensure!(text(&attached, "state") == "attached", "{attached}");
     ensure!(
-        attached["state"] == "attached" && attached["access"] == "ro",
+        text(&attached, "access_reason").contains("access_mode"),
         "{attached}"
     );
-    let disk = guest::sees(&lab.node, "vol-one")?;
+    let disk = guest::sees(&lab.node, "ro-volume")?;
+    ensure!(disk.sectors == 8 * 2048 && disk.head == HEAD, "{disk:?}");
     ensure!(disk.read_only && disk.write.is_err(), "{disk:?}");
+    let mounted = mounts(lab)?;
+    ensure!(mounted.len() == 1, "{mounted:?}");
+    for option in [" ro,", "nosuid", "nodev", "noexec", "nosymfollow"] {
+        ensure!(mounted[0].contains(option), "{option}: {mounted:?}");
+    }
     ensure!(
-        disk.sectors == 16 * 2048 && disk.head == "6120766f6c756d65277320686561642e",
-        "{disk:?}"
+        lab.node
+            .sh("virsh dumpxml inner | grep -c '<readonly/>'")
+            .is_ok()
     );
 
-    done("detach", agent.detach("a1")?)?;
-    // Before anything else: a detach that is answered has left nothing.
-    ensure!(
-        leftovers::find(&lab.node)?.is_empty(),
-        "left over: {:?}",
-        leftovers::find(&lab.node)?
-    );
-    guest::gone(&lab.node, "vol-one")?;
-    ensure!(
-        checksum(lab, &server.path("volumes", "one.raw"))? == before,
-        "the volume was changed"
-    );
+    agent.detach("a1")??;
+    guest::gone(&lab.node, "ro-volume")?;
+    ensure!(sha256(lab, &image)? == before, "the image has changed");
     Ok(())
 }
 
+/// What the guest writes is in the image on the server.
 fn read_write(lab: &Lab) -> Result<()> {
-    let server = SmbServer::start(&lab.node, "nas", 10, &["volumes"], "")?;
-    server.user("alice", "secret")?;
-    server.volume("volumes", "one.raw", 16, "")?;
     let agent = Agent::start(&lab.node, "")?;
-
-    let info = connection_info(&server, "volumes", "one.raw", "alice", "secret");
-    done(
-        "attach",
-        agent.attach("a1", "vol-one", &info, &["--access", "rw"])?,
-    )?;
-    let disk = guest::sees(&lab.node, "vol-one")?;
-    ensure!(!disk.read_only && disk.write.is_ok(), "{disk:?}");
-    done("detach", agent.detach("a1")?)?;
-    guest::gone(&lab.node, "vol-one")?;
-
+    let server = server(lab)?;
+    let info = smb_info(&server, "vols", "v.raw", LOGIN);
+    let attached = agent.attach("a1", "rw-volume", &info, &["--access", "rw"])??;
+    ensure!(text(&attached, "access") == "rw", "{attached}");
+    let disk = guest::sees(&lab.node, "rw-volume")?;
+    ensure!(!disk.read_only && disk.write == Ok(()), "{disk:?}");
+    agent.detach("a1")??;
+    guest::gone(&lab.node, "rw-volume")?;
+    let image = quote(&server.path("vols", "v.raw"));
     let pattern = disk.pattern();
-    let path = quote(&server.path("volumes", "one.raw"));
-    let written = lab.node.sh(&format!(
-        "tail -c +{} {path} | head -c {}",
+    let found = lab.node.sh(&format!(
+        "tail -c +{} {image} | head -c {}",
         guest::WRITTEN_AT + 1,
         pattern.len()
     ))?;
-    ensure!(
-        written == pattern.trim_end(),
-        "the volume holds {written:?}"
-    );
+    ensure!(found == pattern.trim_end(), "{found:?}");
     Ok(())
 }
 
-fn wrong_password(lab: &Lab) -> Result<()> {
-    let server = SmbServer::start(&lab.node, "nas", 10, &["volumes"], "")?;
-    server.user("alice", "secret")?;
-    server.volume("volumes", "one.raw", 16, "")?;
+/// virtio-scsi, and every option of the disk at once: libvirt takes the XML, the guest the disk.
+fn disk_options(lab: &Lab) -> Result<()> {
     let agent = Agent::start(&lab.node, "")?;
-    let info = connection_info(&server, "volumes", "one.raw", "alice", "another");
-    let failure = refused("attach", agent.attach("a1", "vol-one", &info, &[])?)?;
-    ensure!(failure.reason == "LOGON_FAILURE", "{failure:?}");
+    let server = server(lab)?;
+    let mut info = smb_info(&server, "vols", "v.raw", LOGIN);
+    info["data"]["qos_specs"] = json!({ "total_iops_sec": "500", "consumer": "front-end" });
+    let options = [
+        "--bus",
+        "scsi",
+        "--dev",
+        "sdc",
+        "--cache",
+        "none",
+        "--io",
+        "native",
+        "--discard",
+        "unmap",
+        "--detect-zeroes",
+        "unmap",
+        "--serial",
+        "other-serial",
+        "--logical-block-size",
+        "512",
+        "--physical-block-size",
+        "4096",
+        "--address",
+        "drive:0:0:0:5",
+    ];
+    let attached = agent.attach("a1", "scsi-volume", &info, &options)??;
+    ensure!(text(&attached, "target") == "sdc", "{attached}");
+    let disk = guest::sees(&lab.node, "other-serial")?;
     ensure!(
-        !failure.message.contains("another"),
-        "the password is in {failure:?}"
+        disk.name.starts_with("sd") && disk.write == Ok(()),
+        "{disk:?}"
     );
+    let xml = lab.node.sh("virsh dumpxml inner")?;
+    for part in [
+        "cache='none'",
+        "io='native'",
+        "discard='unmap'",
+        "detect_zeroes='unmap'",
+        "<total_iops_sec>500</total_iops_sec>",
+        "physical_block_size='4096'",
+        "<alias name='ua-scsi-volume'/>",
+        "unit='5'",
+    ] {
+        ensure!(xml.contains(part), "{part} is not in {xml}");
+    }
+    let taken = agent.attach("a2", "other", &info, &["--bus", "scsi", "--dev", "sdc"])?;
+    let taken = taken.err().context("attached twice at one target")?;
+    ensure!(taken.reason == "TARGET_IN_USE", "{taken:?}");
+    agent.detach("a1")??;
+    Ok(())
+}
+
+/// Passwords with everything that options give a meaning, and as long as NTLM carries.
+fn passwords(lab: &Lab) -> Result<()> {
+    let agent = Agent::start(&lab.node, "")?;
+    let server = server(lab)?;
+    let longest = "x".repeat(128);
+    let passwords = [
+        "a,b c",
+        r#""so" it's"#,
+        r"back\slash\\",
+        "grüße=100%🐧",
+        "tail ",
+        &longest,
+    ];
+    for (n, password) in passwords.into_iter().enumerate() {
+        server.user("bob", password)?;
+        let quoted = password.replace('\\', r"\\").replace('"', "\\\"");
+        let options = format!("-o username=bob,password=\"{quoted}\"");
+        let info = smb_info(&server, "vols", "v.raw", &options);
+        let volume = format!("password-{n}");
+        let connected = agent
+            .connect("c1", &volume, &info, &[])?
+            .with_context(|| format!("with the password {password:?}"))?;
+        ensure!(text(&connected, "state") == "connected", "{connected}");
+        agent.disconnect("c1")??;
+    }
+    let too_long = format!("-o username=bob,password={}", "x".repeat(129));
+    let info = smb_info(&server, "vols", "v.raw", &too_long);
+    let refused = agent.connect("c1", "v", &info, &[])?.err();
+    let refused = refused.context("129 characters were let through")?;
+    ensure!(refused.reason == "CREDENTIALS_INVALID", "{refused:?}");
+    ensure!(refused.message.contains("128"), "{refused:?}");
+    Ok(())
+}
+
+/// Shares, folders and volumes with spaces and in any script.
+fn names(lab: &Lab) -> Result<()> {
+    let agent = Agent::start(&lab.node, "")?;
+    let server = SmbServer::start(&lab.node, "nas", 10, &["My Sháre 磁盘"], "")?;
+    server.user("bob", "pw")?;
+    let name = "tíer one/vol 卷 'a' & 1.raw";
+    server.volume("My Sháre 磁盘", name, 8, "sixteen bytes...")?;
+    let info = smb_info(&server, "My Sháre 磁盘", name, LOGIN);
+    agent.attach("a1", "named", &info, &["--access", "ro"])??;
+    let disk = guest::sees(&lab.node, "named")?;
+    ensure!(disk.head == HEAD && disk.read_only, "{disk:?}");
+    agent.detach("a1")??;
+
+    let mut info = smb_info(&server, "My Sháre 磁盘", "vol 卷 'a' & 1.raw", LOGIN);
+    info["data"]["export"] = json!(format!(r"\\{}\My Sháre 磁盘\tíer one", server.address));
+    agent.attach("a1", "in-a-folder", &info, &[])??;
+    let disk = guest::sees(&lab.node, "in-a-folder")?;
+    ensure!(disk.head == HEAD, "{disk:?}");
+    agent.detach("a1")??;
+    Ok(())
+}
+
+/// One mount for two volumes, which goes with the last of them.
+fn two_volumes(lab: &Lab) -> Result<()> {
+    let agent = Agent::start(&lab.node, "")?;
+    let server = server(lab)?;
+    server.volume("vols", "w.raw", 4, "another one.....")?;
+    agent.attach(
+        "a1",
+        "first",
+        &smb_info(&server, "vols", "v.raw", LOGIN),
+        &[],
+    )??;
+    agent.attach(
+        "a2",
+        "second",
+        &smb_info(&server, "VOLS", "w.raw", LOGIN),
+        &[],
+    )??;
+    ensure!(guest::sees(&lab.node, "first")?.write == Ok(()));
+    ensure!(guest::sees(&lab.node, "second")?.write == Ok(()));
+    ensure!(mounts(lab)?.len() == 1, "{:?}", mounts(lab)?);
+    agent.detach("a1")??;
+    ensure!(mounts(lab)?.len() == 1, "{:?}", mounts(lab)?);
+    agent.detach("a2")??;
+    ensure!(mounts(lab)?.is_empty(), "{:?}", mounts(lab)?);
+    Ok(())
+}
+
+/// The same share with another user, and read-only: a mount of its own for each.
+fn separate_mounts(lab: &Lab) -> Result<()> {
+    let agent = Agent::start(&lab.node, "")?;
+    let server = server(lab)?;
+    server.user("carol", "pw")?;
+    for volume in ["w.raw", "x.raw", "y.raw"] {
+        server.volume("vols", volume, 4, "sixteen bytes...")?;
+    }
+    let of = |volume: &str, login: &str| smb_info(&server, "vols", volume, login);
+    agent.attach("a1", "by-bob", &of("v.raw", LOGIN), &[])??;
+    agent.attach(
+        "a2",
+        "by-carol",
+        &of("w.raw", "-o username=carol,password=pw"),
+        &[],
+    )??;
+    agent.attach("a3", "by-bob-ro", &of("x.raw", LOGIN), &["--access", "ro"])??;
+    agent.attach(
+        "a4",
+        "by-bob-soft",
+        &of("y.raw", "-o username=bob,password=pw,noserverino"),
+        &[],
+    )??;
+    let mounted = mounts(lab)?;
+    ensure!(mounted.len() == 4, "{mounted:?}");
+    let read_only = mounted
+        .iter()
+        .filter(|mount| mount.contains(" ro,"))
+        .count();
+    ensure!(read_only == 1, "{mounted:?}");
+    // A session is whose mount it is: the server knows both users.
+    ensure!(guest::sees(&lab.node, "by-bob")?.write == Ok(()));
+    ensure!(guest::sees(&lab.node, "by-carol")?.write == Ok(()));
+    ensure!(guest::sees(&lab.node, "by-bob-ro")?.write.is_err());
+    for id in ["a1", "a2", "a3", "a4"] {
+        agent.detach(id)??;
+    }
+    Ok(())
+}
+
+/// The newest version that both sides allow is taken; one that is asked for is taken or refused.
+fn versions(lab: &Lab) -> Result<()> {
+    let agent = Agent::start(&lab.node, "")?;
+    let server = SmbServer::start(
+        &lab.node,
+        "old",
+        11,
+        &["vols"],
+        "server max protocol = SMB2_10",
+    )?;
+    server.user("bob", "pw")?;
+    server.volume("vols", "v.raw", 4, "sixteen bytes...")?;
+    agent.connect("c1", "v", &smb_info(&server, "vols", "v.raw", LOGIN), &[])??;
+    ensure!(mounts(lab)?[0].contains("vers=2.1"), "{:?}", mounts(lab)?);
+    agent.disconnect("c1")??;
+    let asked = smb_info(&server, "vols", "v.raw", &format!("{LOGIN},vers=3.1.1"));
+    let refused = agent.connect("c1", "v", &asked, &[])?.err();
+    let refused = refused.context("a version that the server has not")?;
+    ensure!(refused.reason == "PROTOCOL_VERSION", "{refused:?}");
+    let insecure = smb_info(&server, "vols", "v.raw", &format!("{LOGIN},vers=1.0"));
+    let refused = agent.connect("c1", "v", &insecure, &[])?.err();
+    let refused = refused.context("SMB1, which nobody allowed")?;
+    ensure!(refused.message.contains("1.0"), "{refused:?}");
+    Ok(())
+}
+
+/// A share that lets guests in, and a login from a file of this host.
+fn other_logins(lab: &Lab) -> Result<()> {
+    let agent = Agent::start(
+        &lab.node,
+        "[smb]\ncredentials_dirs = [\"/etc/volattach/credentials\"]\n",
+    )?;
+    let server = SmbServer::start(
+        &lab.node,
+        "nas",
+        10,
+        &["vols"],
+        "map to guest = Bad User\nguest account = root\n[open]\npath = /srv/lab/nas/shares/vols\n\
+         guest ok = yes\nread only = no",
+    )?;
+    server.user("bob", "pw")?;
+    server.volume("vols", "v.raw", 4, "sixteen bytes...")?;
+    agent.attach(
+        "a1",
+        "open",
+        &smb_info(&server, "open", "v.raw", "-o guest"),
+        &[],
+    )??;
+    ensure!(guest::sees(&lab.node, "open")?.head == HEAD);
+    agent.detach("a1")??;
+
+    lab.node.sh(
+        "install -d -m 700 /etc/volattach/credentials && cd /etc/volattach/credentials && umask 077 && \
+         printf 'username=bob\\npassword=pw\\n' >nas && cp nas /root/elsewhere",
+    )?;
+    let from = |file: &str| smb_info(&server, "vols", "v.raw", &format!("-o credentials={file}"));
+    agent.connect("c1", "v", &from("/etc/volattach/credentials/nas"), &[])??;
+    agent.disconnect("c1")??;
+    let refused = agent
+        .connect("c1", "v", &from("/root/elsewhere"), &[])?
+        .err();
+    let refused = refused.context("a file from anywhere")?;
+    ensure!(refused.reason == "CREDENTIALS_INVALID", "{refused:?}");
+    lab.node
+        .sh("rm -r /etc/volattach/credentials /root/elsewhere")?;
+    Ok(())
+}
+
+/// Connect gives a path that the host can read and XML that libvirt takes.
+fn host_alone(lab: &Lab) -> Result<()> {
+    let agent = Agent::start(&lab.node, "")?;
+    let server = server(lab)?;
+    let info = smb_info(&server, "vols", "v.raw", LOGIN);
+    let connected = agent.connect("c1", "boot-volume", &info, &["--dev", "vdh"])??;
+    let head = lab.node.sh(&format!(
+        "head -c 16 {}",
+        quote(text(&connected, "host_path"))
+    ))?;
+    ensure!(head == "sixteen bytes...", "{head:?}");
+    lab.node
+        .write("/tmp/disk.xml", text(&connected, "disk_xml").as_bytes())?;
+    lab.node
+        .sh("virsh -q attach-device inner /tmp/disk.xml --live")?;
+    let disk = guest::sees(&lab.node, "boot-volume")?;
+    ensure!(disk.write == Ok(()), "{disk:?}");
+    lab.node
+        .sh("virsh -q detach-device inner /tmp/disk.xml --live && rm /tmp/disk.xml")?;
+    guest::gone(&lab.node, "boot-volume")?;
+    let wrong = agent.detach("c1")?.err().context("detached a connection")?;
+    ensure!(wrong.reason == "ATTACHMENT_KIND", "{wrong:?}");
+    agent.disconnect("c1")??;
     Ok(())
 }

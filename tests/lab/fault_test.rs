@@ -1,0 +1,242 @@
+//! Servers that are silent, guests that do not answer, daemons that are killed: what fails, in what time, and what goes on
+//! by itself afterwards.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::{
+    Lab, Test,
+    agent::Agent,
+    guest,
+    servers::{SmbServer, smb_info},
+};
+
+pub(crate) const TESTS: &[Test] = &[
+    Test {
+        name: "fault_stopped_server_fails_its_own_attach_alone",
+        run: stopped_server,
+    },
+    Test {
+        name: "fault_guest_does_not_answer_the_unplug",
+        run: suspended_guest,
+    },
+    Test {
+        name: "fault_libvirtd_restarts",
+        run: libvirtd_restarts,
+    },
+    Test {
+        name: "fault_daemon_is_killed",
+        run: daemon_killed,
+    },
+    Test {
+        name: "fault_server_stops_while_attached",
+        run: server_dies,
+    },
+    Test {
+        name: "fault_same_request_twice_and_a_conflicting_one",
+        run: repeated,
+    },
+];
+
+const LOGIN: &str = "-o username=bob,password=pw";
+
+fn server<'node>(lab: &'node Lab, name: &'static str, octet: u8) -> Result<SmbServer<'node>> {
+    let server = SmbServer::start(&lab.node, name, octet, &["vols"], "")?;
+    server.user("bob", "pw")?;
+    server.volume("vols", "v.raw", 8, "sixteen bytes...")?;
+    Ok(server)
+}
+
+fn info(server: &SmbServer<'_>) -> Value {
+    smb_info(server, "vols", "v.raw", LOGIN)
+}
+
+fn state(agent: &Agent<'_>, id: &str) -> Result<String> {
+    let shown = agent.call(&["show", id], "")??;
+    Ok(shown["state"].as_str().unwrap_or_default().to_owned())
+}
+
+/// A server that accepts connections and never answers fails at its deadline; an attach from another server that
+/// began after it is done before.
+fn stopped_server(lab: &Lab) -> Result<()> {
+    let agent = Agent::start(&lab.node, "[smb]\nprobe_timeout = \"60s\"\n")?;
+    let (ill, well) = (server(lab, "ill", 11)?, server(lab, "well", 12)?);
+    ill.pause()?;
+    let (failed, attached) = std::thread::scope(|scope| {
+        let failing = scope.spawn(|| {
+            let answer = agent.attach("ill", "ill", &info(&ill), &["--timeout", "120"]);
+            (answer, Instant::now())
+        });
+        let attaching = (|| {
+            lab.node.wait(
+                "the attach from the stopped server is under way",
+                "volattach show ill",
+                Duration::from_secs(30),
+            )?;
+            agent.attach("well", "well", &info(&well), &[])??;
+            anyhow::Ok(Instant::now())
+        })();
+        (failing.join(), attaching)
+    });
+    let (answer, failed) = failed.map_err(|_| anyhow::anyhow!("the attach panicked"))?;
+    let failure = answer?.err().context("attached from a stopped server")?;
+    ensure!(failure.reason == "SERVER_TIMEOUT", "{failure:?}");
+    ensure!(
+        attached? < failed,
+        "the good server's attach waited for the stopped one's"
+    );
+    ensure!(guest::sees(&lab.node, "well")?.write == Ok(()));
+    agent.detach("well")??;
+    ill.resume()?;
+    agent.attach("ill", "ill", &info(&ill), &[])??;
+    agent.detach("ill")??;
+    Ok(())
+}
+
+/// A suspended guest does not let go: the error says so, the state too, and the detach completes by itself.
+fn suspended_guest(lab: &Lab) -> Result<()> {
+    let agent = Agent::start(&lab.node, "[detach]\nunplug_timeout = \"3s\"\n")?;
+    let server = server(lab, "nas", 10)?;
+    agent.attach("a1", "v1", &info(&server), &[])??;
+    guest::sees(&lab.node, "v1")?;
+    lab.node.sh("virsh -q suspend inner")?;
+    let pending = agent
+        .detach("a1")?
+        .err()
+        .context("detached from a suspended guest")?;
+    ensure!(pending.reason == "UNPLUG_PENDING", "{pending:?}");
+    ensure!(pending.exit_code == 5, "{pending:?}");
+    ensure!(state(&agent, "a1")? == "detaching");
+    ensure!(lab.node.sh("grep -c ' cifs ' /proc/mounts")? == "1");
+    lab.node.sh("virsh -q resume inner")?;
+    lab.node.wait(
+        "the detach completes by itself",
+        "! volattach show a1",
+        Duration::from_secs(60),
+    )?;
+    guest::gone(&lab.node, "v1")
+}
+
+/// libvirtd restarts while a disk is attached: the guest keeps it, and the daemon finds its way back.
+fn libvirtd_restarts(lab: &Lab) -> Result<()> {
+    let agent = Agent::start(&lab.node, "")?;
+    let server = server(lab, "nas", 10)?;
+    agent.attach("a1", "v1", &info(&server), &[])??;
+    lab.node.sh("systemctl restart libvirtd")?;
+    ensure!(guest::sees(&lab.node, "v1")?.write == Ok(()));
+    agent.detach("a1")??;
+    guest::gone(&lab.node, "v1")
+}
+
+/// The daemon is killed while a disk is attached, and in the middle of an attach and of a detach.
+fn daemon_killed(lab: &Lab) -> Result<()> {
+    let agent = Agent::start(&lab.node, "[smb]\nprobe_timeout = \"60s\"\n")?;
+    let server = server(lab, "nas", 10)?;
+    let kill = "systemctl kill -s KILL volattachd.service";
+    agent.attach("a1", "v1", &info(&server), &[])??;
+    lab.node.sh(kill)?;
+    ensure!(state(&agent, "a1")? == "attached");
+    ensure!(guest::sees(&lab.node, "v1")?.write == Ok(()));
+    agent.detach("a1")??;
+    guest::gone(&lab.node, "v1")?;
+
+    // In the middle of an attach: the server holds it there.
+    server.pause()?;
+    std::thread::scope(|scope| {
+        let cut = scope.spawn(|| agent.attach("a2", "v2", &info(&server), &[]));
+        lab.node.wait(
+            "the attach is under way",
+            "volattach show a2",
+            Duration::from_secs(30),
+        )?;
+        lab.node.sh(kill)?;
+        let answer = cut
+            .join()
+            .map_err(|_| anyhow::anyhow!("the attach panicked"))??;
+        let failure = answer.err().context("attached by a dead daemon")?;
+        ensure!(failure.reason == "DAEMON_UNREACHABLE", "{failure:?}");
+        anyhow::Ok(())
+    })?;
+    server.resume()?;
+    lab.node.wait(
+        "the attach is undone",
+        "! volattach show a2",
+        Duration::from_secs(60),
+    )?;
+
+    // In the middle of a detach: the guest holds it there.
+    agent.attach("a3", "v3", &info(&server), &[])??;
+    guest::sees(&lab.node, "v3")?;
+    lab.node.sh("virsh -q suspend inner")?;
+    std::thread::scope(|scope| {
+        let cut = scope.spawn(|| agent.detach("a3"));
+        lab.node.wait(
+            "the detach is under way",
+            "volattach -o json show a3 | grep -q '\"state\":\"detaching\"'",
+            Duration::from_secs(30),
+        )?;
+        lab.node.sh(kill)?;
+        cut.join()
+            .map_err(|_| anyhow::anyhow!("the detach panicked"))??
+            .err()
+            .context("detached")?;
+        anyhow::Ok(())
+    })?;
+    lab.node.sh("virsh -q resume inner")?;
+    lab.node.wait(
+        "the detach completes",
+        "! volattach show a3",
+        Duration::from_secs(90),
+    )?;
+    guest::gone(&lab.node, "v3")
+}
+
+/// The server is stopped while the guest has its disk: the detach takes the disk from the guest, says that the mount
+/// does not go, and completes when the server returns. Another server's volumes come and go meanwhile.
+fn server_dies(lab: &Lab) -> Result<()> {
+    let agent = Agent::start(&lab.node, "[smb]\ndefault_options = \"echo_interval=2\"\n")?;
+    let (ill, well) = (server(lab, "ill", 11)?, server(lab, "well", 12)?);
+    agent.attach("ill", "ill", &info(&ill), &["--access", "ro"])??;
+    guest::sees(&lab.node, "ill")?;
+    ill.pause()?;
+    std::thread::scope(|scope| {
+        let detaching = scope.spawn(|| agent.call(&["--timeout", "140", "detach", "ill"], ""));
+        agent.attach("well", "well", &info(&well), &[])??;
+        ensure!(guest::sees(&lab.node, "well")?.write == Ok(()));
+        agent.detach("well")??;
+        ill.resume()?;
+        detaching
+            .join()
+            .map_err(|_| anyhow::anyhow!("the detach panicked"))??
+            .ok();
+        anyhow::Ok(())
+    })?;
+    lab.node.wait(
+        "nothing is attached",
+        "! volattach show ill",
+        Duration::from_secs(150),
+    )?;
+    guest::gone(&lab.node, "ill")
+}
+
+/// The same request is answered the same, another one under its id is refused.
+fn repeated(lab: &Lab) -> Result<()> {
+    let agent = Agent::start(&lab.node, "")?;
+    let server = server(lab, "nas", 10)?;
+    let first = agent.attach("a1", "v1", &info(&server), &[])??;
+    let second = agent.attach("a1", "v1", &info(&server), &[])??;
+    ensure!(first == second, "{first} {second}");
+    let other = agent.attach("a1", "v1", &info(&server), &["--access", "ro"])?;
+    let conflict = other.err().context("two attachments under one id")?;
+    ensure!(conflict.reason == "ATTACHMENT_CONFLICT", "{conflict:?}");
+    ensure!(conflict.exit_code == 4, "{conflict:?}");
+    let same_volume = agent.attach("a2", "v1", &info(&server), &[])?;
+    let in_use = same_volume.err().context("one volume written twice")?;
+    ensure!(in_use.reason == "VOLUME_IN_USE", "{in_use:?}");
+    ensure!(guest::sees(&lab.node, "v1")?.write == Ok(()));
+    agent.detach("a1")??;
+    agent.detach("a1")??;
+    Ok(())
+}
