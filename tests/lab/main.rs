@@ -17,6 +17,7 @@ mod node;
 mod process;
 mod qemu;
 mod refusal_test;
+mod secret_test;
 mod self_test;
 mod servers;
 mod smb_test;
@@ -50,6 +51,7 @@ const TESTS: &[&[Test]] = &[
     demo::TESTS,
     refusal_test::TESTS,
     fault_test::TESTS,
+    secret_test::TESTS,
 ];
 
 fn main() -> ExitCode {
