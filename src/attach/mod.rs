@@ -18,15 +18,17 @@
 
 mod engine;
 mod error;
-mod fingerprint;
 mod guard;
+mod inner;
+mod make;
 mod plan;
 mod request;
 mod resume;
 mod saga;
 
-pub use engine::{Engine, Parts};
+pub use engine::Engine;
 pub use error::Error;
+pub use inner::Parts;
 pub use plan::{AttachPlan, plan_attach};
 pub use request::{AttachRequest, ConnectRequest, Filter, ListQuery};
 pub use resume::{Action, Reality};

@@ -1,7 +1,9 @@
 //! What callers ask for, decoded and valid.
 
 use crate::connection::ConnectionInfo;
-use crate::model::{Access, Attachment, AttachmentId, DiskOptions, DomainRef, State, VolumeId};
+use crate::model::{
+    Access, Attachment, AttachmentId, DiskOptions, DomainRef, HostKey, State, VolumeId,
+};
 
 /// Attach a volume to a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +35,56 @@ pub struct ConnectRequest {
     pub access: Option<Access>,
     /// For the disk XML in the answer.
     pub disk: DiskOptions,
+}
+
+/// Either of the two: a connect is an attach without a domain.
+pub(super) struct Wanted {
+    pub(super) id: AttachmentId,
+    pub(super) volume: VolumeId,
+    pub(super) domain: Option<DomainRef>,
+    pub(super) info: ConnectionInfo,
+    pub(super) access: Option<Access>,
+    pub(super) disk: DiskOptions,
+}
+
+impl From<AttachRequest> for Wanted {
+    fn from(request: AttachRequest) -> Self {
+        Self {
+            id: request.id,
+            volume: request.volume,
+            domain: Some(request.domain),
+            info: request.info,
+            access: request.access,
+            disk: request.disk,
+        }
+    }
+}
+
+impl From<ConnectRequest> for Wanted {
+    fn from(request: ConnectRequest) -> Self {
+        Self {
+            id: request.id,
+            volume: request.volume,
+            domain: None,
+            info: request.info,
+            access: request.access,
+            disk: request.disk,
+        }
+    }
+}
+
+impl Wanted {
+    /// A keyed hash of the whole request, secrets included: says whether a repeated call is the same one.
+    pub(super) fn fingerprint(&self, key: &HostKey) -> String {
+        let domain = self.domain.as_ref().map(ToString::to_string);
+        let rest = serde_json::json!([domain, self.access, self.disk]).to_string();
+        key.tag(&[
+            self.id.as_str().as_bytes(),
+            self.volume.as_str().as_bytes(),
+            rest.as_bytes(),
+            self.info.canonical().as_bytes(),
+        ])
+    }
 }
 
 /// Which attachments a list or watch is about; `None` matches all.

@@ -4,7 +4,8 @@ use std::time::SystemTime;
 
 use tokio::sync::broadcast;
 
-use super::engine::{Engine, Inner};
+use super::engine::Engine;
+use super::inner::Inner;
 use super::saga::Why;
 use super::{Error, saga::told};
 use crate::journal::{Direction, Progress, Record};

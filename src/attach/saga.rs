@@ -6,7 +6,7 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
 use super::Error;
-use super::engine::Inner;
+use super::inner::Inner;
 use crate::backend::Presence;
 use crate::connection::Protocol;
 use crate::journal::{Direction, Kind, Progress, Record, Step, StepRecord};

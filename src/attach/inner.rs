@@ -1,0 +1,103 @@
+//! What the calls share: the parts, the guards, and the way into the journal.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, broadcast};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use super::Error;
+use super::guard::{Busy, Locks};
+use super::request::ListQuery;
+use crate::backend::{Backends, Presence};
+use crate::journal::{Journal, Record};
+use crate::libvirt::Hypervisor;
+use crate::model::{Attachment, HostKey};
+
+/// Changes that a slow watcher may fall behind before it is told to watch again.
+const WATCH_BACKLOG: usize = 1024;
+
+/// What an engine works with.
+pub struct Parts {
+    /// The durable record.
+    pub journal: Arc<dyn Journal>,
+    /// The ways to storage.
+    pub backends: Backends,
+    /// The domains.
+    pub hypervisor: Arc<dyn Hypervisor>,
+    /// Keys the fingerprints of requests.
+    pub key: HostKey,
+    /// How long a detach waits for the guest.
+    pub unplug_timeout: Duration,
+}
+
+/// The engine's inside.
+pub(super) struct Inner {
+    pub(super) parts: Parts,
+    pub(super) busy: Busy,
+    /// Held from the look for conflicting records until the new record is in the journal.
+    pub(super) reserve: Mutex<()>,
+    /// By [`crate::model::HostPlan::shared`].
+    pub(super) shared: Locks<String>,
+    /// By domain: choosing a target and plugging are one act.
+    pub(super) domains: Locks<Uuid>,
+    pub(super) changes: broadcast::Sender<Attachment>,
+    pub(super) tasks: TaskTracker,
+    pub(super) stopping: CancellationToken,
+}
+
+impl Inner {
+    /// At rest.
+    pub(super) fn new(parts: Parts) -> Self {
+        Self {
+            parts,
+            busy: Busy::default(),
+            reserve: Mutex::new(()),
+            shared: Locks::default(),
+            domains: Locks::default(),
+            changes: broadcast::channel(WATCH_BACKLOG).0,
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+        }
+    }
+
+    /// A page of attachments, ordered by id.
+    pub(super) async fn page(&self, query: ListQuery) -> Result<Vec<Attachment>, Error> {
+        let ListQuery {
+            filter,
+            after,
+            limit,
+        } = query;
+        let records = self.parts.journal.all().await?;
+        Ok(records
+            .iter()
+            .filter(|record| after.as_ref().is_none_or(|after| record.id > *after))
+            .map(Record::to_attachment)
+            .filter(|attachment| filter.matches(attachment))
+            .take(limit)
+            .collect())
+    }
+
+    /// Whether what the record promises is there: a host that was rebooted has neither mounts nor plugged disks.
+    pub(super) async fn is_whole(&self, record: &Record) -> Result<bool, Error> {
+        if let Some(domain) = &record.domain {
+            return Ok(self
+                .parts
+                .hypervisor
+                .has_disk(domain.uuid, &record.disk)
+                .await?);
+        }
+        let backend = self.parts.backends.get(&record.host.protocol)?;
+        Ok(backend.find(&record.host).await? == Presence::Present)
+    }
+
+    /// Writes the record, then tells the watchers.
+    pub(super) async fn put(&self, record: &Record) -> Result<(), Error> {
+        self.parts.journal.put(record).await?;
+        // An error only says that nobody watches.
+        let _ = self.changes.send(record.to_attachment());
+        Ok(())
+    }
+}

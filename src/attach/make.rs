@@ -1,0 +1,134 @@
+//! Makes attachments: answers for what is there already, and records and runs what is new.
+
+use std::time::SystemTime;
+
+use super::Error;
+use super::inner::Inner;
+use super::plan::{disk_spec, plan_host};
+use super::request::Wanted;
+use super::saga::Forward;
+use crate::journal::{Direction, Progress, Record, Step, StepRecord};
+use crate::libvirt::{DomainView, plan_disk};
+use crate::model::{Attachment, Scope, State};
+
+/// What the journal knows of a repeated request.
+enum Known {
+    /// All of it is there: the answer.
+    Whole(Box<Attachment>),
+    /// It was there, and is no more: it is made again.
+    Lost(Box<Record>),
+}
+
+impl Inner {
+    /// Attaches, or connects where no domain is wanted.
+    pub(super) async fn make(&self, wanted: Wanted) -> Result<Attachment, Error> {
+        let fingerprint = wanted.fingerprint(&self.parts.key);
+        let known = self.known(&wanted, &fingerprint).await?;
+        if let Some(Known::Whole(attachment)) = known {
+            return Ok(*attachment);
+        }
+        let (access, host) = plan_host(&self.parts.backends, &wanted.info, wanted.access)?;
+        let (domain, view) = match &wanted.domain {
+            Some(domain) => {
+                let view = self.parts.hypervisor.domain(domain).await?;
+                check_scope(&view, wanted.disk.scope)?;
+                (Some(view.domain.clone()), view)
+            }
+            None => (None, DomainView::empty()),
+        };
+        let spec = disk_spec(&wanted.volume, &wanted.info, &wanted.disk, &host);
+        // Refused now rather than after a mount. The disk that counts is planned under the domain's lock.
+        let disk = plan_disk(&view, &spec)?;
+        let now = SystemTime::now();
+        let record = Record {
+            id: wanted.id,
+            fingerprint,
+            volume: wanted.volume,
+            shareable: spec.options.shareable,
+            domain,
+            access,
+            host,
+            disk,
+            steps: vec![StepRecord {
+                step: Step::Connect,
+                progress: Progress::Intent,
+            }],
+            direction: Direction::Forward,
+            state: State::Connecting,
+            error: None,
+            unplug_requested: None,
+            created: match known {
+                Some(Known::Lost(record)) => record.created,
+                _ => now,
+            },
+            updated: now,
+        };
+        self.reserve(&record).await?;
+        let info = wanted.info.protocol;
+        self.forward(record, Forward { info, spec }).await
+    }
+
+    /// What the journal knows of the id, where the request is the same.
+    async fn known(&self, wanted: &Wanted, fingerprint: &str) -> Result<Option<Known>, Error> {
+        let Some(record) = self.parts.journal.get(&wanted.id).await? else {
+            return Ok(None);
+        };
+        let id = wanted.id.clone();
+        if record.fingerprint != fingerprint {
+            return Err(Error::Conflict { id });
+        }
+        match record.state {
+            State::Attached | State::Connected if self.is_whole(&record).await? => {
+                Ok(Some(Known::Whole(Box::new(record.to_attachment()))))
+            }
+            State::Attached | State::Connected => Ok(Some(Known::Lost(Box::new(record)))),
+            State::Failed => Err(Error::CleanupRequired { id }),
+            state => Err(Error::InProgress {
+                id,
+                state: state.as_str(),
+            }),
+        }
+    }
+
+    /// Puts a new record into the journal, unless another attachment has the volume.
+    async fn reserve(&self, new: &Record) -> Result<(), Error> {
+        let _held = self.reserve.lock().await;
+        let in_the_way = self.parts.journal.all().await?.into_iter().find(|other| {
+            other.id != new.id
+                && other.volume == new.volume
+                && !(other.shareable && new.shareable)
+                && !(other.access.access.is_read_only() && new.access.access.is_read_only())
+        });
+        if let Some(other) = in_the_way {
+            return Err(Error::VolumeInUse {
+                volume: new.volume.clone(),
+                other: other.id,
+            });
+        }
+        match self.put(new).await {
+            Ok(()) => Ok(()),
+            // It may be on disk all the same.
+            Err(cause) => Err(self.give_up(new.clone(), cause).await),
+        }
+    }
+}
+
+/// Checks that the domain is as the scope needs it.
+pub(super) fn check_scope(view: &DomainView, scope: Scope) -> Result<(), Error> {
+    let domain = view.domain.clone();
+    if scope.live() && !view.running {
+        return Err(Error::DomainState {
+            domain,
+            is: "is not running",
+            remedy: "start it, or ask for the persistent configuration alone",
+        });
+    }
+    if scope.config() && !view.persistent {
+        return Err(Error::DomainState {
+            domain,
+            is: "has no persistent configuration",
+            remedy: "define it, or ask for the running domain alone",
+        });
+    }
+    Ok(())
+}
