@@ -8,6 +8,7 @@ packages=(
     libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients      # qemu:///embed on this machine
     qemu-system-x86 qemu-utils                                     # the lab's node, and the embedded guests
     mmdebstrap debian-archive-keyring e2fsprogs cpio openssh-client # the lab's image, and the way into it
+    python3-grpcio python3-protobuf                                # a foreign client of the API
 )
 
 missing=()

@@ -11,6 +11,7 @@ mod agent_test;
 mod cache;
 mod demo;
 mod fault_test;
+mod grpc_test;
 mod guest;
 mod leftovers;
 mod node;
@@ -52,6 +53,7 @@ const TESTS: &[&[Test]] = &[
     refusal_test::TESTS,
     fault_test::TESTS,
     secret_test::TESTS,
+    grpc_test::TESTS,
 ];
 
 fn main() -> ExitCode {

@@ -172,6 +172,25 @@ impl Node {
         })
     }
 
+    /// A socket of this machine that leads to a socket of the node.
+    pub(crate) fn forward(&self, socket: &str) -> Result<PathBuf> {
+        let here = self.directory.path().join("forwarded");
+        if !here.exists() {
+            let mut command = self.ssh();
+            command
+                .args(["-O", "forward", "-L"])
+                .arg(format!("{}:{socket}", here.display()));
+            let output = process::run(command, b"", DEADLINE)?;
+            ensure!(
+                output.status.success(),
+                "forwarding {socket}: {}{}",
+                output.stdout,
+                output.stderr
+            );
+        }
+        Ok(here)
+    }
+
     /// Copies what can tell why a test failed into `directory`.
     pub(crate) fn fetch_logs(&self, directory: &Path) -> Result<()> {
         fs::create_dir_all(directory)?;
