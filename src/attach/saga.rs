@@ -88,7 +88,8 @@ impl Inner {
                 record.state = State::Attaching;
                 record.updated = SystemTime::now();
             }
-            if record.steps.last().is_none_or(|last| last.step != step) {
+            // A step that changes nothing needs no intent, and no durable write: there is nothing to undo.
+            if step != Step::Inspect && record.steps.last().is_none_or(|last| last.step != step) {
                 record.steps.push(StepRecord {
                     step,
                     progress: Progress::Intent,
@@ -135,11 +136,6 @@ impl Inner {
     pub(super) async fn backward(&self, mut record: Record, why: Why) -> Result<(), Error> {
         record.direction = Direction::Backward;
         while let Some(last) = record.steps.last().copied() {
-            if last.step == Step::Inspect {
-                // It changed nothing: nothing to undo.
-                record.steps.pop();
-                continue;
-            }
             let _held = match last.step {
                 // Not the domain's: a guest that takes its time to let go of one disk must not keep another from being plugged.
                 Step::Attach => None,
@@ -167,7 +163,7 @@ impl Inner {
                 return Err(self.undo_failed(record, error).await);
             }
             record.steps.pop();
-            if record.steps.iter().all(|left| left.step == Step::Inspect) {
+            if record.steps.is_empty() {
                 // Still under the shared lock: whoever counts users next must not count this one.
                 self.parts.journal.remove(&record.id).await?;
             }

@@ -24,7 +24,7 @@ pub enum Kind {
 pub enum Step {
     /// Connect the volume to the host, or join a connection that others use.
     Connect,
-    /// Open the volume and check that it may be shown to a guest.
+    /// Open the volume and check that it may be shown to a guest. It changes nothing, so no record has it.
     Inspect,
     /// Plug the disk into the domain.
     Attach,

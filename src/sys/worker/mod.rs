@@ -1,6 +1,6 @@
 //! Short-lived worker processes: whatever may hang on a dead server runs in one, with a deadline.
 //!
-//! A worker is the executable [`NAME`], with an empty environment. It gets one [`Job`] through its standard input and
+//! A worker is the executable `volattachd-worker`, with an empty environment. It gets one [`Job`] through its standard input and
 //! gives one [`Reply`] through its standard output. It drops all capabilities but those of its job, cannot be looked
 //! into, and dies with the daemon. It is not the daemon's own executable: to load that with libvirt takes some 20 ms,
 //! as long as all the rest of an attach.
@@ -92,7 +92,7 @@ pub enum WorkerError {
 }
 
 impl Workers {
-    /// Workers from the executable [`NAME`] beside this process's own. It is opened now, so that an upgrade does not
+    /// Workers from the executable `volattachd-worker` beside this process's own. It is opened now, so that an upgrade does not
     /// pair this daemon with the next one's workers.
     ///
     /// # Errors
