@@ -22,6 +22,7 @@ mod secret_test;
 mod self_test;
 mod servers;
 mod smb_test;
+mod unit_test;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -54,6 +55,7 @@ const TESTS: &[&[Test]] = &[
     fault_test::TESTS,
     secret_test::TESTS,
     grpc_test::TESTS,
+    unit_test::TESTS,
 ];
 
 fn main() -> ExitCode {
