@@ -104,6 +104,15 @@ fn a_local_volume_is_planned_offline() {
 }
 
 #[test]
+fn an_offline_plan_names_the_domain_that_was_given() {
+    let attach = |more: &[&str]| plan(SMB, more).unwrap()["steps"][2]["description"].to_string();
+    let named = attach(&["--domain", "web"]);
+    assert!(named.contains("into domain web as vda"), "{named}");
+    let unnamed = attach(&[]);
+    assert!(unnamed.contains("into the domain as vda"), "{unnamed}");
+}
+
+#[test]
 fn the_request_alone_makes_it_read_only_and_nothing_turns_it_back() {
     let info = SMB.replace("\"access_mode\":\"ro\"", "\"access_mode\":\"rw\"");
     assert_eq!(plan(&info, &[]).unwrap()["access"], "rw");
@@ -168,6 +177,12 @@ fn a_wrong_configuration_or_a_missing_file_is_told() {
     assert_eq!(
         run(&good, "/nonexistent.json"),
         (Some(1), "\"LOCAL_ERROR\"".to_owned())
+    );
+    let latin1 = files.0.path().join("latin1.json");
+    std::fs::write(&latin1, b"{\"driver_volume_type\": \"\xe9\"}").unwrap();
+    assert_eq!(
+        run(&good, latin1.to_str().unwrap()),
+        (Some(1), "\"INVALID_CONNECTION_INFO\"".to_owned())
     );
 }
 

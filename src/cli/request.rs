@@ -6,6 +6,7 @@ use std::path::Path;
 use super::args::{AccessArg, DiskArgs, FilterArgs, PlanArgs, ScopeArg, SourceArgs, StateArg};
 use super::failure::Failure;
 use crate::api::v1;
+use crate::connection::ConnectionError;
 use crate::model::{IoTune, VolumeId};
 
 /// The largest connection info read, in bytes: the daemon takes no larger request.
@@ -13,22 +14,29 @@ const MAX_CONNECTION_INFO: u64 = 1024 * 1024;
 
 /// The connection info's text, from a file or (`-`) standard input.
 fn read(path: &Path) -> Result<String, Failure> {
-    let mut text = String::new();
-    let read = if path == Path::new("-") {
-        std::io::stdin()
-            .take(MAX_CONNECTION_INFO)
-            .read_to_string(&mut text)
+    let mut bytes = Vec::new();
+    let (read, place) = if path == Path::new("-") {
+        let stdin = std::io::stdin();
+        let read = stdin.take(MAX_CONNECTION_INFO).read_to_end(&mut bytes);
+        (read, "standard input".to_owned())
     } else {
-        std::fs::File::open(path)
-            .and_then(|file| file.take(MAX_CONNECTION_INFO).read_to_string(&mut text))
+        let read = std::fs::File::open(path)
+            .and_then(|file| file.take(MAX_CONNECTION_INFO).read_to_end(&mut bytes));
+        (read, path.display().to_string())
     };
     read.map_err(|error| {
         Failure::local(format!(
-            "cannot read the connection info from {}: {error}",
-            path.display()
+            "cannot read the connection info from {place}: {error}"
         ))
     })?;
-    Ok(text)
+    String::from_utf8(bytes).map_err(|_| {
+        let error = ConnectionError::Invalid {
+            key: "document".to_owned(),
+            problem: "is not UTF-8",
+            expected: "the object that Cinder gives, in JSON",
+        };
+        Failure::from_error(&error, error.reason())
+    })
 }
 
 fn cinder_json(text: String) -> v1::ConnectionInfo {

@@ -59,7 +59,7 @@ pub struct DiskView {
 }
 
 impl DomainView {
-    /// A domain that has nothing but one virtio-scsi controller: for a plan made without a hypervisor, and for the
+    /// A domain without a name that has nothing but one virtio-scsi controller: for a plan made without a hypervisor, and for the
     /// XML of a volume that is connected only.
     #[must_use]
     pub fn empty() -> Self {
@@ -70,7 +70,7 @@ impl DomainView {
         Self {
             domain: Domain {
                 uuid: Uuid::nil(),
-                name: "any".to_owned(),
+                name: String::new(),
             },
             running: true,
             persistent: true,
