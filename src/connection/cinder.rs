@@ -69,7 +69,7 @@ impl ConnectionInfo {
             object: top,
         };
         let nested = match top.get("data") {
-            None => None,
+            None | Some(Value::Null) => None,
             Some(Value::Object(data)) => Some(Fields {
                 at: "data.",
                 object: data,

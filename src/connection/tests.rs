@@ -356,6 +356,16 @@ fn limits_are_numbers_or_digits_and_nought_is_none() {
 }
 
 #[test]
+fn data_of_null_is_the_flat_form() {
+    let flat = r#"{"driver_volume_type":"smbfs","export":"//n/s","name":"v"}"#;
+    let null = flat.replace("{", r#"{"data":null,"#);
+    assert_eq!(
+        ConnectionInfo::from_cinder_json(&null).unwrap(),
+        ConnectionInfo::from_cinder_json(flat).unwrap()
+    );
+}
+
+#[test]
 fn what_is_malformed_is_told_by_key_and_never_by_value() {
     let documents = [
         String::new(),
@@ -368,7 +378,7 @@ fn what_is_malformed_is_told_by_key_and_never_by_value() {
         r#"{"driver_volume_type":5}"#.to_owned(),
         r#"{"driver_volume_type":""}"#.to_owned(),
         r#"{"driver_volume_type":"smbfs","data":[]}"#.to_owned(),
-        r#"{"driver_volume_type":"smbfs","data":null,"export":"//n/s","name":"v"}"#.to_owned(),
+        r#"{"driver_volume_type":"smbfs","data":"x","export":"//n/s","name":"v"}"#.to_owned(),
         r#"{"driver_volume_type":"smbfs","data":{}}"#.to_owned(),
         r#"{"driver_volume_type":"smbfs","data":{"export":"//n/s"}}"#.to_owned(),
         r#"{"driver_volume_type":"smbfs","data":{"export":"//n/s","name":null}}"#.to_owned(),
