@@ -149,32 +149,34 @@ fn iotune(options: &DiskOptions) -> Result<Option<Element>, HypervisorError> {
     if tune == IoTune::default() {
         return Ok(None);
     }
-    for (total, [read, write]) in [
+    for (kind, total, [read, write]) in [
         (
+            "bytes_sec",
             tune.total_bytes_sec,
             [tune.read_bytes_sec, tune.write_bytes_sec],
         ),
         (
+            "iops_sec",
             tune.total_iops_sec,
             [tune.read_iops_sec, tune.write_iops_sec],
         ),
         (
+            "bytes_sec_max",
             tune.total_bytes_sec_max,
             [tune.read_bytes_sec_max, tune.write_bytes_sec_max],
         ),
         (
+            "iops_sec_max",
             tune.total_iops_sec_max,
             [tune.read_iops_sec_max, tune.write_iops_sec_max],
         ),
     ] {
         let set = |limit: Option<u64>| limit.is_some_and(|n| n > 0);
-        if let Some(total) = total.filter(|n| *n > 0)
-            && (set(read) || set(write))
-        {
+        if set(total) && (set(read) || set(write)) {
             return Err(invalid(
                 "iotune",
-                total,
-                "a total limit excludes those of reads and writes",
+                format!("total_{kind}"),
+                format!("it excludes read_{kind} and write_{kind}: leave out either"),
             ));
         }
     }

@@ -9,6 +9,10 @@ use crate::model::{Bus, DiskAddress, DiskPlan, DiskSpec, Scope};
 const MAX_LETTERS: usize = 3;
 /// Units tried on each SCSI controller: LUNs of target 0 that need no flat addressing (SAM-5, 4.7.7.5).
 const UNITS: u32 = 256;
+/// The last target and unit of a virtio-scsi controller (`VIRTIO_SCSI_MAX_TARGET`, `VIRTIO_SCSI_MAX_LUN` in QEMU's
+/// include/hw/virtio/virtio-scsi.h); it has one bus.
+const MAX_SCSI_TARGET: u32 = 255;
+const MAX_SCSI_UNIT: u32 = 16383;
 
 /// Decides the disk's place in the domain and writes its XML.
 ///
@@ -172,7 +176,20 @@ fn checked_address(
                 "a SCSI disk sits on a controller, such as drive:0:0:0:5",
             ));
         }
-        (Bus::Scsi, DiskAddress::Drive { controller, .. }) => {
+        (
+            Bus::Scsi,
+            DiskAddress::Drive {
+                controller,
+                bus,
+                target,
+                unit,
+            },
+        ) => {
+            if bus > 0 || target > MAX_SCSI_TARGET || unit > MAX_SCSI_UNIT {
+                return Err(invalid(&format!(
+                    "virtio-scsi has the bus 0, targets to {MAX_SCSI_TARGET} and units to {MAX_SCSI_UNIT}"
+                )));
+            }
             let known = |devices: &Devices| devices.virtio_scsi.contains(&controller);
             if !view.devices(scope).all(known) {
                 return Err(invalid(

@@ -129,7 +129,7 @@ fn options_that_cannot_work_are_refused() {
             ..IoTune::default()
         }),
         ..DiskOptions::default()
-    }), @r#"disk option iotune "1" is invalid: a total limit excludes those of reads and writes"#);
+    }), @r#"disk option iotune "total_iops_sec" is invalid: it excludes read_iops_sec and write_iops_sec: leave out either"#);
     assert_snapshot!(refused(DiskOptions {
         iotune: Some(IoTune { size_iops_sec: Some(u64::MAX), ..IoTune::default() }),
         ..DiskOptions::default()

@@ -110,6 +110,17 @@ fn a_bad_target_is_refused() {
 }
 
 #[test]
+fn an_address_that_virtio_scsi_lacks_is_refused() {
+    let planned = |address: &str| plan_disk(&DomainView::empty(), &spec(scsi(at(address))));
+    let xml = planned("drive:0:0:255:16383").unwrap().xml;
+    assert!(xml.contains(r#"target="255" unit="16383""#), "{xml}");
+    for bad in ["drive:0:1:0:0", "drive:0:0:256:0", "drive:0:0:0:16384"] {
+        let error = planned(bad).unwrap_err();
+        assert_eq!(error.reason(), Reason::DiskOptionInvalid, "{bad}");
+    }
+}
+
+#[test]
 fn what_is_taken_is_refused() {
     let view = view(vec![
         disk("vda", "virtio", Some("pci:0000:00:07.0")),
