@@ -189,7 +189,7 @@ pub(super) struct DiskArgs {
     /// off, on or unmap
     #[arg(long)]
     pub(super) detect_zeroes: Option<String>,
-    /// The serial that the guest sees [default: the volume's id]
+    /// The serial that the guest sees, on virtio its first 20 characters [default: the volume's id]
     #[arg(long)]
     pub(super) serial: Option<String>,
     /// Other attachments may use the volume while this one writes it
@@ -198,10 +198,10 @@ pub(super) struct DiskArgs {
     /// A limit on the disk's I/O, such as read_bytes_sec=1000000; may be repeated
     #[arg(long, value_name = "LIMIT=NUMBER", value_parser = limit)]
     pub(super) iotune: Vec<(String, u64)>,
-    /// Bytes
+    /// The logical block size: a power of two from 512
     #[arg(long, value_name = "BYTES")]
     pub(super) logical_block_size: Option<u32>,
-    /// Bytes
+    /// The physical block size: a power of two, not below the logical one
     #[arg(long, value_name = "BYTES")]
     pub(super) physical_block_size: Option<u32>,
     /// The place on the bus: pci:0000:00:07.0 or drive:0:0:0:5
