@@ -115,7 +115,10 @@ impl Failure {
                 "Nothing: the operation goes on, and `volattach watch` follows it. The same command with the same \
                  id is safe.",
             ),
+            // The table of codes stands before: two codes have the names of reasons.
             reason => include_str!("../../docs/errors.md")
+                .split_once("## Reasons")?
+                .1
                 .lines()
                 .filter_map(|line| line.strip_prefix("| `")?.strip_prefix(reason))
                 .find_map(|rest| rest.strip_prefix("` |")?.rsplit('|').nth(1))
@@ -185,6 +188,18 @@ mod tests {
                 "{reason}"
             );
         }
+    }
+
+    #[test]
+    fn the_advice_is_the_reasons_not_that_of_a_code_of_the_same_name() {
+        assert_eq!(
+            failure(Reason::PermissionDenied).advice(),
+            Some("Call as root or as a member of the configured group.")
+        );
+        assert_eq!(
+            failure(Reason::Internal).advice(),
+            Some("Report it, with the daemon's log.")
+        );
     }
 
     #[test]
