@@ -28,7 +28,7 @@ pub trait Journal: Send + Sync {
 
 /// Why the journal failed.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {action} the journal {path:?}: the attachment is as it was before this step")]
+#[error("cannot {action} the journal {path:?}")]
 pub struct JournalError {
     /// What was tried: `open`, `read`, `write`.
     pub action: &'static str,
