@@ -10,25 +10,39 @@ impl ConnectionInfo {
     /// [`crate::model::HostKey::tag`] and nothing else. The spelling is remembered (hashed) in the journal, so it
     /// must not change between versions without reason: an unfinished request repeated after an upgrade would
     /// be taken for another one.
+    ///
+    /// The password stands behind the rest, which is JSON without line feeds: so that it is nowhere but in the one
+    /// buffer that is wiped, and never looks like part of anything else.
     #[must_use]
     pub fn canonical(&self) -> Zeroizing<String> {
         let common = &self.common;
-        let protocol = match &self.protocol {
-            Protocol::Smb(volume) => smb(volume),
-            Protocol::Local(volume) => local(volume),
+        let (protocol, password) = match &self.protocol {
+            Protocol::Smb(volume) => (smb(volume), password(&volume.credentials)),
+            Protocol::Local(volume) => (local(volume), ""),
         };
-        Zeroizing::new(
-            json!({
-                "read_only_by": common.read_only_by,
-                "iotune": common.iotune,
-                "discard": common.discard,
-                "logical_block_size": common.logical_block_size,
-                "physical_block_size": common.physical_block_size,
-                "multiattach": common.multiattach,
-                "protocol": protocol,
-            })
-            .to_string(),
-        )
+        let rest = json!({
+            "read_only_by": common.read_only_by,
+            "iotune": common.iotune,
+            "discard": common.discard,
+            "logical_block_size": common.logical_block_size,
+            "physical_block_size": common.physical_block_size,
+            "multiattach": common.multiattach,
+            "protocol": protocol,
+        })
+        .to_string();
+        // All the room at once: growing would leave a copy of the password behind.
+        let mut spelling = Zeroizing::new(String::with_capacity(rest.len() + 1 + password.len()));
+        spelling.push_str(&rest);
+        spelling.push('\n');
+        spelling.push_str(password);
+        spelling
+    }
+}
+
+fn password(credentials: &SmbCredentials) -> &str {
+    match credentials {
+        SmbCredentials::Password { password, .. } => password.expose(),
+        SmbCredentials::Guest | SmbCredentials::File(_) | SmbCredentials::Kerberos { .. } => "",
     }
 }
 
@@ -46,11 +60,9 @@ fn credentials(credentials: &SmbCredentials) -> Value {
         SmbCredentials::Guest => json!("guest"),
         SmbCredentials::Password {
             username,
-            password,
             domain,
-        } => {
-            json!({ "username": username, "password": password.expose(), "domain": domain })
-        }
+            password: _,
+        } => json!({ "username": username, "domain": domain }),
         SmbCredentials::File(path) => json!({ "file": path }),
         SmbCredentials::Kerberos {
             sec,
@@ -98,5 +110,40 @@ mod tests {
         let mut read_only = info("x");
         read_only.common.read_only_by = vec![crate::model::AccessSource::Readonly];
         assert_ne!(info("x").canonical(), read_only.canonical());
+    }
+
+    #[test]
+    fn the_spelling_stays_and_the_password_is_last_in_it_alone() {
+        let spelling = info("p\n\"w").canonical();
+        insta::assert_snapshot!(spelling.as_str(), @r#"
+        {"discard":false,"iotune":null,"logical_block_size":null,"multiattach":false,"physical_block_size":null,"protocol":{"credentials":{"domain":null,"username":"bob"},"format":"raw","options":[["seal",null]],"smb":["files","vols","","v1"]},"read_only_by":[]}
+        p
+        "w
+        "#);
+        // Exactly full: nothing was moved, so no copy was left.
+        assert_eq!(spelling.capacity(), spelling.len());
+    }
+
+    #[test]
+    fn kinds_of_credentials_are_not_mixed_up() {
+        let with = |credentials| {
+            let mut info = info("");
+            if let Protocol::Smb(volume) = &mut info.protocol {
+                volume.credentials = credentials;
+            }
+            info.canonical().to_string()
+        };
+        let all = [
+            info("").canonical().to_string(),
+            with(SmbCredentials::Guest),
+            with(SmbCredentials::File("/c/bob".into())),
+            with(SmbCredentials::Kerberos {
+                sec: "krb5".into(),
+                username: Some("bob".into()),
+                domain: None,
+            }),
+        ];
+        let distinct: std::collections::BTreeSet<_> = all.iter().collect();
+        assert_eq!(distinct.len(), all.len());
     }
 }
