@@ -1,5 +1,7 @@
 //! Connection info, in either form: Cinder's JSON, or the typed messages.
 
+use zeroize::Zeroizing;
+
 use super::{DecodeError, Result, access, given, iotune};
 use crate::api::v1;
 use crate::api::v1::connection_info::Form;
@@ -14,12 +16,13 @@ pub(super) fn info(info: Option<v1::ConnectionInfo>) -> Result<ConnectionInfo> {
             field: "connection_info",
         })?;
     let info = match form {
-        Form::CinderJson(text) => ConnectionInfo::from_cinder_json(&text),
+        // Passwords are in it.
+        Form::CinderJson(text) => ConnectionInfo::from_cinder_json(&Zeroizing::new(text)),
         Form::Smb(volume) => ConnectionInfo::smb(
             &volume.export,
             &volume.name,
             &volume.format,
-            &volume.options,
+            &Zeroizing::new(volume.options),
             volume.credentials.map(|credentials| SmbLogin {
                 username: credentials.username,
                 password: Secret::new(credentials.password),
