@@ -159,13 +159,6 @@ impl Error {
     /// The whole chain in words, for a place that keeps one string.
     #[must_use]
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut next = std::error::Error::source(self);
-        while let Some(error) = next {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            next = error.source();
-        }
-        text
+        crate::model::chain(self)
     }
 }

@@ -8,8 +8,8 @@ use serde_json::json;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use crate::api::status::{ERROR_DOMAIN, chain, code, code_name};
-use crate::model::Reason;
+use crate::api::status::{ERROR_DOMAIN, code, code_name};
+use crate::model::{Reason, chain};
 
 /// The daemon cannot be reached: there is no answer that could carry a reason.
 const DAEMON_UNREACHABLE: &str = "DAEMON_UNREACHABLE";

@@ -16,6 +16,7 @@
 mod access;
 mod actor;
 mod attachment;
+mod chain;
 mod disk;
 mod id;
 mod key;
@@ -29,6 +30,7 @@ pub mod smb_options;
 pub use access::{Access, AccessDecision, AccessSource};
 pub use actor::Actor;
 pub use attachment::{Attachment, AttachmentError, Domain, State};
+pub use chain::chain;
 pub use disk::{
     Bus, Cache, DetectZeroes, Discard, DiskAddress, DiskOptions, ImageFormat, InvalidAddress,
     IoMode, IoTune, Scope, UnknownWord,

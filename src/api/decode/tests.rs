@@ -25,7 +25,7 @@ fn refused(change: impl FnOnce(&mut v1::AttachVolumeRequest)) -> (Reason, String
     let mut request = request();
     change(&mut request);
     let error = attach(request).unwrap_err();
-    (error.reason(), crate::api::status::chain(&error))
+    (error.reason(), crate::model::chain(&error))
 }
 
 fn with_disk(disk: v1::DiskOptions) -> (Reason, String) {

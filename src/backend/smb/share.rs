@@ -202,7 +202,7 @@ impl<'a> Share<'a> {
         let plain = |text: &str| Value::Plain(text.to_owned());
         let mut pairs = vec![
             ("ip", plain(address), BUILT_IN),
-            ("vers", plain(dialect.name()), origin(self.dialects_from)),
+            ("vers", plain(dialect.name()), self.dialects_from.as_str()),
         ];
         let user = |pairs: &mut Vec<_>, username: &str, domain: &Option<String>| {
             pairs.push(("username", plain(username), INFO));
@@ -248,7 +248,7 @@ impl<'a> Share<'a> {
                 .filter(|option| !(sec_is_ours && option.name == "sec"))
                 .map(|option| {
                     let value = option.value.as_deref().map_or(Value::None, plain);
-                    (option.name.as_str(), value, origin(option.origin))
+                    (option.name.as_str(), value, option.origin.as_str())
                 }),
         );
         pairs
@@ -356,17 +356,6 @@ impl<'a> Share<'a> {
 }
 
 const REDACTED: &str = "[redacted]";
-
-/// In the words of a dry run's answer.
-fn origin(origin: Origin) -> &'static str {
-    match origin {
-        Origin::BuiltIn | Origin::Fixed => "built in",
-        Origin::Default => "default",
-        Origin::ServerDefault | Origin::ServerMandatory => "server",
-        Origin::ConnectionInfo => "connection info",
-        Origin::Mandatory => "mandatory",
-    }
-}
 
 /// Joins options as the kernel takes them apart (fs/smb/client/fs_context.c, `smb3_fs_context_parse_monolithic`): a
 /// comma within a value is doubled.
