@@ -428,3 +428,70 @@ async fn any_source_makes_it_read_only_and_the_plan_touches_nothing() {
     assert_eq!(attached.access.read_only_by, [AccessSource::AccessMode]);
     assert_eq!(attached.domain.unwrap().uuid, DOMAIN);
 }
+
+#[tokio::test]
+async fn a_guest_that_does_not_answer_keeps_no_news_of_others_waiting() {
+    let world = World::new();
+    let engine = world.engine_with(Duration::from_secs(600));
+    for (attachment, volume) in [("a1", "v1"), ("a2", "v2")] {
+        engine
+            .attach(by_root(attach(attachment, volume, smb(volume))))
+            .await
+            .unwrap();
+    }
+    world.state().hypervisor_down = true;
+    engine.detach(by_root(id("a1"))).await.unwrap_err();
+    {
+        let mut state = world.state();
+        state.hypervisor_down = false;
+        state.guest = Guest::Ignores;
+    }
+    let reconciling = {
+        let engine = engine.clone();
+        tokio::spawn(async move { reconcile::run(&engine).await })
+    };
+    until("the guest is asked for a1", async || {
+        world.state().unplugs_asked == 1
+    })
+    .await;
+    world.let_go("ua-v2");
+    until("the loss of a2 is told", async || {
+        let shown = engine.get(by_root(id("a2"))).await.unwrap();
+        shown
+            .error
+            .is_some_and(|error| error.reason == Reason::DiskLost)
+    })
+    .await;
+    assert_eq!(state(&engine, "a1").await, State::Detaching);
+    engine.drain().await;
+    reconciling.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn news_of_others_do_not_put_off_the_look_at_everything() {
+    let world = World::new();
+    let engine = world.engine();
+    engine
+        .attach(by_root(attach("a1", "v1", smb("v1"))))
+        .await
+        .unwrap();
+    world.state().disconnect_fails = Some(Reason::UnmountFailed);
+    engine.detach(by_root(id("a1"))).await.unwrap_err();
+    world.state().disconnect_fails = Some(Reason::UnmountFailed);
+    let reconciling = {
+        let engine = engine.clone();
+        tokio::spawn(async move { reconcile::run(&engine).await })
+    };
+    until("the first look fails", async || {
+        world.state().disconnect_fails.is_none()
+    })
+    .await;
+    // Time is the test's own: it passes as soon as nobody has anything else to do.
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        world.let_go("of-another");
+    }
+    nothing_left(&world);
+    engine.drain().await;
+    reconciling.await.unwrap();
+}

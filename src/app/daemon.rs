@@ -94,10 +94,7 @@ impl Daemon {
         let mut server = tokio::spawn(server);
         let reconciling = tokio::spawn({
             let engine = self.engine.clone();
-            async move {
-                reconcile::once(&engine).await;
-                reconcile::run(&engine).await;
-            }
+            async move { reconcile::run(&engine).await }
         });
         let watchdog = tokio::spawn(supervisor::keep_watchdog(self.journal));
 

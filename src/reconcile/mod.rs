@@ -7,9 +7,13 @@
 //! already has the disk: then nothing was missing but the last word in the journal. A detach that was cut short, or whose guest
 //! had not let go, goes on.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::time::MissedTickBehavior;
 use tracing::Instrument;
 
 use crate::attach::{Action, Engine, Error, Reality};
@@ -54,53 +58,67 @@ pub fn decide(record: &Record, reality: Reality) -> Action {
 /// Settles every record once.
 pub async fn once(engine: &Engine) {
     match engine.ids().await {
-        Ok(ids) => settle(engine, ids).await,
+        Ok(ids) => {
+            let settled = ids.into_iter().map(|id| settle(engine, id));
+            futures::future::join_all(settled).await;
+        }
         Err(error) => tracing::error!(error = %error.chain(), "cannot reconcile"),
     }
 }
 
 /// Settles every record now and from time to time, and those that the hypervisor has news of at once. Ends when the engine
 /// drains.
+///
+/// Records are settled beside each other and beside the loop: one whose server or guest is silent keeps neither the
+/// others waiting nor the news of them.
 pub async fn run(engine: &Engine) {
     let mut events = engine.device_events();
-    once(engine).await;
+    let mut looks = tokio::time::interval(INTERVAL);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut settling = FuturesUnordered::new();
+    let mut under_way = HashSet::new();
+    // Those that there was news of while they were settled: what was seen of them may be older.
+    let mut again = HashSet::new();
     loop {
-        let news = tokio::select! {
+        let (ids, news) = tokio::select! {
             () = engine.stopping() => return,
-            () = tokio::time::sleep(INTERVAL) => None,
+            _ = looks.tick() => (engine.ids().await, false),
             event = events.recv() => match event {
-                Ok(gone) => Some(gone),
+                Ok(gone) => (engine.about(&gone).await, true),
                 // News was missed: look at everything.
-                Err(RecvError::Lagged(_)) => None,
+                Err(RecvError::Lagged(_)) => (engine.ids().await, true),
                 Err(RecvError::Closed) => return,
             },
+            Some(id) = settling.next() => {
+                under_way.remove(&id);
+                (Ok(again.take(&id).into_iter().collect()), true)
+            }
         };
-        let ids = match &news {
-            Some(gone) => engine.about(gone).await,
-            None => engine.ids().await,
-        };
-        match ids {
-            Ok(ids) => settle(engine, ids).await,
-            Err(error) => tracing::error!(error = %error.chain(), "cannot reconcile"),
+        let ids = ids.unwrap_or_else(|error| {
+            tracing::error!(error = %error.chain(), "cannot reconcile");
+            Vec::new()
+        });
+        for id in ids {
+            if under_way.insert(id.clone()) {
+                settling.push(settle(engine, id));
+            } else if news {
+                again.insert(id);
+            }
         }
     }
 }
 
-/// All at once: a record whose server is silent must not keep the others waiting.
-async fn settle(engine: &Engine, ids: Vec<AttachmentId>) {
-    let settled = ids.into_iter().map(|id| {
-        let span = tracing::info_span!("reconcile", attachment = %id);
-        settle_one(engine, id).instrument(span)
-    });
-    futures::future::join_all(settled).await;
-}
-
-async fn settle_one(engine: &Engine, id: AttachmentId) {
-    match engine.settle(id, decide).await {
+/// Settles one record, and gives its id back.
+async fn settle(engine: &Engine, id: AttachmentId) -> AttachmentId {
+    let span = tracing::info_span!("reconcile", attachment = %id);
+    let settled = engine.settle(id.clone(), decide).instrument(span.clone());
+    let settled = settled.await;
+    span.in_scope(|| match settled {
         Ok(Action::Nothing) | Err(Error::ShuttingDown) => {}
         Ok(action) => tracing::info!(?action, "reconciled"),
         Err(error) => {
             tracing::warn!(reason = %error.reason(), error = %error.chain(), "not yet");
         }
-    }
+    });
+    id
 }
