@@ -89,9 +89,13 @@ fn plan(backend: &SmbBackend) -> HostPlan {
 }
 
 fn mount_tmpfs(target: &Path) {
+    mount_tmpfs_with(target, "");
+}
+
+fn mount_tmpfs_with(target: &Path, options: &str) {
     std::fs::create_dir_all(target).unwrap();
-    let none = None::<&str>;
-    mount(Some("none"), target, Some("tmpfs"), MsFlags::empty(), none).unwrap();
+    let flags = MsFlags::empty();
+    mount(Some("none"), target, Some("tmpfs"), flags, Some(options)).unwrap();
 }
 
 #[tokio::test]
@@ -115,6 +119,35 @@ async fn mounts_over_and_beneath_each_other_all_go() {
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(table.contains(neighbour.to_str().unwrap()));
     backend.disconnect(&plan).await.unwrap();
+}
+
+/// As on a real share: the hypervisor's user owns its folders, and nobody else may pass.
+#[tokio::test]
+async fn what_is_beneath_anothers_folders_goes_and_is_looked_at() {
+    if !inside("what_is_beneath_anothers_folders_goes_and_is_looked_at") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let backend = backend(&dir.path().join("mnt"));
+    let plan = plan(&backend);
+    mount_tmpfs_with(&plan.root, "uid=12345,mode=0700");
+    mount_tmpfs(&plan.root.join("dfs link"));
+    std::fs::write(&plan.path, b"bytes").unwrap();
+    std::os::unix::fs::chown(&plan.path, Some(12345), Some(12345)).unwrap();
+    std::fs::set_permissions(
+        &plan.path,
+        std::os::unix::fs::PermissionsExt::from_mode(0o600),
+    )
+    .unwrap();
+    for access in [Access::ReadOnly, Access::ReadWrite] {
+        let plan = HostPlan {
+            access,
+            ..plan.clone()
+        };
+        backend.inspect(&plan).await.unwrap();
+    }
+    backend.disconnect(&plan).await.unwrap();
+    assert_eq!(backend.find(&plan).await.unwrap(), Presence::Absent);
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use zeroize::Zeroizing;
 
-use super::{JOB_MAX, Job, Reply};
+use super::{InspectJob, JOB_MAX, Job, Reply};
 use crate::sys::{beneath, mount};
 
 /// A worker's whole life: does its job and gives its exit code.
@@ -30,9 +30,11 @@ fn do_job() -> Result<(), String> {
     confine().map_err(|e| format!("cannot confine the worker: {e}"))?;
     let job = read_job()?;
     let needed: &[Capability] = match job {
-        Job::Mount(_) | Job::Unmount(_) => &[Capability::CAP_SYS_ADMIN],
-        // The files on a share are the hypervisor's user's alone.
-        Job::Inspect(_) => &[
+        Job::Mount(_) => &[Capability::CAP_SYS_ADMIN],
+        // What is mounted beneath a share lies behind folders that are the hypervisor's user's alone, as are the files.
+        Job::Unmount(_) => &[Capability::CAP_SYS_ADMIN, Capability::CAP_DAC_READ_SEARCH],
+        Job::Inspect(InspectJob { write: false, .. }) => &[Capability::CAP_DAC_READ_SEARCH],
+        Job::Inspect(InspectJob { write: true, .. }) => &[
             Capability::CAP_DAC_READ_SEARCH,
             Capability::CAP_DAC_OVERRIDE,
         ],
