@@ -50,7 +50,7 @@ impl Daemon {
             Arc::new(LocalBackend::new(settings.local.clone())),
             Arc::new(SmbBackend::new(
                 settings.smb.clone(),
-                settings.mount_base.clone(),
+                state.mount_base,
                 state.key.clone(),
                 workers,
             )),

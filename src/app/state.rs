@@ -3,7 +3,7 @@
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use zeroize::Zeroizing;
@@ -21,6 +21,8 @@ pub(super) struct State {
     pub(super) journal: RedbJournal,
     /// Keys fingerprints and the names of mount points.
     pub(super) key: HostKey,
+    /// Where mounts go, without links on the way: as the mount table names it.
+    pub(super) mount_base: PathBuf,
 }
 
 /// Opens the state directory; makes it and what is in it where that is not there.
@@ -36,8 +38,19 @@ pub(super) fn open(settings: &Settings) -> anyhow::Result<State> {
         )
     })?;
     let key = host_key(&settings.state_dir)?;
-    make_directory(&settings.mount_base)?;
-    Ok(State { journal, key })
+    Ok(State {
+        journal,
+        key,
+        mount_base: mount_base(&settings.mount_base)?,
+    })
+}
+
+/// Makes the directory of the mount points, and follows the links that lead there. The mount table tells of mounts by the
+/// directories they are really in: by any other name they would be mounted, not found, and never taken down.
+fn mount_base(path: &Path) -> anyhow::Result<PathBuf> {
+    make_directory(path)?;
+    fs::canonicalize(path)
+        .with_context(|| format!("cannot resolve the links of mount_base {}", path.display()))
 }
 
 /// Makes a directory that only its owner may list and change, unless it is there.
@@ -144,6 +157,17 @@ mod tests {
             assert!(host_key(dir.path()).is_err());
             assert_eq!(fs::read(&path).unwrap(), damaged);
         }
+    }
+
+    #[test]
+    fn mounts_go_where_the_mount_table_will_name_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = dir.path().canonicalize().unwrap().join("real");
+        fs::create_dir(&real).unwrap();
+        std::os::unix::fs::symlink(&real, dir.path().join("link")).unwrap();
+        let base = mount_base(&dir.path().join("link/mnt")).unwrap();
+        assert_eq!(base, real.join("mnt"));
+        assert_eq!(mode(&base), 0o711);
     }
 
     #[test]
