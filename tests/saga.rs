@@ -495,3 +495,24 @@ async fn news_of_others_do_not_put_off_the_look_at_everything() {
     engine.drain().await;
     reconciling.await.unwrap();
 }
+
+#[tokio::test]
+async fn a_guest_that_was_asked_before_a_crash_is_not_asked_again() {
+    let world = World::new();
+    let engine = world.engine_with(Duration::from_secs(600));
+    engine
+        .attach(by_root(attach("a1", "v1", smb("v1"))))
+        .await
+        .unwrap();
+    world.state().guest = Guest::Ignores;
+    // Its process ends while it waits for the guest: this call goes no further.
+    let cut_short = tokio::spawn(async move { engine.detach(by_root(id("a1"))).await });
+    until("the journal knows that the guest was asked", async || {
+        world.records()[0].unplug_requested.is_some()
+    })
+    .await;
+    let engine = world.engine();
+    reconcile::once(&engine).await;
+    assert_eq!(world.state().unplugs_asked, 1);
+    cut_short.abort();
+}

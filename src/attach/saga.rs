@@ -213,6 +213,10 @@ impl Inner {
             _ => {
                 hypervisor.request_unplug(domain.uuid, disk).await?;
                 record.unplug_requested = Some(SystemTime::now());
+                // Now, not after the wait: a process that comes after a crash must not ask again within seconds.
+                if let Err(error) = self.put(record).await {
+                    tracing::error!(error = %error.chain(), "the guest was asked, and the journal cannot say so");
+                }
             }
         }
         let deadline = Instant::now() + self.parts.unplug_timeout;
