@@ -516,3 +516,49 @@ async fn a_guest_that_was_asked_before_a_crash_is_not_asked_again() {
     assert_eq!(world.state().unplugs_asked, 1);
     cut_short.abort();
 }
+
+#[tokio::test]
+async fn what_is_made_again_elsewhere_leaves_nothing_where_it_was() {
+    let world = World::new();
+    let engine = world.engine();
+    engine
+        .attach(by_root(attach("a1", "v1", smb("v1"))))
+        .await
+        .unwrap();
+    engine
+        .connect(by_root(connect("c1", "v2", smb("v2"))))
+        .await
+        .unwrap();
+    // The disk is lost, the mount is not; and the deployer's options, so the mount points, are others now.
+    world.let_go("ua-v1");
+    world.state().configuration = "echo_interval=20";
+    let engine = world.engine();
+    engine
+        .attach(by_root(attach("a1", "v1", smb("v1"))))
+        .await
+        .unwrap();
+    let before = world.state().connections.len();
+    assert_eq!(before, 2, "c1 uses the old mount still");
+    engine.disconnect(by_root(id("c1"))).await.unwrap();
+    engine.detach(by_root(id("a1"))).await.unwrap();
+    nothing_left(&world);
+}
+
+#[tokio::test]
+async fn the_last_that_is_made_again_elsewhere_takes_its_mount_down() {
+    let world = World::new();
+    let engine = world.engine();
+    engine
+        .attach(by_root(attach("a1", "v1", smb("v1"))))
+        .await
+        .unwrap();
+    world.let_go("ua-v1");
+    world.state().configuration = "echo_interval=20";
+    let engine = world.engine();
+    engine
+        .attach(by_root(attach("a1", "v1", smb("v1"))))
+        .await
+        .unwrap();
+    engine.detach(by_root(id("a1"))).await.unwrap();
+    nothing_left(&world);
+}

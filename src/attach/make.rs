@@ -6,7 +6,7 @@ use super::Error;
 use super::inner::Inner;
 use super::plan::{disk_spec, plan_host};
 use super::request::Wanted;
-use super::saga::Forward;
+use super::saga::{Forward, Why};
 use crate::journal::{Direction, Progress, Record, Step, StepRecord};
 use crate::libvirt::{DomainView, plan_disk};
 use crate::model::{Attachment, Scope, State};
@@ -40,6 +40,17 @@ impl Inner {
         // Refused now rather than after a mount. The disk that counts is planned under the domain's lock.
         let disk = plan_disk(&view, &spec)?;
         let now = SystemTime::now();
+        let created = match known {
+            Some(Known::Lost(old)) => {
+                let created = old.created;
+                if old.host.shared != host.shared {
+                    // The configuration is another now, and what is left in the old place would be in no record.
+                    self.backward(*old, Why::CleanUp).await?;
+                }
+                created
+            }
+            _ => now,
+        };
         let record = Record {
             id: wanted.id,
             fingerprint,
@@ -57,10 +68,7 @@ impl Inner {
             state: State::Connecting,
             error: None,
             unplug_requested: None,
-            created: match known {
-                Some(Known::Lost(record)) => record.created,
-                _ => now,
-            },
+            created,
             updated: now,
         };
         self.reserve(&record).await?;

@@ -53,6 +53,8 @@ pub struct State {
     pub disks: BTreeMap<String, DiskPlan>,
     /// Records as the journal's file has them.
     pub records: BTreeMap<String, Vec<u8>>,
+    /// What the deployer configured for mounts.
+    pub configuration: &'static str,
     /// How the guest behaves.
     pub guest: Guest,
     /// How often the guest was asked to let go.
@@ -88,6 +90,7 @@ impl World {
                 connections: BTreeMap::new(),
                 disks: BTreeMap::new(),
                 records: BTreeMap::new(),
+                configuration: "",
                 guest: Guest::Obeys,
                 unplugs_asked: 0,
                 running: true,

@@ -132,7 +132,12 @@ impl Backend for FakeBackend {
                     protocol: Protocol::Smb(share),
                 };
                 let key = HostKey::new([0; 32]);
-                let id = key.tag(&[share.canonical().as_bytes(), access.as_str().as_bytes()]);
+                let configuration = self.world.state().configuration;
+                let id = key.tag(&[
+                    share.canonical().as_bytes(),
+                    access.as_str().as_bytes(),
+                    configuration.as_bytes(),
+                ]);
                 let root = PathBuf::from(format!("/mnt/{id}"));
                 let mount = MountPlan {
                     source: format!("//{}/{}", volume.host, volume.share),
