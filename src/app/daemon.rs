@@ -24,7 +24,8 @@ use crate::reconcile;
 use crate::sys::worker::Workers;
 
 /// How long the calls under way may take to end, once the daemon is told to stop: more than the deadlines of one
-/// connect or disconnect add up to, and less than `TimeoutStopSec=` of the systemd unit. What has not ended by then is
+/// connect add up to by default (33 s, where its server has one address and no other mount comes first), and less than
+/// `TimeoutStopSec=` of the systemd unit. What has not ended by then, as an unmount from a dead server may not (90 s), is
 /// in the journal, and goes on at the next start.
 const DRAIN: Duration = Duration::from_secs(60);
 
