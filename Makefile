@@ -39,8 +39,11 @@ lab-test: deps ## tests in a virtual compute node; FILTER=text: those whose name
 	@cargo test --locked --quiet --test lab -- $(FILTER)
 
 .PHONY: bench
-bench: deps ## what an attach costs over libvirt itself, and what the idle daemon weighs
-	@LIBVIRT_LOG_OUTPUTS=4:stderr cargo bench --locked --quiet --bench attach
+bench: deps ## what attaches cost over libvirt itself and mount(2), and what the idle daemon weighs
+	@status=0; \
+	LIBVIRT_LOG_OUTPUTS=4:stderr cargo bench --locked --quiet --bench attach || status=1; \
+	cargo test --locked --quiet --release --test lab -- --bench || status=1; \
+	exit $$status
 
 .PHONY: test
 test: deps ## everything that is checked: lint, all tests, the lab; ends in one line of verdict

@@ -8,6 +8,8 @@
 
 mod agent;
 mod agent_test;
+mod bench;
+mod bench_client;
 mod cache;
 mod demo;
 mod fault_test;
@@ -71,10 +73,12 @@ fn main() -> ExitCode {
         }
         ["--shell"] => shell(),
         ["--demo"] => demo::run(),
+        ["--bench"] => bench::run(),
+        ["--bench-client"] => bench_client::run(), // in the node, for --bench
         [] => run(""),
         [filter] if !filter.starts_with('-') => run(filter),
         _ => Err(anyhow::anyhow!(
-            "usage: lab [FILTER | --list | --shell | --demo]"
+            "usage: lab [FILTER | --list | --shell | --demo | --bench]"
         )),
     };
     match done {
