@@ -345,6 +345,29 @@ async fn what_a_reboot_took_is_told_and_made_again() {
 }
 
 #[tokio::test]
+async fn a_connection_that_was_lost_from_under_a_disk_is_told_and_made_again() {
+    let world = World::new();
+    let engine = world.engine();
+    engine
+        .attach(by_root(attach("a1", "v1", smb("v1"))))
+        .await
+        .unwrap();
+    world.state().connections.clear();
+    reconcile::once(&engine).await;
+    let shown = engine.get(by_root(id("a1"))).await.unwrap();
+    assert_eq!(shown.error.unwrap().reason, Reason::DiskLost);
+    let again = engine
+        .attach(by_root(attach("a1", "v1", smb("v1"))))
+        .await
+        .unwrap();
+    assert_eq!((again.state, again.error), (State::Attached, None));
+    assert_eq!(world.state().connections.len(), 1);
+    assert_eq!(world.state().unplugs_asked, 0, "the guest kept its disk");
+    engine.detach(by_root(id("a1"))).await.unwrap();
+    nothing_left(&world);
+}
+
+#[tokio::test]
 async fn a_domain_that_is_gone_or_stopped_does_not_keep_its_volume() {
     let world = World::new();
     let engine = world.engine();

@@ -80,17 +80,19 @@ impl Inner {
             .collect())
     }
 
-    /// Whether what the record promises is there: a host that was rebooted has neither mounts nor plugged disks.
+    /// Whether what the record promises is there. A host that was rebooted has no mounts and no plugged disks; but the
+    /// persistent configuration of a domain still has its disk.
     pub(super) async fn is_whole(&self, record: &Record) -> Result<bool, Error> {
-        if let Some(domain) = &record.domain {
-            return Ok(self
+        let backend = self.parts.backends.get(&record.host.protocol)?;
+        let connected = backend.find(&record.host).await? == Presence::Present;
+        match &record.domain {
+            Some(domain) if connected => Ok(self
                 .parts
                 .hypervisor
                 .has_disk(domain.uuid, &record.disk)
-                .await?);
+                .await?),
+            _ => Ok(connected),
         }
-        let backend = self.parts.backends.get(&record.host.protocol)?;
-        Ok(backend.find(&record.host).await? == Presence::Present)
     }
 
     /// Writes the record, then tells the watchers.

@@ -37,11 +37,19 @@ impl Inner {
             None => (None, DomainView::empty()),
         };
         let spec = disk_spec(&wanted.volume, &wanted.info, &wanted.disk, &host);
-        // Refused now rather than after a mount. The disk that counts is planned under the domain's lock.
-        let disk = plan_disk(&view, &spec)?;
+        let lost = match known {
+            Some(Known::Lost(old)) => Some(old),
+            _ => None,
+        };
+        let disk = match &lost {
+            Some(old) if view.shows(&old.disk) => old.disk.clone(),
+            // Refused now rather than after a mount. The disk that counts is planned under the domain's lock.
+            _ => plan_disk(&view, &spec)?,
+        };
+        let again = lost.is_some();
         let now = SystemTime::now();
-        let created = match known {
-            Some(Known::Lost(old)) => {
+        let created = match lost {
+            Some(old) => {
                 let created = old.created;
                 if old.host.shared != host.shared {
                     // The configuration is another now, and what is left in the old place would be in no record.
@@ -49,7 +57,7 @@ impl Inner {
                 }
                 created
             }
-            _ => now,
+            None => now,
         };
         let record = Record {
             id: wanted.id,
@@ -73,7 +81,7 @@ impl Inner {
         };
         self.reserve(&record).await?;
         let info = wanted.info.protocol;
-        self.forward(record, Forward { info, spec }).await
+        self.forward(record, Forward { info, spec, again }).await
     }
 
     /// What the journal knows of the id, where the request is the same.

@@ -34,6 +34,8 @@ pub(super) struct Forward {
     pub(super) info: Protocol,
     /// The disk as it is wanted.
     pub(super) spec: DiskSpec,
+    /// Whether it was there before, so that a disk of its alias is its own.
+    pub(super) again: bool,
 }
 
 /// The steps of an attach or connect, in order.
@@ -84,6 +86,14 @@ impl Inner {
                     .hypervisor
                     .domain(&DomainRef::Uuid(domain.uuid))
                     .await?;
+                if forward.again && view.shows(&record.disk) {
+                    // It was the connection that was lost: the domain has the disk still.
+                    record.steps.push(StepRecord {
+                        step,
+                        progress: Progress::Done,
+                    });
+                    continue;
+                }
                 record.disk = plan_disk(&view, &forward.spec)?;
                 record.state = State::Attaching;
                 record.updated = SystemTime::now();

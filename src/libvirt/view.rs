@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use uuid::Uuid;
 
 use super::xml::{Element, XmlError};
-use crate::model::{DiskAddress, Domain, Scope};
+use crate::model::{DiskAddress, DiskPlan, Domain, Scope};
 
 /// A domain as it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +84,13 @@ impl DomainView {
         let live = scope.live().then_some(&self.live);
         let config = scope.config().then_some(&self.config);
         live.into_iter().chain(config)
+    }
+
+    /// Whether every configuration that the disk's scope is about has it.
+    #[must_use]
+    pub fn shows(&self, disk: &DiskPlan) -> bool {
+        self.devices(disk.scope)
+            .all(|devices| devices.disk(&disk.alias).is_some())
     }
 }
 

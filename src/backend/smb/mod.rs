@@ -16,13 +16,14 @@ mod share;
 mod unmount;
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use nix::errno::Errno;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 
 use super::{Attempt, Backend, BackendError, Description, Presence, file};
 use crate::config;
@@ -40,6 +41,9 @@ const PROTOCOL: &str = "smbfs";
 /// How long a server's name may take to resolve.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Look-ups of names at a time, of the runtime's 512 threads for blocking work.
+const RESOLVING: usize = 16;
+
 /// How long opening and reading a volume's header may take. A server that dies meanwhile is noticed later (after
 /// three of `echo_interval`, and 10 s).
 const INSPECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -51,6 +55,8 @@ pub struct SmbBackend {
     mount_base: PathBuf,
     key: HostKey,
     workers: Workers,
+    /// Look-ups of names under way: with a dead resolver they must not take every thread for blocking work.
+    resolving: Arc<Semaphore>,
     /// Held by the one mount that is under way. Fair: in the order of asking.
     mounting: Mutex<()>,
 }
@@ -64,6 +70,7 @@ impl SmbBackend {
             mount_base,
             key,
             workers,
+            resolving: Arc::new(Semaphore::new(RESOLVING)),
             mounting: Mutex::new(()),
         }
     }
@@ -75,12 +82,21 @@ impl SmbBackend {
             host: host.clone(),
             source,
         };
-        let lookup = tokio::net::lookup_host((host.as_str(), share.port()?));
-        let mut addresses: Vec<_> = tokio::time::timeout(RESOLVE_TIMEOUT, lookup)
+        let name = (host.clone(), share.port()?);
+        let lookup = async {
+            let turn = Arc::clone(&self.resolving).acquire_owned().await;
+            tokio::task::spawn_blocking(move || {
+                // getaddrinfo(3) cannot be broken off: it keeps its turn to its end.
+                let _turn = turn;
+                name.to_socket_addrs().map(Vec::from_iter)
+            })
+            .await
+            .unwrap_or_else(|ended| Err(ended.into()))
+        };
+        let mut addresses = tokio::time::timeout(RESOLVE_TIMEOUT, lookup)
             .await
             .map_err(|_| failed(Errno::ETIMEDOUT.into()))?
-            .map_err(failed)?
-            .collect();
+            .map_err(failed)?;
         addresses.dedup();
         if addresses.is_empty() {
             return Err(failed(std::io::Error::other("the name has no address")));
