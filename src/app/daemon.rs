@@ -18,7 +18,6 @@ use crate::backend::smb::SmbBackend;
 use crate::backend::{Backend, Backends};
 use crate::config::Settings;
 use crate::host::Connector;
-use crate::journal::Journal;
 use crate::libvirt::Libvirt;
 use crate::reconcile;
 use crate::sys::worker::Workers;
@@ -36,7 +35,6 @@ const CLOSE: Duration = Duration::from_secs(5);
 pub(super) struct Daemon {
     engine: Engine,
     api: Api,
-    journal: Arc<dyn Journal>,
 }
 
 impl Daemon {
@@ -46,7 +44,6 @@ impl Daemon {
     /// Where the state directory cannot be used, or the group that may call cannot be looked up.
     pub(super) async fn new(settings: &Settings, workers: Workers) -> anyhow::Result<Self> {
         let state = state::open(settings)?;
-        let journal: Arc<dyn Journal> = Arc::new(state.journal);
         let backends: [Arc<dyn Backend>; 2] = [
             Arc::new(LocalBackend::new(settings.local.clone())),
             Arc::new(SmbBackend::new(
@@ -57,7 +54,7 @@ impl Daemon {
             )),
         ];
         let engine = Engine::new(Parts {
-            journal: Arc::clone(&journal),
+            journal: Arc::new(state.journal),
             backends: Backends::new(backends),
             hypervisor: Arc::new(Libvirt::new(&settings.libvirt)),
             key: state.key,
@@ -67,11 +64,7 @@ impl Daemon {
         let api = Api::new(engine.clone(), Connector::of_this_host(), peers)
             .await
             .context("cannot put the API together")?;
-        Ok(Self {
-            engine,
-            api,
-            journal,
-        })
+        Ok(Self { engine, api })
     }
 
     /// Serves calls on the socket until `stop`, which tells what made it stop; then drains.
@@ -97,7 +90,7 @@ impl Daemon {
             let engine = self.engine.clone();
             async move { reconcile::run(&engine).await }
         });
-        let watchdog = tokio::spawn(supervisor::keep_watchdog(self.journal));
+        let watchdog = tokio::spawn(supervisor::keep_watchdog());
 
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
         supervisor::ready("serving");

@@ -1,9 +1,10 @@
 //! The journal in a redb file: one table, records as JSON behind a version.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ::redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use ::redb::{Database, ReadableTable, TableDefinition};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
@@ -37,27 +38,33 @@ struct In {
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// A [`Journal`] in one file, which one process at a time may open.
-#[derive(Clone)]
 pub struct RedbJournal {
     database: Arc<Database>,
     path: PathBuf,
+    /// What is on disk: since nobody else writes there, reading needs no disk, and no thread to wait for it.
+    records: Mutex<BTreeMap<AttachmentId, Record>>,
 }
 
 impl RedbJournal {
     /// Opens the file, or makes it (mode 0600 is the state directory's business).
     ///
     /// # Errors
-    /// Where the file cannot be made or read, is not a journal, or is open in another process.
+    /// Where the file cannot be made or read, is not a journal, holds a record of another version, or is open in
+    /// another process.
     pub fn open(path: &Path) -> Result<Self, JournalError> {
-        let open = || -> Result<Database, Cause> {
+        let open = || -> Result<_, Cause> {
             let database = Database::builder().set_cache_size(CACHE).create(path)?;
-            // Made now, so that reading never meets a file without the table.
             let transaction = database.begin_write()?;
-            transaction.open_table(RECORDS)?;
+            let mut records = BTreeMap::new();
+            for entry in transaction.open_table(RECORDS)?.iter()? {
+                let record = decode(entry?.1.value())?;
+                records.insert(record.id.clone(), record);
+            }
+            // A new file has its table now.
             transaction.commit()?;
-            Ok(database)
+            Ok((database, records))
         };
-        let database = open().map_err(|source| JournalError {
+        let (database, records) = open().map_err(|source| JournalError {
             action: "open",
             path: path.to_owned(),
             source,
@@ -65,21 +72,25 @@ impl RedbJournal {
         Ok(Self {
             database: Arc::new(database),
             path: path.to_owned(),
+            records: Mutex::new(records),
         })
     }
 
-    /// Runs a blocking piece of work off the async threads.
-    async fn run<T: Send + 'static>(
+    fn records(&self) -> MutexGuard<'_, BTreeMap<AttachmentId, Record>> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes off the async threads.
+    async fn write(
         &self,
-        action: &'static str,
-        work: impl FnOnce(&Database) -> Result<T, Cause> + Send + 'static,
-    ) -> Result<T, JournalError> {
+        work: impl FnOnce(&Database) -> Result<(), Cause> + Send + 'static,
+    ) -> Result<(), JournalError> {
         let database = Arc::clone(&self.database);
         let result = tokio::task::spawn_blocking(move || work(&database)).await;
         result
             .unwrap_or_else(|panicked| Err(panicked.into()))
             .map_err(|source| JournalError {
-                action,
+                action: "write",
                 path: self.path.clone(),
                 source,
             })
@@ -101,26 +112,11 @@ fn decode(bytes: &[u8]) -> Result<Record, Cause> {
 #[async_trait]
 impl Journal for RedbJournal {
     async fn get(&self, id: &AttachmentId) -> Result<Option<Record>, JournalError> {
-        let id = id.clone();
-        self.run("read", move |database| {
-            let table = database.begin_read()?.open_table(RECORDS)?;
-            table
-                .get(id.as_str())?
-                .map(|bytes| decode(bytes.value()))
-                .transpose()
-        })
-        .await
+        Ok(self.records().get(id).cloned())
     }
 
     async fn all(&self) -> Result<Vec<Record>, JournalError> {
-        self.run("read", |database| {
-            let table = database.begin_read()?.open_table(RECORDS)?;
-            table
-                .iter()?
-                .map(|entry| decode(entry?.1.value()))
-                .collect()
-        })
-        .await
+        Ok(self.records().values().cloned().collect())
     }
 
     async fn put(&self, record: &Record) -> Result<(), JournalError> {
@@ -129,7 +125,7 @@ impl Journal for RedbJournal {
             version: VERSION,
             record,
         });
-        self.run("write", move |database| {
+        self.write(move |database| {
             let transaction = database.begin_write()?;
             transaction
                 .open_table(RECORDS)?
@@ -137,17 +133,21 @@ impl Journal for RedbJournal {
             // redb's default durability: on disk when commit returns.
             Ok(transaction.commit()?)
         })
-        .await
+        .await?;
+        self.records().insert(record.id.clone(), record.clone());
+        Ok(())
     }
 
     async fn remove(&self, id: &AttachmentId) -> Result<(), JournalError> {
-        let id = id.clone();
-        self.run("write", move |database| {
+        let key = id.clone();
+        self.write(move |database| {
             let transaction = database.begin_write()?;
-            transaction.open_table(RECORDS)?.remove(id.as_str())?;
+            transaction.open_table(RECORDS)?.remove(key.as_str())?;
             Ok(transaction.commit()?)
         })
-        .await
+        .await?;
+        self.records().remove(id);
+        Ok(())
     }
 }
 
@@ -224,7 +224,7 @@ mod tests {
         let journal = RedbJournal::open(&path).unwrap();
         assert_eq!(RedbJournal::open(&path).err().unwrap().action, "open");
         journal
-            .run("write", |database| {
+            .write(|database| {
                 let transaction = database.begin_write()?;
                 transaction
                     .open_table(RECORDS)?
@@ -233,7 +233,8 @@ mod tests {
             })
             .await
             .unwrap();
-        let error = journal.all().await.unwrap_err();
+        drop(journal);
+        let error = RedbJournal::open(&path).err().unwrap();
         assert!(
             error.source.to_string().contains("version 2"),
             "{}",
