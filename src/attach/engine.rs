@@ -8,7 +8,6 @@ use tracing::Instrument;
 use super::Error;
 use super::guard::BusyGuard;
 use super::inner::{Inner, Parts};
-use super::make::check_scope;
 use super::plan::{AttachPlan, plan_attach};
 use super::request::{AttachRequest, ConnectRequest, Filter, ListQuery, Wanted};
 use super::saga::Why;
@@ -105,7 +104,6 @@ impl Engine {
     pub async fn plan(&self, request: Admitted<AttachRequest>) -> Result<AttachPlan, Error> {
         let request = request.into_request();
         let view = self.0.parts.hypervisor.domain(&request.domain).await?;
-        check_scope(&view, request.disk.scope)?;
         plan_attach(&self.0.parts.backends, &view, &request)
     }
 

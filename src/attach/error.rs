@@ -68,16 +68,6 @@ pub enum Error {
         /// The attachment that has it.
         other: AttachmentId,
     },
-    /// The domain is not in the state that the scope needs.
-    #[error("domain {domain} {is}: {remedy}")]
-    DomainState {
-        /// The domain.
-        domain: Domain,
-        /// How it is.
-        is: &'static str,
-        /// What to do.
-        remedy: &'static str,
-    },
     /// The guest has not let go of the disk.
     #[error(
         "the guest of {domain} has not let go of disk {target} yet: the detach completes by itself when it does; \
@@ -146,7 +136,6 @@ impl Error {
             Self::Kind { .. } => Reason::AttachmentKind,
             Self::CleanupRequired { .. } => Reason::CleanupRequired,
             Self::VolumeInUse { .. } => Reason::VolumeInUse,
-            Self::DomainState { .. } => Reason::DomainState,
             Self::UnplugPending { .. } => Reason::UnplugPending,
             Self::UnplugRefused { .. } => Reason::UnplugRefused,
             Self::Lost { .. } => Reason::DiskLost,

@@ -9,7 +9,7 @@ use super::request::Wanted;
 use super::saga::{Forward, Why};
 use crate::journal::{Direction, Progress, Record, Step, StepRecord};
 use crate::libvirt::{DomainView, plan_disk};
-use crate::model::{Attachment, Scope, State};
+use crate::model::{Attachment, State};
 
 /// What the journal knows of a repeated request.
 enum Known {
@@ -31,7 +31,6 @@ impl Inner {
         let (domain, view) = match &wanted.domain {
             Some(domain) => {
                 let view = self.parts.hypervisor.domain(domain).await?;
-                check_scope(&view, wanted.disk.scope)?;
                 (Some(view.domain.clone()), view)
             }
             None => (None, DomainView::empty()),
@@ -127,24 +126,4 @@ impl Inner {
             Err(cause) => Err(self.give_up(new.clone(), cause).await),
         }
     }
-}
-
-/// Checks that the domain is as the scope needs it.
-pub(super) fn check_scope(view: &DomainView, scope: Scope) -> Result<(), Error> {
-    let domain = view.domain.clone();
-    if scope.live() && !view.running {
-        return Err(Error::DomainState {
-            domain,
-            is: "is not running",
-            remedy: "start it, or ask for the persistent configuration alone",
-        });
-    }
-    if scope.config() && !view.persistent {
-        return Err(Error::DomainState {
-            domain,
-            is: "has no persistent configuration",
-            remedy: "define it, or ask for the running domain alone",
-        });
-    }
-    Ok(())
 }
