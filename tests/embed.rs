@@ -89,7 +89,7 @@ impl Rig {
 
     async fn view(&self) -> DomainView {
         self.hypervisor
-            .domain(&DomainRef::Uuid(self.uuid))
+            .domain(&DomainRef::Uuid(self.uuid), Scope::LiveAndConfig)
             .await
             .unwrap()
     }
@@ -441,12 +441,18 @@ async fn a_domain_that_is_stopped_or_gone_has_no_live_disks() {
     let name = DomainRef::Name("second".into());
     let live = disk(&shared.embed, "live", Access::ReadOnly, scoped(Scope::Live));
 
-    let view = hypervisor.domain(&name).await.unwrap();
+    let view = hypervisor
+        .domain(&name, Scope::LiveAndConfig)
+        .await
+        .unwrap();
     assert!(!view.running && view.persistent);
     assert_eq!(reason(plan_disk(&view, &live)), Reason::DomainState);
 
     second.domain.create().unwrap();
-    let view = hypervisor.domain(&name).await.unwrap();
+    let view = hypervisor
+        .domain(&name, Scope::LiveAndConfig)
+        .await
+        .unwrap();
     let on_scsi = disk(&shared.embed, "live", Access::ReadOnly, on(Bus::Scsi));
     assert_eq!(reason(plan_disk(&view, &on_scsi)), Reason::BusFull);
     let plan = plan_disk(&view, &live).unwrap();
@@ -479,7 +485,7 @@ async fn a_domain_that_is_stopped_or_gone_has_no_live_disks() {
         Reason::DomainNotFound
     );
     assert_eq!(
-        reason(hypervisor.domain(&name).await),
+        reason(hypervisor.domain(&name, Scope::LiveAndConfig).await),
         Reason::DomainNotFound
     );
 }

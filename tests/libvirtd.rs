@@ -25,7 +25,7 @@ use volattach::libvirt::{
     DomainView, Hypervisor, HypervisorError, Libvirt, Unplug, plan_disk, run_event_loop,
 };
 use volattach::model::{
-    Access, Bus, DiskOptions, DiskSpec, DomainRef, ImageFormat, Reason, SourceKind,
+    Access, Bus, DiskOptions, DiskSpec, DomainRef, ImageFormat, Reason, Scope, SourceKind,
 };
 
 /// For what happens within seconds unless something is broken.
@@ -120,7 +120,7 @@ async fn domain(hypervisor: &Libvirt) -> DomainView {
     let name = DomainRef::Name("idle".into());
     let deadline = Instant::now() + LONG;
     loop {
-        match hypervisor.domain(&name).await {
+        match hypervisor.domain(&name, Scope::LiveAndConfig).await {
             Ok(view) => return view,
             Err(HypervisorError::Unavailable { .. }) if Instant::now() < deadline => {}
             Err(error) => panic!("{error}"),
@@ -131,7 +131,7 @@ async fn domain(hypervisor: &Libvirt) -> DomainView {
 
 async fn unavailable(hypervisor: &Libvirt) {
     let name = DomainRef::Name("idle".into());
-    let call = timeout(LONG, hypervisor.domain(&name));
+    let call = timeout(LONG, hypervisor.domain(&name, Scope::LiveAndConfig));
     let error = call.await.expect("an answer in time").unwrap_err();
     assert_eq!(error.reason(), Reason::HypervisorUnavailable, "{error}");
 }

@@ -4,10 +4,12 @@
 #![cfg(test)]
 
 mod fakes;
+#[path = "saga/lost.rs"]
+mod lost;
 
 use std::time::Duration;
 
-use fakes::{DOMAIN, Guest, World, attach, by_root, connect, local, smb};
+use fakes::{DOMAIN, Fault, Guest, World, attach, by_root, connect, local, smb};
 use volattach::attach::{Engine, Error, Filter};
 use volattach::model::{Access, AccessSource, AttachmentId, Reason, State};
 use volattach::reconcile;
@@ -97,6 +99,27 @@ async fn another_request_under_the_same_id_conflicts() {
         reason(engine.disconnect(by_root(id("a1"))).await),
         Reason::AttachmentKind
     );
+}
+
+#[tokio::test]
+async fn a_call_is_not_turned_away_while_the_attachment_is_merely_looked_at() {
+    let world = World::new();
+    let engine = world.engine();
+    engine
+        .attach(by_root(attach("a1", "v1", smb("v1"))))
+        .await
+        .unwrap();
+    world.gate.arm(1, Fault::Die);
+    let look = {
+        let engine = engine.clone();
+        tokio::spawn(async move { reconcile::once(&engine).await })
+    };
+    world.gate.died().await;
+    let waits_at = world.gate.disarm();
+    assert_eq!(waits_at.as_deref(), Some("hypervisor.has_disk Before"));
+    engine.detach(by_root(id("a1"))).await.unwrap();
+    look.abort();
+    nothing_left(&world);
 }
 
 #[tokio::test]
@@ -310,64 +333,6 @@ async fn a_detach_cut_short_after_the_unplug_needs_no_hypervisor_to_go_on() {
 }
 
 #[tokio::test]
-async fn what_a_reboot_took_is_told_and_made_again() {
-    let world = World::new();
-    let engine = world.engine();
-    engine
-        .attach(by_root(attach("a1", "v1", smb("v1"))))
-        .await
-        .unwrap();
-    engine
-        .connect(by_root(connect("c1", "v2", smb("v2"))))
-        .await
-        .unwrap();
-    world.state().disks.clear();
-    world.state().connections.clear();
-    let engine = world.engine();
-    reconcile::once(&engine).await;
-    for lost in ["a1", "c1"] {
-        let shown = engine.get(by_root(id(lost))).await.unwrap();
-        assert_eq!(shown.error.unwrap().reason, Reason::DiskLost, "{lost}");
-    }
-    let again = engine
-        .attach(by_root(attach("a1", "v1", smb("v1"))))
-        .await
-        .unwrap();
-    assert_eq!((again.state, again.error), (State::Attached, None));
-    engine
-        .connect(by_root(connect("c1", "v2", smb("v2"))))
-        .await
-        .unwrap();
-    assert_eq!(world.state().disks.len(), 1);
-    engine.detach(by_root(id("a1"))).await.unwrap();
-    engine.disconnect(by_root(id("c1"))).await.unwrap();
-    nothing_left(&world);
-}
-
-#[tokio::test]
-async fn a_connection_that_was_lost_from_under_a_disk_is_told_and_made_again() {
-    let world = World::new();
-    let engine = world.engine();
-    engine
-        .attach(by_root(attach("a1", "v1", smb("v1"))))
-        .await
-        .unwrap();
-    world.state().connections.clear();
-    reconcile::once(&engine).await;
-    let shown = engine.get(by_root(id("a1"))).await.unwrap();
-    assert_eq!(shown.error.unwrap().reason, Reason::DiskLost);
-    let again = engine
-        .attach(by_root(attach("a1", "v1", smb("v1"))))
-        .await
-        .unwrap();
-    assert_eq!((again.state, again.error), (State::Attached, None));
-    assert_eq!(world.state().connections.len(), 1);
-    assert_eq!(world.state().unplugs_asked, 0, "the guest kept its disk");
-    engine.detach(by_root(id("a1"))).await.unwrap();
-    nothing_left(&world);
-}
-
-#[tokio::test]
 async fn a_domain_that_is_gone_or_stopped_does_not_keep_its_volume() {
     let world = World::new();
     let engine = world.engine();
@@ -391,6 +356,19 @@ async fn a_domain_that_is_gone_or_stopped_does_not_keep_its_volume() {
     }
     let stopped = engine.attach(by_root(attach("a1", "v1", smb("v1")))).await;
     assert_eq!(reason(stopped), Reason::DomainState);
+    nothing_left(&world);
+}
+
+#[tokio::test]
+async fn a_target_that_was_taken_since_the_look_is_chosen_anew() {
+    let world = World::new();
+    let engine = world.engine();
+    world.state().plug_fails = Some(Reason::TargetInUse);
+    engine
+        .attach(by_root(attach("a1", "v1", smb("v1"))))
+        .await
+        .unwrap();
+    engine.detach(by_root(id("a1"))).await.unwrap();
     nothing_left(&world);
 }
 
@@ -538,50 +516,4 @@ async fn a_guest_that_was_asked_before_a_crash_is_not_asked_again() {
     reconcile::once(&engine).await;
     assert_eq!(world.state().unplugs_asked, 1);
     cut_short.abort();
-}
-
-#[tokio::test]
-async fn what_is_made_again_elsewhere_leaves_nothing_where_it_was() {
-    let world = World::new();
-    let engine = world.engine();
-    engine
-        .attach(by_root(attach("a1", "v1", smb("v1"))))
-        .await
-        .unwrap();
-    engine
-        .connect(by_root(connect("c1", "v2", smb("v2"))))
-        .await
-        .unwrap();
-    // The disk is lost, the mount is not; and the deployer's options, so the mount points, are others now.
-    world.let_go("ua-v1");
-    world.state().configuration = "echo_interval=20";
-    let engine = world.engine();
-    engine
-        .attach(by_root(attach("a1", "v1", smb("v1"))))
-        .await
-        .unwrap();
-    let before = world.state().connections.len();
-    assert_eq!(before, 2, "c1 uses the old mount still");
-    engine.disconnect(by_root(id("c1"))).await.unwrap();
-    engine.detach(by_root(id("a1"))).await.unwrap();
-    nothing_left(&world);
-}
-
-#[tokio::test]
-async fn the_last_that_is_made_again_elsewhere_takes_its_mount_down() {
-    let world = World::new();
-    let engine = world.engine();
-    engine
-        .attach(by_root(attach("a1", "v1", smb("v1"))))
-        .await
-        .unwrap();
-    world.let_go("ua-v1");
-    world.state().configuration = "echo_interval=20";
-    let engine = world.engine();
-    engine
-        .attach(by_root(attach("a1", "v1", smb("v1"))))
-        .await
-        .unwrap();
-    engine.detach(by_root(id("a1"))).await.unwrap();
-    nothing_left(&world);
 }

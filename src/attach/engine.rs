@@ -103,7 +103,9 @@ impl Engine {
     /// What the attach would refuse before it touches anything.
     pub async fn plan(&self, request: Admitted<AttachRequest>) -> Result<AttachPlan, Error> {
         let request = request.into_request();
-        let view = self.0.parts.hypervisor.domain(&request.domain).await?;
+        let hypervisor = &self.0.parts.hypervisor;
+        let scope = request.disk.scope;
+        let view = hypervisor.domain(&request.domain, scope).await?;
         plan_attach(&self.0.parts.backends, &view, &request)
     }
 

@@ -28,6 +28,14 @@ impl Busy {
             id: id.clone(),
         })
     }
+
+    /// Whether a call has the attachment.
+    pub(super) fn has(&self, id: &AttachmentId) -> bool {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(id)
+    }
 }
 
 impl Drop for BusyGuard {
@@ -77,10 +85,10 @@ mod tests {
         let busy = Busy::default();
         let id = "a".parse().unwrap();
         let guard = busy.enter(&id).unwrap();
-        assert!(busy.enter(&id).is_none());
+        assert!(busy.enter(&id).is_none() && busy.has(&id));
         assert!(busy.enter(&"b".parse().unwrap()).is_some());
         drop(guard);
-        assert!(busy.enter(&id).is_some());
+        assert!(!busy.has(&id) && busy.enter(&id).is_some());
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
 //! What the calls share: the parts, the guards, and the way into the journal.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, broadcast};
@@ -43,6 +44,8 @@ pub(super) struct Inner {
     pub(super) shared: Locks<String>,
     /// By domain: choosing a target and plugging are one act.
     pub(super) domains: Locks<Uuid>,
+    /// Counts plugs into any domain: a look at a domain is as good as new where none began since.
+    pub(super) plugs: AtomicU64,
     pub(super) changes: broadcast::Sender<Attachment>,
     pub(super) tasks: TaskTracker,
     pub(super) stopping: CancellationToken,
@@ -57,6 +60,7 @@ impl Inner {
             reserve: Mutex::new(()),
             shared: Locks::default(),
             domains: Locks::default(),
+            plugs: AtomicU64::new(0),
             changes: broadcast::channel(WATCH_BACKLOG).0,
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
@@ -98,8 +102,13 @@ impl Inner {
     /// Writes the record, then tells the watchers.
     pub(super) async fn put(&self, record: &Record) -> Result<(), Error> {
         self.parts.journal.put(record).await?;
+        self.tell(record);
+        Ok(())
+    }
+
+    /// Tells the watchers.
+    pub(super) fn tell(&self, record: &Record) {
         // An error only says that nobody watches.
         let _ = self.changes.send(record.to_attachment());
-        Ok(())
     }
 }

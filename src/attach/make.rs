@@ -1,5 +1,6 @@
 //! Makes attachments: answers for what is there already, and records and runs what is new.
 
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use super::Error;
@@ -9,7 +10,7 @@ use super::request::Wanted;
 use super::saga::{Forward, Why};
 use crate::journal::{Direction, Progress, Record, Step, StepRecord};
 use crate::libvirt::{DomainView, plan_disk};
-use crate::model::{Attachment, State};
+use crate::model::{Attachment, Domain, State};
 
 /// What the journal knows of a repeated request.
 enum Known {
@@ -28,12 +29,18 @@ impl Inner {
             return Ok(*attachment);
         }
         let (access, host) = plan_host(&self.parts.backends, &wanted.info, wanted.access)?;
-        let (domain, view) = match &wanted.domain {
-            Some(domain) => {
-                let view = self.parts.hypervisor.domain(domain).await?;
-                (Some(view.domain.clone()), view)
-            }
-            None => (None, DomainView::empty()),
+        let ready = host.shared.is_none();
+        let plugs = self.plugs.load(Ordering::Acquire);
+        // What needs no connection is looked at while the domain is.
+        let ((domain, view), inspected) = {
+            let inspect = async {
+                match ready {
+                    true => self.inspect(&host).await,
+                    false => Ok(()),
+                }
+            };
+            let (looked, inspected) = tokio::join!(self.look(&wanted), inspect);
+            (looked?, inspected)
         };
         let spec = disk_spec(&wanted.volume, &wanted.info, &wanted.disk, &host);
         let lost = match known {
@@ -42,22 +49,36 @@ impl Inner {
         };
         let disk = match &lost {
             Some(old) if view.shows(&old.disk) => old.disk.clone(),
-            // Refused now rather than after a mount. The disk that counts is planned under the domain's lock.
+            // Refused now rather than after a mount.
             _ => plan_disk(&view, &spec)?,
         };
+        inspected?;
         let again = lost.is_some();
         let now = SystemTime::now();
-        let created = match lost {
-            Some(old) => {
+        let (created, mut steps) = match lost {
+            // The configuration is another now, and what is left in the old place would be in no record.
+            Some(old) if old.host.shared != host.shared => {
                 let created = old.created;
-                if old.host.shared != host.shared {
-                    // The configuration is another now, and what is left in the old place would be in no record.
-                    self.backward(*old, Why::CleanUp).await?;
-                }
-                created
+                self.backward(*old, Why::CleanUp).await?;
+                (created, Vec::new())
             }
-            None => now,
+            // What is left of it is this record's to undo.
+            Some(old) => (old.created, old.steps),
+            None => (now, Vec::new()),
         };
+        for begun in &mut steps {
+            begun.progress = Progress::Intent;
+        }
+        if ready {
+            steps.retain(|begun| begun.step != Step::Connect);
+            steps.insert(
+                0,
+                StepRecord {
+                    step: Step::Connect,
+                    progress: Progress::Done,
+                },
+            );
+        }
         let record = Record {
             id: wanted.id,
             fingerprint,
@@ -67,10 +88,7 @@ impl Inner {
             access,
             host,
             disk,
-            steps: vec![StepRecord {
-                step: Step::Connect,
-                progress: Progress::Intent,
-            }],
+            steps,
             direction: Direction::Forward,
             state: State::Connecting,
             error: None,
@@ -79,8 +97,24 @@ impl Inner {
             updated: now,
         };
         self.reserve(&record).await?;
-        let info = wanted.info.protocol;
-        self.forward(record, Forward { info, spec, again }).await
+        let forward = Forward {
+            info: wanted.info.protocol,
+            spec,
+            ready,
+            again,
+            plugs,
+        };
+        self.forward(record, forward).await
+    }
+
+    /// The domain that is wanted, as it is now.
+    async fn look(&self, wanted: &Wanted) -> Result<(Option<Domain>, DomainView), Error> {
+        let Some(domain) = &wanted.domain else {
+            return Ok((None, DomainView::empty()));
+        };
+        let hypervisor = &self.parts.hypervisor;
+        let view = hypervisor.domain(domain, wanted.disk.scope).await?;
+        Ok((Some(view.domain.clone()), view))
     }
 
     /// What the journal knows of the id, where the request is the same.
@@ -105,7 +139,8 @@ impl Inner {
         }
     }
 
-    /// Puts a new record into the journal, unless another attachment has the volume.
+    /// Puts a new record into the journal, unless another attachment has the volume. Nothing was done yet that the disk
+    /// would have to know of.
     async fn reserve(&self, new: &Record) -> Result<(), Error> {
         let _held = self.reserve.lock().await;
         let in_the_way = self.parts.journal.all().await?.into_iter().find(|other| {
@@ -120,10 +155,8 @@ impl Inner {
                 other: other.id,
             });
         }
-        match self.put(new).await {
-            Ok(()) => Ok(()),
-            // It may be on disk all the same.
-            Err(cause) => Err(self.give_up(new.clone(), cause).await),
-        }
+        self.parts.journal.put_soon(new).await?;
+        self.tell(new);
+        Ok(())
     }
 }

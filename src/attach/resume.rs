@@ -81,6 +81,9 @@ impl Engine {
 
     /// Settles one record: looks, decides, acts. A record that a call is working on is left to it.
     ///
+    /// The look keeps no call out: a caller who comes while everything is looked at after a start is not turned away for
+    /// that. An act does, and is done only if the record is still the one that was looked at.
+    ///
     /// # Errors
     /// Where the look or the act fails; it is tried again the next time.
     pub(crate) async fn settle(
@@ -88,16 +91,26 @@ impl Engine {
         id: AttachmentId,
         decide: fn(&Record, Reality) -> Action,
     ) -> Result<Action, Error> {
+        let Some(seen) = self.0.parts.journal.get(&id).await? else {
+            return Ok(Action::Nothing);
+        };
+        if self.0.busy.has(&id) {
+            return Ok(Action::Nothing);
+        }
+        let action = decide(&seen, self.0.reality(&seen).await?);
+        if action == Action::Nothing {
+            return Ok(action);
+        }
         let engine = self.clone();
-        let result = self
+        let acted = self
             .run(id.clone(), async move {
-                let Some(record) = engine.0.parts.journal.get(&id).await? else {
+                if engine.0.parts.journal.get(&id).await?.as_ref() != Some(&seen) {
                     return Ok(Action::Nothing);
-                };
-                engine.0.settle(record, decide).await
+                }
+                engine.0.act(seen, action).await
             })
             .await;
-        match result {
+        match acted {
             Err(Error::InProgress { .. }) => Ok(Action::Nothing),
             other => other,
         }
@@ -105,17 +118,15 @@ impl Engine {
 }
 
 impl Inner {
-    async fn settle(
-        &self,
-        mut record: Record,
-        decide: fn(&Record, Reality) -> Action,
-    ) -> Result<Action, Error> {
+    async fn reality(&self, record: &Record) -> Result<Reality, Error> {
         // What goes backward is looked at step by step: a libvirt that is down must not keep a share mounted.
-        let reality = match record.direction {
-            Direction::Forward if self.is_whole(&record).await? => Reality::Whole,
-            Direction::Forward | Direction::Backward => Reality::Broken,
-        };
-        let action = decide(&record, reality);
+        match record.direction {
+            Direction::Forward if self.is_whole(record).await? => Ok(Reality::Whole),
+            Direction::Forward | Direction::Backward => Ok(Reality::Broken),
+        }
+    }
+
+    async fn act(&self, mut record: Record, action: Action) -> Result<Action, Error> {
         match action {
             Action::Nothing => {}
             Action::Complete => {

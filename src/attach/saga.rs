@@ -1,5 +1,6 @@
 //! The executor: runs the steps, or undoes them, with the journal at every turn.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::OwnedMutexGuard;
@@ -9,9 +10,9 @@ use super::Error;
 use super::inner::Inner;
 use crate::backend::Presence;
 use crate::connection::Protocol;
-use crate::journal::{Direction, Kind, Progress, Record, Step, StepRecord};
+use crate::journal::{Direction, Kind, Progress, Record, Step};
 use crate::libvirt::{Unplug, plan_disk};
-use crate::model::{Attachment, AttachmentError, DiskSpec, DomainRef, State};
+use crate::model::{Attachment, AttachmentError, DiskSpec, DomainRef, HostPlan, Reason, State};
 
 /// A guest that was asked to let go of a disk is not asked again sooner: on some machine types a second request
 /// cancels the first (PCIe's attention button, PCI Express Base 6.7.1.5: a press within 5 s takes it back).
@@ -34,8 +35,12 @@ pub(super) struct Forward {
     pub(super) info: Protocol,
     /// The disk as it is wanted.
     pub(super) spec: DiskSpec,
+    /// Whether it needed no connection, and was inspected.
+    pub(super) ready: bool,
     /// Whether it was there before, so that a disk of its alias is its own.
     pub(super) again: bool,
+    /// How many plugs there were before the look that the record's disk was planned from.
+    pub(super) plugs: u64,
 }
 
 /// The steps of an attach or connect, in order.
@@ -47,7 +52,7 @@ fn steps(kind: Kind) -> &'static [Step] {
 }
 
 impl Inner {
-    /// Runs the steps of a record whose first intent is in the journal. On an error the steps are undone, and the
+    /// Runs the steps of a record that is in the journal. On an error the steps are undone, and the
     /// record is gone unless that fails.
     pub(super) async fn forward(
         &self,
@@ -78,73 +83,100 @@ impl Inner {
 
     async fn run_steps(&self, record: &mut Record, forward: &Forward) -> Result<(), Error> {
         for &step in steps(record.kind()) {
+            if forward.ready && step != Step::Attach {
+                continue;
+            }
             let _held = self.lock(record, step).await;
-            if let (Step::Attach, Some(domain)) = (step, &record.domain) {
-                // Under the domain's lock: nobody else takes this target between the look and the plug.
-                let view = self
-                    .parts
-                    .hypervisor
-                    .domain(&DomainRef::Uuid(domain.uuid))
-                    .await?;
-                if forward.again && view.shows(&record.disk) {
-                    // It was the connection that was lost: the domain has the disk still.
-                    record.steps.push(StepRecord {
-                        step,
-                        progress: Progress::Done,
-                    });
-                    continue;
-                }
-                record.disk = plan_disk(&view, &forward.spec)?;
-                record.state = State::Attaching;
-                record.updated = SystemTime::now();
-            }
-            // A step that changes nothing needs no intent, and no durable write: there is nothing to undo.
-            if step != Step::Inspect && record.steps.last().is_none_or(|last| last.step != step) {
-                record.steps.push(StepRecord {
-                    step,
-                    progress: Progress::Intent,
-                });
-                self.put(record).await?;
-            }
             tracing::info!(step = step.as_str(), "step");
-            self.run_step(record, step, forward).await?;
-            if let Some(last) = record.steps.last_mut() {
-                last.progress = Progress::Done;
+            match step {
+                Step::Connect => self.connect(record, forward).await?,
+                // It changes nothing, so it needs no intent: there is nothing to undo.
+                Step::Inspect => self.inspect(&record.host).await?,
+                Step::Attach => self.plug(record, forward).await?,
             }
         }
-        record.state = match record.kind() {
-            Kind::Attach => State::Attached,
-            Kind::Connect => State::Connected,
-        };
         record.updated = SystemTime::now();
-        self.put(record).await
+        match record.kind() {
+            Kind::Attach => {
+                record.state = State::Attached;
+                // After a crash, the intent on disk and the disk in the domain say the same.
+                self.parts.journal.put_soon(record).await?;
+                self.tell(record);
+                Ok(())
+            }
+            Kind::Connect => {
+                record.state = State::Connected;
+                self.put(record).await
+            }
+        }
     }
 
-    async fn run_step(&self, record: &Record, step: Step, forward: &Forward) -> Result<(), Error> {
+    async fn connect(&self, record: &mut Record, forward: &Forward) -> Result<(), Error> {
+        record.set(Step::Connect, Progress::Intent);
+        self.put(record).await?;
         let backend = self.parts.backends.get(&record.host.protocol)?;
-        match step {
-            // Present: the mount of others, or our own from before a crash. Equal keys are equal connections.
-            Step::Connect => match backend.find(&record.host).await? {
-                Presence::Present => Ok(()),
-                Presence::Partial | Presence::Absent => {
-                    Ok(backend.connect(&record.host, &forward.info).await?)
-                }
-            },
-            Step::Inspect => Ok(backend.inspect(&record.host).await?),
-            Step::Attach => match &record.domain {
-                Some(domain) => Ok(self
-                    .parts
-                    .hypervisor
-                    .plug(domain.uuid, &record.disk)
-                    .await?),
-                None => Ok(()),
-            },
+        match backend.find(&record.host).await? {
+            // The mount of others, or our own from before a crash. Equal keys are equal connections.
+            Presence::Present => {}
+            Presence::Partial | Presence::Absent => {
+                backend.connect(&record.host, &forward.info).await?;
+            }
         }
+        record.set(Step::Connect, Progress::Done);
+        Ok(())
+    }
+
+    pub(super) async fn inspect(&self, host: &HostPlan) -> Result<(), Error> {
+        let backend = self.parts.backends.get(&host.protocol)?;
+        Ok(backend.inspect(host).await?)
+    }
+
+    /// Plugs the disk in. Under the domain's lock: nobody else here plugs anything in between the look and the plug.
+    async fn plug(&self, record: &mut Record, forward: &Forward) -> Result<(), Error> {
+        let Some(domain) = record.domain.as_ref().map(|domain| domain.uuid) else {
+            return Ok(());
+        };
+        let look = || async {
+            let name = DomainRef::Uuid(domain);
+            let scope = forward.spec.options.scope;
+            self.parts.hypervisor.domain(&name, scope).await
+        };
+        if forward.again || forward.plugs != self.plugs.load(Ordering::Acquire) {
+            let view = look().await?;
+            if forward.again && view.shows(&record.disk) {
+                // It was the connection that was lost: the domain has the disk still.
+                record.set(Step::Attach, Progress::Done);
+                return Ok(());
+            }
+            record.disk = plan_disk(&view, &forward.spec)?;
+        }
+        record.state = State::Attaching;
+        record.updated = SystemTime::now();
+        record.set(Step::Attach, Progress::Intent);
+        self.put(record).await?;
+        let mut plugged = self.parts.hypervisor.plug(domain, &record.disk).await;
+        if plugged
+            .as_ref()
+            .is_err_and(|error| error.reason() == Reason::TargetInUse)
+        {
+            // Somebody else has plugged something in since the look.
+            record.disk = plan_disk(&look().await?, &forward.spec)?;
+            self.put(record).await?;
+            plugged = self.parts.hypervisor.plug(domain, &record.disk).await;
+        }
+        self.plugs.fetch_add(1, Ordering::Release);
+        plugged?;
+        record.set(Step::Attach, Progress::Done);
+        Ok(())
     }
 
     /// Undoes the steps, last first, until the record is gone.
     pub(super) async fn backward(&self, mut record: Record, why: Why) -> Result<(), Error> {
         record.direction = Direction::Backward;
+        if record.steps.is_empty() {
+            // Nothing was begun.
+            self.parts.journal.remove(&record.id).await?;
+        }
         while let Some(last) = record.steps.last().copied() {
             let _held = match last.step {
                 // Not the domain's: a guest that takes its time to let go of one disk must not keep another from being plugged.

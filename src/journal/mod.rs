@@ -1,10 +1,11 @@
 //! The durable record of every attachment: what was asked, what was decided, how far it came.
 //!
 //! Invariants: a record is on disk before [`Journal::put`] returns; a step's intent is put before the step runs, its
-//! outcome after; no secret is ever in a record (the request is remembered by a keyed hash); records carry a version.
+//! outcome after; [`Journal::put_soon`] is for what a crash may take back because reality tells it again; no secret is ever in a record (the request is remembered by a keyed hash); records carry a version.
 
 mod record;
 mod redb;
+mod writer;
 
 use async_trait::async_trait;
 
@@ -22,6 +23,9 @@ pub trait Journal: Send + Sync {
     async fn all(&self) -> Result<Vec<Record>, JournalError>;
     /// Writes a record; when this returns, it is on disk.
     async fn put(&self, record: &Record) -> Result<(), JournalError>;
+    /// Writes a record without waiting for the disk: every read shows it when this returns, and it is on disk with the
+    /// next [`Self::put`] or [`Self::remove`] of any record, or moments later.
+    async fn put_soon(&self, record: &Record) -> Result<(), JournalError>;
     /// Removes a record; an absent one is success.
     async fn remove(&self, id: &AttachmentId) -> Result<(), JournalError>;
 }

@@ -126,6 +126,14 @@ impl Record {
             .map(|begun| begun.progress)
     }
 
+    /// Remembers how far the step came.
+    pub fn set(&mut self, step: Step, progress: Progress) {
+        match self.steps.iter_mut().find(|begun| begun.step == step) {
+            Some(begun) => begun.progress = progress,
+            None => self.steps.push(StepRecord { step, progress }),
+        }
+    }
+
     /// Whether the connection may be there: the connect step was begun and not undone.
     #[must_use]
     pub fn uses_connection(&self) -> bool {

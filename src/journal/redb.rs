@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ::redb::{Database, ReadableTable, TableDefinition};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+use super::writer::{Cause, Change, Writer};
 use super::{Journal, JournalError, Record};
 use crate::model::AttachmentId;
 
@@ -35,13 +36,11 @@ struct In {
     record: Record,
 }
 
-type Cause = Box<dyn std::error::Error + Send + Sync>;
-
 /// A [`Journal`] in one file, which one process at a time may open.
 pub struct RedbJournal {
-    database: Arc<Database>,
+    writer: Writer,
     path: PathBuf,
-    /// What is on disk: since nobody else writes there, reading needs no disk, and no thread to wait for it.
+    /// What is on disk, or will be: since nobody else writes there, reading needs no disk, and no thread to wait for it.
     records: Mutex<BTreeMap<AttachmentId, Record>>,
 }
 
@@ -62,15 +61,16 @@ impl RedbJournal {
             }
             // A new file has its table now.
             transaction.commit()?;
-            Ok((database, records))
+            let writer = Writer::start(move |changes| commit(&database, changes))?;
+            Ok((writer, records))
         };
-        let (database, records) = open().map_err(|source| JournalError {
+        let (writer, records) = open().map_err(|source| JournalError {
             action: "open",
             path: path.to_owned(),
             source,
         })?;
         Ok(Self {
-            database: Arc::new(database),
+            writer,
             path: path.to_owned(),
             records: Mutex::new(records),
         })
@@ -80,21 +80,36 @@ impl RedbJournal {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes off the async threads.
-    async fn write(
-        &self,
-        work: impl FnOnce(&Database) -> Result<(), Cause> + Send + 'static,
-    ) -> Result<(), JournalError> {
-        let database = Arc::clone(&self.database);
-        let result = tokio::task::spawn_blocking(move || work(&database)).await;
-        result
-            .unwrap_or_else(|panicked| Err(panicked.into()))
-            .map_err(|source| JournalError {
-                action: "write",
-                path: self.path.clone(),
-                source,
-            })
+    fn failed(&self, source: Cause) -> JournalError {
+        JournalError {
+            action: "write",
+            path: self.path.clone(),
+            source,
+        }
     }
+
+    fn encode(&self, record: &Record) -> Result<Vec<u8>, JournalError> {
+        let out = Out {
+            version: VERSION,
+            record,
+        };
+        serde_json::to_vec(&out).map_err(|error| self.failed(error.into()))
+    }
+}
+
+/// Writes all the changes in one transaction. redb's default durability: on disk when commit returns.
+fn commit(database: &Database, changes: &[Change]) -> Result<(), Cause> {
+    let transaction = database.begin_write()?;
+    {
+        let mut table = transaction.open_table(RECORDS)?;
+        for Change { key, value } in changes {
+            match value {
+                Some(value) => table.insert(key.as_str(), value.as_slice())?,
+                None => table.remove(key.as_str())?,
+            };
+        }
+    }
+    Ok(transaction.commit()?)
 }
 
 fn decode(bytes: &[u8]) -> Result<Record, Cause> {
@@ -120,32 +135,33 @@ impl Journal for RedbJournal {
     }
 
     async fn put(&self, record: &Record) -> Result<(), JournalError> {
-        let id = record.id.clone();
-        let bytes = serde_json::to_vec(&Out {
-            version: VERSION,
-            record,
-        });
-        self.write(move |database| {
-            let transaction = database.begin_write()?;
-            transaction
-                .open_table(RECORDS)?
-                .insert(id.as_str(), bytes?.as_slice())?;
-            // redb's default durability: on disk when commit returns.
-            Ok(transaction.commit()?)
-        })
-        .await?;
+        let change = Change {
+            key: record.id.to_string(),
+            value: Some(self.encode(record)?),
+        };
+        let written = self.writer.write(change).await;
+        written.map_err(|source| self.failed(source))?;
         self.records().insert(record.id.clone(), record.clone());
         Ok(())
     }
 
+    async fn put_soon(&self, record: &Record) -> Result<(), JournalError> {
+        let change = Change {
+            key: record.id.to_string(),
+            value: Some(self.encode(record)?),
+        };
+        self.records().insert(record.id.clone(), record.clone());
+        self.writer.write_soon(change);
+        Ok(())
+    }
+
     async fn remove(&self, id: &AttachmentId) -> Result<(), JournalError> {
-        let key = id.clone();
-        self.write(move |database| {
-            let transaction = database.begin_write()?;
-            transaction.open_table(RECORDS)?.remove(key.as_str())?;
-            Ok(transaction.commit()?)
-        })
-        .await?;
+        let change = Change {
+            key: id.to_string(),
+            value: None,
+        };
+        let written = self.writer.write(change).await;
+        written.map_err(|source| self.failed(source))?;
         self.records().remove(id);
         Ok(())
     }
@@ -218,22 +234,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_written_soon_is_read_at_once_and_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.redb");
+        let journal = RedbJournal::open(&path).unwrap();
+        journal.put_soon(&record("a")).await.unwrap();
+        let read = journal.get(&"a".parse().unwrap()).await.unwrap();
+        assert_eq!(read, Some(record("a")));
+        drop(journal);
+        let journal = RedbJournal::open(&path).unwrap();
+        assert_eq!(journal.all().await.unwrap(), [record("a")]);
+    }
+
+    #[tokio::test]
     async fn a_second_process_and_another_version_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal.redb");
         let journal = RedbJournal::open(&path).unwrap();
         assert_eq!(RedbJournal::open(&path).err().unwrap().action, "open");
-        journal
-            .write(|database| {
-                let transaction = database.begin_write()?;
-                transaction
-                    .open_table(RECORDS)?
-                    .insert("x", br#"{"version":2}"#.as_slice())?;
-                Ok(transaction.commit()?)
-            })
-            .await
-            .unwrap();
         drop(journal);
+        let database = Database::create(&path).unwrap();
+        let other = Change {
+            key: "x".into(),
+            value: Some(br#"{"version":2}"#.into()),
+        };
+        commit(&database, &[other]).unwrap();
+        drop(database);
         let error = RedbJournal::open(&path).err().unwrap();
         assert!(
             error.source.to_string().contains("version 2"),

@@ -19,6 +19,7 @@ use super::pool::{CallError, Pool};
 use super::raw::{self, Event};
 use super::unplugs::Unplugs;
 use super::view::{Devices, DomainView};
+use super::xml::Element;
 use super::{DeviceGone, Hypervisor, Unplug};
 use crate::config;
 use crate::model::{DiskPlan, Domain, DomainRef, Scope};
@@ -36,7 +37,7 @@ pub struct Libvirt {
     gone: broadcast::Sender<DeviceGone>,
 }
 
-/// A domain's documents: of the running domain and of its persistent configuration.
+/// A domain's documents: what libvirt shows of the domain itself (running or not), and of its persistent configuration.
 struct Documents {
     domain: Domain,
     live: Option<String>,
@@ -70,26 +71,21 @@ impl Libvirt {
         }
     }
 
-    /// The domain's documents; `None` where there is no such domain.
-    async fn documents(&self, name: DomainRef) -> Result<Option<Documents>, HypervisorError> {
+    /// The domain's devices in each configuration of the scope; `None` where there is no such domain.
+    async fn view(
+        &self,
+        name: DomainRef,
+        scope: Scope,
+    ) -> Result<Option<DomainView>, HypervisorError> {
         let label = name.to_string();
         let result = self
             .pool
-            .run(move |connect| read_documents(connect, &name))
+            .run(move |connect| read_documents(connect, &name, scope))
             .await;
         match result {
-            Ok(documents) => Ok(Some(documents)),
+            Ok(documents) => documents.view().map(Some),
             Err(CallError::Libvirt(error)) if error.code == sys::VIR_ERR_NO_DOMAIN => Ok(None),
             Err(error) => Err(failed("look at the disks", &label, error)),
-        }
-    }
-
-    /// The domain's devices in each configuration of the scope, live before persistent. A domain that is gone has
-    /// none, one that is stopped has no live ones.
-    async fn view(&self, domain: Uuid) -> Result<Option<DomainView>, HypervisorError> {
-        match self.documents(DomainRef::Uuid(domain)).await? {
-            Some(documents) => documents.view().map(Some),
-            None => Ok(None),
         }
     }
 
@@ -129,17 +125,15 @@ impl Libvirt {
 
 #[async_trait]
 impl Hypervisor for Libvirt {
-    async fn domain(&self, name: &DomainRef) -> Result<DomainView, HypervisorError> {
-        let Some(documents) = self.documents(name.clone()).await? else {
-            return Err(HypervisorError::DomainNotFound {
-                domain: name.to_string(),
-            });
-        };
-        documents.view()
+    async fn domain(&self, name: &DomainRef, scope: Scope) -> Result<DomainView, HypervisorError> {
+        let view = self.view(name.clone(), scope).await?;
+        view.ok_or_else(|| HypervisorError::DomainNotFound {
+            domain: name.to_string(),
+        })
     }
 
     async fn has_disk(&self, domain: Uuid, disk: &DiskPlan) -> Result<bool, HypervisorError> {
-        let view = self.view(domain).await?;
+        let view = self.view(DomainRef::Uuid(domain), disk.scope).await?;
         Ok(view.is_some_and(|view| {
             view.devices(disk.scope)
                 .any(|devices| devices.disk(&disk.alias).is_some())
@@ -170,7 +164,8 @@ impl Hypervisor for Libvirt {
     }
 
     async fn request_unplug(&self, domain: Uuid, disk: &DiskPlan) -> Result<(), HypervisorError> {
-        let Some(view) = self.view(domain).await? else {
+        let view = self.view(DomainRef::Uuid(domain), disk.scope).await?;
+        let Some(view) = view else {
             return Ok(());
         };
         let action = format!("unplug disk {}", disk.target);
@@ -238,18 +233,23 @@ impl Hypervisor for Libvirt {
 impl Documents {
     fn view(self) -> Result<DomainView, HypervisorError> {
         let name = self.domain.to_string();
-        let read = |document: &Option<String>| match document {
-            None => Ok(Devices::default()),
-            Some(document) => Devices::read(document).map_err(|source| HypervisorError::Xml {
+        let read = |document: Option<String>| {
+            let read = document
+                .map(|document| Element::read(&document))
+                .transpose();
+            read.map_err(|source| HypervisorError::Xml {
                 what: format!("domain {name}"),
                 source,
-            }),
+            })
         };
+        let (live, config) = (read(self.live)?, read(self.config)?);
+        // Of a domain that does not run, libvirt shows the persistent configuration; only a running one has a number.
+        let live = live.filter(|domain| domain.attribute("id").is_some());
         Ok(DomainView {
-            running: self.live.is_some(),
-            persistent: self.config.is_some(),
-            live: read(&self.live)?,
-            config: read(&self.config)?,
+            running: live.is_some(),
+            persistent: config.is_some(),
+            live: live.as_ref().map(Devices::of).unwrap_or_default(),
+            config: config.as_ref().map(Devices::of).unwrap_or_default(),
             domain: self.domain,
         })
     }
@@ -319,17 +319,14 @@ fn shows(domain: &VirtDomain, alias: &str, scope: Scope) -> Result<bool, Error> 
         && (!scope.config() || shown(&domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE)?)))
 }
 
-fn read_documents(connect: &Connect, name: &DomainRef) -> Result<Documents, Error> {
+/// Only what the scope is about: each document is a round trip, and takes libvirtd longer the more devices there are.
+fn read_documents(connect: &Connect, name: &DomainRef, scope: Scope) -> Result<Documents, Error> {
     let domain = match name {
         DomainRef::Uuid(uuid) => lookup(connect, *uuid)?,
         DomainRef::Name(name) => connect.lookup_domain_by_name(name)?,
     };
-    let live = domain
-        .is_active()?
-        .then(|| domain.xml_desc(0))
-        .transpose()?;
-    let config = domain
-        .is_persistent()?
+    let live = scope.live().then(|| domain.xml_desc(0)).transpose()?;
+    let config = (scope.config() && domain.is_persistent()?)
         .then(|| domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE))
         .transpose()?;
     Ok(Documents {

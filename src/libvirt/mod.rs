@@ -28,7 +28,7 @@ use tokio::sync::broadcast;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::model::{DiskPlan, DomainRef};
+use crate::model::{DiskPlan, DomainRef, Scope};
 
 /// What became of an unplug within the time given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,11 +53,11 @@ pub struct DeviceGone {
 /// Where hot-plug happens.
 #[async_trait]
 pub trait Hypervisor: Send + Sync {
-    /// The domain as it is now.
+    /// The domain as it is now, in the configurations of the scope.
     ///
     /// # Errors
     /// `DOMAIN_NOT_FOUND`, or where the hypervisor fails.
-    async fn domain(&self, name: &DomainRef) -> Result<DomainView, HypervisorError>;
+    async fn domain(&self, name: &DomainRef, scope: Scope) -> Result<DomainView, HypervisorError>;
 
     /// Whether the domain has the disk in any configuration of its scope. A domain that is gone or stopped has no live disks.
     async fn has_disk(&self, domain: Uuid, disk: &DiskPlan) -> Result<bool, HypervisorError>;

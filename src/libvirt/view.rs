@@ -9,18 +9,18 @@ use uuid::Uuid;
 use super::xml::{Element, XmlError};
 use crate::model::{DiskAddress, DiskPlan, Domain, Scope};
 
-/// A domain as it is now.
+/// A domain as it is now, in the configurations that a scope is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DomainView {
     /// Its names.
     pub domain: Domain,
-    /// Whether it runs (paused is running).
+    /// Whether it runs (paused is running), and the scope is about that.
     pub running: bool,
-    /// Whether it has a persistent configuration.
+    /// Whether it has a persistent configuration, and the scope is about that.
     pub persistent: bool,
-    /// What the running domain has; nothing where it does not run.
+    /// What the running domain has; nothing where it does not run, or the scope is not about it.
     pub live: Devices,
-    /// What the persistent configuration has; nothing where there is none.
+    /// What the persistent configuration has; nothing where there is none, or the scope is not about it.
     pub config: Devices,
 }
 
@@ -100,7 +100,11 @@ impl Devices {
     /// # Errors
     /// Where it is not XML.
     pub fn read(document: &str) -> Result<Self, XmlError> {
-        let domain = Element::read(document)?;
+        Ok(Self::of(&Element::read(document)?))
+    }
+
+    /// What a `<domain>` shows.
+    pub(super) fn of(domain: &Element) -> Self {
         let machine = domain
             .child("os")
             .and_then(|os| os.child("type"))
@@ -108,10 +112,10 @@ impl Devices {
             .unwrap_or_default()
             .to_owned();
         let Some(devices) = domain.child("devices") else {
-            return Ok(Self {
+            return Self {
                 machine,
                 ..Self::default()
-            });
+            };
         };
         let disks: Vec<DiskView> = devices.children_named("disk").map(DiskView::of).collect();
         let addresses = devices.children.iter().filter_map(address);
@@ -121,7 +125,7 @@ impl Devices {
             .filter_map(|disk| disk.address)
             .chain(scsi_hosts.filter(|address| !is_pci(address)))
             .collect();
-        Ok(Self {
+        Self {
             machine,
             virtio_scsi: devices
                 .children_named("controller")
@@ -130,7 +134,7 @@ impl Devices {
             pci: addresses.filter(is_pci).collect(),
             scsi,
             disks,
-        })
+        }
     }
 
     /// The disk of that alias.

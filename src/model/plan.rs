@@ -36,7 +36,7 @@ pub struct HostPlan {
     /// The connection info's protocol, such as `smbfs`: the backend that made this plan.
     pub protocol: String,
     /// Names what this connection shares with others (a mount, a session): equal exactly when export, credentials,
-    /// options and access are equal. `None`: nothing is shared.
+    /// options and access are equal. `None`: there is no connection to make, the volume is there or is not.
     pub shared: Option<String>,
     /// The mount, where there is one.
     pub mount: Option<MountPlan>,

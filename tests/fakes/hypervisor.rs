@@ -7,7 +7,7 @@ use uuid::Uuid;
 use volattach::libvirt::{
     DeviceGone, Devices, DomainView, Hypervisor, HypervisorError, LibvirtError, Unplug,
 };
-use volattach::model::{DiskPlan, Domain, DomainRef, Reason};
+use volattach::model::{DiskPlan, Domain, DomainRef, Reason, Scope};
 
 use super::gate::{Failed, Moment};
 use super::{DOMAIN, Guest, World};
@@ -55,7 +55,7 @@ fn fail(reason: Reason) -> HypervisorError {
 
 #[async_trait]
 impl Hypervisor for FakeHypervisor {
-    async fn domain(&self, name: &DomainRef) -> Result<DomainView, HypervisorError> {
+    async fn domain(&self, name: &DomainRef, _scope: Scope) -> Result<DomainView, HypervisorError> {
         self.pass("hypervisor.domain", Moment::Before).await?;
         let state = self.world.state();
         let known = *name == DomainRef::Uuid(DOMAIN) || *name == DomainRef::Name("web".into());

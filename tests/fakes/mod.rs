@@ -53,6 +53,8 @@ pub struct State {
     pub disks: BTreeMap<String, DiskPlan>,
     /// Records as the journal's file has them.
     pub records: BTreeMap<String, Vec<u8>>,
+    /// Records that the file will have, and that the process's end takes back.
+    pub soon: BTreeMap<String, Vec<u8>>,
     /// What the deployer configured for mounts.
     pub configuration: &'static str,
     /// How the guest behaves.
@@ -83,6 +85,14 @@ pub struct World {
     events: broadcast::Sender<DeviceGone>,
 }
 
+impl State {
+    /// What is to be written soon is.
+    pub fn sync(&mut self) {
+        let soon = std::mem::take(&mut self.soon);
+        self.records.extend(soon);
+    }
+}
+
 impl World {
     pub fn new() -> Self {
         Self {
@@ -90,6 +100,7 @@ impl World {
                 connections: BTreeMap::new(),
                 disks: BTreeMap::new(),
                 records: BTreeMap::new(),
+                soon: BTreeMap::new(),
                 configuration: "",
                 guest: Guest::Obeys,
                 unplugs_asked: 0,
@@ -110,11 +121,12 @@ impl World {
         self.state.lock().unwrap()
     }
 
-    /// The records in the journal's file.
+    /// The records as the journal shows them.
     pub fn records(&self) -> Vec<Record> {
         let state = self.state();
-        state
-            .records
+        let mut records = state.records.clone();
+        records.extend(state.soon.clone());
+        records
             .values()
             .map(|bytes| serde_json::from_slice(bytes).unwrap())
             .collect()
@@ -129,13 +141,14 @@ impl World {
         });
     }
 
-    /// A daemon's process on this host, with what it was configured with.
+    /// A daemon's process on this host, with what it was configured with. The one before it is dead.
     pub fn engine(&self) -> Engine {
         self.engine_with(Duration::from_millis(20))
     }
 
     /// The same, with another patience for guests.
     pub fn engine_with(&self, unplug_timeout: Duration) -> Engine {
+        self.state().soon.clear();
         let backends: [Arc<dyn Backend>; 2] = [
             Arc::new(storage::FakeBackend::new(self, "smbfs")),
             Arc::new(storage::FakeBackend::new(self, "local")),

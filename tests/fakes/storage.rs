@@ -30,6 +30,14 @@ impl FakeBackend {
         let passed = self.world.gate.pass(call, moment).await;
         passed.map_err(|Failed| fail(Reason::ServerUnreachable))
     }
+
+    fn there(&self, plan: &HostPlan) -> Presence {
+        let state = self.world.state();
+        match (&plan.shared, state.connections.get(&name(plan))) {
+            (None, _) => Presence::Present,
+            (Some(_), there) => there.copied().unwrap_or(Presence::Absent),
+        }
+    }
 }
 
 /// An error of that reason.
@@ -175,15 +183,11 @@ impl Backend for FakeBackend {
 
     async fn find(&self, plan: &HostPlan) -> Result<Presence, BackendError> {
         self.pass("backend.find", Moment::Before).await?;
-        let state = self.world.state();
-        Ok(state
-            .connections
-            .get(&name(plan))
-            .copied()
-            .unwrap_or(Presence::Absent))
+        Ok(self.there(plan))
     }
 
     async fn connect(&self, plan: &HostPlan, _info: &Protocol) -> Result<(), BackendError> {
+        assert!(plan.shared.is_some(), "there is nothing to connect");
         self.pass("backend.connect", Moment::Before).await?;
         if let Some(reason) = self.world.state().connect_fails.take() {
             return Err(fail(reason));
@@ -209,12 +213,8 @@ impl Backend for FakeBackend {
 
     async fn inspect(&self, plan: &HostPlan) -> Result<(), BackendError> {
         self.pass("backend.inspect", Moment::Before).await?;
+        assert_eq!(self.there(plan), Presence::Present, "not mounted");
         let mut state = self.world.state();
-        assert_eq!(
-            state.connections.get(&name(plan)),
-            Some(&Presence::Present),
-            "not mounted"
-        );
         state
             .inspect_fails
             .take()
@@ -281,19 +281,34 @@ impl Journal for FakeJournal {
 
     async fn put(&self, record: &Record) -> Result<(), JournalError> {
         self.pass("journal.put", Moment::Before).await?;
-        let bytes = serde_json::to_vec(record).unwrap();
-        let text = String::from_utf8(bytes.clone()).unwrap();
-        assert!(!text.contains("hunter2"), "a secret in the journal: {text}");
-        self.world
-            .state()
-            .records
-            .insert(record.id.to_string(), bytes);
+        {
+            let mut state = self.world.state();
+            state.sync();
+            state.records.insert(record.id.to_string(), bytes(record));
+        }
         self.pass("journal.put", Moment::After).await
+    }
+
+    async fn put_soon(&self, record: &Record) -> Result<(), JournalError> {
+        let mut state = self.world.state();
+        state.soon.insert(record.id.to_string(), bytes(record));
+        Ok(())
     }
 
     async fn remove(&self, id: &AttachmentId) -> Result<(), JournalError> {
         self.pass("journal.remove", Moment::Before).await?;
-        self.world.state().records.remove(id.as_str());
+        {
+            let mut state = self.world.state();
+            state.sync();
+            state.records.remove(id.as_str());
+        }
         self.pass("journal.remove", Moment::After).await
     }
+}
+
+fn bytes(record: &Record) -> Vec<u8> {
+    let bytes = serde_json::to_vec(record).unwrap();
+    let text = String::from_utf8_lossy(&bytes);
+    assert!(!text.contains("hunter2"), "a secret in the journal: {text}");
+    bytes
 }

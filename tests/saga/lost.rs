@@ -1,0 +1,109 @@
+//! What was attached and is no more: told, cleared away, or made again.
+
+use super::*;
+
+#[tokio::test]
+async fn what_a_reboot_took_is_told_and_made_again() {
+    let world = World::new();
+    let engine = world.engine();
+    engine
+        .attach(by_root(attach("a1", "v1", smb("v1"))))
+        .await
+        .unwrap();
+    engine
+        .connect(by_root(connect("c1", "v2", smb("v2"))))
+        .await
+        .unwrap();
+    world.state().disks.clear();
+    world.state().connections.clear();
+    let engine = world.engine();
+    reconcile::once(&engine).await;
+    for lost in ["a1", "c1"] {
+        let shown = engine.get(by_root(id(lost))).await.unwrap();
+        assert_eq!(shown.error.unwrap().reason, Reason::DiskLost, "{lost}");
+    }
+    let again = engine
+        .attach(by_root(attach("a1", "v1", smb("v1"))))
+        .await
+        .unwrap();
+    assert_eq!((again.state, again.error), (State::Attached, None));
+    engine
+        .connect(by_root(connect("c1", "v2", smb("v2"))))
+        .await
+        .unwrap();
+    assert_eq!(world.state().disks.len(), 1);
+    engine.detach(by_root(id("a1"))).await.unwrap();
+    engine.disconnect(by_root(id("c1"))).await.unwrap();
+    nothing_left(&world);
+}
+
+#[tokio::test]
+async fn a_connection_that_was_lost_from_under_a_disk_is_told_and_made_again() {
+    let world = World::new();
+    let engine = world.engine();
+    engine
+        .attach(by_root(attach("a1", "v1", smb("v1"))))
+        .await
+        .unwrap();
+    world.state().connections.clear();
+    reconcile::once(&engine).await;
+    let shown = engine.get(by_root(id("a1"))).await.unwrap();
+    assert_eq!(shown.error.unwrap().reason, Reason::DiskLost);
+    let again = engine
+        .attach(by_root(attach("a1", "v1", smb("v1"))))
+        .await
+        .unwrap();
+    assert_eq!((again.state, again.error), (State::Attached, None));
+    assert_eq!(world.state().connections.len(), 1);
+    assert_eq!(world.state().unplugs_asked, 0, "the guest kept its disk");
+    engine.detach(by_root(id("a1"))).await.unwrap();
+    nothing_left(&world);
+}
+
+#[tokio::test]
+async fn what_is_made_again_elsewhere_leaves_nothing_where_it_was() {
+    let world = World::new();
+    let engine = world.engine();
+    engine
+        .attach(by_root(attach("a1", "v1", smb("v1"))))
+        .await
+        .unwrap();
+    engine
+        .connect(by_root(connect("c1", "v2", smb("v2"))))
+        .await
+        .unwrap();
+    // The disk is lost, the mount is not; and the deployer's options, so the mount points, are others now.
+    world.let_go("ua-v1");
+    world.state().configuration = "echo_interval=20";
+    world.state().sync();
+    let engine = world.engine();
+    engine
+        .attach(by_root(attach("a1", "v1", smb("v1"))))
+        .await
+        .unwrap();
+    let before = world.state().connections.len();
+    assert_eq!(before, 2, "c1 uses the old mount still");
+    engine.disconnect(by_root(id("c1"))).await.unwrap();
+    engine.detach(by_root(id("a1"))).await.unwrap();
+    nothing_left(&world);
+}
+
+#[tokio::test]
+async fn the_last_that_is_made_again_elsewhere_takes_its_mount_down() {
+    let world = World::new();
+    let engine = world.engine();
+    engine
+        .attach(by_root(attach("a1", "v1", smb("v1"))))
+        .await
+        .unwrap();
+    world.let_go("ua-v1");
+    world.state().configuration = "echo_interval=20";
+    world.state().sync();
+    let engine = world.engine();
+    engine
+        .attach(by_root(attach("a1", "v1", smb("v1"))))
+        .await
+        .unwrap();
+    engine.detach(by_root(id("a1"))).await.unwrap();
+    nothing_left(&world);
+}
