@@ -53,6 +53,25 @@ async fn a_file_is_found_with_its_ends() {
 }
 
 #[tokio::test]
+async fn jobs_are_done_in_order_up_to_the_first_that_fails() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("v"), b"0123456789").unwrap();
+    let mut worker = workers().start().unwrap();
+    let jobs = ["v", "absent", "v"].map(|name| inspect(dir.path(), name, false));
+    worker.give(&jobs).await.unwrap();
+    assert!(matches!(
+        worker.reply(DEADLINE).await,
+        Ok(Reply::Found(Found { size: 10, .. }))
+    ));
+    assert!(matches!(
+        worker.reply(DEADLINE).await,
+        Err(WorkerError::Failed { .. })
+    ));
+    let after = worker.reply(DEADLINE).await;
+    assert!(after.is_err(), "{after:?}");
+}
+
+#[tokio::test]
 async fn a_failed_call_is_told_with_its_errno() {
     let dir = tempfile::tempdir().unwrap();
     let error = workers()

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::Error;
 use super::inner::Inner;
-use crate::backend::Presence;
+use crate::backend::{Connected, Presence};
 use crate::connection::Protocol;
 use crate::journal::{Direction, Kind, Progress, Record, Step};
 use crate::libvirt::{Unplug, plan_disk};
@@ -82,6 +82,7 @@ impl Inner {
     }
 
     async fn run_steps(&self, record: &mut Record, forward: &Forward) -> Result<(), Error> {
+        let mut connected = Connected::Uninspected;
         for &step in steps(record.kind()) {
             if forward.ready && step != Step::Attach {
                 continue;
@@ -89,7 +90,8 @@ impl Inner {
             let _held = self.lock(record, step).await;
             tracing::info!(step = step.as_str(), "step");
             match step {
-                Step::Connect => self.connect(record, forward).await?,
+                Step::Connect => connected = self.connect(record, forward).await?,
+                Step::Inspect if connected == Connected::Inspected => {}
                 // It changes nothing, so it needs no intent: there is nothing to undo.
                 Step::Inspect => self.inspect(&record.host).await?,
                 Step::Attach => self.plug(record, forward).await?,
@@ -111,19 +113,19 @@ impl Inner {
         }
     }
 
-    async fn connect(&self, record: &mut Record, forward: &Forward) -> Result<(), Error> {
+    async fn connect(&self, record: &mut Record, forward: &Forward) -> Result<Connected, Error> {
         record.set(Step::Connect, Progress::Intent);
         self.put(record).await?;
         let backend = self.parts.backends.get(&record.host.protocol)?;
-        match backend.find(&record.host).await? {
+        let connected = match backend.find(&record.host).await? {
             // The mount of others, or our own from before a crash. Equal keys are equal connections.
-            Presence::Present => {}
+            Presence::Present => Connected::Uninspected,
             Presence::Partial | Presence::Absent => {
-                backend.connect(&record.host, &forward.info).await?;
+                backend.connect(&record.host, &forward.info).await?
             }
-        }
+        };
         record.set(Step::Connect, Progress::Done);
-        Ok(())
+        Ok(connected)
     }
 
     pub(super) async fn inspect(&self, host: &HostPlan) -> Result<(), Error> {

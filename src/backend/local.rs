@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 
-use super::{Backend, BackendError, Description, Presence, file};
+use super::{Backend, BackendError, Connected, Description, Presence, file};
 use crate::config;
 use crate::connection::{LocalVolume, Protocol};
 use crate::model::{Access, HostPlan, SourceKind};
@@ -212,8 +212,8 @@ impl Backend for LocalBackend {
         blocking(plan, look).await
     }
 
-    async fn connect(&self, _plan: &HostPlan, _info: &Protocol) -> Result<(), BackendError> {
-        Ok(())
+    async fn connect(&self, _plan: &HostPlan, _info: &Protocol) -> Result<Connected, BackendError> {
+        Ok(Connected::Uninspected)
     }
 
     async fn inspect(&self, plan: &HostPlan) -> Result<(), BackendError> {

@@ -35,6 +35,15 @@ pub enum Presence {
     Absent,
 }
 
+/// What connecting came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Connected {
+    /// The volume was inspected with it.
+    Inspected,
+    /// [`Backend::inspect`] is still to come.
+    Uninspected,
+}
+
 /// A setting that a plan came from: what it is, and who set it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setting {
@@ -78,8 +87,9 @@ pub trait Backend: Send + Sync {
     /// Looks whether the plan's connection is there, without touching the server.
     async fn find(&self, plan: &HostPlan) -> Result<Presence, BackendError>;
 
-    /// Makes the connection. On an error nothing is left over, or [`Backend::find`] tells.
-    async fn connect(&self, plan: &HostPlan, info: &Protocol) -> Result<(), BackendError>;
+    /// Makes the connection, which is not there whole; where that costs less in one, inspects the volume too. On an
+    /// error nothing is left over, or [`Backend::find`] tells.
+    async fn connect(&self, plan: &HostPlan, info: &Protocol) -> Result<Connected, BackendError>;
 
     /// Opens the connected volume beneath its root and checks that it may be shown to a guest: a regular file (or
     /// block device) whose header names no other file. Touches nothing.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use volattach::backend::{Backend, BackendError, Description, Presence, Setting};
+use volattach::backend::{Backend, BackendError, Connected, Description, Presence, Setting};
 use volattach::connection::{ConnectionInfo, Protocol};
 use volattach::journal::{Journal, JournalError, Record};
 use volattach::model::{
@@ -186,7 +186,7 @@ impl Backend for FakeBackend {
         Ok(self.there(plan))
     }
 
-    async fn connect(&self, plan: &HostPlan, _info: &Protocol) -> Result<(), BackendError> {
+    async fn connect(&self, plan: &HostPlan, _info: &Protocol) -> Result<Connected, BackendError> {
         assert!(plan.shared.is_some(), "there is nothing to connect");
         self.pass("backend.connect", Moment::Before).await?;
         if let Some(reason) = self.world.state().connect_fails.take() {
@@ -208,7 +208,8 @@ impl Backend for FakeBackend {
             .state()
             .connections
             .insert(name(plan), Presence::Present);
-        self.pass("backend.connect", Moment::After).await
+        self.pass("backend.connect", Moment::After).await?;
+        Ok(Connected::Uninspected)
     }
 
     async fn inspect(&self, plan: &HostPlan) -> Result<(), BackendError> {

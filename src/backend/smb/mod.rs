@@ -17,7 +17,7 @@ mod unmount;
 
 use std::borrow::Cow;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,11 +25,11 @@ use async_trait::async_trait;
 use nix::errno::Errno;
 use tokio::sync::{Mutex, Semaphore};
 
-use super::{Attempt, Backend, BackendError, Description, Presence, file};
+use super::{Attempt, Backend, BackendError, Connected, Description, Presence, file};
 use crate::config;
 use crate::connection::{Protocol, SmbCredentials, SmbVolume};
 use crate::model::{Access, HostKey, HostPlan, MountPlan, SourceKind};
-use crate::sys::worker::{Job, MountJob, Reply, WorkerError, Workers};
+use crate::sys::worker::{Job, MountJob, Reply, Worker, WorkerError, Workers};
 use dialect::Dialect;
 use failure::Meaning;
 use probe::Outcome;
@@ -121,13 +121,15 @@ impl SmbBackend {
             .map(Cow::Owned)
     }
 
-    /// Asks each address for a sign of life, and mounts from the first that gives one.
+    /// Asks each address for a sign of life, mounts from the first that gives one, and inspects the volume.
     async fn mount(
         &self,
         share: &Share<'_>,
-        plan: &MountPlan,
-        access: Access,
+        plan: &HostPlan,
+        mount: &MountPlan,
     ) -> Result<(), BackendError> {
+        // It starts while the server is asked.
+        let mut started = Some(self.workers.start());
         let login = self.login(share.volume).await?;
         let mut tried = Tried::default();
         for address in self.resolve(share).await? {
@@ -147,16 +149,23 @@ impl SmbBackend {
             };
             let data = share.data(&for_kernel(address), dialect, &login)?;
             let job = Job::Mount(MountJob {
-                source: plan.source.clone(),
-                target: plan.target.clone(),
-                fstype: plan.fstype.clone(),
-                read_only: access.is_read_only(),
+                source: mount.source.clone(),
+                target: mount.target.clone(),
+                fstype: mount.fstype.clone(),
+                read_only: plan.access.is_read_only(),
                 data: data.to_string(),
             });
-            match self.mount_one(job, share, &plan.target, dialect).await {
+            let worker = started.take().unwrap_or_else(|| self.workers.start());
+            let mut worker = worker.map_err(host(|| "start a worker".to_owned()))?;
+            let jobs = [job, Job::Inspect(file::job(plan)?)];
+            match self
+                .mount_one(&mut worker, &jobs, share, mount, dialect)
+                .await
+            {
                 Ok(()) => {
-                    tracing::info!(source = plan.source, %address, vers = %dialect, mount_point = %plan.target.display(), "mounted");
-                    return Ok(());
+                    tracing::info!(source = mount.source, %address, vers = %dialect, mount_point = %mount.target.display(), "mounted");
+                    self.check(mount, plan.access)?;
+                    return found(plan, worker.reply(INSPECT_TIMEOUT).await);
                 }
                 Err(Meaning::Final(error)) => return Err(error),
                 Err(Meaning::Unreachable(why)) => {
@@ -171,21 +180,26 @@ impl SmbBackend {
     /// Mounts when it is this mount's turn.
     async fn mount_one(
         &self,
-        job: Job,
+        worker: &mut Worker,
+        jobs: &[Job],
         share: &Share<'_>,
-        target: &Path,
+        mount: &MountPlan,
         dialect: Dialect,
     ) -> Result<(), Meaning> {
         let within = self.settings.mount_timeout;
         let result = {
             let _turn = self.mounting.lock().await;
-            self.workers.run(job, within).await
+            match worker.give(jobs).await {
+                Ok(()) => worker.reply(within).await,
+                Err(error) => Err(error),
+            }
         };
+        let target = &mount.target;
         result.map(drop).map_err(|error| match error {
             WorkerError::Failed { errno, .. } => failure::meaning(errno, share, target, dialect),
             WorkerError::Deadline { .. } => Meaning::Final(BackendError::MountTimeout {
                 share: share.source(),
-                target: target.to_owned(),
+                target: target.clone(),
                 within,
             }),
             error => {
@@ -195,11 +209,55 @@ impl SmbBackend {
         })
     }
 
+    /// Makes the directory to mount on, with nothing on it.
+    async fn make_mount_point(&self, plan: &MountPlan) -> Result<(), BackendError> {
+        let make = || {
+            let target = plan.target.clone();
+            blocking(
+                || format!("make the mount point {}", plan.target.display()),
+                move || mountpoint::make(&target),
+            )
+        };
+        if !make().await? {
+            // Whatever a crash or an earlier failure left: from the beginning.
+            unmount::take_down(&self.workers, &plan.target).await?;
+            make().await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the mount is what was planned.
+    fn check(&self, mount: &MountPlan, access: Access) -> Result<(), BackendError> {
+        let why = mountpoint::shortcoming(mount, access)
+            .map_err(host(|| "read the mount table".to_owned()))?;
+        why.map_or(Ok(()), |why| {
+            Err(BackendError::MountFailed {
+                share: mount.source.clone(),
+                target: mount.target.clone(),
+                why,
+            })
+        })
+    }
+
     fn volume<'a>(&self, info: &'a Protocol) -> Result<&'a SmbVolume, BackendError> {
         match info {
             Protocol::Smb(volume) => Ok(volume),
             Protocol::Local(_) => Err(not_mine("connection info of another protocol")),
         }
+    }
+}
+
+/// Judges what a worker found of the volume.
+fn found(plan: &HostPlan, reply: Result<Reply, WorkerError>) -> Result<(), BackendError> {
+    match reply {
+        Ok(Reply::Found(found)) => file::judge(plan, &found),
+        Ok(_) => Err(not_mine("another job's reply")),
+        Err(WorkerError::Failed { step, errno }) => Err(file::failure(plan, &step, errno)),
+        Err(WorkerError::Deadline { within, .. }) => Err(BackendError::ServerLost {
+            path: plan.path.clone(),
+            why: format!("nothing within {} s", within.as_secs()),
+        }),
+        Err(error) => Err(host(|| format!("look at {}", plan.path.display()))(error)),
     }
 }
 
@@ -370,55 +428,24 @@ impl Backend for SmbBackend {
         .await
     }
 
-    async fn connect(&self, plan: &HostPlan, info: &Protocol) -> Result<(), BackendError> {
+    async fn connect(&self, plan: &HostPlan, info: &Protocol) -> Result<Connected, BackendError> {
         let mount = mount_of(plan)?;
         let mut share = Share::new(&self.settings, self.volume(info)?, plan.access)?;
         if !kernel_knows_closetimeo() {
             share.drop_option("closetimeo");
         }
-        match self.find(plan).await? {
-            Presence::Present => return Ok(()),
-            // Whatever a crash or an earlier failure left: from the beginning.
-            Presence::Partial => unmount::take_down(&self.workers, &mount.target).await?,
-            Presence::Absent => {}
-        }
-        let directory = mount.target.clone();
-        blocking(
-            || format!("make the mount point {}", mount.target.display()),
-            move || mountpoint::make(&directory),
-        )
-        .await?;
-        let mut result = self.mount(&share, mount, plan.access).await;
-        if result.is_ok() {
-            let why = mountpoint::shortcoming(mount, plan.access)
-                .map_err(host(|| "read the mount table".to_owned()))?;
-            if let Some(why) = why {
-                result = Err(BackendError::MountFailed {
-                    share: mount.source.clone(),
-                    target: mount.target.clone(),
-                    why,
-                });
-            }
-        }
+        self.make_mount_point(mount).await?;
+        let result = self.mount(&share, plan, mount).await;
         if result.is_err() {
             // What fails here is still found, and taken down by `disconnect`; the first error says more.
             let _ = unmount::take_down(&self.workers, &mount.target).await;
         }
-        result
+        result.map(|()| Connected::Inspected)
     }
 
     async fn inspect(&self, plan: &HostPlan) -> Result<(), BackendError> {
         let job = Job::Inspect(file::job(plan)?);
-        match self.workers.run(job, INSPECT_TIMEOUT).await {
-            Ok(Reply::Found(found)) => file::judge(plan, &found),
-            Ok(_) => Err(not_mine("another job's reply")),
-            Err(WorkerError::Failed { step, errno }) => Err(file::failure(plan, &step, errno)),
-            Err(WorkerError::Deadline { within, .. }) => Err(BackendError::ServerLost {
-                path: plan.path.clone(),
-                why: format!("nothing within {} s", within.as_secs()),
-            }),
-            Err(error) => Err(host(|| format!("look at {}", plan.path.display()))(error)),
-        }
+        found(plan, self.workers.run(job, INSPECT_TIMEOUT).await)
     }
 
     async fn disconnect(&self, plan: &HostPlan) -> Result<(), BackendError> {

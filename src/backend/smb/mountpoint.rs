@@ -69,8 +69,8 @@ pub(super) fn shortcoming(plan: &MountPlan, access: Access) -> io::Result<Option
 }
 
 /// Makes the directory of a mount point beneath its base, which is made too: for root alone, but traversable, since
-/// the hypervisor opens files beneath it. A directory that is there already is taken.
-pub(super) fn make(target: &Path) -> io::Result<()> {
+/// the hypervisor opens files beneath it. False: it is there already, with whatever is mounted on it.
+pub(super) fn make(target: &Path) -> io::Result<bool> {
     let (base, name) = parts(target)?;
     DirBuilder::new().recursive(true).mode(0o711).create(base)?;
     let base = open(
@@ -86,12 +86,13 @@ pub(super) fn make(target: &Path) -> io::Result<()> {
         ));
     }
     match mkdirat(&base, name, Mode::S_IRWXU) {
+        Ok(()) => return Ok(true),
         Err(Errno::EEXIST) => {}
-        result => return Ok(result?),
+        Err(errno) => return Err(errno.into()),
     }
     let stat = fstatat(&base, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
     if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR {
-        Ok(())
+        Ok(false)
     } else {
         Err(Errno::ENOTDIR.into())
     }

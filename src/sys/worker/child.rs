@@ -1,4 +1,4 @@
-//! The worker's own side: confine itself, read one job, do it, reply, end.
+//! The worker's own side: confine itself, read the jobs, do them, reply to each, end.
 
 use std::io::{Read, Write};
 use std::process::ExitCode;
@@ -10,13 +10,13 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use zeroize::Zeroizing;
 
-use super::{InspectJob, JOB_MAX, Job, Reply};
+use super::{InspectJob, JOBS_MAX, Job, Reply};
 use crate::sys::{beneath, mount};
 
-/// A worker's whole life: does its job and gives its exit code.
+/// A worker's whole life: does its jobs and gives its exit code.
 #[must_use]
 pub fn work() -> ExitCode {
-    match do_job() {
+    match do_jobs() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The parent reads this into its own error.
@@ -26,10 +26,29 @@ pub fn work() -> ExitCode {
     }
 }
 
-fn do_job() -> Result<(), String> {
+fn do_jobs() -> Result<(), String> {
     confine().map_err(|e| format!("cannot confine the worker: {e}"))?;
-    let job = read_job()?;
-    let needed: &[Capability] = match job {
+    let jobs = read_jobs()?;
+    for (number, job) in jobs.iter().enumerate() {
+        let needed = jobs[number..].iter().flat_map(capabilities).copied();
+        keep_capabilities(&needed.collect())
+            .map_err(|e| format!("cannot drop capabilities: {e}"))?;
+        let reply = run(job);
+        let mut line =
+            serde_json::to_vec(&reply).map_err(|e| format!("cannot write a reply: {e}"))?;
+        line.push(b'\n');
+        std::io::stdout()
+            .write_all(&line)
+            .map_err(|e| format!("cannot send the reply: {e}"))?;
+        if matches!(reply, Reply::Failed { .. }) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn capabilities(job: &Job) -> &'static [Capability] {
+    match job {
         Job::Mount(_) => &[Capability::CAP_SYS_ADMIN],
         // What is mounted beneath a share lies behind folders that are the hypervisor's user's alone, as are the files.
         Job::Unmount(_) => &[Capability::CAP_SYS_ADMIN, Capability::CAP_DAC_READ_SEARCH],
@@ -38,12 +57,7 @@ fn do_job() -> Result<(), String> {
             Capability::CAP_DAC_READ_SEARCH,
             Capability::CAP_DAC_OVERRIDE,
         ],
-    };
-    keep_capabilities(needed).map_err(|e| format!("cannot drop capabilities: {e}"))?;
-    let reply = serde_json::to_vec(&run(&job)).map_err(|e| format!("cannot write a reply: {e}"))?;
-    std::io::stdout()
-        .write_all(&reply)
-        .map_err(|e| format!("cannot send the reply: {e}"))
+    }
 }
 
 /// The worker dies with its parent, and nobody looks into its memory: no ptrace, no core file.
@@ -54,26 +68,23 @@ fn confine() -> Result<(), Errno> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0)
 }
 
-/// Reads up to the end of standard input: a parent that died before it wrote all of the job leaves half of one, which
-/// does not parse.
-fn read_job() -> Result<Job, String> {
-    // Room for the longest job from the start: growing would leave copies of a secret behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(JOB_MAX + 1));
+/// Reads up to the end of standard input: a parent that died before it wrote all of the jobs leaves a part, which does
+/// not parse.
+fn read_jobs() -> Result<Vec<Job>, String> {
+    // Room for the longest jobs from the start: growing would leave copies of a secret behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(JOBS_MAX + 1));
     std::io::stdin()
-        .take(JOB_MAX as u64 + 1)
+        .take(JOBS_MAX as u64 + 1)
         .read_to_end(&mut bytes)
-        .map_err(|e| format!("cannot read the job: {e}"))?;
-    // Not serde's own message: it could quote the job.
-    serde_json::from_slice(&bytes).map_err(|_| "the job is malformed".to_owned())
+        .map_err(|e| format!("cannot read the jobs: {e}"))?;
+    // Not serde's own message: it could quote them.
+    serde_json::from_slice(&bytes).map_err(|_| "the jobs are malformed".to_owned())
 }
 
 /// Drops every capability that is not needed; those that the parent has not are not missed before a system call says so.
-fn keep_capabilities(needed: &[Capability]) -> Result<(), caps::errors::CapsError> {
+fn keep_capabilities(needed: &CapsHashSet) -> Result<(), caps::errors::CapsError> {
     let permitted = caps::read(None, CapSet::Permitted)?;
-    let keep: CapsHashSet = permitted
-        .intersection(&needed.iter().copied().collect())
-        .copied()
-        .collect();
+    let keep: CapsHashSet = permitted.intersection(needed).copied().collect();
     caps::clear(None, CapSet::Inheritable)?;
     caps::set(None, CapSet::Effective, &keep)?;
     caps::set(None, CapSet::Permitted, &keep)

@@ -1,4 +1,4 @@
-//! What goes through a worker's pipes: one job in, one reply out, as JSON.
+//! What goes through a worker's pipes: a list of jobs in, a reply to each out, as lines of JSON.
 
 use std::path::PathBuf;
 

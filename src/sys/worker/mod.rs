@@ -1,12 +1,12 @@
 //! Short-lived worker processes: whatever may hang on a dead server runs in one, with a deadline.
 //!
-//! A worker is the executable `volattachd-worker`, with an empty environment. It gets one [`Job`] through its standard input and
-//! gives one [`Reply`] through its standard output. It drops all capabilities but those of its job, cannot be looked
-//! into, and dies with the daemon. It is not the daemon's own executable: to load that with libvirt takes some 20 ms,
+//! A worker is the executable `volattachd-worker`, with an empty environment. It gets its [`Job`]s through its standard
+//! input and gives a [`Reply`] to each through its standard output, up to the first that fails; then it ends. It drops
+//! all capabilities but those of the jobs ahead of it, cannot be looked into, and dies with the daemon. It is not the daemon's own executable: to load that with libvirt takes some 20 ms,
 //! as long as all the rest of an attach.
 //!
-//! Invariants: [`Workers::run`] returns at its deadline, also when the worker sleeps unkillably in the kernel; a
-//! worker past its deadline is sent SIGKILL at once and reaped when it goes; secrets are in the pipe alone, never on a
+//! Invariants: whoever waits for a reply gets one at the deadline, also when the worker sleeps unkillably in the kernel;
+//! a worker past its deadline is sent SIGKILL at once and reaped when it goes; secrets are in the pipe alone, never on a
 //! command line or in the environment.
 
 mod child;
@@ -20,8 +20,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::process::{Child, Command};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use zeroize::Zeroizing;
 
 pub use child::work;
@@ -30,8 +30,8 @@ pub use job::{InspectJob, Job, MountJob, Reply};
 /// The name of a worker's executable, and its `argv[0]`.
 const NAME: &str = "volattachd-worker";
 
-/// Room for the longest job, in bytes: mount options of one page, each byte written as `\u0000` at worst, and paths.
-const JOB_MAX: usize = 64 * 1024;
+/// Room for the longest jobs, in bytes: mount options of one page, each byte written as `\u0000` at worst, and paths.
+const JOBS_MAX: usize = 64 * 1024;
 
 /// The longest reply that is read, in bytes.
 const REPLY_MAX: u64 = 4 * 1024 * 1024;
@@ -119,22 +119,25 @@ impl Workers {
         }
     }
 
-    /// Has a worker do a job.
-    ///
-    /// To be called on a thread that outlives the job, as all of an async runtime's own do: the kernel ends the
-    /// worker with the *thread* that started it (prctl(2), `PR_SET_PDEATHSIG`). Dropping the future kills the worker.
+    /// Has a worker do a job: [`Self::start`], [`Worker::give`] and [`Worker::reply`].
     ///
     /// # Errors
     /// Where the worker could not do the job; a failed system call is [`WorkerError::Failed`].
     pub async fn run(&self, job: Job, within: Duration) -> Result<Reply, WorkerError> {
-        let start = |source| WorkerError::Start {
-            executable: self.executable.clone(),
-            source,
-        };
-        let mut bytes = Zeroizing::new(Vec::with_capacity(JOB_MAX));
-        serde_json::to_writer(&mut *bytes, &job).map_err(|e| start(e.into()))?;
-        drop(job);
-        let mut child = Command::new(&self.executable)
+        let mut worker = self.start()?;
+        worker.give(&[job]).await?;
+        worker.reply(within).await
+    }
+
+    /// Starts a worker, which waits for its jobs. Dropping it kills it.
+    ///
+    /// To be called on a thread that outlives the jobs, as all of an async runtime's own do: the kernel ends the
+    /// worker with the *thread* that started it (prctl(2), `PR_SET_PDEATHSIG`).
+    ///
+    /// # Errors
+    /// Where it could not be started.
+    pub fn start(&self) -> Result<Worker, WorkerError> {
+        let child = Command::new(&self.executable)
             .arg0(NAME)
             .env_clear()
             .current_dir("/")
@@ -142,74 +145,137 @@ impl Workers {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
-            .spawn()
-            .map_err(start)?;
-        match tokio::time::timeout(within, converse(&mut child, &bytes)).await {
-            Ok(result) => {
-                let (status, stdout, stderr) = result.map_err(start)?;
-                reply(status, &stdout, &stderr)
-            }
-            Err(_) => Err(abandon(child, within).await),
-        }
+            .spawn();
+        let mut child = child.map_err(|source| WorkerError::Start {
+            executable: self.executable.clone(),
+            source,
+        })?;
+        Ok(Worker {
+            executable: self.executable.clone(),
+            stdin: child.stdin.take(),
+            stdout: child.stdout.take().map(BufReader::new),
+            jobs: 0,
+            child: Some(child),
+        })
     }
 }
 
-/// Hands over the job and collects everything that the worker says until it ends.
-async fn converse(
-    child: &mut Child,
-    job: &[u8],
-) -> std::io::Result<(ExitStatus, Vec<u8>, Vec<u8>)> {
-    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let write = async {
-        if let Some(mut stdin) = stdin {
+/// A worker that was started.
+pub struct Worker {
+    executable: PathBuf,
+    stdin: Option<ChildStdin>,
+    stdout: Option<BufReader<ChildStdout>>,
+    /// How many replies are to come.
+    jobs: usize,
+    /// `None`: it is being seen to its end elsewhere.
+    child: Option<Child>,
+}
+
+impl Worker {
+    /// Gives it its jobs, once. They are done in order, up to the first that fails.
+    ///
+    /// # Errors
+    /// Where they cannot be written.
+    pub async fn give(&mut self, jobs: &[Job]) -> Result<(), WorkerError> {
+        let mut bytes = Zeroizing::new(Vec::with_capacity(JOBS_MAX));
+        serde_json::to_writer(&mut *bytes, jobs).map_err(|error| self.broken(error.into()))?;
+        self.jobs = jobs.len();
+        if let Some(mut stdin) = self.stdin.take() {
             // A worker that ended early says why itself.
-            let _ = stdin.write_all(job).await;
+            let _ = stdin.write_all(&bytes).await;
         }
         Ok(())
-    };
-    let ((), stdout, stderr, status) = tokio::try_join!(
-        write,
-        read_up_to(stdout, REPLY_MAX),
-        read_up_to(stderr, STDERR_MAX),
-        child.wait(),
-    )?;
-    Ok((status, stdout, stderr))
-}
-
-async fn read_up_to(from: Option<impl AsyncRead + Unpin>, limit: u64) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    if let Some(from) = from {
-        from.take(limit).read_to_end(&mut bytes).await?;
     }
-    Ok(bytes)
-}
 
-fn reply(status: ExitStatus, stdout: &[u8], stderr: &[u8]) -> Result<Reply, WorkerError> {
-    match serde_json::from_slice(stdout) {
-        Ok(Reply::Failed { step, errno }) => Err(WorkerError::Failed {
-            step,
-            errno: Errno::from_raw(errno),
-        }),
-        Ok(reply) if status.success() => Ok(reply),
-        _ => Err(WorkerError::Died {
-            status,
-            stderr: String::from_utf8_lossy(stderr).trim().to_owned(),
-        }),
+    /// The reply to the next job.
+    ///
+    /// # Errors
+    /// Where the worker could not do the job; a failed system call is [`WorkerError::Failed`].
+    pub async fn reply(&mut self, within: Duration) -> Result<Reply, WorkerError> {
+        match tokio::time::timeout(within, self.read()).await {
+            Ok(result) => result,
+            Err(_) => Err(self.abandon(within).await),
+        }
     }
-}
 
-/// Kills a worker, and sees it gone where that is quick.
-async fn abandon(mut child: Child, within: Duration) -> WorkerError {
-    let pid = child.id().unwrap_or_default();
-    // It fails only for a process that is gone already.
-    let _ = child.start_kill();
-    let reaped = tokio::time::timeout(REAP, child.wait()).await.is_ok();
-    if !reaped {
-        tokio::spawn(async move { child.wait().await });
+    async fn read(&mut self) -> Result<Reply, WorkerError> {
+        let mut line = Vec::new();
+        if let Some(stdout) = &mut self.stdout {
+            let read = stdout.take(REPLY_MAX).read_until(b'\n', &mut line).await;
+            read.map_err(|error| self.broken(error))?;
+        }
+        let reply = serde_json::from_slice(&line);
+        self.jobs = self.jobs.saturating_sub(1);
+        match reply {
+            Ok(Reply::Failed { step, errno }) => {
+                self.ended();
+                Err(WorkerError::Failed {
+                    step,
+                    errno: Errno::from_raw(errno),
+                })
+            }
+            Ok(reply) => {
+                if self.jobs == 0 {
+                    self.ended();
+                }
+                Ok(reply)
+            }
+            Err(_) => Err(self.died().await),
+        }
     }
-    WorkerError::Deadline {
-        pid,
-        within,
-        reaped,
+
+    /// It has no more to say, and goes.
+    fn ended(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            tokio::spawn(async move { child.wait().await });
+        }
+    }
+
+    /// It said nothing, or nonsense.
+    async fn died(&mut self) -> WorkerError {
+        let Some(mut child) = self.child.take() else {
+            return self.broken(std::io::ErrorKind::UnexpectedEof.into());
+        };
+        let mut said = Vec::new();
+        let stderr = child.stderr.take();
+        let see = async {
+            if let Some(stderr) = stderr {
+                stderr.take(STDERR_MAX).read_to_end(&mut said).await?;
+            }
+            child.wait().await
+        };
+        match see.await {
+            Ok(status) => WorkerError::Died {
+                status,
+                stderr: String::from_utf8_lossy(&said).trim().to_owned(),
+            },
+            Err(error) => self.broken(error),
+        }
+    }
+
+    fn broken(&self, source: std::io::Error) -> WorkerError {
+        WorkerError::Start {
+            executable: self.executable.clone(),
+            source,
+        }
+    }
+
+    /// Kills it, and sees it gone where that is quick.
+    async fn abandon(&mut self, within: Duration) -> WorkerError {
+        let (mut pid, mut reaped) = (0, true);
+        if let Some(mut child) = self.child.take() {
+            pid = child.id().unwrap_or_default();
+            // It fails only for a process that is gone already.
+            let _ = child.start_kill();
+            reaped = tokio::time::timeout(REAP, child.wait()).await.is_ok();
+            if !reaped {
+                tokio::spawn(async move { child.wait().await });
+            }
+        }
+        WorkerError::Deadline {
+            pid,
+            within,
+            reaped,
+        }
     }
 }
