@@ -113,12 +113,12 @@ async fn mounts_over_and_beneath_each_other_all_go() {
     let neighbour = plan.root.with_extension("other");
     mount_tmpfs(&neighbour);
     assert_eq!(backend.find(&plan).await.unwrap(), Presence::Partial);
-    backend.disconnect(&plan).await.unwrap();
+    backend.disconnect(&plan, true).await.unwrap();
     assert_eq!(backend.find(&plan).await.unwrap(), Presence::Absent);
     assert!(!plan.root.exists());
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(table.contains(neighbour.to_str().unwrap()));
-    backend.disconnect(&plan).await.unwrap();
+    backend.disconnect(&plan, true).await.unwrap();
 }
 
 /// As on a real share: the hypervisor's user owns its folders, and nobody else may pass.
@@ -146,7 +146,7 @@ async fn what_is_beneath_anothers_folders_goes_and_is_looked_at() {
         };
         backend.inspect(&plan).await.unwrap();
     }
-    backend.disconnect(&plan).await.unwrap();
+    backend.disconnect(&plan, true).await.unwrap();
     assert_eq!(backend.find(&plan).await.unwrap(), Presence::Absent);
 }
 
@@ -160,12 +160,12 @@ async fn a_mount_in_use_stays_and_says_so() {
     let plan = plan(&backend);
     mount_tmpfs(&plan.root);
     let held = std::fs::File::create(&plan.path).unwrap();
-    let error = backend.disconnect(&plan).await.unwrap_err();
+    let error = backend.disconnect(&plan, true).await.unwrap_err();
     assert_eq!(error.reason(), Reason::UnmountFailed);
     assert!(error.to_string().contains("fuser -vm"), "{error}");
     assert_eq!(backend.find(&plan).await.unwrap(), Presence::Partial);
     drop(held);
-    backend.disconnect(&plan).await.unwrap();
+    backend.disconnect(&plan, true).await.unwrap();
     assert_eq!(backend.find(&plan).await.unwrap(), Presence::Absent);
 }
 

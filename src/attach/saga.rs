@@ -1,5 +1,6 @@
 //! The executor: runs the steps, or undoes them, with the journal at every turn.
 
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
@@ -8,10 +9,10 @@ use tokio::time::Instant;
 
 use super::Error;
 use super::inner::Inner;
-use crate::backend::{Connected, Presence};
+use crate::backend::Presence;
 use crate::connection::Protocol;
 use crate::journal::{Direction, Kind, Progress, Record, Step};
-use crate::libvirt::{Unplug, plan_disk};
+use crate::libvirt::{DomainView, Unplug, plan_disk};
 use crate::model::{Attachment, AttachmentError, DiskSpec, DomainRef, HostPlan, Reason, State};
 
 /// A guest that was asked to let go of a disk is not asked again sooner: on some machine types a second request
@@ -41,6 +42,16 @@ pub(super) struct Forward {
     pub(super) again: bool,
     /// How many plugs there were before the look that the record's disk was planned from.
     pub(super) plugs: u64,
+}
+
+impl Forward {
+    /// The disk as it is wanted, of a volume that turned out to be there.
+    fn spec_at(&self, path: &Path) -> DiskSpec {
+        DiskSpec {
+            path: path.to_owned(),
+            ..self.spec.clone()
+        }
+    }
 }
 
 /// The steps of an attach or connect, in order.
@@ -82,16 +93,15 @@ impl Inner {
     }
 
     async fn run_steps(&self, record: &mut Record, forward: &Forward) -> Result<(), Error> {
-        let mut connected = Connected::Uninspected;
+        let mut inspected = forward.ready;
         for &step in steps(record.kind()) {
-            if forward.ready && step != Step::Attach {
+            if forward.ready && step == Step::Connect || inspected && step == Step::Inspect {
                 continue;
             }
             let _held = self.lock(record, step).await;
             tracing::info!(step = step.as_str(), "step");
             match step {
-                Step::Connect => connected = self.connect(record, forward).await?,
-                Step::Inspect if connected == Connected::Inspected => {}
+                Step::Connect => inspected = self.connect(record, forward).await?,
                 // It changes nothing, so it needs no intent: there is nothing to undo.
                 Step::Inspect => self.inspect(&record.host).await?,
                 Step::Attach => self.plug(record, forward).await?,
@@ -113,19 +123,25 @@ impl Inner {
         }
     }
 
-    async fn connect(&self, record: &mut Record, forward: &Forward) -> Result<Connected, Error> {
+    /// Connects; whether the volume was inspected with it.
+    async fn connect(&self, record: &mut Record, forward: &Forward) -> Result<bool, Error> {
         record.set(Step::Connect, Progress::Intent);
         self.put(record).await?;
         let backend = self.parts.backends.get(&record.host.protocol)?;
-        let connected = match backend.find(&record.host).await? {
+        let inspected = match backend.find(&record.host).await? {
             // The mount of others, or our own from before a crash. Equal keys are equal connections.
-            Presence::Present => Connected::Uninspected,
+            Presence::Present => false,
             Presence::Partial | Presence::Absent => {
-                backend.connect(&record.host, &forward.info).await?
+                let connected = backend.connect(&record.host, &forward.info).await?;
+                record.host = connected.plan;
+                connected.inspected
             }
         };
         record.set(Step::Connect, Progress::Done);
-        Ok(connected)
+        if record.domain.is_none() && record.host.path != forward.spec.path {
+            record.disk = plan_disk(&DomainView::empty(), &forward.spec_at(&record.host.path))?;
+        }
+        Ok(inspected)
     }
 
     pub(super) async fn inspect(&self, host: &HostPlan) -> Result<(), Error> {
@@ -143,14 +159,18 @@ impl Inner {
             let scope = forward.spec.options.scope;
             self.parts.hypervisor.domain(&name, scope).await
         };
-        if forward.again || forward.plugs != self.plugs.load(Ordering::Acquire) {
+        let spec = forward.spec_at(&record.host.path);
+        if forward.again
+            || spec.path != forward.spec.path
+            || forward.plugs != self.plugs.load(Ordering::Acquire)
+        {
             let view = look().await?;
             if forward.again && view.shows(&record.disk) {
                 // It was the connection that was lost: the domain has the disk still.
                 record.set(Step::Attach, Progress::Done);
                 return Ok(());
             }
-            record.disk = plan_disk(&view, &forward.spec)?;
+            record.disk = plan_disk(&view, &spec)?;
         }
         record.state = State::Attaching;
         record.updated = SystemTime::now();
@@ -162,7 +182,7 @@ impl Inner {
             .is_err_and(|error| error.reason() == Reason::TargetInUse)
         {
             // Somebody else has plugged something in since the look.
-            record.disk = plan_disk(&look().await?, &forward.spec)?;
+            record.disk = plan_disk(&look().await?, &spec)?;
             self.put(record).await?;
             plugged = self.parts.hypervisor.plug(domain, &record.disk).await;
         }
@@ -280,19 +300,17 @@ impl Inner {
     }
 
     async fn disconnect(&self, record: &Record) -> Result<(), Error> {
+        let mut last = true;
         if let Some(shared) = &record.host.shared {
             let others = self.parts.journal.all().await?;
-            let used = others.iter().any(|other| {
+            last = !others.iter().any(|other| {
                 other.id != record.id
                     && other.host.shared.as_ref() == Some(shared)
                     && other.uses_connection()
             });
-            if used {
-                return Ok(());
-            }
         }
         let backend = self.parts.backends.get(&record.host.protocol)?;
-        Ok(backend.disconnect(&record.host).await?)
+        Ok(backend.disconnect(&record.host, last).await?)
     }
 
     /// The lock that a step and its outcome in the journal are under.

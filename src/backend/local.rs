@@ -212,15 +212,18 @@ impl Backend for LocalBackend {
         blocking(plan, look).await
     }
 
-    async fn connect(&self, _plan: &HostPlan, _info: &Protocol) -> Result<Connected, BackendError> {
-        Ok(Connected::Uninspected)
+    async fn connect(&self, plan: &HostPlan, _info: &Protocol) -> Result<Connected, BackendError> {
+        Ok(Connected {
+            plan: plan.clone(),
+            inspected: false,
+        })
     }
 
     async fn inspect(&self, plan: &HostPlan) -> Result<(), BackendError> {
         blocking(plan, look).await
     }
 
-    async fn disconnect(&self, _plan: &HostPlan) -> Result<(), BackendError> {
+    async fn disconnect(&self, _plan: &HostPlan, _last: bool) -> Result<(), BackendError> {
         Ok(())
     }
 }

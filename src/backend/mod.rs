@@ -5,8 +5,7 @@
 //! connection down again, also after a restart.
 //!
 //! Who else uses a shared mount is not a backend's business: the executor in `attach` counts uses in the journal and
-//! calls [`Backend::connect`] for the first and [`Backend::disconnect`] after the last, under a lock per
-//! [`HostPlan::shared`].
+//! tells [`Backend::disconnect`] whether it was the last, under a lock per [`HostPlan::shared`].
 
 mod error;
 mod file;
@@ -36,12 +35,12 @@ pub enum Presence {
 }
 
 /// What connecting came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Connected {
-    /// The volume was inspected with it.
-    Inspected,
-    /// [`Backend::inspect`] is still to come.
-    Uninspected,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connected {
+    /// The plan with what only connecting tells: a block device's path and identity.
+    pub plan: HostPlan,
+    /// Whether the volume was inspected with it; else [`Backend::inspect`] is still to come.
+    pub inspected: bool,
 }
 
 /// A setting that a plan came from: what it is, and who set it.
@@ -88,15 +87,16 @@ pub trait Backend: Send + Sync {
     async fn find(&self, plan: &HostPlan) -> Result<Presence, BackendError>;
 
     /// Makes the connection, which is not there whole; where that costs less in one, inspects the volume too. On an
-    /// error nothing is left over, or [`Backend::find`] tells.
+    /// error nothing is left over, or [`Backend::find`] tells. What the plan then has is what [`Backend::disconnect`] gets.
     async fn connect(&self, plan: &HostPlan, info: &Protocol) -> Result<Connected, BackendError>;
 
     /// Opens the connected volume beneath its root and checks that it may be shown to a guest: a regular file (or
     /// block device) whose header names no other file. Touches nothing.
     async fn inspect(&self, plan: &HostPlan) -> Result<(), BackendError>;
 
-    /// Takes the connection down, whole or partial; nothing there is success.
-    async fn disconnect(&self, plan: &HostPlan) -> Result<(), BackendError>;
+    /// Takes the connection down, whole or partial; nothing there is success. Called for each volume; `last`: nobody
+    /// else uses what it shares with others ([`HostPlan::shared`]), which else stays.
+    async fn disconnect(&self, plan: &HostPlan, last: bool) -> Result<(), BackendError>;
 }
 
 /// The backends of this build, by protocol.

@@ -40,7 +40,8 @@ pub struct HostPlan {
     pub shared: Option<String>,
     /// The mount, where there is one.
     pub mount: Option<MountPlan>,
-    /// The volume on this host once connected.
+    /// The volume on this host once connected. A block device has its own when it is there, and until then the one by which
+    /// udev would call it.
     pub path: PathBuf,
     /// The directory that `path` must stay beneath, links not followed: the share's mount point or a configured root.
     pub root: PathBuf,

@@ -209,7 +209,10 @@ impl Backend for FakeBackend {
             .connections
             .insert(name(plan), Presence::Present);
         self.pass("backend.connect", Moment::After).await?;
-        Ok(Connected::Uninspected)
+        Ok(Connected {
+            plan: plan.clone(),
+            inspected: false,
+        })
     }
 
     async fn inspect(&self, plan: &HostPlan) -> Result<(), BackendError> {
@@ -222,7 +225,10 @@ impl Backend for FakeBackend {
             .map_or(Ok(()), |reason| Err(fail(reason)))
     }
 
-    async fn disconnect(&self, plan: &HostPlan) -> Result<(), BackendError> {
+    async fn disconnect(&self, plan: &HostPlan, last: bool) -> Result<(), BackendError> {
+        if !last {
+            return Ok(());
+        }
         self.pass("backend.disconnect", Moment::Before).await?;
         {
             let mut state = self.world.state();

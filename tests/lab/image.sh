@@ -14,12 +14,18 @@ packages=(
     systemd systemd-sysv udev dbus kmod iproute2 procps util-linux e2fsprogs linux-image-amd64
     libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils
     samba smbclient keyutils
+    samba-dsdb-modules samba-vfs-modules samba-ad-provision winbind krb5-user cifs-utils # Active Directory
+    python3-impacket                                  # an SMB server that is not Samba
+    nfs-kernel-server nfs-common rpcbind
+    open-iscsi multipath-tools targetcli-fb sg3-utils # NVMe/TCP is all kernel
     openssh-server python3-minimal
 )
 # Services that cost seconds of an emulated boot, or run when a test least expects it, and serve nothing here.
 masked=(
-    smbd.service nmbd.service samba-ad-dc.service libvirt-guests.service
-    apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service
+    smbd.service nmbd.service winbind.service samba-ad-dc.service libvirt-guests.service
+    nfs-server.service nfs-blkmap.service rpc-statd-notify.service e2scrub_reap.service
+    open-iscsi.service multipathd.service multipathd.socket rtslib-fb-targetctl.service
+    apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer
     fstrim.timer logrotate.timer systemd-pstore.service systemd-networkd-wait-online.service
     "getty@tty1.service" systemd-hwdb-update.service systemd-journal-flush.service
 )

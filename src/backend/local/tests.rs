@@ -57,7 +57,7 @@ async fn inspect(root: &Path, name: &str, format: ImageFormat) -> Result<(), Bac
     let plan = backend.plan(&info, Access::ReadWrite)?;
     backend.connect(&plan, &info).await?;
     let result = backend.inspect(&plan).await;
-    backend.disconnect(&plan).await?;
+    backend.disconnect(&plan, true).await?;
     result
 }
 

@@ -440,7 +440,10 @@ impl Backend for SmbBackend {
             // What fails here is still found, and taken down by `disconnect`; the first error says more.
             let _ = unmount::take_down(&self.workers, &mount.target).await;
         }
-        result.map(|()| Connected::Inspected)
+        result.map(|()| Connected {
+            plan: plan.clone(),
+            inspected: true,
+        })
     }
 
     async fn inspect(&self, plan: &HostPlan) -> Result<(), BackendError> {
@@ -448,8 +451,12 @@ impl Backend for SmbBackend {
         found(plan, self.workers.run(job, INSPECT_TIMEOUT).await)
     }
 
-    async fn disconnect(&self, plan: &HostPlan) -> Result<(), BackendError> {
-        unmount::take_down(&self.workers, &mount_of(plan)?.target).await
+    async fn disconnect(&self, plan: &HostPlan, last: bool) -> Result<(), BackendError> {
+        let mount = mount_of(plan)?;
+        if !last {
+            return Ok(());
+        }
+        unmount::take_down(&self.workers, &mount.target).await
     }
 }
 

@@ -65,7 +65,7 @@ async fn connect_fails(info: &Protocol) -> BackendError {
     let plan = backend.plan(info, Access::ReadWrite).unwrap();
     let error = backend.connect(&plan, info).await.unwrap_err();
     assert_eq!(backend.find(&plan).await.unwrap(), Presence::Absent);
-    backend.disconnect(&plan).await.unwrap();
+    backend.disconnect(&plan, true).await.unwrap();
     assert!(!error.to_string().contains("hunter2"));
     error
 }
@@ -113,12 +113,12 @@ async fn an_empty_mount_point_is_partial_and_goes() {
     mountpoint::make(&plan.root).unwrap();
     assert_eq!(backend.find(&plan).await.unwrap(), Presence::Partial);
     for _ in 0..2 {
-        backend.disconnect(&plan).await.unwrap();
+        backend.disconnect(&plan, true).await.unwrap();
         assert_eq!(backend.find(&plan).await.unwrap(), Presence::Absent);
     }
     mountpoint::make(&plan.root).unwrap();
     std::fs::write(plan.root.join("stray"), b"").unwrap();
-    let error = backend.disconnect(&plan).await.unwrap_err();
+    let error = backend.disconnect(&plan, true).await.unwrap_err();
     assert!(
         error.to_string().contains("remove the mount point"),
         "{error}"
