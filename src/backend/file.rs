@@ -140,6 +140,7 @@ mod tests {
             protocol: "smbfs".into(),
             shared: None,
             mount: None,
+            target: None,
             path: "/mnt/x/v 1".into(),
             root: "/mnt/x".into(),
             kind: SourceKind::File,

@@ -178,6 +178,7 @@ impl Backend for LocalBackend {
             protocol: PROTOCOL.to_owned(),
             shared: None,
             mount: None,
+            target: None,
             path: path.clone(),
             root: root.to_owned(),
             kind: if path.starts_with(DEVICES) {

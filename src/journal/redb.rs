@@ -189,6 +189,7 @@ mod tests {
                 protocol: "local".into(),
                 shared: None,
                 mount: None,
+                target: None,
                 path: "/r/v".into(),
                 root: "/r".into(),
                 kind: SourceKind::File,

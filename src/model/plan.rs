@@ -20,6 +20,33 @@ pub struct MountPlan {
     pub target: PathBuf,
 }
 
+/// A storage target that a connection logs in to, and which volume there it means. It outlives the daemon: with it the
+/// connection is taken down after a restart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetPlan {
+    /// What carries it, by the kernel's name: `tcp`.
+    pub transport: String,
+    /// The ways to the volume, in the connection info's order; at least one.
+    pub paths: Vec<TargetPath>,
+    /// The network interface it goes over, by the initiator's name for it; `None`: whichever leads there.
+    pub interface: Option<String>,
+    /// The volume's identity as the connection info has it; `None`: it names none.
+    pub expected: Option<String>,
+    /// The volume's identity as the device itself told it, fresh, on every path; `None` until it is connected.
+    pub verified: Option<String>,
+}
+
+/// One way to a volume on a target.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TargetPath {
+    /// Address and port, an IPv6 address in brackets: `10.0.0.1:3260`.
+    pub portal: String,
+    /// The target's name: an IQN or NQN.
+    pub name: String,
+    /// The volume's number on the target: a SCSI LUN or an NVMe namespace id. `None`: its identity alone tells it from others.
+    pub lun: Option<u64>,
+}
+
 /// Whether a volume is a file or a block device on this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -40,6 +67,8 @@ pub struct HostPlan {
     pub shared: Option<String>,
     /// The mount, where there is one.
     pub mount: Option<MountPlan>,
+    /// The target, where there is one.
+    pub target: Option<TargetPlan>,
     /// The volume on this host once connected. A block device has its own when it is there, and until then the one by which
     /// udev would call it.
     pub path: PathBuf,

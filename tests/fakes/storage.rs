@@ -161,6 +161,7 @@ impl Backend for FakeBackend {
             protocol: self.protocol.to_owned(),
             shared,
             mount,
+            target: None,
             path,
             root,
             kind: SourceKind::File,

@@ -397,6 +397,7 @@ impl Backend for SmbBackend {
                 options: share.shown(),
                 target,
             }),
+            target: None,
             kind: SourceKind::File,
             format: volume.format,
             access,
