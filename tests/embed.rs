@@ -124,7 +124,10 @@ impl Rig {
 }
 
 fn hypervisor(embed: &Embed) -> Libvirt {
-    Libvirt::new(&config::Libvirt { uri: embed.uri() })
+    Libvirt::new(&config::Libvirt {
+        uri: embed.uri(),
+        call_timeout: Duration::from_secs(60),
+    })
 }
 
 fn disk(embed: &Embed, volume: &str, access: Access, options: DiskOptions) -> DiskSpec {

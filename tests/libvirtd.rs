@@ -39,8 +39,8 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn start() -> Self {
-        let scratch = Scratch::new("libvirtd");
+    fn start(name: &str) -> Self {
+        let scratch = Scratch::new(name);
         // As root it would be the machine's libvirtd, and use its directories.
         let user = Uid::effective().is_root().then(|| {
             let user = User::from_name("libvirt-qemu").unwrap();
@@ -78,6 +78,24 @@ impl Daemon {
 
     fn uri(&self) -> String {
         format!("qemu+unix:///session?socket={}", self.socket().display())
+    }
+
+    fn hypervisor(&self, call_timeout: Duration) -> Libvirt {
+        run_event_loop().unwrap();
+        Libvirt::new(&config::Libvirt {
+            uri: self.uri(),
+            call_timeout,
+        })
+    }
+
+    /// The QEMU of a domain.
+    fn qemu(&self, domain: &str) -> Pid {
+        let file = self
+            .scratch
+            .root()
+            .join(format!("libvirt/qemu/run/{domain}.pid"));
+        let pid = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{file:?}: {e}"));
+        Pid::from_raw(pid.trim().parse().unwrap())
     }
 
     /// A connection of the test's own.
@@ -148,19 +166,8 @@ const IDLE: &str = "<domain type='qemu'>
     </devices>
   </domain>";
 
-#[tokio::test]
-async fn libvirtd_hangs_dies_and_comes_back() {
-    let mut daemon = Daemon::start();
-    let connect = daemon.connect().await;
-    let defined = connect.define_domain_xml(IDLE).unwrap();
-    defined.create().unwrap();
-    drop((defined, connect));
-
-    let hypervisor = Libvirt::new(&config::Libvirt { uri: daemon.uri() });
-    let mut events = hypervisor.events();
-    let view = domain(&hypervisor).await;
-    let uuid = view.domain.uuid;
-    let spec = DiskSpec {
+fn spec(daemon: &Daemon) -> DiskSpec {
+    DiskSpec {
         volume: "v1".parse().unwrap(),
         path: daemon.scratch.image("v1.raw", 1 << 20),
         kind: SourceKind::File,
@@ -170,8 +177,64 @@ async fn libvirtd_hangs_dies_and_comes_back() {
             bus: Some(Bus::Scsi),
             ..DiskOptions::default()
         },
-    };
-    let plan = plan_disk(&view, &spec).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_hung_qemu_is_left_alone_and_holds_up_nobody() {
+    let daemon = Daemon::start("hung-qemu");
+    let connect = daemon.connect().await;
+    for name in ["hangs", "idle"] {
+        let xml = IDLE.replace("<name>idle<", &format!("<name>{name}<"));
+        connect.define_domain_xml(&xml).unwrap().create().unwrap();
+    }
+    let hypervisor = daemon.hypervisor(Duration::from_secs(2));
+    let idle = domain(&hypervisor).await;
+    let name = DomainRef::Name("hangs".into());
+    let view = hypervisor.domain(&name, Scope::Live).await.unwrap();
+    let uuid = view.domain.uuid;
+    let plan = plan_disk(&view, &spec(&daemon)).unwrap();
+
+    let qemu = daemon.qemu("hangs");
+    kill(qemu, Signal::SIGSTOP).unwrap();
+    for _ in 0..3 {
+        let plugged = timeout(LONG, hypervisor.plug(uuid, &plan));
+        let error = plugged.await.expect("an answer in time").unwrap_err();
+        assert_eq!(error.reason(), Reason::HypervisorUnavailable, "{error}");
+        assert!(
+            error.to_string().contains("left alone until it ends"),
+            "{error}"
+        );
+    }
+    // What came of the plug is not known: nobody is told that the disk is not there.
+    assert!(hypervisor.has_disk(uuid, &plan).await.is_err());
+    let other = plan_disk(&idle, &spec(&daemon)).unwrap();
+    hypervisor.plug(idle.domain.uuid, &other).await.unwrap();
+
+    kill(qemu, Signal::SIGCONT).unwrap();
+    let deadline = Instant::now() + LONG;
+    loop {
+        match hypervisor.has_disk(uuid, &plan).await {
+            Ok(there) => break assert!(there, "the plug went on"),
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn libvirtd_hangs_dies_and_comes_back() {
+    let mut daemon = Daemon::start("libvirtd");
+    let connect = daemon.connect().await;
+    let defined = connect.define_domain_xml(IDLE).unwrap();
+    defined.create().unwrap();
+    drop((defined, connect));
+
+    let hypervisor = daemon.hypervisor(LONG);
+    let mut events = hypervisor.events();
+    let view = domain(&hypervisor).await;
+    let uuid = view.domain.uuid;
+    let plan = plan_disk(&view, &spec(&daemon)).unwrap();
     hypervisor.plug(uuid, &plan).await.unwrap();
 
     // It hangs: keep-alive ends the call that waits, and a new connection is not waited for either.

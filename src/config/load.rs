@@ -113,9 +113,11 @@ fn decode_listen(mut section: Section, problems: &mut Vec<Problem>) -> Listen {
 
 fn decode_libvirt(mut section: Section, problems: &mut Vec<Problem>) -> Libvirt {
     let uri = section.read(problems, "uri", value::uri);
+    let call_timeout = section.read(problems, "call_timeout", value::duration);
     section.finish(problems);
     Libvirt {
         uri: uri.unwrap_or_else(|| "qemu:///system".to_owned()),
+        call_timeout: call_timeout.unwrap_or(Duration::from_secs(60)),
     }
 }
 

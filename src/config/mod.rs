@@ -52,6 +52,8 @@ pub struct Listen {
 pub struct Libvirt {
     /// The connection URI; default `qemu:///system`.
     pub uri: String,
+    /// How long a call to libvirt may take; then its domain is left alone until it ends; default 60 s.
+    pub call_timeout: Duration,
 }
 
 /// `[smb]`: shares by SMB.

@@ -38,6 +38,7 @@ fn every_key_is_read() {
         group = "wheel"
         [libvirt]
         uri = "xen:///system"
+        call_timeout = "9s"
         [smb]
         versions = ["2.0.2", "3.11", "1.0"]
         uid = 4711
@@ -67,6 +68,7 @@ fn every_key_is_read() {
         },
         libvirt: Libvirt {
             uri: "xen:///system",
+            call_timeout: 9s,
         },
         state_dir: "/s",
         mount_base: "/m/x",

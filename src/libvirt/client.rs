@@ -64,7 +64,7 @@ impl Libvirt {
             })
         };
         Self {
-            pool: Pool::new(&settings.uri, sink),
+            pool: Pool::new(settings, sink),
             unplugs,
             events,
             gone,
@@ -80,7 +80,7 @@ impl Libvirt {
         let label = name.to_string();
         let result = self
             .pool
-            .run(move |connect| read_documents(connect, &name, scope))
+            .run(&label, move |connect| read_documents(connect, &name, scope))
             .await;
         match result {
             Ok(documents) => documents.view().map(Some),
@@ -99,7 +99,9 @@ impl Libvirt {
         let alias = alias.to_owned();
         let result = self
             .pool
-            .run(move |connect| raw::detach_alias(&lookup(connect, domain)?, &alias, flag))
+            .run(&domain.to_string(), move |connect| {
+                raw::detach_alias(&lookup(connect, domain)?, &alias, flag)
+            })
             .await;
         match result {
             Ok(()) => Ok(()),
@@ -147,7 +149,7 @@ impl Hypervisor for Libvirt {
         let alias = disk.alias.clone();
         let shown = self
             .pool
-            .run(move |connect| {
+            .run(&domain.to_string(), move |connect| {
                 let domain = lookup(connect, domain)?;
                 domain.attach_device_flags(&xml, flags)?;
                 shows(&domain, &alias, scope)

@@ -3,14 +3,19 @@
 //! libvirtd answers five requests of one client at a time (`max_client_requests` in libvirtd.conf) and lets further
 //! ones wait, so several connections share the load. The first of them carries the events, and is kept open: a
 //! task opens it again when it ends.
+//!
+//! A QEMU that hangs, say on an image whose server is dead, hangs the call on its domain too, for as long as that lasts.
+//! Past its deadline such a call keeps neither a turn nor a connection that others use, and its domain gets no further
+//! one: what it comes to is unknown until it ends.
 
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Mutex, Notify, Semaphore, oneshot};
+use tokio::sync::{Mutex as AsyncMutex, Notify, Semaphore, oneshot};
 use tokio::task::{AbortHandle, spawn_blocking};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{info, warn};
 use virt::connect::Connect;
 use virt::error::Error;
@@ -18,6 +23,7 @@ use virt::error::Error;
 use super::connection::Connection;
 use super::error::{HypervisorError, LibvirtError};
 use super::raw::EventSink;
+use crate::config;
 
 /// Connections to a daemon.
 const CONNECTIONS: usize = 3;
@@ -45,15 +51,18 @@ pub(super) struct Pool {
 
 struct Shared {
     uri: String,
+    call_timeout: Duration,
     slots: Vec<Slot>,
     permits: Arc<Semaphore>,
+    /// Domains with a call past its deadline.
+    overdue: Mutex<HashSet<String>>,
     events: EventSink,
     closed: Arc<Notify>,
 }
 
 #[derive(Default)]
 struct Slot {
-    state: Mutex<SlotState>,
+    state: AsyncMutex<SlotState>,
     /// Whether `state` holds a connection: a hint for choosing.
     open: AtomicBool,
     /// Calls under way.
@@ -85,8 +94,9 @@ impl Drop for Call {
 }
 
 impl Pool {
-    /// A pool of connections to that URI; must be called within a tokio runtime.
-    pub(super) fn new(uri: &str, events: EventSink) -> Self {
+    /// A pool of connections; must be called within a tokio runtime.
+    pub(super) fn new(settings: &config::Libvirt, events: EventSink) -> Self {
+        let uri = &settings.uri;
         // The driver inside this process has no connection to share out.
         let connections = if uri.contains("///embed") {
             1
@@ -94,7 +104,9 @@ impl Pool {
             CONNECTIONS
         };
         let shared = Arc::new(Shared {
-            uri: uri.to_owned(),
+            uri: uri.clone(),
+            call_timeout: settings.call_timeout,
+            overdue: Mutex::default(),
             slots: (0..connections).map(|_| Slot::default()).collect(),
             permits: Arc::new(Semaphore::new(CONNECTIONS * CALLS)),
             events,
@@ -104,25 +116,44 @@ impl Pool {
         Self { shared, keeper }
     }
 
-    /// Runs a call on a blocking thread. It goes on there when the future is dropped.
-    pub(super) async fn run<T, F>(&self, call: F) -> Result<T, CallError>
+    /// Runs a call about a domain on a blocking thread. It goes on there when the future is dropped.
+    pub(super) async fn run<T, F>(&self, domain: &str, call: F) -> Result<T, CallError>
     where
         T: Send + 'static,
         F: FnOnce(&Connect) -> Result<T, Error> + Send + 'static,
     {
         let shared = &self.shared;
+        shared.check(domain).map_err(CallError::Unavailable)?;
         let permit = Arc::clone(&shared.permits).acquire_owned().await;
         let counted = shared.choose();
+        let slot = counted.slot;
         let connection = shared
-            .connection(counted.slot)
+            .connection(slot)
             .await
             .map_err(CallError::Unavailable)?;
-        let ran = spawn_blocking(move || {
-            let result = call(connection.connect());
-            drop((permit, counted));
-            (result, connection.is_alive())
+        let turn = Arc::new(Mutex::new(Some((permit, counted))));
+        let mut ran = spawn_blocking({
+            let (connection, turn) = (Arc::clone(&connection), Arc::clone(&turn));
+            move || {
+                let result = call(connection.connect());
+                drop(lock(&turn).take());
+                (result, connection.is_alive())
+            }
         });
-        match ran.await {
+        let Ok(ended) = timeout(shared.call_timeout, &mut ran).await else {
+            lock(&shared.overdue).insert(domain.to_owned());
+            drop(lock(&turn).take());
+            shared.retire(slot, &connection).await;
+            let (shared, domain) = (Arc::clone(shared), domain.to_owned());
+            let error = shared.hangs(&domain);
+            tokio::spawn(async move {
+                // Whatever it came to: who looks now sees it.
+                let _ = ran.await;
+                lock(&shared.overdue).remove(&domain);
+            });
+            return Err(CallError::Unavailable(error));
+        };
+        match ended {
             Ok((Ok(value), _)) => Ok(value),
             Ok((Err(error), true)) => Err(CallError::Libvirt(error.into())),
             Ok((Err(error), false)) => Err(CallError::Unavailable(
@@ -133,6 +164,10 @@ impl Pool {
             )),
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Pool {
@@ -147,6 +182,38 @@ impl Shared {
             uri: self.uri.clone(),
             why: why.to_owned(),
             source,
+        }
+    }
+
+    /// Whether the domain takes calls.
+    fn check(&self, domain: &str) -> Result<(), HypervisorError> {
+        match lock(&self.overdue).contains(domain) {
+            true => Err(self.hangs(domain)),
+            false => Ok(()),
+        }
+    }
+
+    fn hangs(&self, domain: &str) -> HypervisorError {
+        let why = format!(
+            "a call on domain {domain} has not ended within {} s, as when its QEMU waits for a dead server; the domain is left alone until it ends",
+            self.call_timeout.as_secs_f64()
+        );
+        self.unavailable(&why, None)
+    }
+
+    /// Lets others have a new connection: libvirtd answers only so many calls at a time on this one.
+    async fn retire(&self, slot: usize, connection: &Arc<Connection>) {
+        let slot = &self.slots[slot];
+        let mut state = slot.state.lock().await;
+        if state
+            .connection
+            .as_ref()
+            .is_some_and(|there| Arc::ptr_eq(there, connection))
+        {
+            state.connection = None;
+            slot.open.store(false, Ordering::Relaxed);
+            // Whoever keeps the events needs one at once.
+            self.closed.notify_one();
         }
     }
 
