@@ -136,13 +136,15 @@ fn on_this_host(plan: &HostPlan) -> Result<(), BackendError> {
     }
 }
 
-fn look(plan: &HostPlan) -> Result<(), BackendError> {
+/// Checks the volume, and gives its size in bytes.
+fn look(plan: &HostPlan) -> Result<u64, BackendError> {
     on_this_host(plan)?;
     let real = real(plan)?;
     let job = file::job(&real)?;
     let found = beneath::inspect(&job.root, &job.relative, job.write, job.head, job.tail)
         .map_err(|(step, errno)| file::failure(plan, step, errno))?;
-    file::judge(plan, &found)
+    file::judge(plan, &found)?;
+    Ok(found.size)
 }
 
 /// Looks at this host's own disk.
@@ -221,6 +223,10 @@ impl Backend for LocalBackend {
     }
 
     async fn inspect(&self, plan: &HostPlan) -> Result<(), BackendError> {
+        blocking(plan, look).await.map(drop)
+    }
+
+    async fn extend(&self, plan: &HostPlan) -> Result<u64, BackendError> {
         blocking(plan, look).await
     }
 

@@ -94,6 +94,12 @@ pub trait Backend: Send + Sync {
     /// block device) whose header names no other file. Touches nothing.
     async fn inspect(&self, plan: &HostPlan) -> Result<(), BackendError>;
 
+    /// Makes this host see the size that the storage has given the connected volume, and gives it in bytes: the length of
+    /// the file or device, whatever image is in it. A file is looked at anew; a block device's every path is read anew and
+    /// its identity verified again before the device over them takes the size. Called again and again it comes to the same;
+    /// on an error, guests see what they saw before. It never makes a volume larger or smaller itself.
+    async fn extend(&self, plan: &HostPlan) -> Result<u64, BackendError>;
+
     /// Takes the connection down, whole or partial; nothing there is success. Called for each volume; `last`: nobody
     /// else uses what it shares with others ([`HostPlan::shared`]), which else stays.
     async fn disconnect(&self, plan: &HostPlan, last: bool) -> Result<(), BackendError>;

@@ -69,6 +69,10 @@ pub struct State {
     pub connect_fails: Option<Reason>,
     /// The reason with which the next inspect fails.
     pub inspect_fails: Option<Reason>,
+    /// The size of every volume on its storage, in bytes.
+    pub stored: u64,
+    /// The reason with which the next extend fails.
+    pub extend_fails: Option<Reason>,
     /// The reason with which the next disconnect fails.
     pub disconnect_fails: Option<Reason>,
     /// Whether the hypervisor can be reached.
@@ -108,6 +112,8 @@ impl World {
                 defined: true,
                 connect_fails: None,
                 inspect_fails: None,
+                stored: 1 << 20,
+                extend_fails: None,
                 disconnect_fails: None,
                 hypervisor_down: false,
                 plug_fails: None,

@@ -226,6 +226,14 @@ impl Backend for FakeBackend {
             .map_or(Ok(()), |reason| Err(fail(reason)))
     }
 
+    async fn extend(&self, plan: &HostPlan) -> Result<u64, BackendError> {
+        self.pass("backend.extend", Moment::Before).await?;
+        assert_eq!(self.there(plan), Presence::Present, "not mounted");
+        let mut state = self.world.state();
+        let failed = state.extend_fails.take();
+        failed.map_or(Ok(state.stored), |reason| Err(fail(reason)))
+    }
+
     async fn disconnect(&self, plan: &HostPlan, last: bool) -> Result<(), BackendError> {
         if !last {
             return Ok(());

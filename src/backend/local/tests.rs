@@ -108,3 +108,19 @@ async fn devices_may_be_links_within_dev_alone() {
     assert_eq!(reason("fd").await, Reason::VolumePathUnsafe);
     assert_eq!(reason("absent").await, Reason::VolumeNotFound);
 }
+
+#[tokio::test]
+async fn a_file_that_has_grown_tells_its_new_size() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = std::fs::File::create(dir.path().join("v1")).unwrap();
+    let backend = backend(&[dir.path()]);
+    let info = info(dir.path().join("v1"), ImageFormat::Raw);
+    let plan = backend.plan(&info, Access::ReadOnly).unwrap();
+    for size in [0, 1 << 20, 3 << 20] {
+        file.set_len(size).unwrap();
+        assert_eq!(backend.extend(&plan).await.unwrap(), size);
+    }
+    std::fs::remove_file(dir.path().join("v1")).unwrap();
+    let error = backend.extend(&plan).await.unwrap_err();
+    assert_eq!(error.reason(), Reason::VolumeNotFound);
+}

@@ -165,7 +165,7 @@ impl SmbBackend {
                 Ok(()) => {
                     tracing::info!(source = mount.source, %address, vers = %dialect, mount_point = %mount.target.display(), "mounted");
                     self.check(mount, plan.access)?;
-                    return found(plan, worker.reply(INSPECT_TIMEOUT).await);
+                    return found(plan, worker.reply(INSPECT_TIMEOUT).await).map(drop);
                 }
                 Err(Meaning::Final(error)) => return Err(error),
                 Err(Meaning::Unreachable(why)) => {
@@ -247,10 +247,10 @@ impl SmbBackend {
     }
 }
 
-/// Judges what a worker found of the volume.
-fn found(plan: &HostPlan, reply: Result<Reply, WorkerError>) -> Result<(), BackendError> {
+/// Judges what a worker found of the volume, and gives its size in bytes.
+fn found(plan: &HostPlan, reply: Result<Reply, WorkerError>) -> Result<u64, BackendError> {
     match reply {
-        Ok(Reply::Found(found)) => file::judge(plan, &found),
+        Ok(Reply::Found(found)) => file::judge(plan, &found).map(|()| found.size),
         Ok(_) => Err(not_mine("another job's reply")),
         Err(WorkerError::Failed { step, errno }) => Err(file::failure(plan, &step, errno)),
         Err(WorkerError::Deadline { within, .. }) => Err(BackendError::ServerLost {
@@ -448,6 +448,11 @@ impl Backend for SmbBackend {
     }
 
     async fn inspect(&self, plan: &HostPlan) -> Result<(), BackendError> {
+        self.extend(plan).await.map(drop)
+    }
+
+    async fn extend(&self, plan: &HostPlan) -> Result<u64, BackendError> {
+        // A file is as large as its server says when it is opened.
         let job = Job::Inspect(file::job(plan)?);
         found(plan, self.workers.run(job, INSPECT_TIMEOUT).await)
     }
