@@ -23,6 +23,12 @@ fuzz_target!(|text: &str| {
                 assert!(volume.device_path.is_absolute());
                 assert!(!volume.device_path.to_string_lossy().contains("/../"));
             }
+            Protocol::Iscsi(volume) => {
+                assert!(!volume.paths.is_empty());
+                for path in volume.paths {
+                    assert!(path.lun < 32768 && !path.target.contains(['/', ' ']));
+                }
+            }
         },
     }
 });

@@ -43,6 +43,17 @@ impl std::fmt::Debug for v1::SmbCredentials {
     }
 }
 
+impl std::fmt::Debug for v1::IscsiChap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("IscsiChap")
+            .field("username", &self.username)
+            .field("password", &"[redacted]")
+            .field("username_in", &self.username_in)
+            .field("password_in", &"[redacted]")
+            .finish()
+    }
+}
+
 impl std::fmt::Debug for v1::ConnectionInfo {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.form.fmt(f)
@@ -55,6 +66,7 @@ impl std::fmt::Debug for v1::connection_info::Form {
             Self::CinderJson(_) => "CinderJson([redacted])",
             Self::Smb(_) => "Smb([redacted])",
             Self::Local(_) => "Local([redacted])",
+            Self::Iscsi(_) => "Iscsi([redacted])",
         })
     }
 }
@@ -75,7 +87,12 @@ mod tests {
             password: "hunter2".into(),
             ..Default::default()
         };
-        let shown = format!("{request:?} {credentials:?}");
+        let chap = v1::IscsiChap {
+            password: "hunter2".into(),
+            password_in: "hunter2".into(),
+            ..Default::default()
+        };
+        let shown = format!("{request:?} {credentials:?} {chap:?}");
         assert!(
             !shown.contains("hunter2") && shown.contains("[redacted]"),
             "{shown}"

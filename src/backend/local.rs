@@ -82,7 +82,7 @@ impl LocalBackend {
 fn volume(info: &Protocol) -> Result<&LocalVolume, BackendError> {
     match info {
         Protocol::Local(volume) => Ok(volume),
-        Protocol::Smb(_) => Err(BackendError::NotMine {
+        _ => Err(BackendError::NotMine {
             protocol: PROTOCOL,
             what: "connection info of another protocol",
         }),

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::{ConnectionInfo, LocalVolume, Protocol, SmbCredentials, SmbVolume};
+use super::{ConnectionInfo, IscsiVolume, LocalVolume, Protocol, SmbCredentials, SmbVolume};
 
 impl ConnectionInfo {
     /// Everything in the connection info in one fixed spelling, **secrets included**: input for
@@ -12,13 +12,20 @@ impl ConnectionInfo {
     /// be taken for another one.
     ///
     /// The password stands behind the rest, which is JSON without line feeds: so that it is nowhere but in the one
-    /// buffer that is wiped, and never looks like part of anything else.
+    /// buffer that is wiped, and never looks like part of anything else. Two passwords, which then hold no line feed, have
+    /// one between them.
     #[must_use]
     pub fn canonical(&self) -> Zeroizing<String> {
         let common = &self.common;
-        let (protocol, password) = match &self.protocol {
-            Protocol::Smb(volume) => (smb(volume), password(&volume.credentials)),
-            Protocol::Local(volume) => (local(volume), ""),
+        let (protocol, password, second) = match &self.protocol {
+            Protocol::Smb(volume) => (smb(volume), password(&volume.credentials), None),
+            Protocol::Local(volume) => (local(volume), "", None),
+            Protocol::Iscsi(volume) => {
+                let chap = volume.chap.as_ref();
+                let password = chap.map_or("", |chap| chap.password.expose());
+                let target = chap.and_then(|chap| chap.target.as_ref());
+                (iscsi(volume), password, target.map(|(_, it)| it.expose()))
+            }
         };
         let rest = json!({
             "read_only_by": common.read_only_by,
@@ -31,10 +38,13 @@ impl ConnectionInfo {
         })
         .to_string();
         // All the room at once: growing would leave a copy of the password behind.
-        let mut spelling = Zeroizing::new(String::with_capacity(rest.len() + 1 + password.len()));
+        let length = rest.len() + 1 + password.len() + second.map_or(0, |it| 1 + it.len());
+        let mut spelling = Zeroizing::new(String::with_capacity(length));
         spelling.push_str(&rest);
-        spelling.push('\n');
-        spelling.push_str(password);
+        for password in [Some(password), second].into_iter().flatten() {
+            spelling.push('\n');
+            spelling.push_str(password);
+        }
         spelling
     }
 }
@@ -76,6 +86,21 @@ fn credentials(credentials: &SmbCredentials) -> Value {
 
 fn local(volume: &LocalVolume) -> Value {
     json!({ "local": volume.device_path, "format": volume.format })
+}
+
+fn iscsi(volume: &IscsiVolume) -> Value {
+    let paths: Vec<Value> = volume
+        .paths
+        .iter()
+        .map(|path| json!([path.portal.to_string(), path.target, path.lun]))
+        .collect();
+    let chap = volume.chap.as_ref();
+    json!({
+        "iscsi": paths,
+        "chap": chap.map(|chap| [Some(&chap.username), chap.target.as_ref().map(|(name, _)| name)]),
+        "identity": volume.identity,
+        "enforce_multipath": volume.enforce_multipath,
+    })
 }
 
 #[cfg(test)]

@@ -4,11 +4,14 @@ use serde_json::{Map, Value};
 use zeroize::Zeroize;
 
 use super::smb::Given;
-use super::{Common, ConnectionError, ConnectionInfo, LocalVolume, Protocol};
+use super::{Common, ConnectionError, ConnectionInfo, IscsiVolume, LocalVolume, Protocol};
 use crate::model::{AccessSource, IoTune};
 
 /// The longest text accepted, in bytes: real ones have less than one tenth.
 const MAX_TEXT: usize = 64 * 1024;
+
+/// The protocols there are.
+pub(super) const PROTOCOLS: &str = "smbfs, local or iscsi";
 
 /// Keys that are read or that are known to mean nothing here: others are told at debug level.
 const KNOWN: &[&str] = &[
@@ -35,6 +38,24 @@ const KNOWN: &[&str] = &[
     "instance",
     "attached_at",
     "detached_at",
+    "target_discovered",
+    "target_portal",
+    "target_iqn",
+    "target_lun",
+    "target_portals",
+    "target_iqns",
+    "target_luns",
+    "addressing_mode",
+    "auth_method",
+    "auth_username",
+    "auth_password",
+    "auth_username_in",
+    "auth_password_in",
+    "discovery_auth_method",
+    "discovery_auth_username",
+    "discovery_auth_password",
+    "wwn",
+    "scsi_wwn",
 ];
 
 impl ConnectionInfo {
@@ -88,8 +109,8 @@ impl ConnectionInfo {
         }
 
         let protocol = outer
-            .text("driver_volume_type", "smbfs or local")?
-            .ok_or_else(|| outer.missing("driver_volume_type", "smbfs or local"))?;
+            .text("driver_volume_type", PROTOCOLS)?
+            .ok_or_else(|| outer.missing("driver_volume_type", PROTOCOLS))?;
         let levels: Vec<&Fields<'_>> = [nested.as_ref(), Some(&outer)]
             .into_iter()
             .flatten()
@@ -125,6 +146,10 @@ impl ConnectionInfo {
                     protocol: Protocol::Local(LocalVolume::parse(data.at, path, format)?),
                 })
             }
+            "iscsi" => Ok(Self {
+                common: common(data, &levels)?,
+                protocol: Protocol::Iscsi(IscsiVolume::from_cinder(data)?),
+            }),
             other => Err(ConnectionError::Protocol {
                 protocol: other.chars().take(32).collect(),
             }),
@@ -193,24 +218,24 @@ fn iotune(data: &Fields<'_>) -> Result<Option<IoTune>, ConnectionError> {
 }
 
 /// An object, and where it is.
-struct Fields<'a> {
+pub(super) struct Fields<'a> {
     at: &'a str,
     object: &'a Map<String, Value>,
 }
 
 impl<'a> Fields<'a> {
-    fn key(&self, name: &str) -> String {
+    pub(super) fn key(&self, name: &str) -> String {
         format!("{}{name}", self.at)
     }
 
-    fn missing(&self, name: &str, expected: &'static str) -> ConnectionError {
+    pub(super) fn missing(&self, name: &str, expected: &'static str) -> ConnectionError {
         ConnectionError::Missing {
             key: self.key(name),
             expected,
         }
     }
 
-    fn invalid(
+    pub(super) fn invalid(
         &self,
         name: &str,
         problem: &'static str,
@@ -224,7 +249,11 @@ impl<'a> Fields<'a> {
     }
 
     /// A string; absent and null are `None`.
-    fn text(&self, name: &str, expected: &'static str) -> Result<Option<&'a str>, ConnectionError> {
+    pub(super) fn text(
+        &self,
+        name: &str,
+        expected: &'static str,
+    ) -> Result<Option<&'a str>, ConnectionError> {
         match self.object.get(name) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
@@ -233,7 +262,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A boolean, or Python's word for one; absent and null are false.
-    fn flag(&self, name: &str) -> Result<bool, ConnectionError> {
+    pub(super) fn flag(&self, name: &str) -> Result<bool, ConnectionError> {
         match self.object.get(name) {
             None | Some(Value::Null) => Ok(false),
             Some(Value::Bool(flag)) => Ok(*flag),
@@ -244,19 +273,54 @@ impl<'a> Fields<'a> {
     }
 
     /// A whole number, or a string of digits; absent, null and the empty string are `None`.
-    fn number(&self, name: &str) -> Result<Option<u64>, ConnectionError> {
-        let number = match self.object.get(name) {
+    pub(super) fn number(&self, name: &str) -> Result<Option<u64>, ConnectionError> {
+        match self.object.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) if text.is_empty() => Ok(None),
+            Some(value) => number(value).map(Some).ok_or_else(|| {
+                self.invalid(name, "is not a whole number", "a number of 0 or more")
+            }),
+        }
+    }
+
+    /// Whether the key is given, and not null.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.object.get(name).is_some_and(|value| !value.is_null())
+    }
+
+    /// A list of strings; absent and null are `None`.
+    pub(super) fn texts(
+        &self,
+        name: &str,
+        expected: &'static str,
+    ) -> Result<Option<Vec<&'a str>>, ConnectionError> {
+        self.list(name, "is not a list of strings", expected, Value::as_str)
+    }
+
+    /// A list of whole numbers, or of strings of digits; absent and null are `None`.
+    pub(super) fn numbers(
+        &self,
+        name: &str,
+        expected: &'static str,
+    ) -> Result<Option<Vec<u64>>, ConnectionError> {
+        self.list(name, "is not a list of whole numbers", expected, number)
+    }
+
+    fn list<T>(
+        &self,
+        name: &str,
+        problem: &'static str,
+        expected: &'static str,
+        item: impl Fn(&'a Value) -> Option<T>,
+    ) -> Result<Option<Vec<T>>, ConnectionError> {
+        let items = match self.object.get(name) {
             None | Some(Value::Null) => return Ok(None),
-            Some(Value::Number(number)) => number.as_u64(),
-            Some(Value::String(text)) if text.is_empty() => return Ok(None),
-            Some(Value::String(text)) if text.bytes().all(|b| b.is_ascii_digit()) => {
-                text.parse().ok()
-            }
+            Some(Value::Array(items)) => items.iter().map(item).collect(),
             Some(_) => None,
         };
-        match number {
-            Some(number) => Ok(Some(number)),
-            None => Err(self.invalid(name, "is not a whole number", "a number of 0 or more")),
+        match items {
+            Some(items) => Ok(Some(items)),
+            None => Err(self.invalid(name, problem, expected)),
         }
     }
 
@@ -268,6 +332,15 @@ impl<'a> Fields<'a> {
                 .map(Some)
                 .map_err(|_| self.invalid(name, "is too large", super::BLOCK_SIZE)),
         }
+    }
+}
+
+/// A whole number, or a string of digits.
+fn number(value: &Value) -> Option<u64> {
+    match value {
+        Value::Number(number) => number.as_u64(),
+        Value::String(text) if text.bytes().all(|b| b.is_ascii_digit()) => text.parse().ok(),
+        _ => None,
     }
 }
 

@@ -53,7 +53,10 @@ pub enum ConnectionError {
         problem: &'static str,
     },
     /// No backend for the protocol.
-    #[error("driver_volume_type {protocol:?} is not supported: expected smbfs or local")]
+    #[error(
+        "driver_volume_type {protocol:?} is not supported: expected {}",
+        super::cinder::PROTOCOLS
+    )]
     Protocol {
         /// The protocol.
         protocol: String,

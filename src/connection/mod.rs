@@ -9,6 +9,7 @@ mod canonical;
 mod cinder;
 mod error;
 mod format;
+mod iscsi;
 mod local;
 mod path;
 mod smb;
@@ -16,6 +17,7 @@ mod smb;
 mod tests;
 
 pub use error::ConnectionError;
+pub use iscsi::{Chap, ChapText, IscsiPath, IscsiPathText, IscsiVolume};
 pub use smb::SmbLogin;
 
 use crate::model::smb_options::MountOption;
@@ -54,6 +56,8 @@ pub enum Protocol {
     Smb(SmbVolume),
     /// A block device or file of this host (`local`).
     Local(LocalVolume),
+    /// A LUN of an iSCSI target (`iscsi`).
+    Iscsi(IscsiVolume),
 }
 
 impl Protocol {
@@ -63,6 +67,7 @@ impl Protocol {
         match self {
             Self::Smb(_) => "smbfs",
             Self::Local(_) => "local",
+            Self::Iscsi(_) => "iscsi",
         }
     }
 }

@@ -156,6 +156,7 @@ impl Backend for FakeBackend {
                 (Some(id), Some(mount), root.clone(), root.join(&volume.name))
             }
             Protocol::Local(volume) => (None, None, "/volumes".into(), volume.device_path.clone()),
+            other => panic!("no fake of {}", other.name()),
         };
         Ok(HostPlan {
             protocol: self.protocol.to_owned(),

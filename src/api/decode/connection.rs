@@ -5,7 +5,7 @@ use zeroize::Zeroizing;
 use super::{DecodeError, Result, access, given, iotune};
 use crate::api::v1;
 use crate::api::v1::connection_info::Form;
-use crate::connection::{Common, ConnectionInfo, SmbLogin};
+use crate::connection::{ChapText, Common, ConnectionInfo, IscsiPathText, SmbLogin};
 use crate::model::{Access, AccessSource, Secret};
 
 /// How to reach the volume.
@@ -35,8 +35,28 @@ pub(super) fn info(info: Option<v1::ConnectionInfo>) -> Result<ConnectionInfo> {
             &volume.format,
             common(volume.properties)?,
         ),
+        Form::Iscsi(volume) => ConnectionInfo::iscsi(
+            &volume.paths.into_iter().map(path).collect::<Vec<_>>(),
+            volume.chap.map(|chap| ChapText {
+                username: chap.username,
+                password: Secret::new(chap.password),
+                username_in: chap.username_in,
+                password_in: Secret::new(chap.password_in),
+            }),
+            &volume.identity,
+            volume.enforce_multipath,
+            common(volume.properties)?,
+        ),
     };
     info.map_err(DecodeError::ConnectionInfo)
+}
+
+fn path(path: v1::IscsiPath) -> IscsiPathText {
+    IscsiPathText {
+        portal: path.portal,
+        target: path.target,
+        lun: path.lun.into(),
+    }
 }
 
 fn common(properties: Option<v1::VolumeProperties>) -> Result<Common> {

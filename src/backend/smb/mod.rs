@@ -242,7 +242,7 @@ impl SmbBackend {
     fn volume<'a>(&self, info: &'a Protocol) -> Result<&'a SmbVolume, BackendError> {
         match info {
             Protocol::Smb(volume) => Ok(volume),
-            Protocol::Local(_) => Err(not_mine("connection info of another protocol")),
+            _ => Err(not_mine("connection info of another protocol")),
         }
     }
 }

@@ -15,7 +15,7 @@ fn from_cinder(data: serde_json::Value) -> Result<SmbVolume, ConnectionError> {
     let json = serde_json::json!({"driver_volume_type": "smbfs", "data": data});
     ConnectionInfo::from_cinder_json(&json.to_string()).map(|info| match info.protocol {
         Protocol::Smb(volume) => volume,
-        Protocol::Local(_) => panic!("smbfs became local"),
+        other => panic!("smbfs became {}", other.name()),
     })
 }
 
