@@ -11,6 +11,7 @@ mod error;
 mod file;
 mod image;
 pub mod local;
+mod mount;
 pub mod smb;
 
 use std::collections::BTreeMap;

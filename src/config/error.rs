@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::model::smb_options::OptionError;
+use crate::model::mount_options::OptionError;
 use crate::model::{Reason, hint, nearest};
 
 /// A place in a configuration file.

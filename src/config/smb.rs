@@ -1,7 +1,7 @@
 //! What the settings come to for one server.
 
 use super::{Smb, SmbServer};
-use crate::model::smb_options::{EffectiveOption, MountOption, Origin, merge};
+use crate::model::mount_options::{EffectiveOption, MountOption, Origin, SMB};
 
 impl Smb {
     /// The overrides for a server, by its name or address as connection info writes it.
@@ -37,7 +37,7 @@ impl Smb {
             ("uid".to_owned(), Some(self.uid.to_string())),
             ("gid".to_owned(), Some(self.gid.to_string())),
         ];
-        merge([
+        SMB.merge([
             (Origin::BuiltIn, &*built_in()),
             (Origin::Default, &owner),
             (Origin::Default, &self.default_options),

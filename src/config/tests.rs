@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::load::decode;
 use super::{ConfigError, Fault, Settings, tree};
-use crate::model::smb_options::Origin;
+use crate::model::mount_options::Origin;
 
 /// Settings from one document, or what is wrong with it.
 fn settings(text: &str) -> Result<Settings, String> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::error::Fault;
 use super::tree::Value;
-use crate::model::smb_options::{self, Author, MountOption, OptionError, SMB_VERSIONS};
+use crate::model::mount_options::{Author, MountOption, OptionError, SMB, SMB_VERSIONS};
 
 /// The longest duration: nobody waits longer for a server or a guest.
 const MAX_DURATION: Duration = Duration::from_secs(3600);
@@ -108,14 +108,15 @@ pub(super) fn versions(value: &Value) -> Result<Vec<String>, Fault> {
     let mut named = Vec::new();
     for item in items {
         match &item.value {
-            Value::Text(text) => named.push(smb_options::version(text).ok_or(EXPECTED)?),
+            Value::Text(text) => named.push(SMB_VERSIONS.named(text).ok_or(EXPECTED)?),
             _ => return Err(EXPECTED),
         }
     }
     let versions: Vec<String> = SMB_VERSIONS
-        .into_iter()
+        .names
+        .iter()
         .filter(|version| named.contains(version))
-        .map(str::to_owned)
+        .map(ToString::to_string)
         .collect();
     match versions.is_empty() {
         true => Err(EXPECTED),
@@ -136,7 +137,7 @@ pub(super) fn mount_options(value: &Value) -> Result<Vec<MountOption>, Fault> {
             Some((name, value)) => (name.trim(), Some(value.trim())),
             None => (option, None),
         };
-        let checked: Result<_, OptionError> = smb_options::check(name, value, Author::Deployer);
+        let checked: Result<_, OptionError> = SMB.check(name, value, Author::Deployer);
         options.extend(checked.map_err(Fault::MountOption)?);
     }
     Ok(options)

@@ -1,7 +1,7 @@
 //! What can be wrong with connection info. No error tells a value that could hold a secret.
 
 use crate::model::Reason;
-use crate::model::smb_options::OptionError;
+use crate::model::mount_options::OptionError;
 
 /// Why connection info cannot be used. `key` is the path of the key, such as `data.export`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -9,6 +9,7 @@ mod canonical;
 mod cinder;
 mod error;
 mod format;
+mod grammar;
 mod iscsi;
 mod local;
 mod path;
@@ -20,7 +21,7 @@ pub use error::ConnectionError;
 pub use iscsi::{Chap, ChapText, IscsiPath, IscsiPathText, IscsiVolume};
 pub use smb::SmbLogin;
 
-use crate::model::smb_options::MountOption;
+use crate::model::mount_options::MountOption;
 use crate::model::{AccessSource, ImageFormat, IoTune, Secret};
 
 /// How to reach a volume, and what its owner says of it.

@@ -57,3 +57,26 @@ impl Key<'_> {
         Ok(())
     }
 }
+
+/// A volume's file on a share: a relative path beneath the export.
+pub(super) fn volume_name(path: &str, name: &str) -> Result<String, ConnectionError> {
+    let key = Key {
+        path,
+        expected: "the volume's file beneath the export, such as volume-1 or folder/volume-1",
+    };
+    key.check_text(name)?;
+    if name.starts_with('/') {
+        return Err(key.unsafe_path("is absolute"));
+    }
+    if name.contains('\\') {
+        // To the server it is a separator, to this host a character.
+        return Err(key.unsafe_path("holds a backslash"));
+    }
+    for component in name.split('/') {
+        if component.is_empty() {
+            return Err(key.unsafe_path("has an empty component"));
+        }
+        key.check_component(component)?;
+    }
+    Ok(name.to_owned())
+}

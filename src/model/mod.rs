@@ -20,12 +20,12 @@ mod chain;
 mod disk;
 mod id;
 mod key;
+pub mod mount_options;
 mod nearest;
 mod plan;
 mod reason;
 mod secret;
 mod server;
-pub mod smb_options;
 
 pub use access::{Access, AccessDecision, AccessSource};
 pub use actor::Actor;

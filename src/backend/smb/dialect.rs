@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::model::smb_options::SMB_VERSIONS;
+use crate::model::mount_options::SMB_VERSIONS;
 
 /// A version of the protocol, ordered from the oldest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,9 +33,10 @@ impl Dialect {
     /// Its name in the kernel's `vers=`.
     pub(super) fn name(self) -> &'static str {
         SMB_VERSIONS
-            .into_iter()
+            .names
+            .iter()
             .find(|name| Self::from_name(name) == Some(self))
-            .unwrap_or("unknown")
+            .unwrap_or(&"unknown")
     }
 }
 

@@ -7,17 +7,8 @@ use nix::errno::Errno;
 use super::dialect::Dialect;
 use super::share::Share;
 use crate::backend::BackendError;
+use crate::backend::mount::Meaning;
 use crate::connection::SmbCredentials;
-
-/// What an error of mount(2) means.
-pub(super) enum Meaning {
-    /// Nothing is wrong but this address: another may do.
-    Unreachable(String),
-    /// It fell silent: another address may do.
-    Silent(String),
-    /// Another address would change nothing.
-    Final(BackendError),
-}
 
 /// What mount(2)'s error means for a share, asked for with this version.
 pub(super) fn meaning(errno: Errno, share: &Share<'_>, target: &Path, dialect: Dialect) -> Meaning {

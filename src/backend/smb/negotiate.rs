@@ -166,10 +166,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::smb_options::SMB_VERSIONS;
+    use crate::model::mount_options::SMB_VERSIONS;
 
     fn all() -> Vec<Dialect> {
         SMB_VERSIONS
+            .names
             .iter()
             .map(|name| Dialect::from_name(name).unwrap())
             .collect()

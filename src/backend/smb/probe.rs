@@ -6,24 +6,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use super::dialect::Dialect;
 use super::negotiate::{self, Answer};
-
-/// What came of asking one address.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Outcome {
-    /// It answers, and this is the version to mount with.
-    Speaks(Dialect),
-    /// It answers, but no version is in common; what it said.
-    Refused(String),
-    /// No connection, or none that lasted; why.
-    Unreachable(String),
-    /// No answer in time.
-    Silent,
-}
+use crate::backend::mount::probe::{Outcome, closed, connect, in_words};
 
 /// Asks the server at an address for one of these versions, newest first.
 ///
@@ -33,13 +20,17 @@ pub(super) async fn probe(
     from: Option<IpAddr>,
     dialects: &[Dialect],
     within: Duration,
-) -> Outcome {
+) -> Outcome<Vec<Dialect>> {
     timeout(within, ask(address, from, dialects))
         .await
         .unwrap_or(Outcome::Silent)
 }
 
-async fn ask(address: SocketAddr, from: Option<IpAddr>, dialects: &[Dialect]) -> Outcome {
+async fn ask(
+    address: SocketAddr,
+    from: Option<IpAddr>,
+    dialects: &[Dialect],
+) -> Outcome<Vec<Dialect>> {
     let (modern, smb1): (Vec<_>, Vec<_>) = dialects
         .iter()
         .copied()
@@ -49,7 +40,7 @@ async fn ask(address: SocketAddr, from: Option<IpAddr>, dialects: &[Dialect]) ->
         let request = negotiate::request(&modern, uuid::Uuid::new_v4().into_bytes());
         match exchange(address, from, &request).await {
             Ok(message) => match message.map_or_else(|a| a, |m| negotiate::answer(&m, &modern)) {
-                Answer::Speaks(dialect) => return Outcome::Speaks(dialect),
+                Answer::Speaks(dialect) => return Outcome::Speaks(vec![dialect]),
                 Answer::NothingInCommon(what) if smb1.is_empty() => return Outcome::Refused(what),
                 Answer::NothingInCommon(what) => said = Some(what),
                 Answer::NotSmb(what) => return Outcome::Refused(what.to_owned()),
@@ -68,7 +59,7 @@ async fn ask(address: SocketAddr, from: Option<IpAddr>, dialects: &[Dialect]) ->
         Err(error) => return Outcome::Unreachable(in_words(&error)),
     };
     match (speaks_smb1, said) {
-        (true, _) if !smb1.is_empty() => Outcome::Speaks(Dialect::Smb1),
+        (true, _) if !smb1.is_empty() => Outcome::Speaks(vec![Dialect::Smb1]),
         (true, None) => Outcome::Refused(
             "it speaks SMB 1.0 alone, which is insecure and not allowed here".into(),
         ),
@@ -102,32 +93,6 @@ async fn exchange(
     let mut message = vec![0; length];
     stream.read_exact(&mut message).await?;
     Ok(Ok(message))
-}
-
-async fn connect(address: SocketAddr, from: Option<IpAddr>) -> io::Result<TcpStream> {
-    let socket = if address.is_ipv4() {
-        TcpSocket::new_v4()?
-    } else {
-        TcpSocket::new_v6()?
-    };
-    if let Some(from) = from.filter(|from| from.is_ipv4() == address.is_ipv4()) {
-        socket.bind(SocketAddr::new(from, 0))?;
-    }
-    socket.connect(address).await
-}
-
-/// Whether the server ended the connection once there was one.
-fn closed(error: &io::Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
-    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
-}
-
-/// `connection refused`, rather than `Connection refused (os error 111)`.
-fn in_words(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(errno) => nix::errno::Errno::from_raw(errno).desc().to_lowercase(),
-        None => error.to_string(),
-    }
 }
 
 #[cfg(test)]
@@ -181,7 +146,7 @@ mod tests {
         Some(bytes)
     }
 
-    async fn ask(answers: Vec<Option<Vec<u8>>>, dialects: &[Dialect]) -> Outcome {
+    async fn ask(answers: Vec<Option<Vec<u8>>>, dialects: &[Dialect]) -> Outcome<Vec<Dialect>> {
         probe(server(answers).await, None, dialects, LONG).await
     }
 
@@ -189,13 +154,13 @@ mod tests {
     async fn the_servers_version_is_taken() {
         assert_eq!(
             ask(vec![answer(0x0302)], &[NEW]).await,
-            Outcome::Speaks(NEW)
+            Outcome::Speaks(vec![NEW])
         );
         let from = Some("127.0.0.2".parse().unwrap());
         let address = server(vec![answer(0x0302)]).await;
         assert_eq!(
             probe(address, from, &[NEW], LONG).await,
-            Outcome::Speaks(NEW)
+            Outcome::Speaks(vec![NEW])
         );
     }
 
@@ -222,7 +187,7 @@ mod tests {
         let smb1_alone = || vec![Some(vec![]), answer_smb1()];
         assert_eq!(
             ask(smb1_alone(), &[NEW, Dialect::Smb1]).await,
-            Outcome::Speaks(Dialect::Smb1)
+            Outcome::Speaks(vec![Dialect::Smb1])
         );
         let Outcome::Refused(why) = ask(smb1_alone(), &[NEW]).await else {
             panic!("not refused")
@@ -230,7 +195,7 @@ mod tests {
         assert!(why.contains("SMB 1.0"), "{why}");
         assert_eq!(
             ask(vec![answer_smb1()], &[Dialect::Smb1]).await,
-            Outcome::Speaks(Dialect::Smb1)
+            Outcome::Speaks(vec![Dialect::Smb1])
         );
     }
 

@@ -8,7 +8,7 @@ use super::dialect::{Dialect, names};
 use crate::backend::{BackendError, Setting};
 use crate::config;
 use crate::connection::{SmbCredentials, SmbVolume};
-use crate::model::smb_options::{EffectiveOption, Origin};
+use crate::model::mount_options::{EffectiveOption, Origin};
 use crate::model::{Access, HostKey, Secret};
 use crate::sys::mount;
 

@@ -103,28 +103,6 @@ async fn a_name_that_does_not_resolve_is_told() {
     assert_eq!(error.reason(), Reason::NameResolution, "{error}");
 }
 
-#[tokio::test]
-async fn an_empty_mount_point_is_partial_and_goes() {
-    let dir = tempfile::tempdir().unwrap();
-    let backend = backend(&dir.path().join("mnt"));
-    let plan = backend
-        .plan(&info("127.0.0.1", 445), Access::ReadWrite)
-        .unwrap();
-    mountpoint::make(&plan.root).unwrap();
-    assert_eq!(backend.find(&plan).await.unwrap(), Presence::Partial);
-    for _ in 0..2 {
-        backend.disconnect(&plan, true).await.unwrap();
-        assert_eq!(backend.find(&plan).await.unwrap(), Presence::Absent);
-    }
-    mountpoint::make(&plan.root).unwrap();
-    std::fs::write(plan.root.join("stray"), b"").unwrap();
-    let error = backend.disconnect(&plan, true).await.unwrap_err();
-    assert!(
-        error.to_string().contains("remove the mount point"),
-        "{error}"
-    );
-}
-
 #[test]
 fn kernel_releases_are_compared_by_number() {
     for newer in ["6.1.0-56-amd64", "6.18.44", "10.0-rc1"] {

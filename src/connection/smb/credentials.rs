@@ -2,8 +2,8 @@
 
 use std::path::{Component, PathBuf};
 
-use super::grammar::Value;
 use crate::connection::SmbCredentials;
+use crate::connection::grammar::Value;
 use crate::model::Secret;
 
 /// The longest password of NTLM, in UTF-16 units: the kernel hashes no more (fs/smb/client/smbencrypt.c, E_md4hash).

@@ -1,16 +1,15 @@
 //! `smbfs`: a file on an SMB share. docs/connection-info.md has the grammar of the options string.
 //!
 //! Invariants: one export has one spelling here, however it was written; every mount option is on the list of
-//! [`crate::model::smb_options`]; credentials contradict neither each other nor `sec=`.
+//! [`crate::model::mount_options`]; credentials contradict neither each other nor `sec=`.
 
 mod credentials;
 mod export;
-mod grammar;
 mod options;
 #[cfg(test)]
 mod tests;
 
-use super::path::Key;
+use super::path::{self, Key};
 use super::{Common, ConnectionError, ConnectionInfo, Protocol, SmbVolume, format};
 use crate::model::{AccessSource, Secret};
 
@@ -107,7 +106,7 @@ fn finish(
         },
         given.export,
     )?;
-    let name = parse_name(&format!("{at}name"), given.name)?;
+    let name = path::volume_name(&format!("{at}name"), given.name)?;
     let format = format::parse(&format!("{at}format"), given.format)?;
     let credentials = options
         .login
@@ -131,27 +130,4 @@ fn finish(
             options: options.mount,
         }),
     })
-}
-
-/// The volume's file: a relative path beneath the export.
-fn parse_name(path: &str, name: &str) -> Result<String, ConnectionError> {
-    let key = Key {
-        path,
-        expected: "the volume's file beneath the export, such as volume-1 or folder/volume-1",
-    };
-    key.check_text(name)?;
-    if name.starts_with('/') {
-        return Err(key.unsafe_path("is absolute"));
-    }
-    if name.contains('\\') {
-        // To the server it is a separator, to this host a character.
-        return Err(key.unsafe_path("holds a backslash"));
-    }
-    for component in name.split('/') {
-        if component.is_empty() {
-            return Err(key.unsafe_path("has an empty component"));
-        }
-        key.check_component(component)?;
-    }
-    Ok(name.to_owned())
 }

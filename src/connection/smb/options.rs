@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use super::credentials::{Login, Security};
-use super::grammar::{self, Token};
 use crate::connection::ConnectionError;
+use crate::connection::grammar::{self, Token};
 use crate::model::Secret;
-use crate::model::smb_options::{self, Author, MountOption, OptionError};
+use crate::model::mount_options::{Author, MountOption, OptionError, SMB};
 
 /// What an options string comes to.
 #[derive(Default)]
@@ -116,7 +116,9 @@ fn apply(key: &str, options: &mut Options, token: Token) -> Result<(), Connectio
         ) => return Err(takes(&name, "a value")),
         (name, value) => {
             let text = value.as_ref().map(|value| value.text.as_str());
-            let checked = smb_options::check(name, text, Author::ConnectionInfo).map_err(refuse)?;
+            let checked = SMB
+                .check(name, text, Author::ConnectionInfo)
+                .map_err(refuse)?;
             options.mount.extend(checked);
         }
     }

@@ -1,70 +1,24 @@
-//! The lists: what may be used, what is dropped, what is refused and why.
+//! SMB's. Names and ranges are those of Linux 6.1, `fs/smb/client/fs_context.c` (`smb3_fs_parameters`);
+//! mount.cifs(8) tells what they mean.
 
-use std::fmt;
+use super::takes::{Spec, Takes, Versions, flag, number, value};
+use super::{Refusals, Table};
 
-use super::SMB_VERSIONS;
+/// The protocol versions there are (`2.0` is SMB 2.0.2).
+pub static SMB_VERSIONS: Versions = Versions {
+    names: &["3.1.1", "3.0.2", "3.0", "2.1", "2.0", "1.0"],
+    spellings: &[("2.0.2", "2.0"), ("3.02", "3.0.2"), ("3.11", "3.1.1")],
+};
 
-/// What an option takes after `=`.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Takes {
-    Nothing,
-    Number(u32, u32),
-    /// Permission bits, in octal.
-    Mode,
-    Word(&'static [&'static str]),
-    Version,
-    Address,
-}
-
-impl fmt::Display for Takes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Nothing => f.write_str("no value"),
-            Self::Number(min, max) => write!(f, "a number from {min} to {max}"),
-            Self::Mode => f.write_str("permissions in octal, at most 0777"),
-            Self::Word(words) => write!(f, "one of {}", words.join(", ")),
-            Self::Version => write!(
-                f,
-                "one of {}; leave it out to take the newest that this host and the server both allow",
-                SMB_VERSIONS.join(", ")
-            ),
-            Self::Address => f.write_str("an IP address"),
-        }
-    }
-}
-
-/// An option that may be used.
-pub(super) struct Spec {
-    /// The kernel's name.
-    pub(super) name: &'static str,
-    pub(super) takes: Takes,
-    /// The other options that it replaces: those that contradict it.
-    pub(super) replaces: &'static [&'static str],
-}
-
-const fn flag(name: &'static str, replaces: &'static [&'static str]) -> Spec {
-    Spec {
-        name,
-        takes: Takes::Nothing,
-        replaces,
-    }
-}
-
-const fn number(name: &'static str, min: u32, max: u32) -> Spec {
-    Spec {
-        name,
-        takes: Takes::Number(min, max),
-        replaces: &[],
-    }
-}
-
-const fn value(name: &'static str, takes: Takes) -> Spec {
-    Spec {
-        name,
-        takes,
-        replaces: &[],
-    }
-}
+/// The options of SMB shares.
+pub static SMB: Table = Table {
+    allowed: ALLOWED,
+    deployer: DEPLOYER,
+    dropped: DROPPED,
+    refused: REFUSED,
+    refused_of_deployer: REFUSED_OF_DEPLOYER,
+    aliases: &[("dirmode", "dir_mode")],
+};
 
 const HANDLES: &[&str] = &[
     "persistenthandles",
@@ -76,9 +30,8 @@ const MAPPINGS: &[&str] = &["mapposix", "nomapposix", "mapchars", "nomapchars"];
 /// One day in seconds: the kernel's CIFS_MAX_ACTIMEO is (1 << 30) jiffies, more on any build.
 const DAY: u32 = 86_400;
 
-/// What connection info and the deployer may both use.
-pub(super) const ALLOWED: &[Spec] = &[
-    value("vers", Takes::Version),
+const ALLOWED: &[Spec] = &[
+    value("vers", Takes::Version(&SMB_VERSIONS)),
     flag("seal", &[]),
     flag("sign", &[]),
     flag("soft", &["hard"]),
@@ -136,11 +89,9 @@ pub(super) const ALLOWED: &[Spec] = &[
     value("sec", Takes::Word(&["ntlmssp", "ntlmsspi"])),
 ];
 
-/// What only the deployer may use.
-pub(super) const DEPLOYER: &[Spec] = &[value("srcaddr", Takes::Address)];
+const DEPLOYER: &[Spec] = &[value("srcaddr", Takes::Address)];
 
-/// Accepted, and dropped: always in force, or without meaning in the kernel.
-pub(super) const DROPPED: &[&str] = &[
+const DROPPED: &[&str] = &[
     "nosuid",
     "nodev",
     "noexec",
@@ -164,8 +115,7 @@ const CREDENTIALS: &str =
     "credentials belong to the volume's connection info, not among this host's options";
 const READ_ONLY: &str = "set read_only for the server instead";
 
-/// Refused on purpose.
-pub(super) const REFUSED: &[(&[&str], &str)] = &[
+const REFUSED: Refusals = &[
     (
         &["suid", "dev", "exec", "user", "users", "owner"],
         ALWAYS_NOSUID,
@@ -257,8 +207,7 @@ pub(super) const REFUSED: &[(&[&str], &str)] = &[
     ),
 ];
 
-/// Refused of the deployer besides: connection info has its own rules for them.
-pub(super) const REFUSED_OF_DEPLOYER: &[(&[&str], &str)] = &[
+const REFUSED_OF_DEPLOYER: Refusals = &[
     (
         &[
             "username",

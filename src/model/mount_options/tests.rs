@@ -2,11 +2,10 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use super::list::*;
 use super::*;
 
 fn names() -> Vec<&'static str> {
-    ALLOWED.iter().map(|spec| spec.name).collect()
+    SMB.allowed.iter().map(|spec| spec.name).collect()
 }
 
 #[test]
@@ -20,7 +19,7 @@ fn the_reference_lists_exactly_what_is_allowed() {
         .filter(|word| !word.is_empty())
         .collect();
     assert_eq!(documented, names().into_iter().collect());
-    for dropped in DROPPED {
+    for dropped in SMB.dropped {
         assert!(section.contains(&format!("`{dropped}`")), "{dropped}");
     }
 }
@@ -28,12 +27,12 @@ fn the_reference_lists_exactly_what_is_allowed() {
 #[test]
 fn no_option_is_on_two_lists_and_what_is_replaced_is_known() {
     let mut all = names();
-    all.extend(DEPLOYER.iter().map(|spec| spec.name));
-    all.extend(DROPPED);
-    all.extend(REFUSED.iter().flat_map(|(names, _)| names.iter()));
+    all.extend(SMB.deployer.iter().map(|spec| spec.name));
+    all.extend(SMB.dropped);
+    all.extend(SMB.refused.iter().flat_map(|(names, _)| names.iter()));
     let once: BTreeSet<&str> = all.iter().copied().collect();
     assert_eq!(all.len(), once.len());
-    for spec in ALLOWED {
+    for spec in SMB.allowed {
         for replaced in spec.replaces {
             assert!(names().contains(replaced), "{replaced}");
         }
@@ -42,7 +41,7 @@ fn no_option_is_on_two_lists_and_what_is_replaced_is_known() {
 
 #[test]
 fn a_deployer_may_use_a_little_more_and_no_credentials() {
-    let check = |name, value, author| check(name, Some(value), author).is_ok();
+    let check = |name, value, author| SMB.check(name, Some(value), author).is_ok();
     assert!(check("srcaddr", "10.0.0.1", Author::Deployer));
     assert!(check("srcaddr", "fd00::1", Author::Deployer));
     assert!(!check("srcaddr", "nas", Author::Deployer));
@@ -55,30 +54,30 @@ fn a_deployer_may_use_a_little_more_and_no_credentials() {
 proptest! {
     #[test]
     fn what_is_spelled_is_spelled_the_same_again(
-        index in 0..ALLOWED.len(),
+        index in 0..SMB.allowed.len(),
         value in proptest::option::of("[0-9]{1,9}|none|utf8|3\\.02|ntlmssp"),
     ) {
-        let name = ALLOWED[index].name;
-        if let Ok(Some((name, value))) = check(name, value.as_deref(), Author::ConnectionInfo) {
-            let again = check(&name, value.as_deref(), Author::ConnectionInfo);
+        let name = SMB.allowed[index].name;
+        if let Ok(Some((name, value))) = SMB.check(name, value.as_deref(), Author::ConnectionInfo) {
+            let again = SMB.check(&name, value.as_deref(), Author::ConnectionInfo);
             prop_assert_eq!(again, Ok(Some((name, value))));
         }
     }
 
     #[test]
     fn merging_leaves_no_contradiction_and_the_last_word_to_the_last(
-        first in prop::collection::vec(0..ALLOWED.len(), 0..12),
-        last in prop::collection::vec(0..ALLOWED.len(), 1..6),
+        first in prop::collection::vec(0..SMB.allowed.len(), 0..12),
+        last in prop::collection::vec(0..SMB.allowed.len(), 1..6),
     ) {
         let layer = |indexes: &[usize]| -> Vec<MountOption> {
-            indexes.iter().map(|i| (ALLOWED[*i].name.to_owned(), None)).collect()
+            indexes.iter().map(|i| (SMB.allowed[*i].name.to_owned(), None)).collect()
         };
         let (first, last) = (layer(&first), layer(&last));
-        let merged = merge([(Origin::Default, &*first), (Origin::Mandatory, &*last)]);
+        let merged = SMB.merge([(Origin::Default, &*first), (Origin::Mandatory, &*last)]);
         let names: BTreeSet<&str> = merged.iter().map(|option| option.name.as_str()).collect();
         prop_assert_eq!(names.len(), merged.len());
         for (at, option) in merged.iter().enumerate() {
-            let spec = ALLOWED.iter().find(|spec| spec.name == option.name).unwrap();
+            let spec = SMB.allowed.iter().find(|spec| spec.name == option.name).unwrap();
             for earlier in &merged[..at] {
                 prop_assert!(!spec.replaces.contains(&earlier.name.as_str()));
             }

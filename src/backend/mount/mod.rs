@@ -1,0 +1,343 @@
+//! What the backends that mount a share have in common: its mount point, the worker that mounts and inspects, the
+//! look-up of its server's name, the take-down.
+//!
+//! Invariants: no server is talked to in the daemon but by a probe with a deadline; a mount or unmount, and any look at
+//! a file on a share, is a worker's job; the kernel is asked to mount from an address only after the server there gave
+//! a sign of life; a mount that fails leaves nothing.
+
+mod mountpoint;
+pub(in crate::backend) mod probe;
+mod tried;
+mod unmount;
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use tokio::sync::{Mutex, Semaphore};
+use zeroize::Zeroizing;
+
+use super::{BackendError, Presence, file};
+use crate::model::{Access, HostPlan, MountPlan};
+use crate::sys::worker::{Job, MountJob, Reply, Worker, WorkerError, Workers};
+use probe::Outcome;
+use tried::Tried;
+
+/// How long a server's name may take to resolve.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Look-ups of names at a time, of the runtime's 512 threads for blocking work.
+const RESOLVING: usize = 16;
+
+/// How long opening and reading a volume's header may take. A server that dies meanwhile is noticed later by the
+/// kernel.
+const INSPECT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A share to mount, as its protocol knows it.
+pub(in crate::backend) trait Share: Sync {
+    /// What a server offers to be mounted with: a version, and what else its answer told.
+    type Offer: std::fmt::Display + Sync + Send;
+
+    /// The server's name or address.
+    fn host(&self) -> &str;
+
+    /// The port to ask at.
+    fn port(&self) -> Result<u16, BackendError>;
+
+    /// The versions that may be used, in words.
+    fn versions(&self) -> String;
+
+    /// How long an address may take to answer.
+    fn probe_timeout(&self) -> Duration;
+
+    /// How long a mount may take.
+    fn mount_timeout(&self) -> Duration;
+
+    /// Held by the one mount that is under way, where the kernel makes one wait for another. Fair: in the order of asking.
+    fn turn(&self) -> Option<&Mutex<()>>;
+
+    /// Asks the server at an address what it offers, the best first.
+    fn probe(&self, address: SocketAddr) -> impl Future<Output = Outcome<Vec<Self::Offer>>> + Send;
+
+    /// mount(2)'s data string, secrets included.
+    fn data(
+        &self,
+        address: SocketAddr,
+        offer: &Self::Offer,
+    ) -> Result<Zeroizing<String>, BackendError>;
+
+    /// What mount(2)'s error means.
+    fn meaning(&self, errno: Errno, target: &Path, offer: &Self::Offer) -> Meaning;
+}
+
+/// What an error of mount(2) means.
+pub(in crate::backend) enum Meaning {
+    /// Nothing is wrong but this address: another may do.
+    Unreachable(String),
+    /// It fell silent: another address may do.
+    Silent(String),
+    /// Another address would change nothing.
+    Final(BackendError),
+}
+
+/// Mounts shares, and takes them down.
+#[derive(Debug)]
+pub(in crate::backend) struct Mounter {
+    workers: Workers,
+    /// Look-ups of names under way: with a dead resolver they must not take every thread for blocking work.
+    resolving: Arc<Semaphore>,
+}
+
+impl Mounter {
+    /// Touches nothing.
+    pub(in crate::backend) fn new(workers: Workers) -> Self {
+        Self {
+            workers,
+            resolving: Arc::new(Semaphore::new(RESOLVING)),
+        }
+    }
+
+    /// A worker that waits for its jobs, to be started while the server is asked.
+    pub(in crate::backend) fn start(&self) -> Result<Worker, WorkerError> {
+        self.workers.start()
+    }
+
+    /// Looks whether the mount is there, without touching the server.
+    pub(in crate::backend) async fn find(
+        &self,
+        mount: &MountPlan,
+        access: Access,
+    ) -> Result<Presence, BackendError> {
+        let (mount, target) = (mount.clone(), mount.target.clone());
+        blocking(
+            || format!("look at the mount point {}", target.display()),
+            move || mountpoint::presence(&mount, access),
+        )
+        .await
+    }
+
+    /// Mounts the share and inspects the volume, by that worker as far as it goes.
+    pub(in crate::backend) async fn connect(
+        &self,
+        worker: Result<Worker, WorkerError>,
+        share: &impl Share,
+        plan: &HostPlan,
+        mount: &MountPlan,
+    ) -> Result<(), BackendError> {
+        self.make_mount_point(mount).await?;
+        let result = self.mount(worker, share, plan, mount).await;
+        if result.is_err() {
+            // What fails here is still found, and taken down by `disconnect`; the first error says more.
+            let _ = self.take_down(&mount.target).await;
+        }
+        result
+    }
+
+    /// Inspects the volume of a mounted share, and gives its size in bytes.
+    pub(in crate::backend) async fn inspect(&self, plan: &HostPlan) -> Result<u64, BackendError> {
+        let job = Job::Inspect(file::job(plan)?);
+        found(plan, self.workers.run(job, INSPECT_TIMEOUT).await)
+    }
+
+    /// Unmounts everything on and beneath the mount point, and removes it. Nothing there is success.
+    pub(in crate::backend) async fn take_down(&self, target: &Path) -> Result<(), BackendError> {
+        unmount::take_down(&self.workers, target).await
+    }
+
+    /// Resolves the server's name: a literal address is itself.
+    async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, BackendError> {
+        let failed = |source| BackendError::NameResolution {
+            host: host.to_owned(),
+            source,
+        };
+        let name = (host.to_owned(), port);
+        let lookup = async {
+            let turn = Arc::clone(&self.resolving).acquire_owned().await;
+            tokio::task::spawn_blocking(move || {
+                // getaddrinfo(3) cannot be broken off: it keeps its turn to its end.
+                let _turn = turn;
+                name.to_socket_addrs().map(Vec::from_iter)
+            })
+            .await
+            .unwrap_or_else(|ended| Err(ended.into()))
+        };
+        let mut addresses = tokio::time::timeout(RESOLVE_TIMEOUT, lookup)
+            .await
+            .map_err(|_| failed(Errno::ETIMEDOUT.into()))?
+            .map_err(failed)?;
+        addresses.dedup();
+        if addresses.is_empty() {
+            return Err(failed(std::io::Error::other("the name has no address")));
+        }
+        Ok(addresses)
+    }
+
+    /// Makes the directory to mount on, with nothing on it.
+    async fn make_mount_point(&self, plan: &MountPlan) -> Result<(), BackendError> {
+        let make = || {
+            let target = plan.target.clone();
+            blocking(
+                || format!("make the mount point {}", plan.target.display()),
+                move || mountpoint::make(&target),
+            )
+        };
+        if !make().await? {
+            // Whatever a crash or an earlier failure left: from the beginning.
+            self.take_down(&plan.target).await?;
+            make().await?;
+        }
+        Ok(())
+    }
+
+    /// Asks each address for a sign of life, mounts from the first that gives one, and inspects the volume.
+    async fn mount(
+        &self,
+        worker: Result<Worker, WorkerError>,
+        share: &impl Share,
+        plan: &HostPlan,
+        mount: &MountPlan,
+    ) -> Result<(), BackendError> {
+        let mut started = Some(worker);
+        let mut tried = Tried::default();
+        for address in self.resolve(share.host(), share.port()?).await? {
+            let offers = match share.probe(address).await {
+                Outcome::Speaks(offers) => offers,
+                other => {
+                    tried.add(address, other, share.probe_timeout());
+                    continue;
+                }
+            };
+            for offer in offers {
+                let job = Job::Mount(MountJob {
+                    source: mount.source.clone(),
+                    target: mount.target.clone(),
+                    fstype: mount.fstype.clone(),
+                    read_only: plan.access.is_read_only(),
+                    data: share.data(address, &offer)?.to_string(),
+                });
+                let worker = started.take().unwrap_or_else(|| self.start());
+                let mut worker = worker.map_err(host(|| "start a worker".to_owned()))?;
+                let jobs = [job, Job::Inspect(file::job(plan)?)];
+                match mount_one(&mut worker, &jobs, share, mount, &offer).await {
+                    Ok(()) => {
+                        tracing::info!(source = mount.source, %address, vers = %offer, mount_point = %mount.target.display(), "mounted");
+                        check(mount, plan.access)?;
+                        return found(plan, worker.reply(INSPECT_TIMEOUT).await).map(drop);
+                    }
+                    Err(Meaning::Final(error)) => return Err(error),
+                    Err(Meaning::Unreachable(why)) => tried.unreachable(address, why),
+                    Err(Meaning::Silent(why)) => tried.silent(address, why),
+                }
+            }
+        }
+        Err(tried.into_error(share.host(), share.versions()))
+    }
+}
+
+/// Mounts when it is this mount's turn.
+async fn mount_one<S: Share>(
+    worker: &mut Worker,
+    jobs: &[Job],
+    share: &S,
+    mount: &MountPlan,
+    offer: &S::Offer,
+) -> Result<(), Meaning> {
+    let within = share.mount_timeout();
+    let result = {
+        let _turn = match share.turn() {
+            Some(turn) => Some(turn.lock().await),
+            None => None,
+        };
+        match worker.give(jobs).await {
+            Ok(()) => worker.reply(within).await,
+            Err(error) => Err(error),
+        }
+    };
+    let target = &mount.target;
+    result.map(drop).map_err(|error| match error {
+        WorkerError::Failed { errno, .. } => share.meaning(errno, target, offer),
+        WorkerError::Deadline { .. } => Meaning::Final(BackendError::MountTimeout {
+            share: mount.source.clone(),
+            target: target.clone(),
+            within,
+        }),
+        error => {
+            let action = || format!("mount {} on {}", mount.source, target.display());
+            Meaning::Final(host(action)(error))
+        }
+    })
+}
+
+/// Whether the mount is what was planned.
+fn check(mount: &MountPlan, access: Access) -> Result<(), BackendError> {
+    let why = mountpoint::shortcoming(mount, access)
+        .map_err(host(|| "read the mount table".to_owned()))?;
+    why.map_or(Ok(()), |why| {
+        Err(BackendError::MountFailed {
+            share: mount.source.clone(),
+            target: mount.target.clone(),
+            why,
+        })
+    })
+}
+
+/// Judges what a worker found of the volume, and gives its size in bytes.
+fn found(plan: &HostPlan, reply: Result<Reply, WorkerError>) -> Result<u64, BackendError> {
+    match reply {
+        Ok(Reply::Found(found)) => file::judge(plan, &found).map(|()| found.size),
+        Ok(_) => Err(host(|| format!("look at {}", plan.path.display()))(
+            std::io::Error::other("the worker gave another job's reply"),
+        )),
+        Err(WorkerError::Failed { step, errno }) => Err(file::failure(plan, &step, errno)),
+        Err(WorkerError::Deadline { within, .. }) => Err(BackendError::ServerLost {
+            path: plan.path.clone(),
+            why: format!("nothing within {} s", within.as_secs()),
+        }),
+        Err(error) => Err(host(|| format!("look at {}", plan.path.display()))(error)),
+    }
+}
+
+/// The plan's mount, which every plan of such a backend has.
+pub(in crate::backend) fn of<'a>(
+    plan: &'a HostPlan,
+    protocol: &'static str,
+) -> Result<&'a MountPlan, BackendError> {
+    plan.mount.as_ref().ok_or(BackendError::NotMine {
+        protocol,
+        what: "a plan without a mount",
+    })
+}
+
+/// An address as mount(2)'s `ip=` and `addr=` take it: the scope of a link-local one after a `%`.
+pub(in crate::backend) fn for_kernel(address: SocketAddr) -> String {
+    match address {
+        SocketAddr::V6(v6) if v6.scope_id() != 0 => format!("{}%{}", v6.ip(), v6.scope_id()),
+        other => other.ip().to_string(),
+    }
+}
+
+/// Makes an error of this host's of another.
+pub(in crate::backend) fn host<E: std::error::Error + Send + Sync + 'static>(
+    action: impl FnOnce() -> String,
+) -> impl FnOnce(E) -> BackendError {
+    |source| BackendError::Host {
+        action: action(),
+        source: source.into(),
+    }
+}
+
+/// Runs what touches this host's own disk.
+async fn blocking<T: Send + 'static>(
+    action: impl Fn() -> String,
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T, BackendError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(host(&action))?
+        .map_err(host(&action))
+}
+
+#[cfg(test)]
+mod tests;
