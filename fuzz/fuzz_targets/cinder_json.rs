@@ -29,6 +29,18 @@ fuzz_target!(|text: &str| {
                     assert!(path.lun < 32768 && !path.target.contains(['/', ' ']));
                 }
             }
+            Protocol::Nvme(volume) => {
+                let names = [Some(&volume.nqn), volume.host_nqn.as_ref()];
+                for name in names.into_iter().flatten() {
+                    assert!(name.starts_with("nqn.") && name.len() <= 223);
+                    assert!(!name.contains(|c: char| c == ',' || c.is_control()));
+                }
+                assert!(volume.portals.iter().all(|portal| portal.port() != 0));
+                assert!(!volume.portals.is_empty());
+                assert!(
+                    volume.uuid.is_some() || volume.nguid.is_some() || volume.nsid.is_some()
+                );
+            }
         },
     }
 });

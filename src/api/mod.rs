@@ -67,6 +67,7 @@ impl std::fmt::Debug for v1::connection_info::Form {
             Self::Smb(_) => "Smb([redacted])",
             Self::Local(_) => "Local([redacted])",
             Self::Iscsi(_) => "Iscsi([redacted])",
+            Self::Nvme(_) => "Nvme([redacted])",
         })
     }
 }

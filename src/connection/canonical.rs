@@ -3,7 +3,9 @@
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::{ConnectionInfo, IscsiVolume, LocalVolume, Protocol, SmbCredentials, SmbVolume};
+use super::{
+    ConnectionInfo, IscsiVolume, LocalVolume, NvmeVolume, Protocol, SmbCredentials, SmbVolume,
+};
 
 impl ConnectionInfo {
     /// Everything in the connection info in one fixed spelling, **secrets included**: input for
@@ -20,6 +22,7 @@ impl ConnectionInfo {
         let (protocol, password, second) = match &self.protocol {
             Protocol::Smb(volume) => (smb(volume), password(&volume.credentials), None),
             Protocol::Local(volume) => (local(volume), "", None),
+            Protocol::Nvme(volume) => (nvme(volume), "", None),
             Protocol::Iscsi(volume) => {
                 let chap = volume.chap.as_ref();
                 let password = chap.map_or("", |chap| chap.password.expose());
@@ -100,6 +103,16 @@ fn iscsi(volume: &IscsiVolume) -> Value {
         "chap": chap.map(|chap| [Some(&chap.username), chap.target.as_ref().map(|(name, _)| name)]),
         "identity": volume.identity,
         "enforce_multipath": volume.enforce_multipath,
+    })
+}
+
+fn nvme(volume: &NvmeVolume) -> Value {
+    json!({
+        "nvme": volume.nqn,
+        "portals": volume.portals,
+        "volume": [json!(volume.uuid), json!(volume.nguid), json!(volume.nsid)],
+        "host_nqn": volume.host_nqn,
+        "format": volume.format,
     })
 }
 

@@ -4,14 +4,16 @@ use serde_json::{Map, Value};
 use zeroize::Zeroize;
 
 use super::smb::Given;
-use super::{Common, ConnectionError, ConnectionInfo, IscsiVolume, LocalVolume, Protocol};
+use super::{
+    Common, ConnectionError, ConnectionInfo, IscsiVolume, LocalVolume, NvmeVolume, Protocol,
+};
 use crate::model::{AccessSource, IoTune};
 
 /// The longest text accepted, in bytes: real ones have less than one tenth.
 const MAX_TEXT: usize = 64 * 1024;
 
 /// The protocols there are.
-pub(super) const PROTOCOLS: &str = "smbfs, local or iscsi";
+pub(super) const PROTOCOLS: &str = "smbfs, local, iscsi or nvmeof";
 
 /// Keys that are read or that are known to mean nothing here: others are told at debug level.
 const KNOWN: &[&str] = &[
@@ -56,6 +58,15 @@ const KNOWN: &[&str] = &[
     "discovery_auth_password",
     "wwn",
     "scsi_wwn",
+    "nqn",
+    "target_nqn",
+    "transport_type",
+    "target_port",
+    "portals",
+    "ns_id",
+    "vol_uuid",
+    "volume_nguid",
+    "host_nqn",
 ];
 
 impl ConnectionInfo {
@@ -150,6 +161,10 @@ impl ConnectionInfo {
                 common: common(data, &levels)?,
                 protocol: Protocol::Iscsi(IscsiVolume::from_cinder(data)?),
             }),
+            "nvmeof" => Ok(Self {
+                common: common(data, &levels)?,
+                protocol: Protocol::Nvme(NvmeVolume::from_cinder(data)?),
+            }),
             other => Err(ConnectionError::Protocol {
                 protocol: other.chars().take(32).collect(),
             }),
@@ -220,7 +235,7 @@ fn iotune(data: &Fields<'_>) -> Result<Option<IoTune>, ConnectionError> {
 /// An object, and where it is.
 pub(super) struct Fields<'a> {
     at: &'a str,
-    object: &'a Map<String, Value>,
+    pub(super) object: &'a Map<String, Value>,
 }
 
 impl<'a> Fields<'a> {
@@ -336,7 +351,7 @@ impl<'a> Fields<'a> {
 }
 
 /// A whole number, or a string of digits.
-fn number(value: &Value) -> Option<u64> {
+pub(super) fn number(value: &Value) -> Option<u64> {
     match value {
         Value::Number(number) => number.as_u64(),
         Value::String(text) if text.bytes().all(|b| b.is_ascii_digit()) => text.parse().ok(),

@@ -61,6 +61,16 @@ pub enum ConnectionError {
         /// The protocol.
         protocol: String,
     },
+    /// The transport is none that volattach speaks.
+    #[error(
+        "connection info's {key} is {transport:?}, which volattach does not do: expected tcp (NVMe over RDMA or Fibre Channel needs another agent)"
+    )]
+    Transport {
+        /// The key.
+        key: String,
+        /// The transport.
+        transport: String,
+    },
     /// The volume is encrypted.
     #[error(
         "the volume is encrypted (connection info's {key}), which volattach does not do: attach an unencrypted volume"
@@ -137,7 +147,7 @@ impl ConnectionError {
             | Self::Missing { .. }
             | Self::Host { .. }
             | Self::Invalid { .. } => Reason::InvalidConnectionInfo,
-            Self::Protocol { .. } => Reason::ProtocolUnsupported,
+            Self::Protocol { .. } | Self::Transport { .. } => Reason::ProtocolUnsupported,
             Self::Encrypted { .. } => Reason::EncryptionUnsupported,
             Self::Format { .. } => Reason::FormatUnsupported,
             Self::UnsafePath { .. } => Reason::VolumePathUnsafe,

@@ -12,6 +12,7 @@ mod format;
 mod grammar;
 mod iscsi;
 mod local;
+mod nvmeof;
 mod path;
 mod smb;
 #[cfg(test)]
@@ -19,6 +20,7 @@ mod tests;
 
 pub use error::ConnectionError;
 pub use iscsi::{Chap, ChapText, IscsiPath, IscsiPathText, IscsiVolume};
+pub use nvmeof::NvmeFields;
 pub use smb::SmbLogin;
 
 use crate::model::mount_options::MountOption;
@@ -59,6 +61,8 @@ pub enum Protocol {
     Local(LocalVolume),
     /// A LUN of an iSCSI target (`iscsi`).
     Iscsi(IscsiVolume),
+    /// A namespace of an NVMe/TCP subsystem (`nvmeof`).
+    Nvme(NvmeVolume),
 }
 
 impl Protocol {
@@ -69,6 +73,7 @@ impl Protocol {
             Self::Smb(_) => "smbfs",
             Self::Local(_) => "local",
             Self::Iscsi(_) => "iscsi",
+            Self::Nvme(_) => "nvmeof",
         }
     }
 }
@@ -125,6 +130,25 @@ pub enum SmbCredentials {
 pub struct LocalVolume {
     /// An absolute path, no `..`.
     pub device_path: std::path::PathBuf,
+    /// Its format.
+    pub format: ImageFormat,
+}
+
+/// A namespace of an NVMe/TCP subsystem.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NvmeVolume {
+    /// The subsystem's NQN.
+    pub nqn: String,
+    /// Where the subsystem answers, in the order given, each once; at least one.
+    pub portals: Vec<std::net::SocketAddr>,
+    /// What tells the volume from the subsystem's others: one of the three at least.
+    pub uuid: Option<uuid::Uuid>,
+    /// The namespace's globally unique identifier (NGUID), 16 bytes.
+    pub nguid: Option<uuid::Uuid>,
+    /// The namespace's number in the subsystem, which another volume may get: it counts where neither identity is given.
+    pub nsid: Option<u32>,
+    /// The NQN of the host that this was made for, where it says so.
+    pub host_nqn: Option<String>,
     /// Its format.
     pub format: ImageFormat,
 }

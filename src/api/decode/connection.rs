@@ -5,7 +5,7 @@ use zeroize::Zeroizing;
 use super::{DecodeError, Result, access, given, iotune};
 use crate::api::v1;
 use crate::api::v1::connection_info::Form;
-use crate::connection::{ChapText, Common, ConnectionInfo, IscsiPathText, SmbLogin};
+use crate::connection::{ChapText, Common, ConnectionInfo, IscsiPathText, NvmeFields, SmbLogin};
 use crate::model::{Access, AccessSource, Secret};
 
 /// How to reach the volume.
@@ -45,6 +45,22 @@ pub(super) fn info(info: Option<v1::ConnectionInfo>) -> Result<ConnectionInfo> {
             }),
             &volume.identity,
             volume.enforce_multipath,
+            common(volume.properties)?,
+        ),
+        Form::Nvme(volume) => ConnectionInfo::nvme(
+            &NvmeFields {
+                nqn: volume.nqn,
+                portals: volume
+                    .portals
+                    .into_iter()
+                    .map(|portal| (portal.address, portal.port))
+                    .collect(),
+                uuid: volume.uuid,
+                nguid: volume.nguid,
+                nsid: volume.nsid,
+                host_nqn: volume.host_nqn,
+                format: volume.format,
+            },
             common(volume.properties)?,
         ),
     };

@@ -224,6 +224,26 @@ fn the_typed_forms_mean_what_cinders_do() {
 }
 
 #[test]
+fn a_typed_namespace_is_the_same_as_cinders() {
+    let nvme = v1::NvmeVolume {
+        nqn: "nqn.x".into(),
+        portals: vec![v1::NvmePortal {
+            address: "1.1.1.1".into(),
+            port: 4420,
+        }],
+        uuid: "7c9e6679-7425-40de-944b-e07fc1f90ae7".into(),
+        nsid: 10,
+        ..Default::default()
+    };
+    let cinder = r#"{"driver_volume_type":"nvmeof","target_nqn":"nqn.x","ns_id":"10",
+        "vol_uuid":"7c9e6679-7425-40de-944b-e07fc1f90ae7","portals":[["1.1.1.1","4420","tcp"]]}"#;
+    let decode = |form| connection::info(Some(v1::ConnectionInfo { form: Some(form) })).unwrap();
+    let typed = decode(v1::connection_info::Form::Nvme(nvme));
+    let cinder = decode(v1::connection_info::Form::CinderJson(cinder.into()));
+    assert_eq!(typed, cinder);
+}
+
+#[test]
 fn lists_and_watches_are_checked_too() {
     let list_with = |page_token: &str, filter: v1::AttachmentFilter| {
         list(v1::ListAttachmentsRequest {
