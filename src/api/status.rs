@@ -64,6 +64,7 @@ pub fn code(reason: Reason) -> Code {
         Reason::AttachmentNotFound
         | Reason::DomainNotFound
         | Reason::ShareNotFound
+        | Reason::DeviceNotFound
         | Reason::VolumeNotFound => Code::NotFound,
 
         Reason::AttachmentKind
@@ -77,6 +78,10 @@ pub fn code(reason: Reason) -> Code {
         | Reason::LogonFailure
         | Reason::MountFailed
         | Reason::UnmountFailed
+        | Reason::LoginFailed
+        | Reason::DeviceIdentity
+        | Reason::DeviceBusy
+        | Reason::MultipathFailed
         | Reason::VolumePathUnsafe
         | Reason::VolumeNotRegular
         | Reason::VolumeUnreadable

@@ -147,6 +147,58 @@ pub enum BackendError {
         /// Why, and what to do.
         why: String,
     },
+    /// The target refuses the credentials.
+    #[error("the target {target} refuses {who}: {why}")]
+    LoginRefused {
+        /// The target's name, and where it was asked.
+        target: String,
+        /// The user, without the password.
+        who: String,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// A login to a target failed otherwise.
+    #[error("cannot log in to the target {target}: {why}")]
+    LoginFailed {
+        /// The target's name, and where it was asked.
+        target: String,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// The target has no such volume for this host.
+    #[error("no device of {volume} appeared within {} s: {why}", .within.as_secs_f64())]
+    DeviceNotFound {
+        /// The target's name and the volume's number there.
+        volume: String,
+        /// The deadline.
+        within: Duration,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// A device is another volume's.
+    #[error("the device of {volume} is refused: {why}")]
+    DeviceIdentity {
+        /// The target's name and the volume's number there.
+        volume: String,
+        /// Which identities differ, and what to do.
+        why: String,
+    },
+    /// A device, a map over devices or a session cannot be released.
+    #[error("cannot release {device}: {why}")]
+    DeviceBusy {
+        /// Which.
+        device: String,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// There is no map over several paths.
+    #[error("cannot make a multipath map of {volume}: {why}")]
+    MultipathFailed {
+        /// The target's name and the volume's number there.
+        volume: String,
+        /// Why, and what to do.
+        why: String,
+    },
     /// No such volume.
     #[error("no volume {path:?}: {why}")]
     VolumeNotFound {
@@ -254,6 +306,12 @@ impl BackendError {
             Self::ShareNotFound { .. } => Reason::ShareNotFound,
             Self::MountFailed { .. } => Reason::MountFailed,
             Self::UnmountFailed { .. } => Reason::UnmountFailed,
+            Self::LoginRefused { .. } => Reason::LogonFailure,
+            Self::LoginFailed { .. } => Reason::LoginFailed,
+            Self::DeviceNotFound { .. } => Reason::DeviceNotFound,
+            Self::DeviceIdentity { .. } => Reason::DeviceIdentity,
+            Self::DeviceBusy { .. } => Reason::DeviceBusy,
+            Self::MultipathFailed { .. } => Reason::MultipathFailed,
             Self::VolumeNotFound { .. } => Reason::VolumeNotFound,
             Self::PathUnsafe { .. } => Reason::VolumePathUnsafe,
             Self::NotRegular { .. } => Reason::VolumeNotRegular,

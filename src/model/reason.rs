@@ -92,6 +92,16 @@ reasons! {
     MountFailed = "MOUNT_FAILED",
     /// The mount cannot be taken down: busy, or its server is silent.
     UnmountFailed = "UNMOUNT_FAILED",
+    /// The target does not let this host in, for another reason than its credentials.
+    LoginFailed = "LOGIN_FAILED",
+    /// The target is there, and no device of the volume appeared within the deadline.
+    DeviceNotFound = "DEVICE_NOT_FOUND",
+    /// The device is not the volume that was asked for, or its paths lead to different ones.
+    DeviceIdentity = "DEVICE_IDENTITY",
+    /// A device, map or session cannot be released: in use, or its server is silent.
+    DeviceBusy = "DEVICE_BUSY",
+    /// No multipath map can be made of the volume's paths.
+    MultipathFailed = "MULTIPATH_FAILED",
     /// No such file or device.
     VolumeNotFound = "VOLUME_NOT_FOUND",
     /// The volume's path leaves the share or root, or leads through a symbolic link.

@@ -172,6 +172,10 @@ async fn meet(reason: Reason) -> Met {
         | Reason::LogonFailure
         | Reason::ShareNotFound
         | Reason::MountFailed
+        | Reason::LoginFailed
+        | Reason::DeviceNotFound
+        | Reason::DeviceIdentity
+        | Reason::MultipathFailed
         | Reason::Internal => {
             world.state().connect_fails = Some(reason);
             refused(client, attach("a1")).await
@@ -185,7 +189,7 @@ async fn meet(reason: Reason) -> Met {
             world.state().inspect_fails = Some(reason);
             refused(client, attach("a1")).await
         }
-        Reason::UnmountFailed => {
+        Reason::UnmountFailed | Reason::DeviceBusy => {
             attached(client, "a1").await;
             world.state().disconnect_fails = Some(reason);
             detach_refused(client, "a1").await

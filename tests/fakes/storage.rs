@@ -75,6 +75,15 @@ fn fail(reason: Reason) -> BackendError {
         Reason::ShareNotFound => BackendError::ShareNotFound { share, why },
         Reason::MountFailed => BackendError::MountFailed { share, target, why },
         Reason::UnmountFailed => BackendError::UnmountFailed { target, why },
+        Reason::LoginFailed => BackendError::LoginFailed { target: share, why },
+        Reason::DeviceNotFound => BackendError::DeviceNotFound {
+            volume: share,
+            within: std::time::Duration::from_secs(30),
+            why,
+        },
+        Reason::DeviceIdentity => BackendError::DeviceIdentity { volume: share, why },
+        Reason::DeviceBusy => BackendError::DeviceBusy { device: share, why },
+        Reason::MultipathFailed => BackendError::MultipathFailed { volume: share, why },
         Reason::VolumeNotFound => BackendError::VolumeNotFound { path, why },
         Reason::VolumePathUnsafe => BackendError::PathUnsafe { path, why },
         Reason::VolumeNotRegular => BackendError::NotRegular {
