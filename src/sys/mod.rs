@@ -8,6 +8,7 @@ mod inherited;
 pub mod mount;
 pub mod mountinfo;
 pub mod peer;
+pub mod scsi;
 pub mod worker;
 
 pub use inherited::inherited_sockets;

@@ -10,8 +10,9 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use zeroize::Zeroizing;
 
-use super::{InspectJob, JOBS_MAX, Job, Reply};
-use crate::sys::{beneath, mount};
+use super::{InspectJob, JOBS_MAX, Job, Reply, SysfsJob};
+use crate::sys::beneath::Failed;
+use crate::sys::{beneath, mount, scsi};
 
 /// A worker's whole life: does its jobs and gives its exit code.
 #[must_use]
@@ -57,6 +58,12 @@ fn capabilities(job: &Job) -> &'static [Capability] {
             Capability::CAP_DAC_READ_SEARCH,
             Capability::CAP_DAC_OVERRIDE,
         ],
+        // While a guest has a device, its node belongs to the hypervisor's user.
+        Job::Identify(_) => &[Capability::CAP_DAC_READ_SEARCH],
+        Job::SetReadOnly(_) | Job::Flush(_) => {
+            &[Capability::CAP_SYS_ADMIN, Capability::CAP_DAC_READ_SEARCH]
+        }
+        Job::WriteSysfs(_) => &[],
     }
 }
 
@@ -102,9 +109,34 @@ fn run(job: &Job) -> Reply {
             beneath::inspect(&job.root, &job.relative, job.write, job.head, job.tail)
                 .map(Reply::Found)
         }
+        Job::Identify(device) => scsi::identify(device).map(Reply::Identity),
+        Job::SetReadOnly(device) => scsi::set_read_only(device).map(|()| Reply::Done),
+        Job::Flush(device) => scsi::flush(device).map(|()| Reply::Done),
+        Job::WriteSysfs(job) => write_sysfs(job).map(|()| Reply::Done),
     };
     result.unwrap_or_else(|(step, errno)| Reply::Failed {
         step: step.to_owned(),
         errno: errno as i32,
     })
+}
+
+/// One write(2), as the kernel wants it, and only where nothing but the kernel's own files are.
+fn write_sysfs(job: &SysfsJob) -> Result<(), Failed> {
+    let failed = |error: std::io::Error| {
+        let errno = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
+        ("write to the kernel's file", errno)
+    };
+    let path = job.path.canonicalize().map_err(failed)?;
+    if !path.starts_with("/sys") {
+        return Err(("write to the kernel's file", Errno::EXDEV));
+    }
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .open(path)
+        .map_err(failed)?;
+    let written = file.write(job.value.as_bytes()).map_err(failed)?;
+    match written == job.value.len() {
+        true => Ok(()),
+        false => Err(("write to the kernel's file", Errno::EIO)),
+    }
 }

@@ -17,6 +17,14 @@ pub enum Job {
     Unmount(PathBuf),
     /// Opens a file beneath a directory and reads its ends; see [`crate::sys::beneath`].
     Inspect(InspectJob),
+    /// Asks a SCSI disk who it is; see [`crate::sys::scsi`].
+    Identify(PathBuf),
+    /// Makes a block device read-only; see [`crate::sys::scsi`].
+    SetReadOnly(PathBuf),
+    /// Writes out what is cached of a block device; see [`crate::sys::scsi`].
+    Flush(PathBuf),
+    /// Writes to a file of the kernel's, beneath /sys: a scan or a device's deletion, which may take as long as I/O.
+    WriteSysfs(SysfsJob),
 }
 
 /// What mount(2) gets. Wiped from memory when dropped.
@@ -55,6 +63,16 @@ pub struct InspectJob {
     pub tail: usize,
 }
 
+/// What to write to a file beneath /sys.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SysfsJob {
+    /// The file, whose last component is no link.
+    pub path: PathBuf,
+    /// What the kernel is to read.
+    pub value: String,
+}
+
 /// What came of a job.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -63,6 +81,8 @@ pub enum Reply {
     Done,
     /// What a [`Job::Inspect`] found.
     Found(Found),
+    /// What a [`Job::Identify`] was told; `None`: the device gives no identity.
+    Identity(Option<String>),
     /// A system call failed.
     Failed {
         /// What was tried, such as `mount`.

@@ -1,0 +1,289 @@
+//! SCSI disks of this host, asked themselves: who they are, read-only, flushed.
+//!
+//! Invariants: an identity is the device's own answer to a fresh INQUIRY, never what the kernel or udev remember of an earlier
+//! one; everything here may hang on a dead path, so it runs in a worker (see [`super::worker`]).
+
+#![allow(unsafe_code)] // ioctl(2)
+
+use std::fs::{File, OpenOptions};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+
+use super::beneath::Failed;
+
+/// `SG_IO`, scsi/sg.h.
+const SG_IO: libc::Ioctl = 0x2285;
+/// `SG_DXFER_FROM_DEV`, scsi/sg.h.
+const SG_DXFER_FROM_DEV: libc::c_int = -3;
+/// `BLKROSET` and `BLKFLSBUF`, linux/fs.h.
+const BLKROSET: libc::Ioctl = 0x125d;
+const BLKFLSBUF: libc::Ioctl = 0x1261;
+/// How long the device may take to answer, in milliseconds.
+const ANSWER_MS: libc::c_uint = 10_000;
+/// The longest page that is asked for, in bytes: an identification page has some 200.
+const PAGE_MAX: u16 = 4096;
+
+/// `sg_io_hdr_t`, scsi/sg.h.
+#[repr(C)]
+struct SgIoHdr {
+    interface_id: libc::c_int,
+    dxfer_direction: libc::c_int,
+    cmd_len: libc::c_uchar,
+    mx_sb_len: libc::c_uchar,
+    iovec_count: libc::c_ushort,
+    dxfer_len: libc::c_uint,
+    dxferp: *mut libc::c_void,
+    cmdp: *mut libc::c_uchar,
+    sbp: *mut libc::c_uchar,
+    timeout: libc::c_uint,
+    flags: libc::c_uint,
+    pack_id: libc::c_int,
+    usr_ptr: *mut libc::c_void,
+    status: libc::c_uchar,
+    masked_status: libc::c_uchar,
+    msg_status: libc::c_uchar,
+    sb_len_wr: libc::c_uchar,
+    host_status: libc::c_ushort,
+    driver_status: libc::c_ushort,
+    resid: libc::c_int,
+    duration: libc::c_uint,
+    info: libc::c_uint,
+}
+
+/// Asks the device who it is (INQUIRY, SPC-5 6.6, vital product data page 83h), as multipathd spells it; `None`: it gives
+/// no identity of its own.
+///
+/// # Errors
+/// open(2)'s; `EIO` where the device does not answer, or with an error: an unmapped LUN does so.
+pub fn identify(device: &Path) -> Result<Option<String>, Failed> {
+    let file = open(device, 0)?;
+    let page = inquire(&file, 0x83).map_err(|errno| ("ask who it is", errno))?;
+    Ok(identity(&page))
+}
+
+/// Makes the block device read-only for whoever opens it next (BLKROSET).
+///
+/// # Errors
+/// open(2)'s and ioctl(2)'s.
+pub fn set_read_only(device: &Path) -> Result<(), Failed> {
+    let file = open(device, 0)?;
+    let value: libc::c_int = 1;
+    // SAFETY: the descriptor is open, and the kernel reads one int at the address.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), BLKROSET, &raw const value) };
+    Errno::result(result)
+        .map(drop)
+        .map_err(|errno| ("set read-only", errno))
+}
+
+/// Writes out what is cached of the block device, and forgets it (BLKFLSBUF). It must be nobody's: not mounted, no part of
+/// another device.
+///
+/// # Errors
+/// `EBUSY` where it is somebody's (open(2), `O_EXCL`), and ioctl(2)'s.
+pub fn flush(device: &Path) -> Result<(), Failed> {
+    let file = open(device, libc::O_EXCL)?;
+    // SAFETY: the descriptor is open, and the request takes no argument.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), BLKFLSBUF, 0) };
+    Errno::result(result)
+        .map(drop)
+        .map_err(|errno| ("flush", errno))
+}
+
+fn open(device: &Path, flags: libc::c_int) -> Result<File, Failed> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | flags)
+        .open(device)
+        .map_err(|error| {
+            let errno = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
+            ("open the device", errno)
+        })
+}
+
+fn inquire(file: &File, page: u8) -> Result<Vec<u8>, Errno> {
+    let [high, low] = PAGE_MAX.to_be_bytes();
+    let mut command = [0x12, 1, page, high, low, 0];
+    let mut answer = vec![0; usize::from(PAGE_MAX)];
+    let mut sense = [0; 32];
+    let mut header = SgIoHdr {
+        interface_id: libc::c_int::from(b'S'),
+        dxfer_direction: SG_DXFER_FROM_DEV,
+        cmd_len: command.len() as libc::c_uchar,
+        mx_sb_len: sense.len() as libc::c_uchar,
+        iovec_count: 0,
+        dxfer_len: libc::c_uint::from(PAGE_MAX),
+        dxferp: answer.as_mut_ptr().cast(),
+        cmdp: command.as_mut_ptr(),
+        sbp: sense.as_mut_ptr(),
+        timeout: ANSWER_MS,
+        flags: 0,
+        pack_id: 0,
+        usr_ptr: std::ptr::null_mut(),
+        status: 0,
+        masked_status: 0,
+        msg_status: 0,
+        sb_len_wr: 0,
+        host_status: 0,
+        driver_status: 0,
+        resid: 0,
+        duration: 0,
+        info: 0,
+    };
+    // SAFETY: the header is laid out as the kernel's, and its three pointers are to buffers of the lengths it gives, which
+    // outlive the call.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), SG_IO, &raw mut header) };
+    Errno::result(result)?;
+    // SG_INFO_OK_MASK, scsi/sg.h: any bit of it is an error of the device, the host or the driver.
+    if header.info & 1 != 0 || header.status != 0 || header.host_status != 0 {
+        return Err(Errno::EIO);
+    }
+    let missing = usize::try_from(header.resid).unwrap_or(0);
+    answer.truncate(answer.len().saturating_sub(missing));
+    Ok(answer)
+}
+
+/// The identity in a device identification page (SPC-5 7.7.6), as multipathd and scsi_id(8) spell it: the designator's type as
+/// one digit, then the designator. Of several the one that scsi_id takes (systemd, src/udev/scsi_id/scsi_serial.c,
+/// `id_search_list`): NAA, registered extended first, then EUI-64, SCSI name, and T10 vendor id; only those that designate the
+/// logical unit.
+#[must_use]
+pub fn identity(page: &[u8]) -> Option<String> {
+    let &[_, 0x83, high, low, ..] = page else {
+        return None;
+    };
+    let length = usize::from(u16::from_be_bytes([high, low]));
+    let mut rest = page.get(4..)?;
+    rest = rest.get(..length).unwrap_or(rest);
+    let mut best: Option<(u8, String)> = None;
+    while let &[code_set, kind, _, length, ..] = rest {
+        let Some(designator) = rest.get(4..4 + usize::from(length)) else {
+            break;
+        };
+        rest = &rest[4 + usize::from(length)..];
+        // Bits 4 and 5: what it designates; 0: the logical unit.
+        if kind >> 4 & 3 != 0 {
+            continue;
+        }
+        if let Some((rank, text)) = spelled(code_set & 0xf, kind & 0xf, designator)
+            && best.as_ref().is_none_or(|(known, _)| rank < *known)
+        {
+            best = Some((rank, text));
+        }
+    }
+    best.map(|(_, text)| text)
+}
+
+/// How good a designator is (0 is best), and its spelling.
+fn spelled(code_set: u8, kind: u8, designator: &[u8]) -> Option<(u8, String)> {
+    let binary = code_set == 1;
+    let rank = match (kind, designator.first()? >> 4) {
+        (3, 6) if designator.len() == 16 => 0,
+        (3, 5 | 3) if designator.len() == 8 => 1,
+        (3, 2) if designator.len() == 8 => 2,
+        (2, _) if matches!(designator.len(), 8 | 12 | 16) => 3,
+        (8, _) => 4,
+        (1, _) => 5,
+        _ => return None,
+    };
+    let body = if binary {
+        designator
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    } else {
+        text(designator)?
+    };
+    Some((rank, format!("{kind}{body}")))
+}
+
+/// A designator of characters: without the blanks at its end, each run of others as one underscore, as scsi_id(8) does.
+fn text(designator: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(designator).ok()?.trim_matches('\0');
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let text = words.join("_");
+    (!text.is_empty() && !text.chars().any(char::is_control)).then_some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A page with these designators: code set, type with association, bytes.
+    fn page(designators: &[(u8, u8, &[u8])]) -> Vec<u8> {
+        let mut body = Vec::new();
+        for (code_set, kind, bytes) in designators {
+            body.extend([*code_set, *kind, 0, bytes.len() as u8]);
+            body.extend(*bytes);
+        }
+        let mut page = vec![0, 0x83];
+        page.extend((body.len() as u16).to_be_bytes());
+        page.extend(body);
+        page
+    }
+
+    const NAA6: [u8; 16] = [
+        0x60, 0x01, 0x40, 0x51, 0x98, 0xde, 0xa3, 0x92, 0xaf, 0xc2, 0x1d, 0x07, 0x0f, 0x8a, 0xbf,
+        0xc7,
+    ];
+
+    #[test]
+    fn the_best_designator_of_the_unit_is_taken_in_multipathds_spelling() {
+        let t10 = (2, 1, b"LIO-ORG IBLOCK:198dea39".as_slice());
+        let naa6 = (1, 3, NAA6.as_slice());
+        let naa5 = (1, 3, [0x50, 1, 2, 3, 4, 5, 6, 7].as_slice());
+        let port = (1, 0x13, [0x51, 1, 2, 3, 4, 5, 6, 7].as_slice());
+        let eui = (1, 2, [0, 1, 2, 3, 4, 5, 6, 7].as_slice());
+        let name = (3, 8, b"iqn.2026-01.org.lab:v\0\0\0".as_slice());
+        for (designators, expected) in [
+            (
+                vec![t10, port, naa5, naa6],
+                Some("36001405198dea392afc21d070f8abfc7"),
+            ),
+            (vec![eui, naa5], Some("35001020304050607")),
+            (vec![name, eui], Some("20001020304050607")),
+            (vec![t10, name], Some("8iqn.2026-01.org.lab:v")),
+            (vec![t10], Some("1LIO-ORG_IBLOCK:198dea39")),
+            (vec![port], None),
+            (vec![], None),
+        ] {
+            assert_eq!(identity(&page(&designators)).as_deref(), expected);
+        }
+    }
+
+    #[test]
+    fn another_page_and_a_cut_one_give_none() {
+        let whole = page(&[(1, 3, &NAA6)]);
+        assert!(identity(&whole).is_some());
+        for length in 0..whole.len() {
+            assert_eq!(identity(&whole[..length]), None, "{length}");
+        }
+        let mut other = whole;
+        other[1] = 0x80;
+        assert_eq!(identity(&other), None);
+    }
+
+    #[test]
+    fn what_is_no_scsi_device_says_so() {
+        let null = Path::new("/dev/null");
+        assert!(identify(null).is_err());
+        assert_eq!(
+            flush(Path::new("/dev/absent")),
+            Err(("open the device", Errno::ENOENT))
+        );
+        assert!(set_read_only(null).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn reading_a_page_is_total(bytes: Vec<u8>, body: Vec<u8>) {
+            let _ = identity(&bytes);
+            let text = identity(&page(&[(1, 3, &body[..body.len().min(200)]), (2, 1, b"x")]));
+            prop_assert!(text.is_some_and(|text| !text.contains(char::is_control)));
+        }
+    }
+}
