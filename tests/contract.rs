@@ -6,6 +6,8 @@
 mod calls;
 #[path = "contract/cli.rs"]
 mod cli;
+#[path = "contract/extend.rs"]
+mod extend;
 mod fakes;
 #[path = "contract/reasons.rs"]
 mod reasons;

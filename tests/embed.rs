@@ -118,6 +118,10 @@ impl Rig {
             .unwrap()
     }
 
+    async fn size(&self, plan: &DiskPlan) -> Option<u64> {
+        self.hypervisor.size(self.uuid, plan).await.unwrap()
+    }
+
     async fn has(&self, plan: &DiskPlan) -> bool {
         self.hypervisor.has_disk(self.uuid, plan).await.unwrap()
     }
@@ -491,4 +495,92 @@ async fn a_domain_that_is_stopped_or_gone_has_no_live_disks() {
         reason(hypervisor.domain(&name, Scope::LiveAndConfig).await),
         Reason::DomainNotFound
     );
+}
+
+#[tokio::test]
+async fn a_volume_that_grew_is_seen_grown_by_a_guest_that_may_write_it() {
+    let rig = Rig::new().await;
+    for (bus, target) in [(Bus::Virtio, "vda"), (Bus::Scsi, "sda")] {
+        let spec = rig.disk(&format!("grows-{bus}"), Access::ReadWrite, on(bus));
+        let seen = rig.guest.lines();
+        let plan = rig.plug(&spec).await.unwrap();
+        rig.guest.wait_for(&format!("GUEST disk={target} "), seen);
+        assert_eq!(rig.size(&plan).await, Some(MIB));
+        let before = fs::read(&spec.path).unwrap();
+
+        // Not a whole number of sectors: the guest sees the last one whole.
+        for (bytes, shown) in [(3 * MIB, 3 * MIB), (4 * MIB + 1, 4 * MIB + 512)] {
+            let file = fs::File::options().write(true).open(&spec.path).unwrap();
+            file.set_len(bytes).unwrap();
+            for _ in 0..2 {
+                let resized = rig.hypervisor.resize(rig.uuid, &plan, bytes).await;
+                assert_eq!(resized.unwrap(), Some(shown));
+            }
+            assert_eq!(rig.size(&plan).await, Some(shown));
+            assert_eq!(file.metadata().unwrap().len(), bytes);
+            let told = format!("GUEST resized={target} size={}", shown / 512);
+            rig.guest.wait_for(&told, seen);
+        }
+        // A smaller one is no order to shrink.
+        let smaller = rig.hypervisor.resize(rig.uuid, &plan, MIB).await;
+        assert_eq!(smaller.unwrap(), Some(4 * MIB + 512));
+        assert_eq!(fs::metadata(&spec.path).unwrap().len(), 4 * MIB + 1);
+        let after = fs::read(&spec.path).unwrap();
+        assert_eq!(after[..before.len()], before, "the image was written");
+        rig.unplug(&plan).await;
+        assert_eq!(rig.size(&plan).await, None);
+        let gone = rig.hypervisor.resize(rig.uuid, &plan, MIB).await;
+        assert_eq!(gone.unwrap(), None);
+    }
+    rig.done();
+}
+
+#[tokio::test]
+async fn a_new_size_is_told_to_no_guest_that_may_only_read() {
+    let rig = Rig::new().await;
+    for bus in [Bus::Virtio, Bus::Scsi] {
+        let spec = rig.disk(&format!("fixed-{bus}"), Access::ReadOnly, on(bus));
+        let plan = rig.plug(&spec).await.unwrap();
+        let file = fs::File::options().write(true).open(&spec.path).unwrap();
+        let same = rig.hypervisor.resize(rig.uuid, &plan, MIB).await;
+        assert_eq!(same.unwrap(), Some(MIB));
+        file.set_len(2 * MIB).unwrap();
+        let refused = rig.hypervisor.resize(rig.uuid, &plan, 2 * MIB).await;
+        assert_eq!(reason(refused), Reason::ResizeUnsupported);
+        // libvirt and QEMU themselves refuse, not this project alone.
+        let flags = virt_sys::VIR_DOMAIN_BLOCK_RESIZE_BYTES;
+        let domain = &rig.guest.domain;
+        domain
+            .block_resize(&plan.target, 2 * MIB, flags)
+            .unwrap_err();
+        assert_eq!(rig.size(&plan).await, Some(MIB));
+        rig.unplug(&plan).await;
+        let plan = rig.plug(&spec).await.unwrap();
+        assert_eq!(rig.size(&plan).await, Some(2 * MIB));
+        rig.unplug(&plan).await;
+    }
+    rig.done();
+}
+
+#[tokio::test]
+async fn qemu_grows_an_image_that_it_has_open() {
+    let rig = Rig::new().await;
+    let mut spec = rig.disk("image", Access::ReadWrite, on(Bus::Virtio));
+    let made = std::process::Command::new("qemu-img")
+        .args(["create", "-q", "-f", "qcow2"])
+        .args([spec.path.as_os_str(), "1M".as_ref()])
+        .status();
+    assert!(made.unwrap().success(), "qemu-img create");
+    spec.format = ImageFormat::Qcow2;
+    let seen = rig.guest.lines();
+    let plan = rig.plug(&spec).await.unwrap();
+    rig.guest.wait_for("GUEST disk=vda size=2048 ", seen);
+    let grown = rig.hypervisor.resize(rig.uuid, &plan, 5 * MIB).await;
+    assert_eq!(grown.unwrap(), Some(5 * MIB));
+    rig.guest.wait_for("GUEST resized=vda size=10240", seen);
+    rig.unplug(&plan).await;
+    let header = fs::read(&spec.path).unwrap();
+    // The virtual size, by docs/interop/qcow2.txt of QEMU.
+    assert_eq!(header[24..32], (5 * MIB).to_be_bytes());
+    rig.done();
 }

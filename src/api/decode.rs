@@ -6,7 +6,7 @@ use std::error::Error;
 use std::str::FromStr;
 
 use super::{page, v1};
-use crate::attach::{AttachRequest, ConnectRequest, Filter, ListQuery};
+use crate::attach::{AttachRequest, ConnectRequest, ExtendRequest, Filter, ListQuery};
 use crate::connection::ConnectionError;
 use crate::model::{Access, AttachmentId, DiskOptions, DomainRef, IoTune, Reason, Scope, State};
 
@@ -106,6 +106,17 @@ pub fn attach(request: v1::AttachVolumeRequest) -> Result<AttachRequest> {
         info: connection::info(request.connection_info)?,
         access: access("access", request.access)?,
         disk: disk(request.disk.unwrap_or_default())?,
+    })
+}
+
+/// What ExtendVolume asks.
+///
+/// # Errors
+/// Where the id is missing or malformed.
+pub(super) fn extend(request: v1::ExtendVolumeRequest) -> Result<ExtendRequest> {
+    Ok(ExtendRequest {
+        id: attachment_id(&request.attachment_id)?,
+        bytes: Some(request.size_bytes).filter(|bytes| *bytes > 0),
     })
 }
 

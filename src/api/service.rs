@@ -59,6 +59,7 @@ about! {
     ConnectVolumeRequest { attachment: AttachmentId = attachment_id, volume: VolumeId = volume_id }
     DisconnectVolumeRequest { attachment: AttachmentId = attachment_id }
     GetAttachmentRequest { attachment: AttachmentId = attachment_id }
+    ExtendVolumeRequest { attachment: AttachmentId = attachment_id }
     AttachmentFilter { volume: VolumeId = volume_id, domain: DomainRef = domain }
 }
 
@@ -268,6 +269,17 @@ impl v1::volume_attach_server::VolumeAttach for Service {
         let run = |_: Admitted<()>| async { Ok(encode::connector(&self.connector)) };
         let connector = self.call("GetConnector", request, |_| Ok(()), run).await?;
         Ok(Response::new(connector))
+    }
+
+    async fn extend_volume(
+        &self,
+        request: Request<v1::ExtendVolumeRequest>,
+    ) -> Answer<v1::ExtendVolumeResponse> {
+        let run = |admitted| self.engine.extend(admitted);
+        let size_bytes = self
+            .call("ExtendVolume", request, decode::extend, run)
+            .await?;
+        Ok(Response::new(v1::ExtendVolumeResponse { size_bytes }))
     }
 }
 

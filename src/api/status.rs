@@ -74,6 +74,9 @@ pub fn code(reason: Reason) -> Code {
         | Reason::TargetInUse
         | Reason::UnplugRefused
         | Reason::DiskLost
+        | Reason::VolumeNotGrown
+        | Reason::ShrinkRefused
+        | Reason::ResizeUnsupported
         | Reason::ProtocolVersion
         | Reason::LogonFailure
         | Reason::MountFailed

@@ -9,7 +9,7 @@ use super::Error;
 use super::guard::BusyGuard;
 use super::inner::{Inner, Parts};
 use super::plan::{AttachPlan, plan_attach};
-use super::request::{AttachRequest, ConnectRequest, Filter, ListQuery, Wanted};
+use super::request::{AttachRequest, ConnectRequest, ExtendRequest, Filter, ListQuery, Wanted};
 use super::saga::Why;
 use crate::admission::Admitted;
 use crate::journal::Kind;
@@ -57,6 +57,21 @@ impl Engine {
     /// As [`Self::detach`].
     pub async fn disconnect(&self, id: Admitted<AttachmentId>) -> Result<(), Error> {
         self.end(id.into_request(), Kind::Connect).await
+    }
+
+    /// Has host and guest see a volume that its storage has grown; gives the size in bytes that the guest sees or, where no
+    /// running domain has the volume, the one that the host sees.
+    ///
+    /// # Errors
+    /// Where the storage has not grown it, or the new size cannot be given to who uses it; then nothing has changed.
+    pub async fn extend(&self, request: Admitted<ExtendRequest>) -> Result<u64, Error> {
+        let engine = self.clone();
+        let request = request.into_request();
+        self.run(
+            request.id.clone(),
+            async move { engine.0.extend(request).await },
+        )
+        .await
     }
 
     /// The attachment of that id.

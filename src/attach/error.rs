@@ -1,9 +1,11 @@
 //! Why an attach, detach, connect or disconnect failed.
 
+use std::path::PathBuf;
+
 use crate::backend::BackendError;
 use crate::journal::JournalError;
 use crate::libvirt::HypervisorError;
-use crate::model::{AttachmentId, Domain, Reason, VolumeId};
+use crate::model::{AttachmentId, Domain, ImageFormat, Reason, VolumeId};
 
 /// Why a call failed. Each level says its own; `source()` has the rest.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +105,43 @@ pub enum Error {
         /// The domain that had it.
         domain: Option<Domain>,
     },
+    /// The volume is smaller on its storage than it is to be.
+    #[error(
+        "the volume {path:?} has {stored} bytes on its storage, not the {wanted} asked for: grow it there first, then extend it"
+    )]
+    NotGrown {
+        /// The volume on this host.
+        path: PathBuf,
+        /// Bytes that it has.
+        stored: u64,
+        /// Bytes that were asked for.
+        wanted: u64,
+    },
+    /// The guest would see a smaller disk.
+    #[error(
+        "the guest sees {shown} bytes of the volume {path:?}, and at {smaller} it would lose data: a volume is never made smaller \
+         while it is attached"
+    )]
+    Shrink {
+        /// The volume on this host.
+        path: PathBuf,
+        /// Bytes that the guest sees.
+        shown: u64,
+        /// Bytes that were asked for, or that the storage has.
+        smaller: u64,
+    },
+    /// An image that nobody here can make larger.
+    #[error(
+        "the volume {path:?} is an image of the format {format}, {why}: grow it with its own tools while nobody uses it"
+    )]
+    ResizeUnsupported {
+        /// The volume on this host.
+        path: PathBuf,
+        /// Its format.
+        format: ImageFormat,
+        /// Why.
+        why: &'static str,
+    },
     /// A step failed, and so did the undo of the ones before it.
     #[error("cleaning up failed too ({undo}); the attachment is FAILED, detach it to try again")]
     Undo {
@@ -139,6 +178,9 @@ impl Error {
             Self::UnplugPending { .. } => Reason::UnplugPending,
             Self::UnplugRefused { .. } => Reason::UnplugRefused,
             Self::Lost { .. } => Reason::DiskLost,
+            Self::NotGrown { .. } => Reason::VolumeNotGrown,
+            Self::Shrink { .. } => Reason::ShrinkRefused,
+            Self::ResizeUnsupported { .. } => Reason::ResizeUnsupported,
             Self::Undo { .. } => Reason::UndoFailed,
             Self::ShuttingDown => Reason::ShuttingDown,
             Self::Internal(_) => Reason::Internal,

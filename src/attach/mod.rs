@@ -18,6 +18,7 @@
 
 mod engine;
 mod error;
+mod extend;
 mod guard;
 mod inner;
 mod make;
@@ -30,5 +31,5 @@ pub use engine::Engine;
 pub use error::Error;
 pub use inner::Parts;
 pub use plan::{AttachPlan, plan_attach};
-pub use request::{AttachRequest, ConnectRequest, Filter, ListQuery};
+pub use request::{AttachRequest, ConnectRequest, ExtendRequest, Filter, ListQuery};
 pub use resume::{Action, Reality};

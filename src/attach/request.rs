@@ -37,7 +37,16 @@ pub struct ConnectRequest {
     pub disk: DiskOptions,
 }
 
-/// Either of the two: a connect is an attach without a domain.
+/// Have host and guest see a volume that its storage has grown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExtendRequest {
+    /// The attachment.
+    pub id: AttachmentId,
+    /// The size that the volume is to have at least, in bytes; `None`: whatever it has.
+    pub bytes: Option<u64>,
+}
+
+/// Either of the two that make one: a connect is an attach without a domain.
 pub(super) struct Wanted {
     pub(super) id: AttachmentId,
     pub(super) volume: VolumeId,

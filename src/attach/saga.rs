@@ -314,7 +314,7 @@ impl Inner {
     }
 
     /// The lock that a step and its outcome in the journal are under.
-    async fn lock(&self, record: &Record, step: Step) -> Option<OwnedMutexGuard<()>> {
+    pub(super) async fn lock(&self, record: &Record, step: Step) -> Option<OwnedMutexGuard<()>> {
         match (step, &record.host.shared, &record.domain) {
             (Step::Connect, Some(shared), _) => Some(self.shared.lock(shared.clone()).await),
             (Step::Attach, _, Some(domain)) => Some(self.domains.lock(domain.uuid).await),

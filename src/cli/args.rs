@@ -74,6 +74,19 @@ pub(super) enum Command {
         /// The attachment's id
         id: String,
     },
+    /// Have host and guest see a volume that its storage has grown
+    Extend {
+        /// The attachment's id
+        id: String,
+        /// The size that the volume is to have at least; a qcow2 image is made so large [default: what it has]
+        #[arg(
+            long,
+            value_name = "BYTES",
+            default_value_t = 0,
+            hide_default_value = true
+        )]
+        size: u64,
+    },
     /// List attachments
     List(FilterArgs),
     /// Show one attachment in full

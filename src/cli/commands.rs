@@ -22,6 +22,7 @@ pub(super) async fn run(global: Global, command: Command) -> Result<()> {
         Command::Detach { id } => detach(&global, id).await,
         Command::Connect(args) => connect(&global, args).await,
         Command::Disconnect { id } => disconnect(&global, id).await,
+        Command::Extend { id, size } => extend(&global, id, size).await,
         Command::List(filter) => {
             let found = list(Client::connect(&global).await?, filter).await?;
             output::to_stdout(&match format {
@@ -132,6 +133,20 @@ async fn disconnect(global: &Global, id: String) -> Result<()> {
 }
 
 /// Every attachment that matches, page by page.
+async fn extend(global: &Global, id: String, size_bytes: u64) -> Result<()> {
+    let mut client = Client::connect(global).await?;
+    let message = client.request(v1::ExtendVolumeRequest {
+        attachment_id: id.clone(),
+        size_bytes,
+    });
+    let answer = client.rpc.extend_volume(message).await;
+    let bytes = client.answer(answer)?.size_bytes;
+    output::to_stdout(&match global.output {
+        Format::Table => format!("{id} has {bytes} bytes"),
+        Format::Json => json!({ "attachment_id": id, "size_bytes": bytes }).to_string(),
+    })
+}
+
 async fn list(mut client: Client, filter: FilterArgs) -> Result<Vec<v1::Attachment>> {
     let filter = v1::AttachmentFilter::from(filter);
     let mut found = Vec::new();

@@ -17,6 +17,7 @@ use super::error::{HypervisorError, LibvirtError};
 use super::explain::explain;
 use super::pool::{CallError, Pool};
 use super::raw::{self, Event};
+use super::size::{self, Grown};
 use super::unplugs::Unplugs;
 use super::view::{Devices, DomainView};
 use super::xml::Element;
@@ -86,6 +87,25 @@ impl Libvirt {
             Ok(documents) => documents.view().map(Some),
             Err(CallError::Libvirt(error)) if error.code == sys::VIR_ERR_NO_DOMAIN => Ok(None),
             Err(error) => Err(failed("look at the disks", &label, error)),
+        }
+    }
+
+    /// Runs a call on the domain; `None` where there is no such domain.
+    async fn on_domain<T: Send + 'static>(
+        &self,
+        domain: Uuid,
+        action: &str,
+        call: impl FnOnce(&VirtDomain) -> Result<Option<T>, Error> + Send + 'static,
+    ) -> Result<Option<T>, HypervisorError> {
+        let name = domain.to_string();
+        let result = self
+            .pool
+            .run(&name, move |connect| call(&lookup(connect, domain)?))
+            .await;
+        match result {
+            Ok(found) => Ok(found),
+            Err(CallError::Libvirt(error)) if error.code == sys::VIR_ERR_NO_DOMAIN => Ok(None),
+            Err(error) => Err(failed(action, &name, error)),
         }
     }
 
@@ -224,6 +244,46 @@ impl Hypervisor for Libvirt {
                     },
                 }
             }
+        }
+    }
+
+    async fn size(&self, domain: Uuid, disk: &DiskPlan) -> Result<Option<u64>, HypervisorError> {
+        let alias = disk.alias.clone();
+        self.on_domain(domain, "ask for a disk's size", move |domain| {
+            size::shown(domain, &alias)
+        })
+        .await
+    }
+
+    async fn resize(
+        &self,
+        domain: Uuid,
+        disk: &DiskPlan,
+        bytes: u64,
+    ) -> Result<Option<u64>, HypervisorError> {
+        let action = format!("grow disk {}", disk.target);
+        let alias = disk.alias.clone();
+        let grown = self
+            .on_domain(domain, &action, move |domain| {
+                size::grow(domain, &alias, bytes)
+            })
+            .await?;
+        let (domain, target) = (domain.to_string(), disk.target.clone());
+        match grown {
+            None => Ok(None),
+            Some(Grown::To(shown)) if shown >= bytes => Ok(Some(shown)),
+            Some(Grown::To(shown)) => Err(HypervisorError::NotResized {
+                domain,
+                target,
+                shown,
+                bytes,
+            }),
+            Some(Grown::ReadOnly(shown)) => Err(HypervisorError::ReadOnlyDisk {
+                domain,
+                target,
+                shown,
+                bytes,
+            }),
         }
     }
 

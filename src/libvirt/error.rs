@@ -112,6 +112,36 @@ pub enum HypervisorError {
         /// The domain.
         domain: String,
     },
+    /// The hypervisor gives the new size of a disk to no guest that may only read it.
+    #[error(
+        "the guest of {domain} may only read disk {target} and sees {shown} bytes of it: QEMU tells a new size ({bytes} \
+         bytes) only of a disk that may be written; detach and attach the volume, then the guest sees it"
+    )]
+    ReadOnlyDisk {
+        /// The domain.
+        domain: String,
+        /// The disk's target.
+        target: String,
+        /// What the guest sees.
+        shown: u64,
+        /// What it was to see.
+        bytes: u64,
+    },
+    /// libvirt reported success, and the guest sees the old size.
+    #[error(
+        "libvirt reported success to grow disk {target} of domain {domain} to {bytes} bytes, but the guest sees {shown}; see \
+         libvirt's log"
+    )]
+    NotResized {
+        /// The domain.
+        domain: String,
+        /// The disk's target.
+        target: String,
+        /// What the guest sees.
+        shown: u64,
+        /// What it was to see.
+        bytes: u64,
+    },
     /// The XML of a disk or domain cannot be written or read.
     #[error("the XML of {what} cannot be used")]
     Xml {
@@ -135,7 +165,10 @@ impl HypervisorError {
             Self::BusFull { .. } => Reason::BusFull,
             Self::DiskOptionInvalid { .. } => Reason::DiskOptionInvalid,
             Self::Failed { reason, .. } => *reason,
-            Self::NotShown { .. } | Self::Xml { .. } => Reason::HypervisorError,
+            Self::ReadOnlyDisk { .. } => Reason::ResizeUnsupported,
+            Self::NotShown { .. } | Self::NotResized { .. } | Self::Xml { .. } => {
+                Reason::HypervisorError
+            }
         }
     }
 }

@@ -64,6 +64,12 @@ const RULES: &[Rule] = &[
     ),
     rule(
         None,
+        "Cannot grow device files",
+        Reason::VolumeNotGrown,
+        "the device is smaller still: grow the volume on its storage, then ask again",
+    ),
+    rule(
+        None,
         "\" lock",
         Reason::VolumeInUse,
         "another process on some host uses the image, and QEMU locks it: stop that one, or attach it as shareable to both",

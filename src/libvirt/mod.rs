@@ -12,6 +12,7 @@ mod explain;
 mod plan;
 mod pool;
 mod raw;
+mod size;
 mod unplugs;
 mod view;
 mod xml;
@@ -85,6 +86,24 @@ pub trait Hypervisor: Send + Sync {
         disk: &DiskPlan,
         deadline: Instant,
     ) -> Result<Unplug, HypervisorError>;
+
+    /// The disk's size in bytes as the guest sees it; `None` where no running domain has it.
+    async fn size(&self, domain: Uuid, disk: &DiskPlan) -> Result<Option<u64>, HypervisorError>;
+
+    /// Has the guest see the disk at `bytes`, where it sees it smaller, and gives the size that it sees then: as
+    /// [`Hypervisor::size`], asked again. Never makes it smaller.
+    ///
+    /// The hypervisor cuts or lengthens a file to the size it is told (QEMU's `block_resize`, ftruncate(2)), so `bytes` is
+    /// what a raw volume has on its storage, and no other.
+    ///
+    /// # Errors
+    /// `RESIZE_UNSUPPORTED` for a disk that the domain may only read.
+    async fn resize(
+        &self,
+        domain: Uuid,
+        disk: &DiskPlan,
+        bytes: u64,
+    ) -> Result<Option<u64>, HypervisorError>;
 
     /// Disks seen gone, as they go. While libvirt cannot be reached some are missed: look with
     /// [`Hypervisor::has_disk`] from time to time.

@@ -1,4 +1,4 @@
-//! What the `virt` crate does not wrap: detaching by alias, device events, the close callback. All of this module's
+//! What the `virt` crate does not wrap: detaching by alias, a disk's size, device events, the close callback. All of this module's
 //! `unsafe` is here.
 #![allow(unsafe_code)]
 
@@ -50,6 +50,22 @@ pub(super) fn detach_alias(domain: &Domain, alias: &str, flags: u32) -> Result<(
     // SAFETY: the domain's pointer is valid while it is borrowed, the alias is a C string that outlives the call.
     let result = unsafe { sys::virDomainDetachDeviceAlias(domain.as_ptr(), alias.as_ptr(), flags) };
     check(result).map(drop)
+}
+
+/// The size in bytes of the disk at that target, as the guest sees it. The `virt` crate's own takes what libvirt left
+/// unwritten when the call fails.
+pub(super) fn capacity(domain: &Domain, target: &str) -> Result<u64, Error> {
+    let target = CString::new(target)?;
+    let mut info = sys::virDomainBlockInfo {
+        capacity: 0,
+        allocation: 0,
+        physical: 0,
+    };
+    // SAFETY: the domain's pointer is valid while it is borrowed, the target is a C string and `info` a place for what
+    // libvirt writes, and both outlive the call.
+    let result =
+        unsafe { sys::virDomainGetBlockInfo(domain.as_ptr(), target.as_ptr(), &raw mut info, 0) };
+    check(result).map(|_| info.capacity)
 }
 
 /// Registers for the events of all domains; gives what [`deregister_events`] takes.

@@ -76,6 +76,12 @@ reasons! {
     UnplugRefused = "UNPLUG_REFUSED",
     /// The domain no longer has the disk: it was stopped, or somebody else unplugged it.
     DiskLost = "DISK_LOST",
+    /// The storage has not grown the volume to the size asked for.
+    VolumeNotGrown = "VOLUME_NOT_GROWN",
+    /// The size asked for, or the volume's own, is smaller than what the guest sees.
+    ShrinkRefused = "SHRINK_REFUSED",
+    /// The volume's new size cannot be given to who uses it.
+    ResizeUnsupported = "RESIZE_UNSUPPORTED",
     /// The server's name does not resolve.
     NameResolution = "NAME_RESOLUTION",
     /// The server refuses connections, or no route leads to it.

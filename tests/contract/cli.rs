@@ -203,6 +203,20 @@ async fn connect_chooses_an_id_and_disconnect_takes_it() {
 }
 
 #[tokio::test]
+async fn extend_tells_the_new_size() {
+    let server = Server::start().await;
+    json(&server, ATTACH).await;
+    server.world.state().stored = 3 << 20;
+    let grown = json(&server, &["extend", "a1", "--size", "3145728"]).await;
+    let expected = serde_json::json!({ "attachment_id": "a1", "size_bytes": 3_145_728 });
+    assert_eq!(grown, expected);
+    let (code, text, _) = run(&server, &["extend", "a1"]).await;
+    assert_eq!((code, text.as_str()), (0, "a1 has 3145728 bytes\n"));
+    let more = failure(&server, &["extend", "a1", "--size", "3145729"]).await;
+    assert_eq!(more, (1, "VOLUME_NOT_GROWN".to_owned()));
+}
+
+#[tokio::test]
 async fn plan_and_connector_are_shown() {
     let server = Server::start().await;
     let plan = [

@@ -9,7 +9,7 @@ use volattach::model::Reason;
 use volattach::reconcile;
 
 use crate::fakes::{Fault, Guest};
-use crate::server::{Client, Server, attach, cinder, detach, get, info, soon};
+use crate::server::{Client, Server, attach, cinder, detach, extend, get, info, soon};
 
 /// How a reason reaches a caller.
 enum Met {
@@ -51,6 +51,10 @@ async fn attached(client: &mut Client, id: &str) -> v1::Attachment {
 
 async fn detach_refused(client: &mut Client, id: &str) -> Met {
     Met::Status(client.detach_volume(detach(id)).await.unwrap_err())
+}
+
+async fn extend_refused(client: &mut Client, bytes: u64) -> Met {
+    Met::Status(client.extend_volume(extend("a1", bytes)).await.unwrap_err())
 }
 
 /// Lets the reason happen. There is no other arm: a new reason does not compile until it is met here.
@@ -164,6 +168,21 @@ async fn meet(reason: Reason) -> Met {
             reconcile::once(&server.engine).await;
             let answer = client.get_attachment(get("a1")).await.unwrap();
             Met::Attachment(Box::new(answer.into_inner()))
+        }
+        Reason::VolumeNotGrown => {
+            attached(client, "a1").await;
+            extend_refused(client, 2 << 20).await
+        }
+        Reason::ShrinkRefused => {
+            attached(client, "a1").await;
+            extend_refused(client, 1).await
+        }
+        Reason::ResizeUnsupported => {
+            let mut request = attach("a1");
+            request.access = v1::Access::ReadOnly.into();
+            client.attach_volume(request).await.unwrap();
+            world.state().stored = 2 << 20;
+            extend_refused(client, 0).await
         }
         Reason::NameResolution
         | Reason::ServerUnreachable

@@ -159,6 +159,13 @@ pub(crate) fn detach(id: &str) -> v1::DetachVolumeRequest {
     }
 }
 
+pub(crate) fn extend(id: &str, size_bytes: u64) -> v1::ExtendVolumeRequest {
+    v1::ExtendVolumeRequest {
+        attachment_id: id.to_owned(),
+        size_bytes,
+    }
+}
+
 pub(crate) fn get(id: &str) -> v1::GetAttachmentRequest {
     v1::GetAttachmentRequest {
         attachment_id: id.to_owned(),

@@ -10,7 +10,7 @@ use volattach::api::{SERVICE_NAME, v1};
 use volattach::auth::PeerCredentials;
 
 use crate::fakes::Fault;
-use crate::server::{Client, Server, attach, channel, connect, detach, get, soon};
+use crate::server::{Client, Server, attach, channel, connect, detach, extend, get, soon};
 
 /// The status of every call, made with whatever request. A call that is missing here fails the test below.
 async fn all_calls(client: &mut Client) -> Vec<(&'static str, Code)> {
@@ -32,6 +32,7 @@ async fn all_calls(client: &mut Client) -> Vec<(&'static str, Code)> {
         "WatchAttachments": watch_attachments(v1::WatchAttachmentsRequest::default()),
         "PlanAttach": plan_attach(v1::PlanAttachRequest::default()),
         "GetConnector": get_connector(v1::GetConnectorRequest {}),
+        "ExtendVolume": extend_volume(extend("a1", 0)),
     }
 }
 

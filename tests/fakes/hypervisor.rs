@@ -23,6 +23,13 @@ impl FakeHypervisor {
         }
     }
 
+    /// What the guest sees of the disk.
+    fn shown(&self, disk: &DiskPlan) -> Option<u64> {
+        let state = self.world.state();
+        let there = state.running && state.disks.contains_key(&disk.alias);
+        there.then(|| state.shown[&disk.alias])
+    }
+
     async fn pass(&self, call: &str, moment: Moment) -> Result<(), HypervisorError> {
         if self.world.state().hypervisor_down {
             return Err(fail(Reason::HypervisorUnavailable));
@@ -102,6 +109,8 @@ impl Hypervisor for FakeHypervisor {
                 .values()
                 .any(|there| there.target == disk.target);
             assert!(!taken, "two disks at one target: {}", disk.target);
+            let stored = state.stored;
+            state.shown.insert(disk.alias.clone(), stored);
             let was = state.disks.insert(disk.alias.clone(), disk.clone());
             assert!(was.is_none(), "plugged twice: {}", disk.alias);
         }
@@ -141,6 +150,36 @@ impl Hypervisor for FakeHypervisor {
             }
         }
         Ok(Unplug::Gone)
+    }
+
+    async fn size(&self, _domain: Uuid, disk: &DiskPlan) -> Result<Option<u64>, HypervisorError> {
+        self.pass("hypervisor.size", Moment::Before).await?;
+        Ok(self.shown(disk))
+    }
+
+    async fn resize(
+        &self,
+        _domain: Uuid,
+        disk: &DiskPlan,
+        bytes: u64,
+    ) -> Result<Option<u64>, HypervisorError> {
+        self.pass("hypervisor.resize", Moment::Before).await?;
+        match self.shown(disk) {
+            Some(shown) if shown < bytes && disk.xml.contains("<readonly") => {
+                return Err(HypervisorError::ReadOnlyDisk {
+                    domain: "web".into(),
+                    target: disk.target.clone(),
+                    shown,
+                    bytes,
+                });
+            }
+            Some(shown) if shown < bytes => {
+                self.world.state().shown.insert(disk.alias.clone(), bytes);
+            }
+            _ => {}
+        }
+        self.pass("hypervisor.resize", Moment::After).await?;
+        Ok(self.shown(disk))
     }
 
     fn events(&self) -> broadcast::Receiver<DeviceGone> {

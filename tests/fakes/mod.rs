@@ -71,6 +71,10 @@ pub struct State {
     pub inspect_fails: Option<Reason>,
     /// The size of every volume on its storage, in bytes.
     pub stored: u64,
+    /// The sizes of the domain's disks as its guest sees them, by alias.
+    pub shown: BTreeMap<String, u64>,
+    /// The format of every volume.
+    pub format: ImageFormat,
     /// The reason with which the next extend fails.
     pub extend_fails: Option<Reason>,
     /// The reason with which the next disconnect fails.
@@ -113,6 +117,8 @@ impl World {
                 connect_fails: None,
                 inspect_fails: None,
                 stored: 1 << 20,
+                shown: BTreeMap::new(),
+                format: ImageFormat::Raw,
                 extend_fails: None,
                 disconnect_fails: None,
                 hypervisor_down: false,

@@ -175,7 +175,7 @@ impl Backend for FakeBackend {
             path,
             root,
             kind: SourceKind::File,
-            format: ImageFormat::Raw,
+            format: self.world.state().format,
             access,
         })
     }

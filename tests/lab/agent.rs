@@ -140,6 +140,14 @@ impl<'node> Agent<'node> {
         self.call(&args, &connection_info.to_string())
     }
 
+    /// Extends to `bytes`, or (0) to what there is: the size in bytes that is seen then.
+    pub(crate) fn extend(&self, id: &str, bytes: u64) -> Result<Result<u64, Failure>> {
+        let answer = self.call(&["extend", id, "--size", &bytes.to_string()], "")?;
+        answer
+            .map(|answer| answer["size_bytes"].as_u64().context("no size"))
+            .map_or_else(|failure| Ok(Err(failure)), |size| size.map(Ok))
+    }
+
     /// Detaches.
     pub(crate) fn detach(&self, id: &str) -> Result<Result<Value, Failure>> {
         self.call(&["detach", id], "")

@@ -54,6 +54,20 @@ pub(crate) fn sees(node: &Node, serial: &str) -> Result<Disk> {
     )
 }
 
+/// Waits until the guest sees the disk with this serial at so many bytes.
+pub(crate) fn sees_bytes(node: &Node, serial: &str, bytes: u64) -> Result<()> {
+    wait_for(
+        &format!("the guest sees {bytes} bytes of disk {serial:?}"),
+        Duration::from_secs(20),
+        || {
+            let mut disks = disks(node)?.into_values();
+            Ok(disks
+                .any(|disk| disk.serial == serial && disk.sectors == bytes / 512)
+                .then_some(()))
+        },
+    )
+}
+
 /// Waits until the guest has no disk with this serial.
 pub(crate) fn gone(node: &Node, serial: &str) -> Result<()> {
     wait_for(
@@ -70,13 +84,17 @@ pub(crate) fn gone(node: &Node, serial: &str) -> Result<()> {
 
 /// Plays the console's events through.
 fn parse(console: &str) -> Result<BTreeMap<String, Disk>> {
-    let mut disks = BTreeMap::new();
+    let mut disks = BTreeMap::<String, Disk>::new();
     // A line without its end is still being written.
     let complete = console.rfind('\n').map_or("", |end| &console[..end]);
     for line in complete.lines().map(|line| line.trim_end_matches('\r')) {
         ensure!(!line.starts_with("GUEST error"), "the guest says: {line}");
         if let Some(name) = line.strip_prefix("GUEST gone=") {
             disks.remove(name);
+        } else if let Some(resized) = line.strip_prefix("GUEST resized=") {
+            let (name, sectors) = resized.split_once(" size=").context("no size")?;
+            let disk = disks.get_mut(name);
+            disk.context("an unknown disk")?.sectors = sectors.parse()?;
         } else if line.starts_with("GUEST disk=") {
             let disk = disk(line).with_context(|| format!("the guest says: {line:?}"))?;
             disks.insert(disk.name.clone(), disk);

@@ -12,6 +12,7 @@ mod bench;
 mod bench_client;
 mod cache;
 mod demo;
+mod extend_test;
 mod fault_test;
 mod grpc_test;
 mod guest;
@@ -58,6 +59,7 @@ const TESTS: &[&[Test]] = &[
     secret_test::TESTS,
     grpc_test::TESTS,
     unit_test::TESTS,
+    extend_test::TESTS,
 ];
 
 fn main() -> ExitCode {
