@@ -27,11 +27,6 @@ pub(super) struct Service {
     pub(super) stopping: CancellationToken,
 }
 
-/// The daemon is stopping.
-#[derive(Debug, thiserror::Error)]
-#[error("the daemon is stopping and takes no new work: call again when it is back")]
-pub(super) struct ShuttingDown;
-
 /// What a message is about, for the log and for errors: ids that are not valid are left out.
 trait About {
     fn subject(&self) -> Subject;
@@ -135,7 +130,7 @@ impl Service {
         F: Future<Output = Result<A, attach::Error>>,
     {
         if self.stopping.is_cancelled() {
-            return Err(failed(&ShuttingDown, Reason::ShuttingDown, subject));
+            return Err(failed(&watch::ShuttingDown, Reason::ShuttingDown, subject));
         }
         let decoded = decode(request).map_err(|error| failed(&error, error.reason(), subject))?;
         run(admit(actor, decoded))

@@ -10,7 +10,6 @@ use tokio::sync::broadcast::{Receiver, error::RecvError};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::service::ShuttingDown;
 use super::status::{Subject, status};
 use super::{encode, v1};
 use crate::attach::Filter;
@@ -19,6 +18,11 @@ use crate::model::{Attachment, Reason};
 /// What the caller receives.
 pub(super) type Stream =
     Pin<Box<dyn futures::Stream<Item = Result<v1::WatchAttachmentsResponse, Status>> + Send>>;
+
+/// The daemon is stopping.
+#[derive(Debug, thiserror::Error)]
+#[error("the daemon is stopping and takes no new work: call again when it is back")]
+pub(super) struct ShuttingDown;
 
 /// The caller was too slow.
 #[derive(Debug, thiserror::Error)]
