@@ -1,0 +1,249 @@
+//! The part of the benchmark that runs in the node: attaches an SMB volume by volattachd and by bare calls in turns, and
+//! tells how long each took.
+
+use std::{
+    fs,
+    io::{stdin, stdout},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use hyper_util::rt::TokioIo;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::{net::UnixStream, runtime::Runtime};
+use tonic::transport::{Channel, Endpoint, Uri};
+use virt::{connect::Connect, domain::Domain};
+use virt_sys::VIR_DOMAIN_AFFECT_LIVE;
+use volattach::{
+    api::v1::{
+        AttachVolumeRequest, Attachment, ConnectionInfo, DetachVolumeRequest, PlanAttachRequest,
+        connection_info::Form, volume_attach_client::VolumeAttachClient,
+    },
+    sys::mount,
+};
+
+use super::process::wait_for;
+
+const SOCKET: &str = "/run/volattach/volattachd.sock";
+const CONSOLE: &str = "/var/log/lab/inner.console";
+/// Where the bare mount is.
+const TARGET: &str = "/mnt/bench";
+/// The volume's and the attachment's id.
+const ID: &str = "bench";
+
+/// What to do, on stdin.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Job {
+    pub(crate) address: String,
+    pub(crate) share: String,
+    pub(crate) file: String,
+    pub(crate) user: String,
+    pub(crate) password: String,
+    pub(crate) pairs: usize,
+}
+
+/// How long an attach took either way, in seconds. A list of these goes to stdout.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Pair {
+    /// AttachVolume over gRPC.
+    pub(crate) ours: f64,
+    /// mount(2), then virDomainAttachDeviceFlags.
+    pub(crate) bare: f64,
+}
+
+/// Does the job.
+pub(crate) fn run() -> Result<()> {
+    let job: Job = serde_json::from_reader(stdin())?;
+    let bench = Bench::new(&job)?;
+    // The first attach warms up, and gives what the bare calls need.
+    let (_, attachment, options) = bench.ours()?;
+    let bare = bench.prepare_bare(&job, &attachment)?;
+    let (_, bare_options) = bench.bare(&bare)?;
+    ensure!(
+        options == bare_options,
+        "the mounts differ: {options} and {bare_options}"
+    );
+    let mut pairs = Vec::new();
+    for number in 0..job.pairs {
+        // Neither is always the one that comes after the other.
+        let pair = if number % 2 == 0 {
+            let ours = bench.ours()?.0;
+            let bare = bench.bare(&bare)?.0;
+            Pair { ours, bare }
+        } else {
+            let bare = bench.bare(&bare)?.0;
+            let ours = bench.ours()?.0;
+            Pair { ours, bare }
+        };
+        pairs.push(pair);
+    }
+    Ok(serde_json::to_writer(stdout(), &pairs)?)
+}
+
+struct Bench {
+    runtime: Runtime,
+    client: VolumeAttachClient<Channel>,
+    request: AttachVolumeRequest,
+    domain: Domain,
+    // Closed after its domain.
+    _libvirt: Connect,
+}
+
+/// What the bare calls are called with.
+struct Bare {
+    source: String,
+    data: String,
+    xml: String,
+}
+
+impl Bench {
+    fn new(job: &Job) -> Result<Self> {
+        let info = json!({
+            "driver_volume_type": "smbfs",
+            "data": {
+                "export": format!("//{}/{}", job.address, job.share),
+                "name": job.file,
+                "format": "raw",
+                "options": format!("-o username={},password={}", job.user, job.password),
+            },
+        });
+        let request = AttachVolumeRequest {
+            attachment_id: ID.into(),
+            volume_id: ID.into(),
+            domain: "inner".into(),
+            connection_info: Some(ConnectionInfo {
+                form: Some(Form::CinderJson(info.to_string())),
+            }),
+            ..Default::default()
+        };
+        let runtime = Runtime::new()?;
+        let channel = runtime.block_on(
+            Endpoint::from_static("http://localhost").connect_with_connector(tower::service_fn(
+                |_: Uri| async { UnixStream::connect(SOCKET).await.map(TokioIo::new) },
+            )),
+        )?;
+        let libvirt = Connect::open(Some("qemu:///system"))?;
+        Ok(Self {
+            runtime,
+            client: VolumeAttachClient::new(channel),
+            request,
+            domain: libvirt.lookup_domain_by_name("inner")?,
+            _libvirt: libvirt,
+        })
+    }
+
+    /// An attach by volattachd, and its detach: how long the attach took, what it answered, and the mount's options.
+    fn ours(&self) -> Result<(f64, Attachment, String)> {
+        let mut client = self.client.clone();
+        let seen = calm()?;
+        let begun = Instant::now();
+        let answer = self
+            .runtime
+            .block_on(client.attach_volume(self.request.clone()))?;
+        let took = begun.elapsed().as_secs_f64();
+        let attachment = answer.into_inner().attachment.context("no attachment")?;
+        let mount_point = Path::new(&attachment.host_path)
+            .parent()
+            .context("no mount point")?;
+        let options = options(mount_point)?;
+        guest_says("GUEST disk=", seen)?;
+        let request = DetachVolumeRequest {
+            attachment_id: ID.into(),
+        };
+        self.runtime.block_on(client.detach_volume(request))?;
+        guest_says("GUEST gone=", seen)?;
+        Ok((took, attachment, options))
+    }
+
+    /// What the bare calls need to do the same as volattachd did for `attachment`.
+    fn prepare_bare(&self, job: &Job, attachment: &Attachment) -> Result<Bare> {
+        let request = PlanAttachRequest {
+            request: Some(self.request.clone()),
+        };
+        let plan = self
+            .runtime
+            .block_on(self.client.clone().plan_attach(request))?;
+        let planned = plan.into_inner().mount.context("a plan without a mount")?;
+        let flags = format!("rw,{},", mount::FLAGS);
+        let data = planned
+            .options
+            .strip_prefix(&flags)
+            .context("other flags")?;
+        let path = PathBuf::from(TARGET).join(&job.file);
+        fs::create_dir_all(TARGET)?;
+        Ok(Bare {
+            source: planned.source,
+            data: data.replace("[redacted]", &job.password),
+            xml: attachment
+                .disk_xml
+                .replace(&attachment.host_path, &path.to_string_lossy()),
+        })
+    }
+
+    /// An attach by bare calls, and its detach: how long the attach took, and the mount's options.
+    fn bare(&self, bare: &Bare) -> Result<(f64, String)> {
+        let target = Path::new(TARGET);
+        let seen = calm()?;
+        let begun = Instant::now();
+        mount::mount(&bare.source, target, "cifs", false, &bare.data)?;
+        self.domain
+            .attach_device_flags(&bare.xml, VIR_DOMAIN_AFFECT_LIVE)?;
+        let took = begun.elapsed().as_secs_f64();
+        let options = options(target)?;
+        guest_says("GUEST disk=", seen)?;
+        self.domain
+            .detach_device_flags(&bare.xml, VIR_DOMAIN_AFFECT_LIVE)?;
+        guest_says("GUEST gone=", seen)?;
+        // QEMU closes the file a moment after the guest has let go.
+        wait_for(
+            "the end of the bare mount",
+            Duration::from_secs(30),
+            || match mount::unmount(target) {
+                Ok(()) => Ok(Some(())),
+                Err(nix::errno::Errno::EBUSY) => Ok(None),
+                Err(error) => Err(error.into()),
+            },
+        )?;
+        Ok((took, options))
+    }
+}
+
+/// Waits until nothing is left of the attach before, a session that a mount could join above all; gives the console's
+/// length.
+fn calm() -> Result<usize> {
+    wait_for(
+        "the end of all CIFS sessions",
+        Duration::from_secs(30),
+        || {
+            let sessions = fs::read_to_string("/proc/fs/cifs/DebugData")?;
+            Ok((!sessions.contains("ConnectionId")).then_some(()))
+        },
+    )?;
+    Ok(fs::read(CONSOLE)?.len())
+}
+
+/// Waits for a line on the guest's console, after its first `seen` bytes.
+fn guest_says(start: &str, seen: usize) -> Result<()> {
+    wait_for(start, Duration::from_secs(60), || {
+        let console = fs::read(CONSOLE)?;
+        let new = String::from_utf8_lossy(&console[seen..]).into_owned();
+        Ok(new
+            .lines()
+            .any(|line| line.starts_with(start))
+            .then_some(()))
+    })
+}
+
+/// The options of the mount at `target`, as the kernel has them.
+fn options(target: &Path) -> Result<String> {
+    let mounts = fs::read_to_string("/proc/mounts")?;
+    let target = target.to_string_lossy();
+    mounts
+        .lines()
+        .map(|line| line.split(' ').collect::<Vec<_>>())
+        .find(|fields| fields.get(1) == Some(&&*target))
+        .and_then(|fields| fields.get(3).map(ToString::to_string))
+        .with_context(|| format!("nothing is mounted on {target}"))
+}
