@@ -103,13 +103,17 @@ fn mount(mount: MountPlan) -> v1::Mount {
 }
 
 /// What this host can connect to.
-pub(super) fn connector(connector: &Connector) -> v1::Connector {
+pub(super) fn connector(connector: Connector) -> v1::Connector {
     v1::Connector {
-        host: connector.host.clone(),
-        ip: connector.ip.clone(),
-        platform: connector.platform.clone(),
-        os_type: connector.os_type.clone(),
-        system_uuid: connector.system_uuid.clone(),
-        extra: None,
+        host: connector.host,
+        ip: connector.ip,
+        platform: connector.platform,
+        os_type: connector.os_type,
+        system_uuid: connector.system_uuid,
+        initiator: connector.initiator,
+        multipath: connector.multipath,
+        nqn: connector.nqn,
+        nvme_hostid: connector.nvme_hostid,
+        nvme_native_multipath: connector.nvme_native_multipath,
     }
 }

@@ -12,7 +12,7 @@ use super::v1::volume_attach_server::{SERVICE_NAME as NAME, VolumeAttachServer};
 use super::{MAX_REQUEST, MAX_RESPONSE, v1};
 use crate::attach::Engine;
 use crate::auth::LocalPeers;
-use crate::host::Connector;
+use crate::host::Host;
 
 /// The service's full name, as health checks name it.
 pub const SERVICE_NAME: &str = NAME;
@@ -28,19 +28,19 @@ pub struct Api {
 }
 
 impl Api {
-    /// The services over that engine, for those peers.
+    /// The services over that engine on that host, for those peers.
     ///
     /// # Errors
     /// Where the proto's descriptors, which are compiled in, cannot be read.
     pub async fn new(
         engine: Engine,
-        connector: Connector,
+        host: Host,
         peers: LocalPeers,
     ) -> Result<Self, tonic_reflection::server::Error> {
         let stopping = CancellationToken::new();
         let service = VolumeAttachServer::new(Service {
             engine,
-            connector: Arc::new(connector),
+            host: Arc::new(host),
             peers,
             stopping: stopping.clone(),
         })

@@ -15,13 +15,13 @@ use super::{MAX_RESPONSE, encode, page, v1, watch};
 use crate::admission::{Admitted, admit};
 use crate::attach::{self, Engine, ListQuery};
 use crate::auth::{LocalPeers, PeerCredentials};
-use crate::host::Connector;
+use crate::host::Host;
 use crate::model::{Actor, Attachment, AttachmentId, DomainRef, Reason, VolumeId};
 
 /// What every call needs.
 pub(super) struct Service {
     pub(super) engine: Engine,
-    pub(super) connector: Arc<Connector>,
+    pub(super) host: Arc<Host>,
     pub(super) peers: LocalPeers,
     /// Cancelled when the daemon stops: no new work, and watches end.
     pub(super) stopping: CancellationToken,
@@ -261,7 +261,7 @@ impl v1::volume_attach_server::VolumeAttach for Service {
         &self,
         request: Request<v1::GetConnectorRequest>,
     ) -> Answer<v1::Connector> {
-        let run = |_: Admitted<()>| async { Ok(encode::connector(&self.connector)) };
+        let run = |_: Admitted<()>| async { Ok(encode::connector(self.host.connector())) };
         let connector = self.call("GetConnector", request, |_| Ok(()), run).await?;
         Ok(Response::new(connector))
     }

@@ -17,7 +17,7 @@ use crate::backend::local::LocalBackend;
 use crate::backend::smb::SmbBackend;
 use crate::backend::{Backend, Backends};
 use crate::config::Settings;
-use crate::host::Connector;
+use crate::host::Host;
 use crate::libvirt::Libvirt;
 use crate::reconcile;
 use crate::sys::worker::Workers;
@@ -61,7 +61,7 @@ impl Daemon {
             unplug_timeout: settings.detach.unplug_timeout,
         });
         let peers = LocalPeers::new(&settings.listen.group)?;
-        let api = Api::new(engine.clone(), Connector::of_this_host(), peers)
+        let api = Api::new(engine.clone(), Host::this(), peers)
             .await
             .context("cannot put the API together")?;
         Ok(Self { engine, api })

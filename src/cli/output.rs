@@ -246,6 +246,7 @@ fn plan_text(plan: &v1::PlanAttachResponse) -> String {
 
 /// What this host can connect to; the JSON is as os-brick has it.
 pub(super) fn connector(format: Format, connector: &v1::Connector) -> String {
+    let yes = |it: bool| if it { "yes" } else { "no" }.to_owned();
     if format == Format::Json {
         return json!({
             "host": connector.host,
@@ -253,6 +254,11 @@ pub(super) fn connector(format: Format, connector: &v1::Connector) -> String {
             "platform": connector.platform,
             "os_type": connector.os_type,
             "system uuid": given(&connector.system_uuid),
+            "initiator": given(&connector.initiator),
+            "multipath": connector.multipath,
+            "nqn": given(&connector.nqn),
+            "nvme_hostid": given(&connector.nvme_hostid),
+            "nvme_native_multipath": connector.nvme_native_multipath,
         })
         .to_string();
     }
@@ -262,5 +268,10 @@ pub(super) fn connector(format: Format, connector: &v1::Connector) -> String {
         ("Platform", connector.platform.clone()),
         ("System", connector.os_type.clone()),
         ("System UUID", connector.system_uuid.clone()),
+        ("iSCSI initiator", connector.initiator.clone()),
+        ("Multipath", yes(connector.multipath)),
+        ("NVMe host NQN", connector.nqn.clone()),
+        ("NVMe host id", connector.nvme_hostid.clone()),
+        ("NVMe multipath", yes(connector.nvme_native_multipath)),
     ])
 }

@@ -147,11 +147,20 @@ async fn the_connector_is_told() {
     let mut client = server.client().await;
     let answer = client.get_connector(v1::GetConnectorRequest {}).await;
     let connector = answer.unwrap().into_inner();
-    assert_eq!(connector.host, "node-1");
-    assert_eq!(connector.ip, "192.0.2.1");
-    assert_eq!(connector.platform, "x86_64");
-    assert_eq!(connector.os_type, "linux");
-    assert_eq!(connector.system_uuid, "4c4c4544");
+    let expected = v1::Connector {
+        host: "node-1".into(),
+        // Whichever address this machine has.
+        ip: connector.ip.clone(),
+        platform: std::env::consts::ARCH.into(),
+        os_type: "linux".into(),
+        system_uuid: "4c4c4544".into(),
+        initiator: "iqn.1993-08.org.debian:01:5f2".into(),
+        multipath: true,
+        nqn: "nqn.2014-08.org.nvmexpress:uuid:1".into(),
+        nvme_hostid: "7c9e6679-7425-40de-944b-e07fc1f90ae7".into(),
+        nvme_native_multipath: true,
+    };
+    assert_eq!(connector, expected);
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use volattach::api::v1::volume_attach_client::VolumeAttachClient;
 use volattach::api::{Api, LocalStream, incoming, v1};
 use volattach::attach::Engine;
 use volattach::auth::{LocalPeers, PeerCredentials};
-use volattach::host::Connector;
+use volattach::host::Host;
 
 use crate::fakes::World;
 
@@ -34,14 +34,26 @@ impl Drop for Server {
     }
 }
 
-fn connector() -> Connector {
-    Connector {
-        host: "node-1".into(),
-        ip: "192.0.2.1".into(),
-        platform: "x86_64".into(),
-        os_type: "linux".into(),
-        system_uuid: "4c4c4544".into(),
+/// A host of these files, beneath `root`.
+fn host(root: PathBuf) -> Host {
+    for (path, text) in [
+        ("proc/sys/kernel/hostname", "node-1"),
+        ("sys/class/dmi/id/product_uuid", "4c4c4544"),
+        (
+            "etc/iscsi/initiatorname.iscsi",
+            "InitiatorName=iqn.1993-08.org.debian:01:5f2",
+        ),
+        ("run/multipathd.pid", "7"),
+        ("proc/7/comm", "multipathd"),
+        ("etc/nvme/hostnqn", "nqn.2014-08.org.nvmexpress:uuid:1"),
+        ("etc/nvme/hostid", "7c9e6679-7425-40de-944b-e07fc1f90ae7"),
+        ("sys/module/nvme_core/parameters/multipath", "Y"),
+    ] {
+        let path = root.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
     }
+    Host::beneath(root)
 }
 
 impl Server {
@@ -67,7 +79,8 @@ impl Server {
         let engine = world.engine();
         let own_uid = nix::unistd::Uid::effective().as_raw();
         let peers = LocalPeers::with_ids(own_uid, None);
-        let api = Api::new(engine.clone(), connector(), peers).await.unwrap();
+        let host = host(dir.path().join("host"));
+        let api = Api::new(engine.clone(), host, peers).await.unwrap();
         let server = tonic::transport::Server::builder().add_routes(api.routes());
         let accepted = tokio_stream::wrappers::UnixListenerStream::new(listener)
             .map(move |stream| stream.map(&peer));
