@@ -14,6 +14,7 @@ use crate::api::{self, Api};
 use crate::attach::{Engine, Parts};
 use crate::auth::LocalPeers;
 use crate::backend::local::LocalBackend;
+use crate::backend::nfs::NfsBackend;
 use crate::backend::smb::SmbBackend;
 use crate::backend::{Backend, Backends};
 use crate::config::Settings;
@@ -44,10 +45,16 @@ impl Daemon {
     /// Where the state directory cannot be used, or the group that may call cannot be looked up.
     pub(super) async fn new(settings: &Settings, workers: Workers) -> anyhow::Result<Self> {
         let state = state::open(settings)?;
-        let backends: [Arc<dyn Backend>; 2] = [
+        let backends: [Arc<dyn Backend>; 3] = [
             Arc::new(LocalBackend::new(settings.local.clone())),
             Arc::new(SmbBackend::new(
                 settings.smb.clone(),
+                state.mount_base.clone(),
+                state.key.clone(),
+                workers.clone(),
+            )),
+            Arc::new(NfsBackend::new(
+                settings.nfs.clone(),
                 state.mount_base,
                 state.key.clone(),
                 workers,

@@ -12,6 +12,7 @@ mod file;
 mod image;
 pub mod local;
 mod mount;
+pub mod nfs;
 pub mod smb;
 
 use std::collections::BTreeMap;

@@ -9,6 +9,7 @@ use super::{output, request};
 use crate::api::{decode, encode};
 use crate::attach::plan_attach;
 use crate::backend::local::LocalBackend;
+use crate::backend::nfs::NfsBackend;
 use crate::backend::smb::SmbBackend;
 use crate::backend::{Backend, Backends};
 use crate::config::{DEFAULT_PATH, Settings};
@@ -36,6 +37,8 @@ fn backends(settings: Settings) -> Backends {
     // Never run: a plan is made without.
     let workers = Workers::from_executable(PathBuf::new());
     let local: Arc<dyn Backend> = Arc::new(LocalBackend::new(settings.local));
-    let smb = SmbBackend::new(settings.smb, settings.mount_base, key, workers);
-    Backends::new([local, Arc::new(smb)])
+    let base = settings.mount_base;
+    let smb = SmbBackend::new(settings.smb, base.clone(), key.clone(), workers.clone());
+    let nfs = NfsBackend::new(settings.nfs, base, key, workers);
+    Backends::new([local, Arc::new(smb), Arc::new(nfs)])
 }
