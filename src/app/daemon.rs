@@ -13,8 +13,8 @@ use super::{state, supervisor};
 use crate::api::{self, Api};
 use crate::attach::{Engine, Parts};
 use crate::auth::LocalPeers;
+use crate::backend::iscsi::IscsiBackend;
 use crate::backend::local::LocalBackend;
-use crate::backend::nfs::NfsBackend;
 use crate::backend::smb::SmbBackend;
 use crate::backend::{Backend, Backends};
 use crate::config::Settings;
@@ -49,16 +49,11 @@ impl Daemon {
             Arc::new(LocalBackend::new(settings.local.clone())),
             Arc::new(SmbBackend::new(
                 settings.smb.clone(),
-                state.mount_base.clone(),
+                state.mount_base,
                 state.key.clone(),
                 workers.clone(),
             )),
-            Arc::new(NfsBackend::new(
-                settings.nfs.clone(),
-                state.mount_base,
-                state.key.clone(),
-                workers,
-            )),
+            Arc::new(IscsiBackend::new(settings.iscsi.clone(), workers)),
         ];
         let engine = Engine::new(Parts {
             journal: Arc::new(state.journal),

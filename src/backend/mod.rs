@@ -10,9 +10,9 @@
 mod error;
 mod file;
 mod image;
+pub mod iscsi;
 pub mod local;
 mod mount;
-pub mod nfs;
 pub mod smb;
 
 use std::collections::BTreeMap;

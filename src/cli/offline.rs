@@ -8,8 +8,8 @@ use super::failure::Failure;
 use super::{output, request};
 use crate::api::{decode, encode};
 use crate::attach::plan_attach;
+use crate::backend::iscsi::IscsiBackend;
 use crate::backend::local::LocalBackend;
-use crate::backend::nfs::NfsBackend;
 use crate::backend::smb::SmbBackend;
 use crate::backend::{Backend, Backends};
 use crate::config::{DEFAULT_PATH, Settings};
@@ -37,8 +37,7 @@ fn backends(settings: Settings) -> Backends {
     // Never run: a plan is made without.
     let workers = Workers::from_executable(PathBuf::new());
     let local: Arc<dyn Backend> = Arc::new(LocalBackend::new(settings.local));
-    let base = settings.mount_base;
-    let smb = SmbBackend::new(settings.smb, base.clone(), key.clone(), workers.clone());
-    let nfs = NfsBackend::new(settings.nfs, base, key, workers);
-    Backends::new([local, Arc::new(smb), Arc::new(nfs)])
+    let iscsi = IscsiBackend::new(settings.iscsi, workers.clone());
+    let smb = SmbBackend::new(settings.smb, settings.mount_base, key, workers);
+    Backends::new([local, Arc::new(smb), Arc::new(iscsi)])
 }

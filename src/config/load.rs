@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use super::error::{ConfigError, Fault, Problem};
 use super::tree::{self, Section, Table};
-use super::{Detach, Libvirt, Listen, Local, Settings, Smb, SmbServer, nfs, owner, value};
-use crate::model::mount_options::{SMB, SMB_VERSIONS};
+use super::{Detach, Iscsi, Libvirt, Listen, Local, Settings, Smb, SmbServer, owner, value};
 use crate::model::server_name;
 
 /// Where the configuration is when nobody says otherwise: the one file that may be missing.
@@ -88,9 +87,9 @@ pub(super) fn decode(table: Table, problems: &mut Vec<Problem>) -> Settings {
     let listen = root.section(problems, "listen");
     let libvirt = root.section(problems, "libvirt");
     let smb = root.section(problems, "smb");
-    let nfs = root.section(problems, "nfs");
     let local = root.section(problems, "local");
     let detach = root.section(problems, "detach");
+    let iscsi = root.section(problems, "iscsi");
     root.finish(problems);
     Settings {
         state_dir: state_dir.unwrap_or_else(|| "/var/lib/volattach".into()),
@@ -98,9 +97,9 @@ pub(super) fn decode(table: Table, problems: &mut Vec<Problem>) -> Settings {
         listen: decode_listen(listen, problems),
         libvirt: decode_libvirt(libvirt, problems),
         smb: decode_smb(smb, problems),
-        nfs: nfs::decode(nfs, problems),
         local: decode_local(local, problems),
         detach: decode_detach(detach, problems),
+        iscsi: decode_iscsi(iscsi, problems),
     }
 }
 
@@ -140,17 +139,32 @@ fn decode_detach(mut section: Section, problems: &mut Vec<Problem>) -> Detach {
     }
 }
 
+fn decode_iscsi(mut section: Section, problems: &mut Vec<Problem>) -> Iscsi {
+    let nodes = section.read(problems, "nodes", value::path);
+    let interface = section.read(problems, "interface", value::file_name);
+    let probe_timeout = section.read(problems, "probe_timeout", value::duration);
+    let login_timeout = section.read(problems, "login_timeout", value::duration);
+    let device_timeout = section.read(problems, "device_timeout", value::duration);
+    section.finish(problems);
+    Iscsi {
+        nodes: nodes.unwrap_or_else(|| "/etc/iscsi/nodes".into()),
+        interface: interface.unwrap_or_else(|| "default".to_owned()),
+        probe_timeout: probe_timeout.unwrap_or(Duration::from_secs(3)),
+        login_timeout: login_timeout.unwrap_or(Duration::from_secs(10)),
+        device_timeout: device_timeout.unwrap_or(Duration::from_secs(30)),
+    }
+}
+
 fn decode_smb(mut section: Section, problems: &mut Vec<Problem>) -> Smb {
-    let options = value::mount_options(&SMB);
-    let versions = section.read(problems, "versions", value::versions(&SMB_VERSIONS));
+    let versions = section.read(problems, "versions", value::versions);
     let user = section.read(problems, "uid", owner::user);
     let group = section.read(problems, "gid", owner::group);
-    let user = user.unwrap_or_else(|| owner::qemu("smb"));
+    let user = user.unwrap_or_else(owner::qemu);
     let credentials_dirs = section.read(problems, "credentials_dirs", value::paths);
     let probe_timeout = section.read(problems, "probe_timeout", value::duration);
     let mount_timeout = section.read(problems, "mount_timeout", value::duration);
-    let default_options = section.read(problems, "default_options", &options);
-    let mandatory_options = section.read(problems, "mandatory_options", &options);
+    let default_options = section.read(problems, "default_options", value::mount_options);
+    let mandatory_options = section.read(problems, "mandatory_options", value::mount_options);
     let servers = section.section(problems, "servers");
     section.finish(problems);
     Smb {
@@ -164,36 +178,26 @@ fn decode_smb(mut section: Section, problems: &mut Vec<Problem>) -> Smb {
         mount_timeout: mount_timeout.unwrap_or(Duration::from_secs(10)),
         default_options: default_options.unwrap_or_default(),
         mandatory_options: mandatory_options.unwrap_or_default(),
-        servers: decode_servers(servers, problems, decode_smb_server),
+        servers: decode_servers(servers, problems),
     }
 }
 
-fn decode_smb_server(section: &mut Section, problems: &mut Vec<Problem>) -> SmbServer {
-    let options = value::mount_options(&SMB);
-    SmbServer {
-        versions: section.read(problems, "versions", value::versions(&SMB_VERSIONS)),
-        read_only: section
-            .read(problems, "read_only", value::flag)
-            .unwrap_or(false),
-        default_options: section
-            .read(problems, "default_options", &options)
-            .unwrap_or_default(),
-        mandatory_options: section
-            .read(problems, "mandatory_options", &options)
-            .unwrap_or_default(),
-    }
-}
-
-/// Tables by the names of servers, each read by `decode`.
-pub(super) fn decode_servers<T>(
-    servers: Section,
-    problems: &mut Vec<Problem>,
-    decode: impl Fn(&mut Section, &mut Vec<Problem>) -> T,
-) -> BTreeMap<String, T> {
+fn decode_servers(servers: Section, problems: &mut Vec<Problem>) -> BTreeMap<String, SmbServer> {
     let mut decoded = BTreeMap::new();
     for (name, at, mut section) in servers.sections(problems) {
         let key = section.path().to_owned();
-        let server = decode(&mut section, problems);
+        let server = SmbServer {
+            versions: section.read(problems, "versions", value::versions),
+            read_only: section
+                .read(problems, "read_only", value::flag)
+                .unwrap_or(false),
+            default_options: section
+                .read(problems, "default_options", value::mount_options)
+                .unwrap_or_default(),
+            mandatory_options: section
+                .read(problems, "mandatory_options", value::mount_options)
+                .unwrap_or_default(),
+        };
         section.finish(problems);
         let fault = match server_name(&name) {
             Err(_) => Some(Fault::Expected(

@@ -5,7 +5,6 @@
 
 mod error;
 mod load;
-mod nfs;
 mod owner;
 mod smb;
 #[cfg(test)]
@@ -15,7 +14,6 @@ mod value;
 
 pub use error::{ConfigError, Fault, Position, Problem};
 pub use load::DEFAULT_PATH;
-pub use nfs::{Nfs, NfsServer};
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -34,12 +32,12 @@ pub struct Settings {
     pub mount_base: PathBuf,
     /// `[smb]`
     pub smb: Smb,
-    /// `[nfs]`
-    pub nfs: Nfs,
     /// `[local]`
     pub local: Local,
     /// `[detach]`
     pub detach: Detach,
+    /// `[iscsi]`
+    pub iscsi: Iscsi,
 }
 
 /// `[listen]`: where callers reach the daemon.
@@ -108,4 +106,19 @@ pub struct Local {
 pub struct Detach {
     /// How long a detach waits for the guest before it answers UNPLUG_PENDING; default 20 s.
     pub unplug_timeout: Duration,
+}
+
+/// `[iscsi]`: LUNs of iSCSI targets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Iscsi {
+    /// Where the initiator (open-iscsi) keeps its node records; default `/etc/iscsi/nodes`, Debian's place.
+    pub nodes: PathBuf,
+    /// The initiator's interface, described in `/etc/iscsi/ifaces`; default `default`: whichever leads there.
+    pub interface: String,
+    /// How long a portal may take to accept a connection, before it is logged in to; default 3 s.
+    pub probe_timeout: Duration,
+    /// How long a login may take; default 10 s.
+    pub login_timeout: Duration,
+    /// How long a LUN, and a map over several paths, may take to appear once the target is logged in to; default 30 s.
+    pub device_timeout: Duration,
 }

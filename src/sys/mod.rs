@@ -4,6 +4,7 @@
 //! runs in a short-lived process with a deadline; a secret is handed to a worker through a pipe alone.
 
 pub mod beneath;
+pub mod exec;
 mod inherited;
 pub mod mount;
 pub mod mountinfo;

@@ -12,6 +12,14 @@ const SCRIPT: &str = r#"
 base=/var/lib/volattach/mnt
 awk -v base="$base/" '$3 == "cifs" || index($2, base) == 1 { print "mount: " $0 }' /proc/mounts
 find "$base" -mindepth 1 -printf 'beneath the mount base: %p\n' 2>/dev/null
+for session in /sys/class/iscsi_session/session*; do
+    [ -e "$session" ] && echo "iSCSI session: $(cat "$session/targetname")"
+done
+ls /sys/class/scsi_disk 2>/dev/null | sed 's/^/SCSI disk: /'
+for map in /sys/block/dm-*; do
+    [ -e "$map" ] && echo "map: $(cat "$map/dm/uuid")"
+done
+find /etc/iscsi/nodes /etc/iscsi/.volattach* -type f -printf 'node record: %p\n' 2>/dev/null
 for domain in $(virsh list --name --all); do
     virsh -q domblklist "$domain" | sed "/^\$/d; s/^/disk of $domain: /"
     if virsh domstate "$domain" | grep -Eq 'running|paused'; then

@@ -16,6 +16,7 @@ mod extend_test;
 mod fault_test;
 mod grpc_test;
 mod guest;
+mod iscsi_test;
 mod leftovers;
 mod node;
 mod process;
@@ -25,6 +26,7 @@ mod secret_test;
 mod self_test;
 mod servers;
 mod smb_test;
+mod targets;
 mod unit_test;
 
 use std::{
@@ -59,6 +61,7 @@ const TESTS: &[&[Test]] = &[
     secret_test::TESTS,
     grpc_test::TESTS,
     unit_test::TESTS,
+    iscsi_test::TESTS,
     extend_test::TESTS,
 ];
 

@@ -121,6 +121,9 @@ pub(crate) fn smb_info(server: &SmbServer<'_>, share: &str, name: &str, options:
 
 /// Removes every server, whatever state it is in.
 pub(crate) fn remove_all(node: &Node) -> Result<()> {
-    node.sh("for name in $(lab-smb list); do lab-smb stop \"$name\"; done")
-        .map(drop)
+    node.sh(
+        "for name in $(lab-smb list); do lab-smb stop \"$name\"; done
+         ! [ -e /srv/lab-iscsi ] || lab-iscsi stop",
+    )
+    .map(drop)
 }

@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 
 use super::{BackendError, Presence, file};
 use crate::model::{Access, HostPlan, MountPlan};
-use crate::sys::worker::{Job, MountJob, Reply, RunAs, Worker, WorkerError, Workers};
+use crate::sys::worker::{Job, MountJob, Reply, Worker, WorkerError, Workers};
 use probe::Outcome;
 use tried::Tried;
 
@@ -78,8 +78,6 @@ pub(in crate::backend) enum Meaning {
     Unreachable(String),
     /// It fell silent: another address may do.
     Silent(String),
-    /// Not by this version: an older one that the server offers may do.
-    OtherVersion(BackendError),
     /// Another address would change nothing.
     Final(BackendError),
 }
@@ -88,18 +86,15 @@ pub(in crate::backend) enum Meaning {
 #[derive(Debug)]
 pub(in crate::backend) struct Mounter {
     workers: Workers,
-    /// As whom volumes are opened; `None`: as the daemon, whom the share's owner does not concern.
-    user: Option<RunAs>,
     /// Look-ups of names under way: with a dead resolver they must not take every thread for blocking work.
     resolving: Arc<Semaphore>,
 }
 
 impl Mounter {
     /// Touches nothing.
-    pub(in crate::backend) fn new(workers: Workers, user: Option<RunAs>) -> Self {
+    pub(in crate::backend) fn new(workers: Workers) -> Self {
         Self {
             workers,
-            user,
             resolving: Arc::new(Semaphore::new(RESOLVING)),
         }
     }
@@ -142,8 +137,7 @@ impl Mounter {
 
     /// Inspects the volume of a mounted share, and gives its size in bytes.
     pub(in crate::backend) async fn inspect(&self, plan: &HostPlan) -> Result<u64, BackendError> {
-        let job = Job::Inspect(file::job(plan, self.user)?);
-        self.found(plan, self.workers.run(job, INSPECT_TIMEOUT).await)
+        inspect(&self.workers, plan).await
     }
 
     /// Unmounts everything on and beneath the mount point, and removes it. Nothing there is success.
@@ -214,7 +208,6 @@ impl Mounter {
                     continue;
                 }
             };
-            let mut refused = None;
             for offer in offers {
                 let job = Job::Mount(MountJob {
                     source: mount.source.clone(),
@@ -225,54 +218,20 @@ impl Mounter {
                 });
                 let worker = started.take().unwrap_or_else(|| self.start());
                 let mut worker = worker.map_err(host(|| "start a worker".to_owned()))?;
-                let jobs = [job, Job::Inspect(file::job(plan, self.user)?)];
+                let jobs = [job, Job::Inspect(file::job(plan)?)];
                 match mount_one(&mut worker, &jobs, share, mount, &offer).await {
                     Ok(()) => {
                         tracing::info!(source = mount.source, %address, vers = %offer, mount_point = %mount.target.display(), "mounted");
                         check(mount, plan.access)?;
-                        return self
-                            .found(plan, worker.reply(INSPECT_TIMEOUT).await)
-                            .map(drop);
+                        return found(plan, worker.reply(INSPECT_TIMEOUT).await).map(drop);
                     }
                     Err(Meaning::Final(error)) => return Err(error),
-                    Err(Meaning::OtherVersion(error)) => refused = Some(error),
-                    Err(Meaning::Unreachable(why)) => {
-                        tried.unreachable(address, why);
-                        break;
-                    }
-                    Err(Meaning::Silent(why)) => {
-                        tried.silent(address, why);
-                        break;
-                    }
+                    Err(Meaning::Unreachable(why)) => tried.unreachable(address, why),
+                    Err(Meaning::Silent(why)) => tried.silent(address, why),
                 }
-            }
-            if let Some(error) = refused {
-                return Err(error);
             }
         }
         Err(tried.into_error(share.host(), share.versions()))
-    }
-
-    /// Judges what a worker found of the volume, and gives its size in bytes.
-    fn found(
-        &self,
-        plan: &HostPlan,
-        reply: Result<Reply, WorkerError>,
-    ) -> Result<u64, BackendError> {
-        match reply {
-            Ok(Reply::Found(found)) => file::judge(plan, &found).map(|()| found.size),
-            Ok(_) => Err(host(|| format!("look at {}", plan.path.display()))(
-                std::io::Error::other("the worker gave another job's reply"),
-            )),
-            Err(WorkerError::Failed { step, errno }) => {
-                Err(file::failure(plan, self.user, &step, errno))
-            }
-            Err(WorkerError::Deadline { within, .. }) => Err(BackendError::ServerLost {
-                path: plan.path.clone(),
-                why: format!("nothing within {} s", within.as_secs()),
-            }),
-            Err(error) => Err(host(|| format!("look at {}", plan.path.display()))(error)),
-        }
     }
 }
 
@@ -321,6 +280,31 @@ fn check(mount: &MountPlan, access: Access) -> Result<(), BackendError> {
             why,
         })
     })
+}
+
+/// Inspects a volume that is connected, and gives its size in bytes.
+pub(in crate::backend) async fn inspect(
+    workers: &Workers,
+    plan: &HostPlan,
+) -> Result<u64, BackendError> {
+    let job = Job::Inspect(file::job(plan)?);
+    found(plan, workers.run(job, INSPECT_TIMEOUT).await)
+}
+
+/// Judges what a worker found of the volume, and gives its size in bytes.
+fn found(plan: &HostPlan, reply: Result<Reply, WorkerError>) -> Result<u64, BackendError> {
+    match reply {
+        Ok(Reply::Found(found)) => file::judge(plan, &found).map(|()| found.size),
+        Ok(_) => Err(host(|| format!("look at {}", plan.path.display()))(
+            std::io::Error::other("the worker gave another job's reply"),
+        )),
+        Err(WorkerError::Failed { step, errno }) => Err(file::failure(plan, &step, errno)),
+        Err(WorkerError::Deadline { within, .. }) => Err(BackendError::ServerLost {
+            path: plan.path.clone(),
+            why: format!("nothing within {} s", within.as_secs()),
+        }),
+        Err(error) => Err(host(|| format!("look at {}", plan.path.display()))(error)),
+    }
 }
 
 /// The plan's mount, which every plan of such a backend has.

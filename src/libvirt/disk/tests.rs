@@ -14,7 +14,6 @@ fn spec(options: DiskOptions) -> DiskSpec {
         kind: SourceKind::File,
         format: ImageFormat::Raw,
         access: Access::ReadWrite,
-        keeps_owner: false,
         options,
     }
 }
@@ -197,7 +196,6 @@ fn read(xml: &str) -> (DiskSpec, String, Option<DiskAddress>) {
             Some(_) => Access::ReadOnly,
             None => Access::ReadWrite,
         },
-        keeps_owner: false,
         options: DiskOptions {
             bus: target.attribute("bus").map(|v| v.parse().unwrap()),
             target: None,

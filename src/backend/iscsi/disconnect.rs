@@ -1,0 +1,147 @@
+//! Taking a volume's disks down: the map, then the disks, then the sessions without any, each seen gone before the next.
+
+use futures::future::join_all;
+use nix::errno::Errno;
+use tokio::time::Instant;
+
+use super::login::POLL;
+use super::sysfs::{Map, Unit};
+use super::{DEVICE, IscsiBackend, multipathd, node};
+use crate::backend::{BackendError, mount};
+use crate::model::{TargetPath, TargetPlan};
+use crate::sys::worker::{Job, SysfsJob, WorkerError};
+
+impl IscsiBackend {
+    /// The disks that there are at the plan's LUNs.
+    pub(super) fn units<'a>(&self, target: &'a TargetPlan) -> Vec<(&'a TargetPath, Unit)> {
+        let units = target.paths.iter().filter_map(|path| {
+            let unit = self.initiator.session(path)?.unit(path.lun?)?;
+            Some((path, unit))
+        });
+        units.collect()
+    }
+
+    /// Another attachment uses the LUN: all that can be this one's own is the map of a volume that is there no more.
+    pub(super) async fn leave(&self, target: &TargetPlan) -> Result<(), BackendError> {
+        match target
+            .verified
+            .as_ref()
+            .and_then(|wwid| self.sysfs().map(wwid))
+        {
+            Some(map) if self.sysfs().paths_of(&map).is_empty() => self.remove_map(&map).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes map and disks, and logs out where nothing else uses the session.
+    pub(super) async fn take_down(&self, target: &TargetPlan) -> Result<(), BackendError> {
+        let units = self.units(target);
+        let over = units
+            .iter()
+            .find_map(|(_, unit)| self.sysfs().map_over(unit.block.as_deref()?));
+        let named = target
+            .verified
+            .as_ref()
+            .and_then(|wwid| self.sysfs().map(wwid));
+        match over.or(named) {
+            Some(map) => {
+                self.flush(&map.block).await?;
+                self.remove_map(&map).await?;
+            }
+            None => {
+                for block in units.iter().filter_map(|(_, unit)| unit.block.as_deref()) {
+                    self.flush(block).await?;
+                }
+            }
+        }
+        let removed = units
+            .iter()
+            .map(|(path, unit)| self.remove_unit(path, unit));
+        let removed = join_all(removed).await;
+        let released = target.paths.iter().map(|path| self.initiator.release(path));
+        let released = join_all(released).await;
+        removed.into_iter().chain(released).collect()
+    }
+
+    /// Writes out what this host has cached. A disk that cannot take it any more is taken down all the same; one that somebody
+    /// uses is not.
+    async fn flush(&self, block: &str) -> Result<(), BackendError> {
+        match self.workers.run(Job::Flush(node(block)), DEVICE).await {
+            Ok(_) => Ok(()),
+            Err(WorkerError::Failed {
+                errno: Errno::EBUSY,
+                ..
+            }) => Err(BackendError::DeviceBusy {
+                device: format!("/dev/{block}"),
+                why: "something on this host uses it: a mount, or another device (see lsblk)"
+                    .to_owned(),
+            }),
+            Err(error) => {
+                tracing::warn!(block, error = %crate::model::chain(&error), "not flushed");
+                Ok(())
+            }
+        }
+    }
+
+    /// Has multipathd remove a map.
+    pub(super) async fn remove_map(&self, map: &Map) -> Result<(), BackendError> {
+        let busy = |why: String| BackendError::DeviceBusy {
+            device: format!("the multipath map /dev/{} of {}", map.block, map.wwid),
+            why,
+        };
+        // Without a path, it would keep what is written, and whoever waits for that, for as long as it queues.
+        let _ = multipathd::ask(&format!("disablequeueing map {}", map.wwid)).await;
+        let asked = multipathd::ask(&format!("del map {}", map.wwid)).await;
+        if self.sysfs().map(&map.wwid).is_none() {
+            return Ok(());
+        }
+        Err(busy(match asked {
+            Ok(_) => "multipathd did not remove it: something has it open (see lsblk and fuser)"
+                .to_owned(),
+            Err(error) => format!("multipathd does not answer ({error}): start it"),
+        }))
+    }
+
+    /// Removes a disk, and sees it gone. Where it hangs, its session is left, if nobody else has a disk there.
+    pub(super) async fn remove_unit(
+        &self,
+        path: &TargetPath,
+        unit: &Unit,
+    ) -> Result<(), BackendError> {
+        if let Some(map) = unit
+            .block
+            .as_deref()
+            .and_then(|block| self.sysfs().map_over(block))
+        {
+            let _ = multipathd::ask(&format!("disablequeueing map {}", map.wwid)).await;
+        }
+        if let Some(block) = &unit.block {
+            // It has it open. Nobody there has it not.
+            let _ = multipathd::ask(&format!("del path {block}")).await;
+        }
+        let delete = SysfsJob {
+            path: unit.dir.join("delete"),
+            value: "1".to_owned(),
+        };
+        let until = Instant::now() + DEVICE;
+        let deleted = self.workers.run(Job::WriteSysfs(delete), DEVICE).await;
+        while deleted.is_ok() && unit.is_there() && Instant::now() < until {
+            tokio::time::sleep(POLL).await;
+        }
+        if !unit.is_there() || self.initiator.abandon(path).await? && !unit.is_there() {
+            return Ok(());
+        }
+        let device = unit.block.as_deref().map_or_else(
+            || unit.dir.display().to_string(),
+            |block| format!("/dev/{block}"),
+        );
+        match deleted {
+            Ok(_) | Err(WorkerError::Deadline { .. }) => Err(BackendError::DeviceBusy {
+                device,
+                why: "it is not gone: its target may be silent; try again when it answers"
+                    .to_owned(),
+            }),
+            Err(error) => Err(mount::host(|| format!("remove {device}"))(error)),
+        }
+    }
+}

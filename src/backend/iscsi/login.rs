@@ -1,0 +1,322 @@
+//! Sessions with targets: made by iscsiadm and iscsid, which alone can; found by the kernel's own word.
+//!
+//! Invariants: a portal is logged in to only after it accepted a connection; logins and logouts of one session take turns; a
+//! session is logged out of only when it has no disk left, whoever's, and nobody here is about to scan one; a login given up
+//! on does not outlast the record it was made from.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::record::Record;
+use super::sysfs::{Session, Sysfs};
+use crate::backend::mount::probe;
+use crate::backend::{Attempt, BackendError, mount};
+use crate::config;
+use crate::connection::Chap;
+use crate::model::TargetPath;
+use crate::sys::exec::{self, Ended};
+
+/// How much longer than a login iscsiadm itself may take.
+const SPARE: Duration = Duration::from_secs(5);
+/// How long a logout may take: the initiator's own limit is 15 s.
+const LOGOUT: Duration = Duration::from_secs(20);
+/// How often the kernel's files are looked at.
+pub(super) const POLL: Duration = Duration::from_millis(20);
+
+/// Exit codes, iscsiadm(8).
+const AUTHORIZATION: i32 = 24;
+const FATAL_LOGIN: i32 = 19;
+const TIMED_OUT: i32 = 8;
+const NO_DAEMON: i32 = 20;
+
+/// Logs in and out.
+#[derive(Debug, Clone)]
+pub(super) struct Initiator {
+    pub(super) settings: config::Iscsi,
+    pub(super) sysfs: Sysfs,
+    gates: Arc<Mutex<HashMap<TargetPath, Weak<Gate>>>>,
+}
+
+/// Held by whoever uses a session without having a disk on it yet.
+#[derive(Debug, Default)]
+pub(super) struct Gate(tokio::sync::Mutex<()>);
+
+impl Initiator {
+    pub(super) fn new(settings: config::Iscsi, sysfs: Sysfs) -> Self {
+        Self {
+            settings,
+            sysfs,
+            gates: Arc::default(),
+        }
+    }
+
+    /// The session by that portal.
+    pub(super) fn session(&self, path: &TargetPath) -> Option<Session> {
+        self.sysfs.session(path, &self.settings.interface)
+    }
+
+    fn gate(&self, path: &TargetPath) -> Arc<Gate> {
+        let key = TargetPath {
+            lun: None,
+            ..path.clone()
+        };
+        let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        gates.retain(|_, gate| gate.strong_count() > 0);
+        if let Some(gate) = gates.get(&key).and_then(Weak::upgrade) {
+            return gate;
+        }
+        let gate = Arc::new(Gate::default());
+        gates.insert(key, Arc::downgrade(&gate));
+        gate
+    }
+
+    /// The session by that portal, logged in to if need be. It stays at least as long as the gate.
+    pub(super) async fn login(
+        &self,
+        path: &TargetPath,
+        chap: Option<&Chap>,
+    ) -> Result<(Session, Arc<Gate>), BackendError> {
+        let gate = self.gate(path);
+        let turn = gate.0.lock().await;
+        let session = match self.session(path) {
+            Some(session) => session,
+            None => self.make(path, chap).await?,
+        };
+        drop(turn);
+        let known = session.login();
+        let wanted = chap.map_or(("", ""), |chap| (&*chap.username, chap.password.expose()));
+        if (&*known.0, known.1.as_str()) != wanted {
+            // With the session's credentials a caller would have what its own do not give.
+            return Err(BackendError::LoginRefused {
+                target: at(path),
+                who: who(chap),
+                why: "this host has a session there already, by other credentials: use the same, or detach what uses that \
+                      session"
+                    .to_owned(),
+            });
+        }
+        if !session.logged_in() {
+            return Err(BackendError::Silent {
+                host: path.name.clone(),
+                attempts: vec![Attempt {
+                    address: address(path)?,
+                    outcome: "this host's session there is broken, and being repaired".to_owned(),
+                }],
+            });
+        }
+        Ok((session, gate))
+    }
+
+    async fn make(&self, path: &TargetPath, chap: Option<&Chap>) -> Result<Session, BackendError> {
+        let address = address(path)?;
+        self.probe(path, address).await?;
+        let record = self.record(path, address, chap);
+        record.write(&self.settings.nodes).map_err(mount::host(|| {
+            format!(
+                "write the node record {}",
+                record.file(&self.settings.nodes).display()
+            )
+        }))?;
+        let within = self.settings.login_timeout + SPARE;
+        let portal = &path.portal;
+        let args = ["-m", "node", "-T", &path.name, "-p", portal, "--login"];
+        let ended = exec::run("iscsiadm", &args, within).await;
+        if let Some(session) = self.session(path) {
+            tracing::info!(
+                target = path.name,
+                portal,
+                session = session.id,
+                "logged in"
+            );
+            return Ok(session);
+        }
+        // Without its record iscsid cannot try again by itself.
+        let _ = record.remove(&self.settings.nodes);
+        if ended
+            .as_ref()
+            .is_err_and(|e| e.kind() == io::ErrorKind::TimedOut)
+        {
+            self.forget(path.clone());
+        }
+        Err(meaning(path, address, chap, ended, within))
+    }
+
+    /// Whether somebody listens there: iscsid would take 17 s to say that nobody does.
+    async fn probe(&self, path: &TargetPath, address: SocketAddr) -> Result<(), BackendError> {
+        let within = self.settings.probe_timeout;
+        let (silent, outcome) =
+            match tokio::time::timeout(within, probe::connect(address, None)).await {
+                Ok(Ok(_)) => return Ok(()),
+                Ok(Err(error)) => (false, probe::in_words(&error)),
+                Err(_) => (true, format!("no answer within {} s", within.as_secs_f64())),
+            };
+        let host = path.name.clone();
+        let attempts = vec![Attempt { address, outcome }];
+        Err(match silent {
+            true => BackendError::Silent { host, attempts },
+            false => BackendError::Unreachable { host, attempts },
+        })
+    }
+
+    /// iscsid goes on with a login that nobody waits for any more: when it succeeds after all, it is taken back.
+    fn forget(&self, path: TargetPath) {
+        let own = self.clone();
+        tokio::spawn(async move {
+            let gate = own.gate(&path);
+            let until = Instant::now() + 2 * own.settings.login_timeout;
+            while Instant::now() < until && own.session(&path).is_none() {
+                tokio::time::sleep(10 * POLL).await;
+            }
+            drop(gate);
+            if own.session(&path).is_some() {
+                tracing::warn!(
+                    target = path.name,
+                    portal = path.portal,
+                    "logged in too late: logging out"
+                );
+                let _ = own.release(&path).await;
+            }
+        });
+    }
+
+    /// Logs out of the session, unless it has a disk or somebody here is about to give it one. None there is success.
+    pub(super) async fn release(&self, path: &TargetPath) -> Result<(), BackendError> {
+        let gate = self.gate(path);
+        let _turn = gate.0.lock().await;
+        let Some(session) = self.session(path) else {
+            return self.remove_record(path);
+        };
+        if Arc::strong_count(&gate) > 1 || !session.units().is_empty() {
+            return Ok(());
+        }
+        self.logout(path, &session).await
+    }
+
+    /// Logs out of a session that has no disk but those of `path`.
+    pub(super) async fn abandon(&self, path: &TargetPath) -> Result<bool, BackendError> {
+        let gate = self.gate(path);
+        let _turn = gate.0.lock().await;
+        let Some(session) = self.session(path) else {
+            return Ok(true);
+        };
+        let others = session.units().len()
+            > usize::from(path.lun.and_then(|lun| session.unit(lun)).is_some());
+        if Arc::strong_count(&gate) > 1 || others {
+            return Ok(false);
+        }
+        self.logout(path, &session).await.map(|()| true)
+    }
+
+    async fn logout(&self, path: &TargetPath, session: &Session) -> Result<(), BackendError> {
+        let id = session.id.to_string();
+        let args = ["-m", "session", "-r", &id, "--logout"];
+        let ended = exec::run("iscsiadm", &args, LOGOUT).await;
+        let until = Instant::now() + Duration::from_secs(2);
+        while self.session(path).is_some() {
+            // Seen gone, not told.
+            if Instant::now() > until || ended.is_err() {
+                let why = match &ended {
+                    Ok(ended) => ended.said.clone(),
+                    Err(error) => error.to_string(),
+                };
+                return Err(BackendError::DeviceBusy {
+                    device: format!("the session with {}", at(path)),
+                    why: format!("the initiator did not log out ({why}); try again"),
+                });
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        tracing::info!(target = path.name, portal = path.portal, "logged out");
+        self.remove_record(path)
+    }
+
+    fn remove_record(&self, path: &TargetPath) -> Result<(), BackendError> {
+        let record = self.record(path, address(path)?, None);
+        record.remove(&self.settings.nodes).map_err(mount::host(|| {
+            let file = record.file(&self.settings.nodes);
+            format!("remove the node record {}", file.display())
+        }))
+    }
+
+    fn record<'a>(
+        &'a self,
+        path: &'a TargetPath,
+        portal: SocketAddr,
+        chap: Option<&'a Chap>,
+    ) -> Record<'a> {
+        Record {
+            target: &path.name,
+            portal,
+            interface: &self.settings.interface,
+            chap,
+            login_timeout: self.settings.login_timeout.as_secs().max(1),
+        }
+    }
+}
+
+/// `iqn.2026-01.org.lab:t at 10.0.0.1:3260`
+pub(super) fn at(path: &TargetPath) -> String {
+    format!("{} at {}", path.name, path.portal)
+}
+
+fn address(path: &TargetPath) -> Result<SocketAddr, BackendError> {
+    let parsed = path.portal.parse::<SocketAddr>();
+    parsed.map_err(mount::host(|| format!("use the portal {:?}", path.portal)))
+}
+
+fn who(chap: Option<&Chap>) -> String {
+    chap.map_or_else(
+        || "a login without credentials".to_owned(),
+        |chap| format!("the user {:?}", chap.username),
+    )
+}
+
+/// What it means that a login did not come to a session.
+fn meaning(
+    path: &TargetPath,
+    address: SocketAddr,
+    chap: Option<&Chap>,
+    ended: io::Result<Ended>,
+    within: Duration,
+) -> BackendError {
+    let silent = |outcome: String| BackendError::Silent {
+        host: path.name.clone(),
+        attempts: vec![Attempt { address, outcome }],
+    };
+    let failed = |why: String| BackendError::LoginFailed {
+        target: at(path),
+        why,
+    };
+    let ended = match ended {
+        Ok(ended) => ended,
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            return silent(format!("no login within {} s", within.as_secs_f64()));
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return failed("this host has no iscsiadm: install open-iscsi".to_owned());
+        }
+        Err(error) => return mount::host(|| "run iscsiadm".to_owned())(error),
+    };
+    // What this host finds wrong with the target's own answer is a fatal failure.
+    let mutual = chap.is_some_and(|chap| chap.target.is_some());
+    match ended.code {
+        Some(code) if code == AUTHORIZATION || code == FATAL_LOGIN && mutual => BackendError::LoginRefused {
+            target: at(path),
+            who: who(chap),
+            why: "check the user and password, in both directions where the target must prove itself too, and whether the \
+                  target lets this host's initiator in"
+                .to_owned(),
+        },
+        Some(TIMED_OUT) => silent(
+            "it takes connections, but did not finish the login in time; it may be down, or have no such target".to_owned(),
+        ),
+        Some(NO_DAEMON) => failed("iscsid does not run on this host: start it".to_owned()),
+        Some(code) => failed(format!("iscsiadm ended with {code}: {}", ended.said)),
+        None => failed("iscsiadm was killed".to_owned()),
+    }
+}

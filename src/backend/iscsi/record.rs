@@ -1,0 +1,225 @@
+//! Node records, from which iscsiadm and iscsid log in and recover: `NODES/<target>/<address>,<port>`, lines of `key = value`
+//! (open-iscsi, usr/idbm.c, the form without a portal group). Written by this agent, so that no secret is ever on a command
+//! line; kept as long as the session, for iscsid reads it again to recover.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use crate::connection::Chap;
+
+/// The deployer's settings of the initiator.
+const INITIATOR: &str = "/etc/iscsi/iscsid.conf";
+/// Where the initiator's interfaces are described.
+const INTERFACES: &str = "/etc/iscsi/ifaces";
+
+/// One record.
+pub(super) struct Record<'a> {
+    pub(super) target: &'a str,
+    pub(super) portal: SocketAddr,
+    /// The initiator's interface: `default`, or one of those described.
+    pub(super) interface: &'a str,
+    pub(super) chap: Option<&'a Chap>,
+    /// Seconds.
+    pub(super) login_timeout: u64,
+}
+
+impl Record<'_> {
+    /// Its file.
+    pub(super) fn file(&self, nodes: &Path) -> PathBuf {
+        let name = format!("{},{}", self.portal.ip(), self.portal.port());
+        nodes.join(self.target).join(name)
+    }
+
+    /// Writes it, in one step.
+    pub(super) fn write(&self, nodes: &Path) -> io::Result<()> {
+        let settings = or_none(std::fs::read_to_string(INITIATOR))?;
+        let interface = match self.interface {
+            "default" => String::new(),
+            name => std::fs::read_to_string(Path::new(INTERFACES).join(name))?,
+        };
+        let text = self.text(&settings, &interface);
+        let file = self.file(nodes);
+        let mut make = std::fs::DirBuilder::new();
+        make.recursive(true).mode(0o700);
+        make.create(file.parent().unwrap_or(nodes))?;
+        // Beside the records: among them iscsiadm would take it for one.
+        let new = nodes.with_file_name(format!(".volattach-{}", uuid::Uuid::new_v4()));
+        let written = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&new)
+            .and_then(|mut open| open.write_all(text.as_bytes()))
+            .and_then(|()| std::fs::rename(&new, &file));
+        if written.is_err() {
+            let _ = std::fs::remove_file(&new);
+        }
+        written
+    }
+
+    /// Removes it, and the target's directory with the last.
+    pub(super) fn remove(&self, nodes: &Path) -> io::Result<()> {
+        let file = self.file(nodes);
+        or_none(std::fs::remove_file(&file))?;
+        match file.parent().map(std::fs::remove_dir) {
+            Some(Err(error)) if error.kind() != io::ErrorKind::DirectoryNotEmpty => {
+                or_none(Err(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The deployer's settings, then what this agent decides: the last of a key counts.
+    fn text(&self, settings: &str, interface: &str) -> Zeroizing<String> {
+        // All the room at once: growing would leave copies of the passwords behind.
+        let room = settings.len() + interface.len() + 4096;
+        let mut text = Zeroizing::new(String::with_capacity(room));
+        let mut add = |key: &str, value: &str| {
+            for piece in [key, " = ", value, "\n"] {
+                text.push_str(piece);
+            }
+        };
+        let given = |text: &str, kinds: &[&str], not: &[&str]| -> Vec<(String, String)> {
+            text.lines()
+                .filter_map(|line| line.split_once('='))
+                .map(|(key, value)| (key.trim().to_owned(), value.trim().to_owned()))
+                .filter(|(key, _)| kinds.iter().any(|kind| key.starts_with(kind)))
+                .filter(|(key, _)| !not.iter().any(|kind| key.starts_with(kind)))
+                .collect()
+        };
+        let kinds = ["node.session.", "node.conn[0]."];
+        for (key, value) in given(settings, &kinds, &["node.session.auth."]) {
+            add(&key, &value);
+        }
+        let port = self.portal.port().to_string();
+        let timeout = self.login_timeout.to_string();
+        for (key, value) in [
+            ("node.name", self.target),
+            ("node.tpgt", "-1"),
+            ("node.startup", "manual"),
+            ("node.leading_login", "No"),
+            ("iface.iscsi_ifacename", self.interface),
+            ("iface.transport_name", "tcp"),
+            ("node.conn[0].address", &self.portal.ip().to_string()),
+            ("node.conn[0].port", &port),
+            ("node.conn[0].startup", "manual"),
+            // One LUN is scanned, by this agent: no other appears on this host.
+            ("node.session.scan", "manual"),
+            ("node.session.nr_sessions", "1"),
+            // Given up on at the deadline, not tried again behind the caller's back.
+            ("node.session.initial_login_retry_max", "1"),
+            ("node.conn[0].timeo.login_timeout", &timeout),
+        ] {
+            add(key, value);
+        }
+        for (key, value) in given(interface, &["iface."], &["iface.iscsi_ifacename"]) {
+            add(&key, &value);
+        }
+        match self.chap {
+            None => add("node.session.auth.authmethod", "None"),
+            Some(chap) => {
+                add("node.session.auth.authmethod", "CHAP");
+                add("node.session.auth.username", &chap.username);
+                add("node.session.auth.password", chap.password.expose());
+                if let Some((username, password)) = &chap.target {
+                    add("node.session.auth.username_in", username);
+                    add("node.session.auth.password_in", password.expose());
+                }
+            }
+        }
+        text
+    }
+}
+
+/// Nothing there is nothing wrong.
+fn or_none<T: Default>(result: io::Result<T>) -> io::Result<T> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(T::default()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::model::Secret;
+
+    fn chap() -> Chap {
+        Chap {
+            username: "u".into(),
+            password: Secret::from("hunter2 #\""),
+            target: Some(("t".into(), Secret::from("in"))),
+        }
+    }
+
+    #[test]
+    fn a_record_has_the_deployers_settings_and_this_agents() {
+        let chap = chap();
+        let record = Record {
+            target: "iqn.2026-01.org.lab:t",
+            portal: "[fd00::2]:3260".parse().unwrap(),
+            interface: "storage0",
+            chap: Some(&chap),
+            login_timeout: 10,
+        };
+        let settings = "# node.session.x = no\nnode.session.timeo.replacement_timeout = 20\n\
+                        iscsid.startup = x\nnode.session.auth.password = other\nnode.startup = automatic\n";
+        let interface = "iface.iscsi_ifacename = other\niface.net_ifacename = eth1\n";
+        insta::assert_snapshot!(record.text(settings, interface).as_str(), @r#"
+        node.session.timeo.replacement_timeout = 20
+        node.name = iqn.2026-01.org.lab:t
+        node.tpgt = -1
+        node.startup = manual
+        node.leading_login = No
+        iface.iscsi_ifacename = storage0
+        iface.transport_name = tcp
+        node.conn[0].address = fd00::2
+        node.conn[0].port = 3260
+        node.conn[0].startup = manual
+        node.session.scan = manual
+        node.session.nr_sessions = 1
+        node.session.initial_login_retry_max = 1
+        node.conn[0].timeo.login_timeout = 10
+        iface.net_ifacename = eth1
+        node.session.auth.authmethod = CHAP
+        node.session.auth.username = u
+        node.session.auth.password = hunter2 #"
+        node.session.auth.username_in = t
+        node.session.auth.password_in = in
+        "#);
+    }
+
+    #[test]
+    fn a_record_is_its_owners_alone_and_goes_without_a_trace() {
+        let dir = tempfile::tempdir().unwrap();
+        let nodes = dir.path().join("nodes");
+        let chap = chap();
+        let record = |portal: &str| Record {
+            target: "iqn.a",
+            portal: portal.parse().unwrap(),
+            interface: "default",
+            chap: Some(&chap),
+            login_timeout: 10,
+        };
+        let (one, two) = (record("10.0.0.1:3260"), record("10.0.0.2:3260"));
+        for record in [&one, &one, &two] {
+            record.write(&nodes).unwrap();
+        }
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&nodes.join("iqn.a")), 0o700);
+        assert_eq!(mode(&nodes.join("iqn.a/10.0.0.1,3260")), 0o600);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        one.remove(&nodes).unwrap();
+        assert!(nodes.join("iqn.a").exists());
+        for record in [&two, &one] {
+            record.remove(&nodes).unwrap();
+        }
+        assert!(!nodes.join("iqn.a").exists());
+    }
+}

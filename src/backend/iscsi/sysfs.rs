@@ -1,0 +1,197 @@
+//! What the kernel has of iSCSI sessions, their SCSI disks and the maps over them. It is asked what is there and where, never who
+//! a disk is: what it knows of that is as old as the scan.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use crate::model::TargetPath;
+use crate::sys::scsi;
+
+/// The kernel's files.
+#[derive(Debug, Clone)]
+pub(super) struct Sysfs {
+    root: PathBuf,
+}
+
+/// An iSCSI session (drivers/scsi/scsi_transport_iscsi.c).
+#[derive(Debug, Clone)]
+pub(super) struct Session {
+    /// The number by which iscsiadm calls it.
+    pub(super) id: u32,
+    /// The SCSI host's number.
+    pub(super) host: u32,
+    /// Its device's directory, beneath which its disks are.
+    device: PathBuf,
+    /// Its attributes' directory.
+    class: PathBuf,
+}
+
+/// A SCSI disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Unit {
+    /// Its directory, named host:channel:target:LUN.
+    pub(super) dir: PathBuf,
+    /// Its block device's name, such as `sdb`; none while the kernel still looks at it.
+    pub(super) block: Option<String>,
+}
+
+/// A multipath map.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Map {
+    /// Its block device's name: `dm-0`.
+    pub(super) block: String,
+    /// The WWID it was made for.
+    pub(super) wwid: String,
+}
+
+impl Sysfs {
+    pub(super) fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// The session with that target by that portal and interface.
+    pub(super) fn session(&self, path: &TargetPath, interface: &str) -> Option<Session> {
+        let names = list(&self.root.join("class/iscsi_session"));
+        names.into_iter().find_map(|name| {
+            let class = self.root.join("class/iscsi_session").join(&name);
+            let id = name.strip_prefix("session")?.parse().ok()?;
+            let device = class.join("device");
+            let is = |dir: &Path, file: &str, value: &str| read(dir, file) == value;
+            let by = format!("connection{id}:0");
+            let connection = device.join(&by).join("iscsi_connection").join(&by);
+            let portal = path.portal.parse::<std::net::SocketAddr>().ok()?;
+            let ours = is(&class, "targetname", &path.name)
+                && is(&class, "ifacename", interface)
+                && is(&connection, "persistent_port", &portal.port().to_string())
+                && read(&connection, "persistent_address").parse() == Ok(portal.ip());
+            if !ours {
+                return None;
+            }
+            let real = fs::canonicalize(&device).ok()?;
+            let host = real.parent()?.file_name()?.to_str()?.strip_prefix("host")?;
+            Some(Session {
+                id,
+                host: host.parse().ok()?,
+                device: real,
+                class,
+            })
+        })
+    }
+
+    /// The file by which a session's host is told to scan.
+    pub(super) fn scan_file(&self, session: &Session) -> PathBuf {
+        self.root
+            .join(format!("class/scsi_host/host{}/scan", session.host))
+    }
+
+    /// The map for that WWID.
+    pub(super) fn map(&self, wwid: &str) -> Option<Map> {
+        let maps = list(&self.root.join("block"));
+        maps.into_iter()
+            .filter_map(|block| self.as_map(block))
+            .find(|map| map.wwid == wwid)
+    }
+
+    /// The map that has a block device as one of its paths.
+    pub(super) fn map_over(&self, block: &str) -> Option<Map> {
+        let holders = list(&self.root.join("block").join(block).join("holders"));
+        holders.into_iter().find_map(|holder| self.as_map(holder))
+    }
+
+    fn as_map(&self, block: String) -> Option<Map> {
+        let dir = self.root.join("block").join(&block);
+        let uuid = block.starts_with("dm-").then(|| read(&dir, "dm/uuid"))?;
+        // libmultipath/devmapper.h: UUID_PREFIX.
+        let wwid = uuid.strip_prefix("mpath-")?.to_owned();
+        Some(Map { block, wwid })
+    }
+
+    /// The block devices that a map goes to.
+    pub(super) fn paths_of(&self, map: &Map) -> Vec<String> {
+        list(&self.root.join("block").join(&map.block).join("slaves"))
+    }
+
+    /// Whether the kernel lets nobody write the block device.
+    pub(super) fn read_only(&self, block: &str) -> bool {
+        read(&self.root.join("block").join(block), "ro") == "1"
+    }
+}
+
+impl Session {
+    /// Whether the target answers, as far as the kernel knows.
+    pub(super) fn logged_in(&self) -> bool {
+        read(&self.class, "state") == "LOGGED_IN"
+    }
+
+    /// Who logged in to the target, with which password; empty: nobody was asked.
+    pub(super) fn login(&self) -> (String, Zeroizing<String>) {
+        let given = |file| match read(&self.class, file) {
+            none if none == "(null)" => String::new(),
+            text => text,
+        };
+        (given("username"), Zeroizing::new(given("password")))
+    }
+
+    /// The disks of the session.
+    pub(super) fn units(&self) -> Vec<Unit> {
+        let targets = list(&self.device).into_iter();
+        targets
+            .filter(|name| name.starts_with("target"))
+            .flat_map(|target| {
+                let dir = self.device.join(target);
+                list(&dir).into_iter().map(move |name| dir.join(name))
+            })
+            .filter(|dir| lun(dir).is_some())
+            .map(|dir| Unit {
+                block: list(&dir.join("block")).into_iter().next(),
+                dir,
+            })
+            .collect()
+    }
+
+    /// The disk at that LUN.
+    pub(super) fn unit(&self, number: u64) -> Option<Unit> {
+        self.units()
+            .into_iter()
+            .find(|unit| lun(&unit.dir) == Some(number))
+    }
+}
+
+impl Unit {
+    /// The identity it had when it was scanned. Good for one thing: another one now says that it is another volume.
+    pub(super) fn identity_at_scan(&self) -> Option<String> {
+        scsi::identity(&fs::read(self.dir.join("vpd_pg83")).ok()?)
+    }
+
+    pub(super) fn is_there(&self) -> bool {
+        self.dir.exists()
+    }
+}
+
+/// The LUN of a directory named host:channel:target:LUN.
+fn lun(dir: &Path) -> Option<u64> {
+    let name = dir.file_name()?.to_str()?;
+    let mut numbers = name.split(':').map(|number| number.parse::<u64>().ok());
+    let [Some(_), Some(_), Some(_), Some(lun), None] = [(); 5].map(|()| numbers.next().flatten())
+    else {
+        return None;
+    };
+    Some(lun)
+}
+
+/// An attribute; empty where it is not there (any more).
+fn read(dir: &Path, file: &str) -> String {
+    let text = fs::read_to_string(dir.join(file)).unwrap_or_default();
+    text.strip_suffix('\n').unwrap_or(&text).to_owned()
+}
+
+fn list(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    names.sort();
+    names
+}

@@ -1,0 +1,222 @@
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use super::*;
+use crate::connection::ConnectionInfo;
+use crate::model::Reason;
+
+fn backend(sys: &Path) -> IscsiBackend {
+    let settings = config::Iscsi {
+        nodes: "/nowhere/nodes".into(),
+        interface: "default".to_owned(),
+        probe_timeout: Duration::from_secs(3),
+        login_timeout: Duration::from_secs(10),
+        device_timeout: Duration::from_secs(30),
+    };
+    IscsiBackend {
+        initiator: Initiator::new(settings, Sysfs::new(sys.to_owned())),
+        workers: Workers::from_executable(PathBuf::new()),
+    }
+}
+
+fn info(members: &str) -> Protocol {
+    let text = format!(r#"{{"driver_volume_type":"iscsi",{members}}}"#);
+    ConnectionInfo::from_cinder_json(&text).unwrap().protocol
+}
+
+fn two_paths() -> Protocol {
+    info(
+        r#""target_portals":["10.0.0.1","[fd00::2]:3261"],"target_iqns":["iqn.a","iqn.b"],"target_luns":[3,300],
+           "auth_method":"CHAP","auth_username":"u","auth_password":"hunter2","wwn":"60014051b2d3e4f5061728394a5b6c7d""#,
+    )
+}
+
+const WWID: &str = "36001405198dea392afc21d070f8abfc7";
+
+/// A kernel with one session, to iqn.a at 10.0.0.1:3260, whose LUN 3 is sda, of the map dm-0.
+fn kernel() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |path: &str, content: &str| {
+        let path = dir.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    };
+    let session = "devices/platform/host2/session7";
+    let connection = format!("{session}/connection7:0/iscsi_connection/connection7:0");
+    file(&format!("{connection}/persistent_address"), "10.0.0.1\n");
+    file(&format!("{connection}/persistent_port"), "3260\n");
+    let class = "class/iscsi_session/session7";
+    file(&format!("{class}/targetname"), "iqn.a\n");
+    file(&format!("{class}/ifacename"), "default\n");
+    file(&format!("{class}/state"), "LOGGED_IN\n");
+    file(&format!("{class}/username"), "(null)\n");
+    symlink(
+        dir.path().join(session),
+        dir.path().join(class).join("device"),
+    )
+    .unwrap();
+    file(
+        &format!("{session}/target2:0:0/2:0:0:3/block/sda/ro"),
+        "0\n",
+    );
+    file(&format!("{session}/target2:0:0/uevent"), "");
+    file("block/sda/ro", "1\n");
+    file("block/sda/holders/dm-0/x", "");
+    file("block/dm-0/dm/uuid", &format!("mpath-{WWID}\n"));
+    file("block/dm-0/slaves/sda/x", "");
+    file("block/dm-1/dm/uuid", "LVM-x\n");
+    dir
+}
+
+#[test]
+fn the_kernels_tree_is_read() {
+    let kernel = kernel();
+    let backend = backend(kernel.path());
+    let plan = backend.plan(&two_paths(), Access::ReadWrite).unwrap();
+    let paths = &plan.target.as_ref().unwrap().paths;
+    let session = backend.initiator.session(&paths[0]).unwrap();
+    assert_eq!(
+        (session.id, session.host, session.logged_in()),
+        (7, 2, true)
+    );
+    assert_eq!(session.login().0, "");
+    assert!(backend.initiator.session(&paths[1]).is_none());
+    let unit = session.unit(3).unwrap();
+    assert_eq!(unit.block.as_deref(), Some("sda"));
+    assert_eq!((session.units().len(), session.unit(4)), (1, None));
+    let sysfs = backend.sysfs();
+    let map = sysfs.map_over("sda").unwrap();
+    assert_eq!((map.block.as_str(), map.wwid.as_str()), ("dm-0", WWID));
+    assert_eq!(sysfs.map(WWID), Some(map.clone()));
+    assert_eq!(sysfs.map("x"), None);
+    assert_eq!(sysfs.paths_of(&map), ["sda"]);
+    assert!(sysfs.read_only("sda") && !sysfs.read_only("dm-0"));
+}
+
+#[tokio::test]
+async fn what_was_not_verified_is_never_found_whole() {
+    let kernel = kernel();
+    let backend = backend(kernel.path());
+    let mut plan = backend.plan(&two_paths(), Access::ReadWrite).unwrap();
+    assert_eq!(backend.find(&plan).await.unwrap(), Presence::Partial);
+    for (path, presence) in [
+        ("/dev/sda", Presence::Present),
+        ("/dev/dm-0", Presence::Present),
+        ("/dev/sdb", Presence::Partial),
+    ] {
+        plan.path = path.into();
+        if let Some(target) = &mut plan.target {
+            target.verified = Some(WWID.to_owned());
+        }
+        assert_eq!(backend.find(&plan).await.unwrap(), presence, "{path}");
+    }
+    fs::remove_dir_all(kernel.path().join("class")).unwrap();
+    assert_eq!(backend.find(&plan).await.unwrap(), Presence::Absent);
+}
+
+#[test]
+fn a_plan_names_all_that_takes_it_down_and_no_secret() {
+    let backend = backend(Path::new("/nowhere"));
+    let plan = backend.plan(&two_paths(), Access::ReadOnly).unwrap();
+    let shown = serde_json::to_string_pretty(&plan).unwrap();
+    assert!(!shown.contains("hunter2"), "{shown}");
+    insta::assert_snapshot!(shown, @r#"
+    {
+      "protocol": "iscsi",
+      "shared": "iscsi:iqn.a/3,iqn.b/300",
+      "mount": null,
+      "target": {
+        "transport": "tcp",
+        "paths": [
+          {
+            "portal": "10.0.0.1:3260",
+            "name": "iqn.a",
+            "lun": 3
+          },
+          {
+            "portal": "[fd00::2]:3261",
+            "name": "iqn.b",
+            "lun": 300
+          }
+        ],
+        "interface": null,
+        "expected": "360014051b2d3e4f5061728394a5b6c7d",
+        "verified": null
+      },
+      "path": "/dev/disk/by-path/ip-10.0.0.1:3260-iscsi-iqn.a-lun-3",
+      "root": "/dev",
+      "kind": "block",
+      "format": "raw",
+      "access": "ro"
+    }
+    "#);
+    let words = backend.describe(&two_paths(), &plan);
+    insta::assert_snapshot!(words.connect, @r#"log in as "u" by CHAP, scan for LUN 3 of iqn.a at 10.0.0.1:3260 and for LUN 300 of iqn.b at [fd00::2]:3261; the disk must tell the identity 360014051b2d3e4f5061728394a5b6c7d, the same on every path; have multipathd join the paths"#);
+    // The same LUN is the same connection, however it is reached and for whatever access.
+    let swapped = info(
+        r#""target_portals":["10.0.0.9","10.0.0.8"],"target_iqns":["iqn.b","iqn.a"],"target_luns":[300,3]"#,
+    );
+    let other = backend.plan(&swapped, Access::ReadWrite).unwrap();
+    assert_eq!(other.shared, plan.shared);
+    let single = info(r#""target_portal":"[fd00::2]","target_iqn":"iqn.b","target_lun":300"#);
+    let other = backend.plan(&single, Access::ReadWrite).unwrap();
+    assert_ne!(other.shared, plan.shared);
+    assert_eq!(
+        other.path,
+        Path::new("/dev/disk/by-path/ip-fd00::2:3260-iscsi-iqn.b-lun-0x012c000000000000")
+    );
+}
+
+#[test]
+fn of_several_errors_the_most_telling_is_told_and_every_portal_tried() {
+    let attempt = |port| {
+        vec![super::super::Attempt {
+            address: ([10, 0, 0, 1], port).into(),
+            outcome: "x".into(),
+        }]
+    };
+    let silent = |port| BackendError::Silent {
+        host: "iqn.a".into(),
+        attempts: attempt(port),
+    };
+    let closed = BackendError::Unreachable {
+        host: "iqn.a".into(),
+        attempts: attempt(3),
+    };
+    let error = worst(vec![closed, silent(1), silent(2)]);
+    assert_eq!(error.reason(), Reason::ServerTimeout);
+    for port in [":1 ", ":2 ", ":3 "] {
+        assert!(error.to_string().contains(port), "{error}");
+    }
+    let refused = BackendError::LoginRefused {
+        target: "iqn.a".into(),
+        who: "u".into(),
+        why: "x".into(),
+    };
+    let error = worst(vec![silent(1), refused]);
+    assert_eq!(error.reason(), Reason::LogonFailure);
+}
+
+#[test]
+fn paths_must_agree_with_each_other_and_with_what_was_asked_for() {
+    let backend = backend(Path::new("/nowhere"));
+    let plan = backend.plan(&two_paths(), Access::ReadOnly).unwrap();
+    let mut target = plan.target.unwrap();
+    let found = |block: &str, identity: &str| Found {
+        block: block.into(),
+        old: false,
+        identity: identity.into(),
+        _gate: Arc::default(),
+    };
+    let wanted = "360014051b2d3e4f5061728394a5b6c7d";
+    let both = [found("sda", wanted), found("sdb", wanted)];
+    assert_eq!(backend.agree(&target, &both).unwrap(), wanted);
+    let mixed = [found("sda", wanted), found("sdb", WWID)];
+    let error = backend.agree(&target, &mixed).unwrap_err();
+    assert_eq!(error.reason(), Reason::DeviceIdentity);
+    let other = [found("sda", WWID)];
+    let error = backend.agree(&target, &other).unwrap_err();
+    assert!(error.to_string().contains("must be"), "{error}");
+    target.expected = None;
+    assert_eq!(backend.agree(&target, &other).unwrap(), WWID);
+}

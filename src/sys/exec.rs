@@ -1,0 +1,69 @@
+//! Programs of the host, run with a deadline.
+//!
+//! Invariants: the environment is empty but for `PATH` and the language of messages; standard input is empty; a program past its
+//! deadline is killed. What is on a command line is everybody's to read: no secret belongs there.
+
+use std::io;
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::Command;
+
+/// What came of a program that ended by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// Its exit code; `None`: a signal ended it.
+    pub code: Option<i32>,
+    /// The end of what it said, both streams, in one line.
+    pub said: String,
+}
+
+/// Runs a program to its end.
+///
+/// # Errors
+/// `TimedOut` where it did not end in time and was killed; others where it could not be run.
+pub async fn run(program: &str, args: &[&str], within: Duration) -> io::Result<Ended> {
+    let output = Command::new(program)
+        .args(args)
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(within, output)
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    let said = [&output.stderr, &output.stdout].map(|stream| {
+        let text = String::from_utf8_lossy(stream);
+        let words: Vec<&str> = text.split_whitespace().collect();
+        words.join(" ").chars().take(512).collect::<String>()
+    });
+    Ok(Ended {
+        code: output.status.code(),
+        said: said.join(" ").trim().to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_program_tells_how_it_ended() {
+        let script = "echo out; echo a  b >&2; env | grep -c .; exit 3";
+        let ended = run("sh", &["-c", script], Duration::from_secs(30)).await;
+        let ended = ended.unwrap();
+        assert_eq!(ended.code, Some(3));
+        // Besides the two variables, what the shell itself sets.
+        assert!(ended.said.starts_with("a b out "), "{}", ended.said);
+    }
+
+    #[tokio::test]
+    async fn a_program_past_its_deadline_is_killed() {
+        let error = run("sleep", &["60"], Duration::from_millis(20)).await;
+        assert_eq!(error.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        let error = run("no-such-program", &[], Duration::from_secs(1)).await;
+        assert_eq!(error.unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+}

@@ -1,0 +1,388 @@
+//! LUNs of iSCSI targets, as the guest sees them: access, logins, shared sessions, several paths, and LUNs that turn into another
+//! volume.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use super::{
+    Lab, Test,
+    agent::{Agent, Failure},
+    guest,
+    targets::{Targets, head, head_hex, iscsi_info, multipath_info, with_chap},
+};
+
+pub(crate) const TESTS: &[Test] = &[
+    Test {
+        name: "iscsi_access_and_a_shared_session",
+        run: shared_session,
+    },
+    Test {
+        name: "iscsi_logins",
+        run: logins,
+    },
+    Test {
+        name: "iscsi_several_paths",
+        run: several_paths,
+    },
+    Test {
+        name: "iscsi_lun_turns_into_another_volume",
+        run: stale_device,
+    },
+    Test {
+        name: "iscsi_silent_and_absent",
+        run: silent_and_absent,
+    },
+];
+
+/// Sessions, disks of SCSI hosts, and maps, as the kernel has them.
+fn counts(lab: &Lab) -> Result<String> {
+    lab.node.sh(
+        "echo $(ls /sys/class/iscsi_session | wc -l) sessions $(ls /sys/class/scsi_disk | wc -l) disks \
+         $(ls -d /sys/block/dm-* 2>/dev/null | wc -l) maps",
+    )
+}
+
+fn host_path(answer: &Value) -> &str {
+    answer["host_path"].as_str().unwrap_or_default()
+}
+
+fn refused(answer: Result<Value, Failure>, reason: &str) -> Result<Failure> {
+    let failure = answer.err().with_context(|| format!("no {reason}"))?;
+    ensure!(failure.reason == reason, "{reason}: {failure:?}");
+    Ok(failure)
+}
+
+/// Read-only is read-only on the device and in the guest; a second LUN joins the session and keeps it.
+fn shared_session(lab: &Lab) -> Result<()> {
+    let agent = Agent::start(&lab.node, "")?;
+    let targets = Targets::new(&lab.node, &["va", "vb"])?;
+    targets.target("t", &[21], &[(0, "va"), (300, "vb")])?;
+    let before = lab.node.sh(&format!("sha256sum <{}", targets.path("va")))?;
+
+    let mut info = iscsi_info(21, "t", 0);
+    info["data"]["access_mode"] = json!("ro");
+    let attached = agent.attach("a", "va", &info, &[])??;
+    let device = host_path(&attached).to_owned();
+    ensure!(lab.node.sh(&format!("blockdev --getro {device}"))? == "1");
+    let disk = guest::sees(&lab.node, "va")?;
+    ensure!(
+        disk.sectors == 8 * 2048 && disk.head == head_hex("va"),
+        "{disk:?}"
+    );
+    ensure!(disk.read_only && disk.write.is_err(), "{disk:?}");
+
+    let attached = agent.attach("b", "vb", &iscsi_info(21, "t", 300), &[])??;
+    ensure!(
+        lab.node
+            .sh(&format!("blockdev --getro {}", host_path(&attached)))?
+            == "0"
+    );
+    ensure!(
+        counts(lab)? == "1 sessions 2 disks 0 maps",
+        "{}",
+        counts(lab)?
+    );
+    agent.detach("a")??;
+    ensure!(
+        counts(lab)? == "1 sessions 1 disks 0 maps",
+        "{}",
+        counts(lab)?
+    );
+    let disk = guest::sees(&lab.node, "vb")?;
+    ensure!(
+        disk.head == head_hex("vb") && disk.write == Ok(()),
+        "{disk:?}"
+    );
+
+    // The daemon is killed in between: what the journal has is enough.
+    lab.node.sh("systemctl kill -s KILL volattachd.service")?;
+    agent.detach("b")??;
+    guest::gone(&lab.node, "vb")?;
+    ensure!(
+        counts(lab)? == "0 sessions 0 disks 0 maps",
+        "{}",
+        counts(lab)?
+    );
+    ensure!(lab.node.sh(&format!("sha256sum <{}", targets.path("va")))? == before);
+    let written = lab.node.sh(&format!(
+        "tail -c +{} {} | head -c {}",
+        guest::WRITTEN_AT + 1,
+        targets.path("vb"),
+        disk.pattern().len()
+    ))?;
+    ensure!(written == disk.pattern().trim_end(), "{written:?}");
+    Ok(())
+}
+
+/// CHAP in one direction and in both; what is wrong is refused and leaves nothing; no password is on a command line, in the log or
+/// the journal, and the record is root's alone.
+fn logins(lab: &Lab) -> Result<()> {
+    let agent = Agent::start(&lab.node, "[iscsi]\nlogin_timeout = \"3s\"\n")?;
+    let targets = Targets::new(&lab.node, &["va", "vb"])?;
+    targets.target("t", &[21], &[(1, "va"), (2, "vb")])?;
+    let (password, back) = ("Gravel7 \"Otter\"#4", "Plum9Kestrel2Oar");
+    targets.run(&["chap", "t", "alice", password])?;
+    // Between the agent and iscsiadm: tells each command line.
+    lab.node.sh(
+        "set -e; mv /usr/sbin/iscsiadm /usr/sbin/iscsiadm.real
+         printf '%s\\n' '#!/bin/sh' 'echo \"$*\" >>/run/lab-iscsiadm' 'exec /usr/sbin/iscsiadm.real \"$@\"' >/usr/sbin/iscsiadm
+         chmod +x /usr/sbin/iscsiadm",
+    )?;
+    let info = |lun| iscsi_info(21, "t", lun);
+    let result = (|| {
+        agent.attach("a", "va", &with_chap(info(1), "alice", password), &[])??;
+        ensure!(guest::sees(&lab.node, "va")?.write == Ok(()));
+        let modes = lab
+            .node
+            .sh("find /etc/iscsi/nodes/* -printf '%M %u\\n' | sort -u")?;
+        ensure!(modes == "-rw------- root\ndrwx------ root", "{modes}");
+        let run = lab.node.sh("cat /run/lab-iscsiadm")?;
+        ensure!(run.lines().count() == 1 && run.contains("--login"), "{run}");
+        // Who has no credentials of its own does not get in by the session that is there.
+        let failure = refused(agent.connect("b", "vb", &info(2), &[])?, "LOGON_FAILURE")?;
+        ensure!(failure.message.contains("other credentials"), "{failure:?}");
+        agent.detach("a")??;
+
+        let wrong = "Walnut3Heron8Quay";
+        let refusals = [
+            info(1),
+            with_chap(info(1), "alice", wrong),
+            with_chap(info(1), "bob", password),
+        ];
+        for refusal in refusals {
+            refused(agent.connect("c", "va", &refusal, &[])?, "LOGON_FAILURE")?;
+            ensure!(
+                counts(lab)? == "0 sessions 0 disks 0 maps",
+                "{}",
+                counts(lab)?
+            );
+            lab.node.sh("! ls /etc/iscsi/nodes/* 2>/dev/null")?;
+        }
+        targets.run(&["chap", "t", "alice", password, "target", back])?;
+        let mut mutual = with_chap(info(1), "alice", password);
+        mutual["data"]["auth_username_in"] = json!("target");
+        mutual["data"]["auth_password_in"] = json!("NotTheTargets1");
+        refused(agent.connect("d", "va", &mutual, &[])?, "LOGON_FAILURE")?;
+        mutual["data"]["auth_password_in"] = json!(back);
+        agent.connect("d", "va", &mutual, &[])??;
+        agent.disconnect("d")??;
+
+        for secret in ["Gravel7", "Otter", back, wrong, "NotTheTargets1"] {
+            lab.node.sh(&format!(
+                "! grep -l {secret} /run/lab-iscsiadm && ! journalctl -a --no-pager | grep {secret} && \
+                 ! grep -rl {secret} /var/lib/volattach /etc/iscsi /var/log"
+            ))?;
+        }
+        Ok(())
+    })();
+    lab.node
+        .sh("mv /usr/sbin/iscsiadm.real /usr/sbin/iscsiadm; rm -f /run/lab-iscsiadm")?;
+    result
+}
+
+/// A map over two portals: one dead from the start, one that dies under I/O, one that leads to another volume.
+fn several_paths(lab: &Lab) -> Result<()> {
+    let agent = Agent::start(
+        &lab.node,
+        "[iscsi]\nprobe_timeout = \"2s\"\ndevice_timeout = \"20s\"\n",
+    )?;
+    let targets = Targets::new(&lab.node, &["va", "vb"])?;
+    targets.target("t", &[21, 22], &[(1, "va")])?;
+    targets.target("other", &[23], &[(1, "vb")])?;
+    let both = multipath_info(&[(21, "t"), (22, "t")], 1);
+    let failure = refused(agent.connect("m", "va", &both, &[])?, "MULTIPATH_FAILED")?;
+    ensure!(failure.message.contains("start it"), "{failure:?}");
+    targets.run(&["multipathd"])?;
+
+    let attached = agent.attach("a", "va", &both, &[])??;
+    let device = host_path(&attached).to_owned();
+    ensure!(device.starts_with("/dev/dm-"), "{attached}");
+    let disk = guest::sees(&lab.node, "va")?;
+    ensure!(
+        disk.head == head_hex("va") && disk.write == Ok(()),
+        "{disk:?}"
+    );
+    ensure!(
+        counts(lab)? == "2 sessions 2 disks 1 maps",
+        "{}",
+        counts(lab)?
+    );
+    // One portal dies: a read goes by the other.
+    targets.run(&["silence", "21"])?;
+    let read = lab.node.run(
+        &format!("dd if={device} iflag=direct bs=512 count=1 status=none | head -c 16; dd if={device} iflag=direct bs=512 count=1 status=none | head -c 16"),
+        b"",
+        Duration::from_secs(120),
+    )?;
+    ensure!(
+        read.stdout == head("va").repeat(2),
+        "{}{}",
+        read.stdout,
+        read.stderr
+    );
+    targets.run(&["unsilence", "21"])?;
+    agent.detach("a")??;
+    guest::gone(&lab.node, "va")?;
+    ensure!(
+        counts(lab)? == "0 sessions 0 disks 0 maps",
+        "{}",
+        counts(lab)?
+    );
+
+    // Dead from the start: the other carries the volume.
+    targets.run(&["silence", "22"])?;
+    let connected = agent.connect("b", "va", &both, &[])??;
+    ensure!(host_path(&connected).starts_with("/dev/dm-"), "{connected}");
+    ensure!(
+        counts(lab)? == "1 sessions 1 disks 1 maps",
+        "{}",
+        counts(lab)?
+    );
+    agent.disconnect("b")??;
+    targets.run(&["unsilence", "22"])?;
+
+    // Paths to different volumes, and a volume that is not the one asked for.
+    let mixed = multipath_info(&[(21, "t"), (23, "other")], 1);
+    let failure = refused(agent.connect("c", "va", &mixed, &[])?, "DEVICE_IDENTITY")?;
+    ensure!(failure.message.contains("different volumes"), "{failure:?}");
+    let mut named = both.clone();
+    named["data"]["wwn"] = json!(targets.run(&["wwn", "vb"])?);
+    refused(agent.connect("d", "va", &named, &[])?, "DEVICE_IDENTITY")?;
+    named["data"]["wwn"] = json!(targets.run(&["wwn", "va"])?);
+    agent.connect("d", "va", &named, &[])??;
+    agent.disconnect("d")??;
+    ensure!(
+        counts(lab)? == "0 sessions 0 disks 0 maps",
+        "{}",
+        counts(lab)?
+    );
+    Ok(())
+}
+
+/// The storage takes a LUN away while this host still has its disk, and maps another volume at the number: whoever is attached
+/// next sees the right volume or none, and who had the old one does not see the new.
+fn stale_device(lab: &Lab) -> Result<()> {
+    let agent = Agent::start(&lab.node, "")?;
+    let targets = Targets::new(&lab.node, &["va", "vb", "vc"])?;
+    targets.target("t", &[21], &[(3, "va")])?;
+    let info = iscsi_info(21, "t", 3);
+    let connected = agent.connect("a", "va", &info, &[])??;
+    let old = host_path(&connected).to_owned();
+    targets.run(&["unmap", "t", "3"])?;
+    targets.run(&["map", "t", "3", "vb"])?;
+    // The trap: the old disk reads the new volume, and the kernel says that it is the old one.
+    let read = format!("dd if={old} iflag=direct bs=512 count=1 status=none | head -c 16");
+    ensure!(
+        lab.node.sh(&read)? == head("vb"),
+        "the lab does not show the fault"
+    );
+
+    // Another one was asked for.
+    let mut named = info.clone();
+    named["data"]["wwn"] = json!(targets.run(&["wwn", "vc"])?);
+    let failure = refused(agent.attach("c", "vc", &named, &[])?, "DEVICE_IDENTITY")?;
+    ensure!(failure.message.contains("must be"), "{failure:?}");
+    ensure!(guest::disks(&lab.node)?.is_empty());
+    // The old disk is gone, so that nobody reads the new volume by it.
+    lab.node.sh(&format!(
+        "! [ -e {old} ] || ! {read} 2>/dev/null | grep -q vb || ! grep -q {old} /proc/self/mounts"
+    ))?;
+
+    named["data"]["wwn"] = json!(targets.run(&["wwn", "vb"])?);
+    agent.attach("b", "vb", &named, &[])??;
+    let disk = guest::sees(&lab.node, "vb")?;
+    ensure!(
+        disk.head == head_hex("vb") && disk.write == Ok(()),
+        "{disk:?}"
+    );
+    // The one that lost its LUN goes without touching the other's.
+    agent.disconnect("a")??;
+    ensure!(
+        counts(lab)? == "1 sessions 1 disks 0 maps",
+        "{}",
+        counts(lab)?
+    );
+    agent.detach("b")??;
+    ensure!(
+        counts(lab)? == "0 sessions 0 disks 0 maps",
+        "{}",
+        counts(lab)?
+    );
+    Ok(())
+}
+
+/// Who waits for a LUN keeps nobody else from the target; a LUN that never appears and portals that do not answer fail by their
+/// deadlines; a target that falls silent holds a detach up no longer, and what is left goes when it returns.
+fn silent_and_absent(lab: &Lab) -> Result<()> {
+    let agent = Agent::start(&lab.node, "[iscsi]\ndevice_timeout = \"120s\"\n")?;
+    let targets = Targets::new(&lab.node, &["va", "vb", "vc"])?;
+    targets.target("t", &[21], &[(1, "va")])?;
+    targets.target("u", &[22], &[(1, "vb")])?;
+    std::thread::scope(|scope| {
+        let late = scope.spawn(|| agent.connect("x", "vc", &iscsi_info(21, "t", 7), &[]));
+        lab.node.wait(
+            "the attach is under way",
+            "ls -d /sys/class/iscsi_session/session*",
+            Duration::from_secs(30),
+        )?;
+        // The same target and another: neither waits.
+        agent.connect("a", "va", &iscsi_info(21, "t", 1), &[])??;
+        agent.connect("b", "vb", &iscsi_info(22, "u", 1), &[])??;
+        let shown = agent.call(&["show", "x"], "")??;
+        ensure!(shown["state"] == "connecting", "{shown}");
+        targets.run(&["map", "t", "7", "vc"])?;
+        late.join()
+            .map_err(|_| anyhow::anyhow!("the attach panicked"))???;
+        anyhow::Ok(())
+    })?;
+    for id in ["a", "b", "x"] {
+        agent.disconnect(id)??;
+    }
+    let agent = Agent::start(
+        &lab.node,
+        "[iscsi]\nprobe_timeout = \"2s\"\nlogin_timeout = \"2s\"\ndevice_timeout = \"2s\"\n",
+    )?;
+    refused(
+        agent.connect("x", "v", &iscsi_info(21, "t", 9), &[])?,
+        "DEVICE_NOT_FOUND",
+    )?;
+    refused(
+        agent.connect("x", "v", &iscsi_info(1, "t", 1), &[])?,
+        "SERVER_UNREACHABLE",
+    )?;
+    refused(
+        agent.connect("x", "v", &iscsi_info(21, "nobody", 1), &[])?,
+        "SERVER_TIMEOUT",
+    )?;
+    targets.run(&["silence", "21"])?;
+    refused(
+        agent.connect("x", "v", &iscsi_info(21, "t", 1), &[])?,
+        "SERVER_TIMEOUT",
+    )?;
+    targets.run(&["unsilence", "21"])?;
+    ensure!(
+        counts(lab)? == "0 sessions 0 disks 0 maps",
+        "{}",
+        counts(lab)?
+    );
+
+    agent.attach("a", "va", &iscsi_info(21, "t", 1), &[])??;
+    guest::sees(&lab.node, "va")?;
+    targets.run(&["silence", "21"])?;
+    // Within its deadlines, whatever comes of it.
+    let _ = agent.call(&["--timeout", "140", "detach", "a"], "")?;
+    targets.run(&["unsilence", "21"])?;
+    lab.node.wait(
+        "the volume is detached",
+        "volattach detach a && ! volattach show a",
+        Duration::from_secs(200),
+    )?;
+    ensure!(
+        counts(lab)? == "0 sessions 0 disks 0 maps",
+        "{}",
+        counts(lab)?
+    );
+    Ok(())
+}
