@@ -141,6 +141,7 @@ fn disk(embed: &Embed, volume: &str, access: Access, options: DiskOptions) -> Di
         kind: SourceKind::File,
         format: ImageFormat::Raw,
         access,
+        keeps_owner: false,
         options: DiskOptions {
             // Wherever the temporary directory lies: tmpfs knows no O_DIRECT on older kernels.
             cache: Some(Cache::Writeback),

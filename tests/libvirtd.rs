@@ -173,6 +173,7 @@ fn spec(daemon: &Daemon) -> DiskSpec {
         kind: SourceKind::File,
         format: ImageFormat::Raw,
         access: Access::ReadOnly,
+        keeps_owner: false,
         options: DiskOptions {
             bus: Some(Bus::Scsi),
             ..DiskOptions::default()

@@ -8,7 +8,7 @@ use nix::mount::MsFlags;
 use nix::sched::{CloneFlags, unshare};
 use volattach::sys::beneath::{FileKind, Found};
 use volattach::sys::mountinfo::Mounts;
-use volattach::sys::worker::{InspectJob, Job, MountJob, Reply, WorkerError, Workers};
+use volattach::sys::worker::{InspectJob, Job, MountJob, Reply, RunAs, WorkerError, Workers};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -23,7 +23,58 @@ fn inspect(root: &Path, relative: &str, write: bool) -> Job {
         write,
         head: 4,
         tail: 2,
+        user: None,
     })
+}
+
+/// The same as another user.
+fn inspect_as(user: RunAs, root: &Path, relative: &str, write: bool) -> Job {
+    match inspect(root, relative, write) {
+        Job::Inspect(job) => Job::Inspect(InspectJob {
+            user: Some(user),
+            ..job
+        }),
+        other => other,
+    }
+}
+
+/// Root's rights do not count where it is another user's that matter, and a mount before it needs them.
+#[tokio::test]
+async fn a_file_is_opened_as_the_user_that_is_named() {
+    use std::os::unix::fs::PermissionsExt;
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIPPED: becoming another user needs root");
+        return;
+    }
+    let (nobody, stranger) = (65_534, 4_242_424);
+    let dir = tempfile::tempdir().unwrap();
+    let set = |name: &str, mode| {
+        let path = dir.path().join(name);
+        std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    };
+    set("", 0o711);
+    for (name, mode) in [("open", 0o644), ("group", 0o640), ("closed", 0o600)] {
+        std::fs::write(dir.path().join(name), b"0123456789").unwrap();
+        set(name, mode);
+    }
+    std::os::unix::fs::chown(dir.path().join("group"), None, Some(nobody)).unwrap();
+    let look = async |uid, name: &str, write| {
+        let user = RunAs { uid, gid: uid };
+        let job = inspect_as(user, dir.path(), name, write);
+        match workers().run(job, DEADLINE).await {
+            Ok(_) => Ok(()),
+            Err(WorkerError::Failed { errno, .. }) => Err(errno),
+            Err(other) => panic!("{other}"),
+        }
+    };
+    for uid in [nobody, stranger] {
+        assert_eq!(look(uid, "open", false).await, Ok(()));
+        assert_eq!(look(uid, "open", true).await, Err(Errno::EACCES));
+        assert_eq!(look(uid, "closed", false).await, Err(Errno::EACCES));
+    }
+    assert_eq!(look(nobody, "group", false).await, Ok(()));
+    assert_eq!(look(stranger, "group", false).await, Err(Errno::EACCES));
+    assert_eq!(look(0, "closed", true).await, Ok(()));
 }
 
 #[tokio::test]

@@ -23,6 +23,11 @@ fuzz_target!(|text: &str| {
                 assert!(volume.device_path.is_absolute());
                 assert!(!volume.device_path.to_string_lossy().contains("/../"));
             }
+            Protocol::Nfs(volume) => {
+                assert!(volume.path.starts_with('/') && !volume.name.starts_with('/'));
+                let whole = format!("{}/{}", volume.path, volume.name);
+                assert!(!whole.split('/').any(|part| part == ".."));
+            }
             Protocol::Iscsi(volume) => {
                 assert!(!volume.paths.is_empty());
                 for path in volume.paths {

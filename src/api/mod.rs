@@ -66,6 +66,7 @@ impl std::fmt::Debug for v1::connection_info::Form {
             Self::CinderJson(_) => "CinderJson([redacted])",
             Self::Smb(_) => "Smb([redacted])",
             Self::Local(_) => "Local([redacted])",
+            Self::Nfs(_) => "Nfs([redacted])",
             Self::Iscsi(_) => "Iscsi([redacted])",
             Self::Nvme(_) => "Nvme([redacted])",
         })

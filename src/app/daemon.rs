@@ -15,6 +15,7 @@ use crate::attach::{Engine, Parts};
 use crate::auth::LocalPeers;
 use crate::backend::iscsi::IscsiBackend;
 use crate::backend::local::LocalBackend;
+use crate::backend::nfs::NfsBackend;
 use crate::backend::smb::SmbBackend;
 use crate::backend::{Backend, Backends};
 use crate::config::Settings;
@@ -45,10 +46,16 @@ impl Daemon {
     /// Where the state directory cannot be used, or the group that may call cannot be looked up.
     pub(super) async fn new(settings: &Settings, workers: Workers) -> anyhow::Result<Self> {
         let state = state::open(settings)?;
-        let backends: [Arc<dyn Backend>; 3] = [
+        let backends: [Arc<dyn Backend>; 4] = [
             Arc::new(LocalBackend::new(settings.local.clone())),
             Arc::new(SmbBackend::new(
                 settings.smb.clone(),
+                state.mount_base.clone(),
+                state.key.clone(),
+                workers.clone(),
+            )),
+            Arc::new(NfsBackend::new(
+                settings.nfs.clone(),
                 state.mount_base,
                 state.key.clone(),
                 workers.clone(),

@@ -16,6 +16,14 @@ const NEEDED: &[(Capability, &str)] = &[
         Capability::CAP_DAC_OVERRIDE,
         "read-write access to volumes that belong to the hypervisor's user cannot be checked: their attach will fail",
     ),
+    (
+        Capability::CAP_SETUID,
+        "volumes on NFS exports cannot be opened as the hypervisor's user: their attach will fail",
+    ),
+    (
+        Capability::CAP_SETGID,
+        "volumes on NFS exports cannot be opened as the hypervisor's user: their attach will fail",
+    ),
 ];
 
 /// Warns of each capability that is missing. Not an error: volumes of the host itself may need none of them.

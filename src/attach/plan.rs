@@ -111,6 +111,8 @@ pub(super) fn disk_spec(
         kind: host.kind,
         format: host.format,
         access: host.access,
+        // Of no_root_squash, libvirt would make a volume QEMU's user's, and root's when it is unplugged.
+        keeps_owner: host.mount.is_some(),
         options,
     }
 }

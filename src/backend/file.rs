@@ -5,13 +5,13 @@ use nix::errno::Errno;
 use super::{BackendError, image};
 use crate::model::{Access, HostPlan, ImageFormat, SourceKind};
 use crate::sys::beneath::{FileKind, Found};
-use crate::sys::worker::InspectJob;
+use crate::sys::worker::{InspectJob, RunAs};
 
-/// What to look at.
+/// What to look at, and as whom; `None`: as this process.
 ///
 /// # Errors
 /// Where the plan's path is not beneath its root.
-pub(super) fn job(plan: &HostPlan) -> Result<InspectJob, BackendError> {
+pub(super) fn job(plan: &HostPlan, user: Option<RunAs>) -> Result<InspectJob, BackendError> {
     let relative = plan
         .path
         .strip_prefix(&plan.root)
@@ -26,6 +26,7 @@ pub(super) fn job(plan: &HostPlan) -> Result<InspectJob, BackendError> {
         write: plan.access == Access::ReadWrite,
         head,
         tail,
+        user,
     })
 }
 
@@ -90,8 +91,13 @@ pub(super) fn judge(plan: &HostPlan, found: &Found) -> Result<(), BackendError> 
     })
 }
 
-/// What it means that a volume could not be looked at: which step failed, and with which error.
-pub(super) fn failure(plan: &HostPlan, step: &str, errno: Errno) -> BackendError {
+/// What it means that a volume could not be looked at: as whom, which step failed, and with which error.
+pub(super) fn failure(
+    plan: &HostPlan,
+    user: Option<RunAs>,
+    step: &str,
+    errno: Errno,
+) -> BackendError {
     let path = plan.path.clone();
     match errno {
         Errno::ENOENT | Errno::ENOTDIR => BackendError::VolumeNotFound {
@@ -117,10 +123,17 @@ pub(super) fn failure(plan: &HostPlan, step: &str, errno: Errno) -> BackendError
         Errno::EACCES | Errno::EPERM | Errno::EROFS => BackendError::Unreadable {
             path,
             mode: mode(plan.access),
-            why: format!(
-                "{} ({errno:?}): check its permissions, and the share's",
-                errno.desc().to_lowercase()
-            ),
+            why: match user {
+                Some(RunAs { uid, gid }) if errno == Errno::EACCES => format!(
+                    "the user that QEMU runs as (uid {uid}, gid {gid}) may not (EACCES), whatever root \
+                     may: on the server, give it the file and a way through the folders above (chown, \
+                     chmod), or export them with all_squash,anonuid={uid},anongid={gid}"
+                ),
+                _ => format!(
+                    "{} ({errno:?}): check its permissions, and the share's",
+                    errno.desc().to_lowercase()
+                ),
+            },
         },
         errno => BackendError::Unreadable {
             path,
@@ -160,14 +173,14 @@ mod tests {
 
     #[test]
     fn a_job_is_relative_to_the_root() {
-        let job = job(&plan(ImageFormat::Qcow2)).unwrap();
+        let job = job(&plan(ImageFormat::Qcow2), None).unwrap();
         assert_eq!(job.relative.to_str(), Some("v 1"));
         assert!(job.write && job.head > 0);
         let outside = HostPlan {
             root: "/mnt/y".into(),
             ..plan(ImageFormat::Raw)
         };
-        let error = super::job(&outside).map(drop).unwrap_err();
+        let error = super::job(&outside, None).map(drop).unwrap_err();
         assert_eq!(error.reason(), Reason::VolumePathUnsafe);
     }
 
@@ -197,9 +210,24 @@ mod tests {
             (Errno::EACCES, Reason::VolumeUnreadable),
             (Errno::EIO, Reason::VolumeUnreadable),
         ] {
-            let error = failure(&raw, "open", errno);
+            let error = failure(&raw, None, "open", errno);
             assert_eq!(error.reason(), expected, "{error}");
             assert!(error.to_string().contains("/mnt/x/v 1"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_user_that_may_not_is_named() {
+        let user = RunAs {
+            uid: 64055,
+            gid: 108,
+        };
+        let error = failure(&plan(ImageFormat::Raw), Some(user), "open", Errno::EACCES);
+        assert_eq!(error.reason(), Reason::VolumeUnreadable);
+        let message = error.to_string();
+        assert!(
+            message.contains("uid 64055") && message.contains("anonuid=64055"),
+            "{message}"
+        );
     }
 }

@@ -99,6 +99,7 @@ fn real(plan: &HostPlan) -> Result<HostPlan, BackendError> {
         let errno = error.raw_os_error().unwrap_or_default();
         file::failure(
             plan,
+            None,
             "resolve its links",
             nix::errno::Errno::from_raw(errno),
         )
@@ -140,9 +141,9 @@ fn on_this_host(plan: &HostPlan) -> Result<(), BackendError> {
 fn look(plan: &HostPlan) -> Result<u64, BackendError> {
     on_this_host(plan)?;
     let real = real(plan)?;
-    let job = file::job(&real)?;
+    let job = file::job(&real, None)?;
     let found = beneath::inspect(&job.root, &job.relative, job.write, job.head, job.tail)
-        .map_err(|(step, errno)| file::failure(plan, step, errno))?;
+        .map_err(|(step, errno)| file::failure(plan, None, step, errno))?;
     file::judge(plan, &found)?;
     Ok(found.size)
 }

@@ -13,6 +13,7 @@ mod image;
 pub mod iscsi;
 pub mod local;
 mod mount;
+pub mod nfs;
 pub mod smb;
 
 use std::collections::BTreeMap;

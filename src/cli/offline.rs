@@ -10,6 +10,7 @@ use crate::api::{decode, encode};
 use crate::attach::plan_attach;
 use crate::backend::iscsi::IscsiBackend;
 use crate::backend::local::LocalBackend;
+use crate::backend::nfs::NfsBackend;
 use crate::backend::smb::SmbBackend;
 use crate::backend::{Backend, Backends};
 use crate::config::{DEFAULT_PATH, Settings};
@@ -37,7 +38,9 @@ fn backends(settings: Settings) -> Backends {
     // Never run: a plan is made without.
     let workers = Workers::from_executable(PathBuf::new());
     let local: Arc<dyn Backend> = Arc::new(LocalBackend::new(settings.local));
-    let iscsi = IscsiBackend::new(settings.iscsi, workers.clone());
-    let smb = SmbBackend::new(settings.smb, settings.mount_base, key, workers);
-    Backends::new([local, Arc::new(smb), Arc::new(iscsi)])
+    let base = settings.mount_base;
+    let smb = SmbBackend::new(settings.smb, base.clone(), key.clone(), workers.clone());
+    let nfs = NfsBackend::new(settings.nfs, base, key, workers.clone());
+    let iscsi = IscsiBackend::new(settings.iscsi, workers);
+    Backends::new([local, Arc::new(smb), Arc::new(nfs), Arc::new(iscsi)])
 }

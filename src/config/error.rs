@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::model::mount_options::OptionError;
+use crate::model::mount_options::{OptionError, Versions};
 use crate::model::{Reason, hint, nearest};
 
 /// A place in a configuration file.
@@ -94,6 +94,9 @@ pub enum Fault {
     /// The value does not fit.
     #[error("expected {0}")]
     Expected(&'static str),
+    /// These are no versions of the protocol.
+    #[error("expected a list of one or more of {}", quoted(.0))]
+    Versions(&'static Versions),
     /// A mount option does not fit.
     #[error(transparent)]
     MountOption(OptionError),
@@ -105,6 +108,12 @@ pub enum Fault {
         /// The name.
         name: String,
     },
+}
+
+/// `"4.2", "4.1"`
+fn quoted(versions: &Versions) -> String {
+    let quoted: Vec<_> = versions.names.iter().map(|n| format!("{n:?}")).collect();
+    quoted.join(", ")
 }
 
 /// The nearest known key, or else all of them.

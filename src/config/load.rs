@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::error::{ConfigError, Fault, Problem};
 use super::tree::{self, Section, Table};
-use super::{Detach, Iscsi, Libvirt, Listen, Local, Settings, Smb, SmbServer, owner, value};
+use super::{Detach, Iscsi, Libvirt, Listen, Local, Settings, Smb, SmbServer, nfs, owner, value};
+use crate::model::mount_options::{SMB, SMB_VERSIONS};
 use crate::model::server_name;
 
 /// Where the configuration is when nobody says otherwise: the one file that may be missing.
@@ -87,6 +88,7 @@ pub(super) fn decode(table: Table, problems: &mut Vec<Problem>) -> Settings {
     let listen = root.section(problems, "listen");
     let libvirt = root.section(problems, "libvirt");
     let smb = root.section(problems, "smb");
+    let nfs = root.section(problems, "nfs");
     let local = root.section(problems, "local");
     let detach = root.section(problems, "detach");
     let iscsi = root.section(problems, "iscsi");
@@ -97,6 +99,7 @@ pub(super) fn decode(table: Table, problems: &mut Vec<Problem>) -> Settings {
         listen: decode_listen(listen, problems),
         libvirt: decode_libvirt(libvirt, problems),
         smb: decode_smb(smb, problems),
+        nfs: nfs::decode(nfs, problems),
         local: decode_local(local, problems),
         detach: decode_detach(detach, problems),
         iscsi: decode_iscsi(iscsi, problems),
@@ -156,15 +159,16 @@ fn decode_iscsi(mut section: Section, problems: &mut Vec<Problem>) -> Iscsi {
 }
 
 fn decode_smb(mut section: Section, problems: &mut Vec<Problem>) -> Smb {
-    let versions = section.read(problems, "versions", value::versions);
+    let options = value::mount_options(&SMB);
+    let versions = section.read(problems, "versions", value::versions(&SMB_VERSIONS));
     let user = section.read(problems, "uid", owner::user);
     let group = section.read(problems, "gid", owner::group);
-    let user = user.unwrap_or_else(owner::qemu);
+    let user = user.unwrap_or_else(|| owner::qemu("smb"));
     let credentials_dirs = section.read(problems, "credentials_dirs", value::paths);
     let probe_timeout = section.read(problems, "probe_timeout", value::duration);
     let mount_timeout = section.read(problems, "mount_timeout", value::duration);
-    let default_options = section.read(problems, "default_options", value::mount_options);
-    let mandatory_options = section.read(problems, "mandatory_options", value::mount_options);
+    let default_options = section.read(problems, "default_options", &options);
+    let mandatory_options = section.read(problems, "mandatory_options", &options);
     let servers = section.section(problems, "servers");
     section.finish(problems);
     Smb {
@@ -178,26 +182,36 @@ fn decode_smb(mut section: Section, problems: &mut Vec<Problem>) -> Smb {
         mount_timeout: mount_timeout.unwrap_or(Duration::from_secs(10)),
         default_options: default_options.unwrap_or_default(),
         mandatory_options: mandatory_options.unwrap_or_default(),
-        servers: decode_servers(servers, problems),
+        servers: decode_servers(servers, problems, decode_smb_server),
     }
 }
 
-fn decode_servers(servers: Section, problems: &mut Vec<Problem>) -> BTreeMap<String, SmbServer> {
+fn decode_smb_server(section: &mut Section, problems: &mut Vec<Problem>) -> SmbServer {
+    let options = value::mount_options(&SMB);
+    SmbServer {
+        versions: section.read(problems, "versions", value::versions(&SMB_VERSIONS)),
+        read_only: section
+            .read(problems, "read_only", value::flag)
+            .unwrap_or(false),
+        default_options: section
+            .read(problems, "default_options", &options)
+            .unwrap_or_default(),
+        mandatory_options: section
+            .read(problems, "mandatory_options", &options)
+            .unwrap_or_default(),
+    }
+}
+
+/// Tables by the names of servers, each read by `decode`.
+pub(super) fn decode_servers<T>(
+    servers: Section,
+    problems: &mut Vec<Problem>,
+    decode: impl Fn(&mut Section, &mut Vec<Problem>) -> T,
+) -> BTreeMap<String, T> {
     let mut decoded = BTreeMap::new();
     for (name, at, mut section) in servers.sections(problems) {
         let key = section.path().to_owned();
-        let server = SmbServer {
-            versions: section.read(problems, "versions", value::versions),
-            read_only: section
-                .read(problems, "read_only", value::flag)
-                .unwrap_or(false),
-            default_options: section
-                .read(problems, "default_options", value::mount_options)
-                .unwrap_or_default(),
-            mandatory_options: section
-                .read(problems, "mandatory_options", value::mount_options)
-                .unwrap_or_default(),
-        };
+        let server = decode(&mut section, problems);
         section.finish(problems);
         let fault = match server_name(&name) {
             Err(_) => Some(Fault::Expected(

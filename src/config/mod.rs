@@ -5,6 +5,7 @@
 
 mod error;
 mod load;
+mod nfs;
 mod owner;
 mod smb;
 #[cfg(test)]
@@ -14,6 +15,7 @@ mod value;
 
 pub use error::{ConfigError, Fault, Position, Problem};
 pub use load::DEFAULT_PATH;
+pub use nfs::{Nfs, NfsServer};
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -32,6 +34,8 @@ pub struct Settings {
     pub mount_base: PathBuf,
     /// `[smb]`
     pub smb: Smb,
+    /// `[nfs]`
+    pub nfs: Nfs,
     /// `[local]`
     pub local: Local,
     /// `[detach]`

@@ -24,8 +24,8 @@ impl From<User> for Owner {
     }
 }
 
-/// The user that QEMU runs as on this host; root, with a warning, where there is none.
-pub(super) fn qemu() -> Owner {
+/// The user that QEMU runs as on this host; root, with a warning, where there is none. `section` has the key to set.
+pub(super) fn qemu(section: &str) -> Owner {
     // A host whose user database cannot be read has no such user either.
     let found = QEMU_USERS
         .iter()
@@ -34,7 +34,7 @@ pub(super) fn qemu() -> Owner {
         Some(user) => user.into(),
         None => {
             tracing::warn!(
-                "this host has no user libvirt-qemu or qemu: files on shares will belong to root; set smb.uid"
+                "this host has no user libvirt-qemu or qemu: volumes are taken to be root's; set {section}.uid"
             );
             Owner {
                 uid: 0,

@@ -53,6 +53,19 @@ fn every_key_is_read() {
         read_only = true
         default_options = "hard"
         mandatory_options = "port=4455"
+        [nfs]
+        versions = ["3", "4.1"]
+        uid = 4713
+        gid = 4714
+        probe_timeout = "2s"
+        mount_timeout = "20s"
+        default_options = "hard"
+        mandatory_options = "sec=krb5"
+        [nfs.servers."[FD00::5]"]
+        versions = ["4.0"]
+        read_only = true
+        default_options = "noac"
+        mandatory_options = "nconnect=4"
         [local]
         roots = ["/dev/vg"]
         [detach]
@@ -136,6 +149,54 @@ fn every_key_is_read() {
                 },
             },
         },
+        nfs: Nfs {
+            versions: [
+                "4.1",
+                "3",
+            ],
+            uid: 4713,
+            gid: 4714,
+            probe_timeout: 2s,
+            mount_timeout: 20s,
+            default_options: [
+                (
+                    "hard",
+                    None,
+                ),
+            ],
+            mandatory_options: [
+                (
+                    "sec",
+                    Some(
+                        "krb5",
+                    ),
+                ),
+            ],
+            servers: {
+                "fd00::5": NfsServer {
+                    versions: Some(
+                        [
+                            "4.0",
+                        ],
+                    ),
+                    read_only: true,
+                    default_options: [
+                        (
+                            "noac",
+                            None,
+                        ),
+                    ],
+                    mandatory_options: [
+                        (
+                            "nconnect",
+                            Some(
+                                "4",
+                            ),
+                        ),
+                    ],
+                },
+            },
+        },
         local: Local {
             roots: [
                 "/dev/vg",
@@ -196,7 +257,7 @@ fn what_is_wrong_is_told_with_its_place() {
     the configuration is invalid: c.toml:1:1: mout_base: unknown key; did you mean "mount_base"?
     the configuration is invalid: c.toml:2:1: smb.mandatory_option: unknown key; did you mean "mandatory_options"?
     the configuration is invalid: c.toml:2:1: smb.servers."nas.example".readonly: unknown key; did you mean "read_only"?
-    the configuration is invalid: c.toml:1:1: zzqq: unknown key; known here: state_dir, mount_base, listen, libvirt, smb, local, detach, iscsi
+    the configuration is invalid: c.toml:1:1: zzqq: unknown key; known here: state_dir, mount_base, listen, libvirt, smb, nfs, local, detach, iscsi
     the configuration is invalid: c.toml:1:1: mount_base: expected an absolute path other than "/", without ".."
     the configuration is invalid: c.toml:1:1: mount_base: expected an absolute path other than "/", without ".."
     the configuration is invalid: c.toml:1:1: mount_base: expected an absolute path other than "/", without ".."
@@ -286,7 +347,7 @@ fn a_file_that_is_named_and_missing_is_an_error() {
 
 /// The keys that the schema has, in the paths of docs/configuration.md: learned from what it says of an unknown key.
 fn schema() -> BTreeSet<String> {
-    let text = "zzqq=1\n[listen]\nzzqq=1\n[libvirt]\nzzqq=1\n[smb]\nzzqq=1\n[smb.servers.NAME]\nzzqq=1\n[local]\nzzqq=1\n[detach]\nzzqq=1\n[iscsi]\nzzqq=1";
+    let text = "zzqq=1\n[listen]\nzzqq=1\n[libvirt]\nzzqq=1\n[smb]\nzzqq=1\n[smb.servers.NAME]\nzzqq=1\n[nfs]\nzzqq=1\n[nfs.servers.NAME]\nzzqq=1\n[local]\nzzqq=1\n[detach]\nzzqq=1\n[iscsi]\nzzqq=1";
     let mut problems = Vec::new();
     decode(
         tree::parse(Path::new("c.toml"), text).unwrap(),
@@ -297,6 +358,8 @@ fn schema() -> BTreeSet<String> {
         "libvirt",
         "smb",
         "smb.servers",
+        "nfs",
+        "nfs.servers",
         "local",
         "detach",
         "iscsi",

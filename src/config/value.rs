@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::error::Fault;
 use super::tree::Value;
-use crate::model::mount_options::{Author, MountOption, OptionError, SMB, SMB_VERSIONS};
+use crate::model::mount_options::{self, Author, MountOption, OptionError, Versions};
 
 /// The longest duration: nobody waits longer for a server or a guest.
 const MAX_DURATION: Duration = Duration::from_secs(3600);
@@ -108,48 +108,52 @@ pub(super) fn paths(value: &Value) -> Result<Vec<PathBuf>, Fault> {
     }
 }
 
-/// SMB versions, put in order: newest first, each once.
-pub(super) fn versions(value: &Value) -> Result<Vec<String>, Fault> {
-    const EXPECTED: Fault = Fault::Expected(
-        "a list of one or more of \"3.1.1\", \"3.0.2\", \"3.0\", \"2.1\", \"2.0\", \"1.0\"",
-    );
-    let Value::List(items) = value else {
-        return Err(EXPECTED);
-    };
-    let mut named = Vec::new();
-    for item in items {
-        match &item.value {
-            Value::Text(text) => named.push(SMB_VERSIONS.named(text).ok_or(EXPECTED)?),
-            _ => return Err(EXPECTED),
+/// Versions of a protocol, put in order: newest first, each once.
+pub(super) fn versions(known: &'static Versions) -> impl Fn(&Value) -> Result<Vec<String>, Fault> {
+    move |value| {
+        let expected = || Fault::Versions(known);
+        let Value::List(items) = value else {
+            return Err(expected());
+        };
+        let mut named = Vec::new();
+        for item in items {
+            match &item.value {
+                Value::Text(text) => named.push(known.named(text).ok_or_else(expected)?),
+                _ => return Err(expected()),
+            }
         }
-    }
-    let versions: Vec<String> = SMB_VERSIONS
-        .names
-        .iter()
-        .filter(|version| named.contains(version))
-        .map(ToString::to_string)
-        .collect();
-    match versions.is_empty() {
-        true => Err(EXPECTED),
-        false => Ok(versions),
+        let versions: Vec<String> = known
+            .names
+            .iter()
+            .filter(|version| named.contains(version))
+            .map(ToString::to_string)
+            .collect();
+        match versions.is_empty() {
+            true => Err(expected()),
+            false => Ok(versions),
+        }
     }
 }
 
-/// Mount options: `"seal,echo_interval=5"`.
-pub(super) fn mount_options(value: &Value) -> Result<Vec<MountOption>, Fault> {
-    let Value::Text(text) = value else {
-        return Err(Fault::Expected(
-            "mount options, such as \"seal,echo_interval=5\"",
-        ));
-    };
-    let mut options = Vec::new();
-    for option in text.split(',').map(str::trim).filter(|o| !o.is_empty()) {
-        let (name, value) = match option.split_once('=') {
-            Some((name, value)) => (name.trim(), Some(value.trim())),
-            None => (option, None),
+/// Mount options of a file system: `"seal,echo_interval=5"`.
+pub(super) fn mount_options(
+    table: &'static mount_options::Table,
+) -> impl Fn(&Value) -> Result<Vec<MountOption>, Fault> {
+    move |value| {
+        let Value::Text(text) = value else {
+            return Err(Fault::Expected(
+                "mount options, such as \"soft,rsize=65536\"",
+            ));
         };
-        let checked: Result<_, OptionError> = SMB.check(name, value, Author::Deployer);
-        options.extend(checked.map_err(Fault::MountOption)?);
+        let mut options = Vec::new();
+        for option in text.split(',').map(str::trim).filter(|o| !o.is_empty()) {
+            let (name, value) = match option.split_once('=') {
+                Some((name, value)) => (name.trim(), Some(value.trim())),
+                None => (option, None),
+            };
+            let checked: Result<_, OptionError> = table.check(name, value, Author::Deployer);
+            options.extend(checked.map_err(Fault::MountOption)?);
+        }
+        Ok(options)
     }
-    Ok(options)
 }

@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::{
-    ConnectionInfo, IscsiVolume, LocalVolume, NvmeVolume, Protocol, SmbCredentials, SmbVolume,
+    ConnectionInfo, IscsiVolume, LocalVolume, NfsVolume, NvmeVolume, Protocol, SmbCredentials,
+    SmbVolume,
 };
 
 impl ConnectionInfo {
@@ -22,6 +23,7 @@ impl ConnectionInfo {
         let (protocol, password, second) = match &self.protocol {
             Protocol::Smb(volume) => (smb(volume), password(&volume.credentials), None),
             Protocol::Local(volume) => (local(volume), "", None),
+            Protocol::Nfs(volume) => (nfs(volume), "", None),
             Protocol::Nvme(volume) => (nvme(volume), "", None),
             Protocol::Iscsi(volume) => {
                 let chap = volume.chap.as_ref();
@@ -89,6 +91,14 @@ fn credentials(credentials: &SmbCredentials) -> Value {
 
 fn local(volume: &LocalVolume) -> Value {
     json!({ "local": volume.device_path, "format": volume.format })
+}
+
+fn nfs(volume: &NfsVolume) -> Value {
+    json!({
+        "nfs": [volume.host, volume.path, volume.name],
+        "format": volume.format,
+        "options": volume.options,
+    })
 }
 
 fn iscsi(volume: &IscsiVolume) -> Value {

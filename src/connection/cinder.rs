@@ -3,9 +3,9 @@
 use serde_json::{Map, Value};
 use zeroize::Zeroize;
 
-use super::smb::Given;
 use super::{
-    Common, ConnectionError, ConnectionInfo, IscsiVolume, LocalVolume, NvmeVolume, Protocol,
+    Common, ConnectionError, ConnectionInfo, Given, IscsiVolume, LocalVolume, NvmeVolume, Protocol,
+    nfs,
 };
 use crate::model::{AccessSource, IoTune};
 
@@ -13,7 +13,7 @@ use crate::model::{AccessSource, IoTune};
 const MAX_TEXT: usize = 64 * 1024;
 
 /// The protocols there are.
-pub(super) const PROTOCOLS: &str = "smbfs, local, iscsi or nvmeof";
+pub(super) const PROTOCOLS: &str = "smbfs, local, iscsi, nvmeof or nfs";
 
 /// Keys that are read or that are known to mean nothing here: others are told at debug level.
 const KNOWN: &[&str] = &[
@@ -130,20 +130,13 @@ impl ConnectionInfo {
         match protocol {
             "smbfs" => {
                 let common = common(data, &levels)?;
-                let export = "//host/share or //host/share/folder";
-                let name = "the volume's file beneath the export";
-                let given = Given {
-                    at: data.at,
-                    export: data
-                        .text("export", export)?
-                        .ok_or_else(|| data.missing("export", export))?,
-                    name: data
-                        .text("name", name)?
-                        .ok_or_else(|| data.missing("name", name))?,
-                    format: data.text("format", "the image format's name")?,
-                };
-                let options = data.text("options", "mount options")?.unwrap_or_default();
-                Self::smb_from_cinder(&given, options, common)
+                let given = data.file_on_a_share("//host/share or //host/share/folder")?;
+                Self::smb_from_cinder(&given, data.options()?, common)
+            }
+            "nfs" => {
+                let common = common(data, &levels)?;
+                let given = data.file_on_a_share(nfs::EXPORT)?;
+                Self::nfs_from(&given, data.options()?, common)
             }
             "local" => {
                 let common = common(data, &levels)?;
@@ -261,6 +254,26 @@ impl<'a> Fields<'a> {
             problem,
             expected,
         }
+    }
+
+    /// What names a file on a share; `export` is what an export looks like.
+    fn file_on_a_share(&self, export: &'static str) -> Result<Given<'a>, ConnectionError> {
+        let name = "the volume's file beneath the export";
+        Ok(Given {
+            at: self.at,
+            export: self
+                .text("export", export)?
+                .ok_or_else(|| self.missing("export", export))?,
+            name: self
+                .text("name", name)?
+                .ok_or_else(|| self.missing("name", name))?,
+            format: self.text("format", "the image format's name")?,
+        })
+    }
+
+    fn options(&self) -> Result<&'a str, ConnectionError> {
+        let options = self.text("options", "mount options")?;
+        Ok(options.unwrap_or_default())
     }
 
     /// A string; absent and null are `None`.

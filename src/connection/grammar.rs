@@ -62,6 +62,14 @@ pub(super) fn parse(text: &str) -> Result<Vec<Token>, String> {
     Ok(tokens)
 }
 
+/// Whether a name looks like an option's: only such names are told in errors.
+pub(super) fn is_plain(name: &str) -> bool {
+    name.len() <= 32
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+}
+
 struct Scanner<'a> {
     rest: &'a str,
 }

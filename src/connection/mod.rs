@@ -12,6 +12,7 @@ mod format;
 mod grammar;
 mod iscsi;
 mod local;
+mod nfs;
 mod nvmeof;
 mod path;
 mod smb;
@@ -59,6 +60,8 @@ pub enum Protocol {
     Smb(SmbVolume),
     /// A block device or file of this host (`local`).
     Local(LocalVolume),
+    /// A file on an NFS export (`nfs`).
+    Nfs(NfsVolume),
     /// A LUN of an iSCSI target (`iscsi`).
     Iscsi(IscsiVolume),
     /// A namespace of an NVMe/TCP subsystem (`nvmeof`).
@@ -72,6 +75,7 @@ impl Protocol {
         match self {
             Self::Smb(_) => "smbfs",
             Self::Local(_) => "local",
+            Self::Nfs(_) => "nfs",
             Self::Iscsi(_) => "iscsi",
             Self::Nvme(_) => "nvmeof",
         }
@@ -125,6 +129,21 @@ pub enum SmbCredentials {
     },
 }
 
+/// A file on an NFS export.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NfsVolume {
+    /// The server: a host name in lower case, or an address without brackets.
+    pub host: String,
+    /// The export's absolute path on the server; no trailing slash but for the root's.
+    pub path: String,
+    /// The volume's file beneath the export: relative, no `..`.
+    pub name: String,
+    /// Its format.
+    pub format: ImageFormat,
+    /// Mount options, each of them allowed; `ro` and `rw` are not among them, and `vers=4` means any minor version.
+    pub options: Vec<MountOption>,
+}
+
 /// A block device or file of this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalVolume {
@@ -151,6 +170,15 @@ pub struct NvmeVolume {
     pub host_nqn: Option<String>,
     /// Its format.
     pub format: ImageFormat,
+}
+
+/// A file on a share as a caller describes it, not yet checked.
+struct Given<'a> {
+    /// Put before the names of keys in errors, such as `data.`.
+    at: &'a str,
+    export: &'a str,
+    name: &'a str,
+    format: Option<&'a str>,
 }
 
 /// What a block size may be.

@@ -65,7 +65,7 @@ fn every_fixture_is_read_or_refused_as_it_should() {
     iscsi.json: read
     local-image.json: read
     local.json: read
-    nfs.json: PROTOCOL_UNSUPPORTED: driver_volume_type "nfs" is not supported: expected smbfs, local, iscsi or nvmeof
+    nfs.json: read
     nvmeof-old.json: read
     nvmeof.json: read
     smb-bad-access-mode.json: INVALID_CONNECTION_INFO: connection info's data.access_mode is neither ro nor rw: expected ro or rw
@@ -415,11 +415,11 @@ fn what_is_malformed_is_told_by_key_and_never_by_value() {
     INVALID_CONNECTION_INFO: connection info is not JSON (line 1, column 1): send the object that Cinder gives
     INVALID_CONNECTION_INFO: connection info's document is not a JSON object: expected the object that Cinder gives, with driver_volume_type
     INVALID_CONNECTION_INFO: connection info's document is not a JSON object: expected the object that Cinder gives, with driver_volume_type
-    INVALID_CONNECTION_INFO: connection info lacks driver_volume_type: expected smbfs, local, iscsi or nvmeof
+    INVALID_CONNECTION_INFO: connection info lacks driver_volume_type: expected smbfs, local, iscsi, nvmeof or nfs
     INVALID_CONNECTION_INFO: connection info has 70000 bytes: more than 65536 cannot be right
     INVALID_CONNECTION_INFO: connection info is not JSON (line 1, column 128): send the object that Cinder gives
-    INVALID_CONNECTION_INFO: connection info's driver_volume_type is not a string: expected smbfs, local, iscsi or nvmeof
-    PROTOCOL_UNSUPPORTED: driver_volume_type "" is not supported: expected smbfs, local, iscsi or nvmeof
+    INVALID_CONNECTION_INFO: connection info's driver_volume_type is not a string: expected smbfs, local, iscsi, nvmeof or nfs
+    PROTOCOL_UNSUPPORTED: driver_volume_type "" is not supported: expected smbfs, local, iscsi, nvmeof or nfs
     INVALID_CONNECTION_INFO: connection info's data is not an object: expected an object
     INVALID_CONNECTION_INFO: connection info's data is not an object: expected an object
     INVALID_CONNECTION_INFO: connection info lacks data.export: expected //host/share or //host/share/folder
@@ -515,7 +515,7 @@ proptest! {
     }
 
     #[test]
-    fn reading_is_total_on_json(value in json(), protocol in "smbfs|local|iscsi|nvmeof") {
+    fn reading_is_total_on_json(value in json(), protocol in "smbfs|local|iscsi|nvmeof|nfs") {
         let _ = ConnectionInfo::from_cinder_json(&value.to_string());
         let wrapped = serde_json::json!({"driver_volume_type": protocol, "data": value});
         if let Err(error) = ConnectionInfo::from_cinder_json(&wrapped.to_string()) {

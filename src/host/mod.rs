@@ -1,7 +1,7 @@
 //! This host, as control planes and storage want to know it.
 //!
 //! Invariant: telling takes no subprocess and no network, and nothing but small files of this host's own (proc(5), sysfs(5),
-//! /etc), at most every [`FRESH`]; so it may be asked for before each attach.
+//! /etc), at most every few seconds; so it may be asked for before each attach.
 
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};

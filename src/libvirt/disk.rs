@@ -28,9 +28,9 @@ fn invalid(option: &'static str, value: impl ToString, rule: impl Into<String>) 
 
 /// Writes the disk's XML for this target and address.
 ///
-/// No `<seclabel>`: libvirt gives local files to QEMU's user, as it must, and lets a share be that cannot change
-/// owners (`virSecurityDACSetOwnershipInternal` ignores EPERM, EROFS and EOPNOTSUPP); the share's mount options name
-/// the owner there.
+/// libvirt gives a local file to QEMU's user, as it must. What keeps its owner gets a `<seclabel>` that forbids it
+/// (`virSecurityDACSetImageLabelInternal`): otherwise a volume on an export where root is root would be QEMU's while it
+/// is plugged, and root's ever after.
 pub(super) fn write(
     spec: &DiskSpec,
     target: &str,
@@ -63,7 +63,9 @@ pub(super) fn write(
         .with("device", "disk")
         .with_children([
             driver,
-            Element::new("source").with(attribute, path),
+            Element::new("source")
+                .with(attribute, path)
+                .with_children(spec.keeps_owner.then(keep_owner)),
             Element::new("target").with("dev", target).with("bus", bus),
         ])
         .with_children(iotune(options)?)
@@ -87,6 +89,12 @@ pub(super) fn write(
             source,
         },
     })
+}
+
+fn keep_owner() -> Element {
+    Element::new("seclabel")
+        .with("model", "dac")
+        .with("relabel", "no")
 }
 
 fn check_modes(spec: &DiskSpec) -> Result<(), HypervisorError> {

@@ -95,6 +95,8 @@ pub struct DiskSpec {
     pub format: ImageFormat,
     /// Read-only puts `<readonly/>` into the XML.
     pub access: Access,
+    /// Its storage says who owns it: libvirt leaves that as it is.
+    pub keeps_owner: bool,
     /// The caller's options, with the connection info's filled in where the caller said nothing.
     pub options: DiskOptions,
 }

@@ -21,7 +21,7 @@ use volattach::admission::{Admitted, admit};
 use volattach::attach::{AttachRequest, ConnectRequest, Engine, Parts};
 use volattach::backend::{Backend, Backends, Presence};
 use volattach::connection::{
-    Common, ConnectionInfo, LocalVolume, Protocol, SmbCredentials, SmbVolume,
+    Common, ConnectionInfo, LocalVolume, NfsVolume, Protocol, SmbCredentials, SmbVolume,
 };
 use volattach::journal::Record;
 use volattach::libvirt::DeviceGone;
@@ -161,8 +161,9 @@ impl World {
     /// The same, with another patience for guests.
     pub fn engine_with(&self, unplug_timeout: Duration) -> Engine {
         self.state().soon.clear();
-        let backends: [Arc<dyn Backend>; 2] = [
+        let backends: [Arc<dyn Backend>; 3] = [
             Arc::new(storage::FakeBackend::new(self, "smbfs")),
+            Arc::new(storage::FakeBackend::new(self, "nfs")),
             Arc::new(storage::FakeBackend::new(self, "local")),
         ];
         Engine::new(Parts {
@@ -202,6 +203,20 @@ pub fn smb(name: &str) -> ConnectionInfo {
                 password: Secret::from("hunter2"),
                 domain: None,
             },
+            options: vec![],
+        }),
+    }
+}
+
+/// Connection info for a volume on one NFS export.
+pub fn nfs(name: &str) -> ConnectionInfo {
+    ConnectionInfo {
+        common: Common::default(),
+        protocol: Protocol::Nfs(NfsVolume {
+            host: "files".into(),
+            path: "/vols".into(),
+            name: name.into(),
+            format: ImageFormat::Raw,
             options: vec![],
         }),
     }

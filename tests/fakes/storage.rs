@@ -164,6 +164,17 @@ impl Backend for FakeBackend {
                 };
                 (Some(id), Some(mount), root.clone(), root.join(&volume.name))
             }
+            Protocol::Nfs(volume) => {
+                let id = format!("nfs {}{} {access}", volume.host, volume.path);
+                let root = PathBuf::from("/mnt/nfs");
+                let mount = MountPlan {
+                    source: format!("{}:{}", volume.host, volume.path),
+                    fstype: "nfs".to_owned(),
+                    options: access.to_string(),
+                    target: root.clone(),
+                };
+                (Some(id), Some(mount), root.clone(), root.join(&volume.name))
+            }
             Protocol::Local(volume) => (None, None, "/volumes".into(), volume.device_path.clone()),
             other => panic!("no fake of {}", other.name()),
         };

@@ -35,6 +35,13 @@ pub(super) fn info(info: Option<v1::ConnectionInfo>) -> Result<ConnectionInfo> {
             &volume.format,
             common(volume.properties)?,
         ),
+        Form::Nfs(volume) => ConnectionInfo::nfs(
+            &volume.export,
+            &volume.name,
+            &volume.format,
+            &volume.options,
+            common(volume.properties)?,
+        ),
         Form::Iscsi(volume) => ConnectionInfo::iscsi(
             &volume.paths.into_iter().map(path).collect::<Vec<_>>(),
             volume.chap.map(|chap| ChapText {

@@ -523,7 +523,7 @@ impl Backend for IscsiBackend {
     }
 
     async fn inspect(&self, plan: &HostPlan) -> Result<(), BackendError> {
-        mount::inspect(&self.workers, plan).await.map(drop)
+        mount::inspect(&self.workers, plan, None).await.map(drop)
     }
 
     async fn extend(&self, plan: &HostPlan) -> Result<u64, BackendError> {
@@ -561,7 +561,7 @@ impl Backend for IscsiBackend {
                 });
             }
         }
-        mount::inspect(&self.workers, plan).await
+        mount::inspect(&self.workers, plan, None).await
     }
 
     async fn disconnect(&self, plan: &HostPlan, last: bool) -> Result<(), BackendError> {

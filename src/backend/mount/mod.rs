@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 
 use super::{BackendError, Presence, file};
 use crate::model::{Access, HostPlan, MountPlan};
-use crate::sys::worker::{Job, MountJob, Reply, Worker, WorkerError, Workers};
+use crate::sys::worker::{Job, MountJob, Reply, RunAs, Worker, WorkerError, Workers};
 use probe::Outcome;
 use tried::Tried;
 
@@ -78,6 +78,8 @@ pub(in crate::backend) enum Meaning {
     Unreachable(String),
     /// It fell silent: another address may do.
     Silent(String),
+    /// Not by this version: an older one that the server offers may do.
+    OtherVersion(BackendError),
     /// Another address would change nothing.
     Final(BackendError),
 }
@@ -86,15 +88,18 @@ pub(in crate::backend) enum Meaning {
 #[derive(Debug)]
 pub(in crate::backend) struct Mounter {
     workers: Workers,
+    /// As whom volumes are opened; `None`: as the daemon, whom the share's owner does not concern.
+    user: Option<RunAs>,
     /// Look-ups of names under way: with a dead resolver they must not take every thread for blocking work.
     resolving: Arc<Semaphore>,
 }
 
 impl Mounter {
     /// Touches nothing.
-    pub(in crate::backend) fn new(workers: Workers) -> Self {
+    pub(in crate::backend) fn new(workers: Workers, user: Option<RunAs>) -> Self {
         Self {
             workers,
+            user,
             resolving: Arc::new(Semaphore::new(RESOLVING)),
         }
     }
@@ -137,7 +142,7 @@ impl Mounter {
 
     /// Inspects the volume of a mounted share, and gives its size in bytes.
     pub(in crate::backend) async fn inspect(&self, plan: &HostPlan) -> Result<u64, BackendError> {
-        inspect(&self.workers, plan).await
+        inspect(&self.workers, plan, self.user).await
     }
 
     /// Unmounts everything on and beneath the mount point, and removes it. Nothing there is success.
@@ -208,6 +213,7 @@ impl Mounter {
                     continue;
                 }
             };
+            let mut refused = None;
             for offer in offers {
                 let job = Job::Mount(MountJob {
                     source: mount.source.clone(),
@@ -218,17 +224,28 @@ impl Mounter {
                 });
                 let worker = started.take().unwrap_or_else(|| self.start());
                 let mut worker = worker.map_err(host(|| "start a worker".to_owned()))?;
-                let jobs = [job, Job::Inspect(file::job(plan)?)];
+                let jobs = [job, Job::Inspect(file::job(plan, self.user)?)];
                 match mount_one(&mut worker, &jobs, share, mount, &offer).await {
                     Ok(()) => {
                         tracing::info!(source = mount.source, %address, vers = %offer, mount_point = %mount.target.display(), "mounted");
                         check(mount, plan.access)?;
-                        return found(plan, worker.reply(INSPECT_TIMEOUT).await).map(drop);
+                        let reply = worker.reply(INSPECT_TIMEOUT).await;
+                        return found(plan, self.user, reply).map(drop);
                     }
                     Err(Meaning::Final(error)) => return Err(error),
-                    Err(Meaning::Unreachable(why)) => tried.unreachable(address, why),
-                    Err(Meaning::Silent(why)) => tried.silent(address, why),
+                    Err(Meaning::OtherVersion(error)) => refused = Some(error),
+                    Err(Meaning::Unreachable(why)) => {
+                        tried.unreachable(address, why);
+                        break;
+                    }
+                    Err(Meaning::Silent(why)) => {
+                        tried.silent(address, why);
+                        break;
+                    }
                 }
+            }
+            if let Some(error) = refused {
+                return Err(error);
             }
         }
         Err(tried.into_error(share.host(), share.versions()))
@@ -282,23 +299,28 @@ fn check(mount: &MountPlan, access: Access) -> Result<(), BackendError> {
     })
 }
 
-/// Inspects a volume that is connected, and gives its size in bytes.
+/// Inspects a volume that is connected, as `user`, and gives its size in bytes.
 pub(in crate::backend) async fn inspect(
     workers: &Workers,
     plan: &HostPlan,
+    user: Option<RunAs>,
 ) -> Result<u64, BackendError> {
-    let job = Job::Inspect(file::job(plan)?);
-    found(plan, workers.run(job, INSPECT_TIMEOUT).await)
+    let job = Job::Inspect(file::job(plan, user)?);
+    found(plan, user, workers.run(job, INSPECT_TIMEOUT).await)
 }
 
 /// Judges what a worker found of the volume, and gives its size in bytes.
-fn found(plan: &HostPlan, reply: Result<Reply, WorkerError>) -> Result<u64, BackendError> {
+fn found(
+    plan: &HostPlan,
+    user: Option<RunAs>,
+    reply: Result<Reply, WorkerError>,
+) -> Result<u64, BackendError> {
     match reply {
         Ok(Reply::Found(found)) => file::judge(plan, &found).map(|()| found.size),
         Ok(_) => Err(host(|| format!("look at {}", plan.path.display()))(
             std::io::Error::other("the worker gave another job's reply"),
         )),
-        Err(WorkerError::Failed { step, errno }) => Err(file::failure(plan, &step, errno)),
+        Err(WorkerError::Failed { step, errno }) => Err(file::failure(plan, user, &step, errno)),
         Err(WorkerError::Deadline { within, .. }) => Err(BackendError::ServerLost {
             path: plan.path.clone(),
             why: format!("nothing within {} s", within.as_secs()),

@@ -20,7 +20,7 @@ pub(super) fn presence(plan: &MountPlan, access: Access) -> io::Result<Presence>
     let mounts = Mounts::read()?;
     if let Some(mount) = mounts.at(&plan.target).last() {
         // Its name is this mount's alone, so what is on it is ours; but a mount may cover it, or not be what was asked for.
-        let whole = mount.fstype == plan.fstype
+        let whole = same_kind(&mount.fstype, &plan.fstype)
             && mount.read_only == access.is_read_only()
             && mounts.at(&plan.target).count() == 1;
         return Ok(if whole {
@@ -55,7 +55,7 @@ pub(super) fn shortcoming(plan: &MountPlan, access: Access) -> io::Result<Option
         .strip_suffix(b"/")
         .unwrap_or(&normal)
         .eq_ignore_ascii_case(plan.source.as_bytes());
-    Ok(if mount.fstype != plan.fstype || !same_source {
+    Ok(if !same_kind(&mount.fstype, &plan.fstype) || !same_source {
         Some(format!(
             "something else is mounted there: {} of type {}",
             String::from_utf8_lossy(source),
@@ -66,6 +66,11 @@ pub(super) fn shortcoming(plan: &MountPlan, access: Access) -> io::Result<Option
     } else {
         None
     })
+}
+
+/// Whether a mount is of the kind that was asked for: the kernel calls an NFS mount of version 4 `nfs4`.
+fn same_kind(mounted: &str, asked: &str) -> bool {
+    mounted == asked || (mounted, asked) == ("nfs4", "nfs")
 }
 
 /// Makes the directory of a mount point beneath its base, which is made too: for root alone, but traversable, since

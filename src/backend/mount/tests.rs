@@ -3,7 +3,7 @@ use super::*;
 #[tokio::test]
 async fn an_empty_mount_point_is_partial_and_goes() {
     let dir = tempfile::tempdir().unwrap();
-    let mounter = Mounter::new(Workers::from_executable("/nonexistent".into()));
+    let mounter = Mounter::new(Workers::from_executable("/nonexistent".into()), None);
     let mount = MountPlan {
         source: "//files/vols".into(),
         fstype: "cifs".into(),

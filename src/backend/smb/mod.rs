@@ -55,7 +55,7 @@ impl SmbBackend {
             settings,
             mount_base,
             key,
-            mounter: Mounter::new(workers),
+            mounter: Mounter::new(workers, None),
             mounting: Mutex::new(()),
         }
     }

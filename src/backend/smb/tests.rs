@@ -124,6 +124,7 @@ fn mount_errors_are_told_in_words() {
     let told = |errno| match failure::meaning(errno, &share, Path::new("/mnt/x"), share.dialects[0])
     {
         Meaning::Final(error) => format!("{}: {error}", error.reason()),
+        Meaning::OtherVersion(error) => format!("next version: {error}"),
         Meaning::Unreachable(why) => format!("next address: {why}"),
         Meaning::Silent(why) => format!("next address, silent: {why}"),
     };

@@ -10,7 +10,7 @@ mod options;
 mod tests;
 
 use super::path::{self, Key};
-use super::{Common, ConnectionError, ConnectionInfo, Protocol, SmbVolume, format};
+use super::{Common, ConnectionError, ConnectionInfo, Given, Protocol, SmbVolume, format};
 use crate::model::{AccessSource, Secret};
 
 /// Who logs in, given apart from the options string.
@@ -22,15 +22,6 @@ pub struct SmbLogin {
     pub password: Secret,
     /// The domain or workgroup; empty: none, or the one in `username`.
     pub domain: String,
-}
-
-/// A volume as a caller describes it, not yet checked.
-pub(super) struct Given<'a> {
-    /// Put before the names of keys in errors, such as `data.`.
-    pub(super) at: &'a str,
-    pub(super) export: &'a str,
-    pub(super) name: &'a str,
-    pub(super) format: Option<&'a str>,
 }
 
 impl ConnectionInfo {

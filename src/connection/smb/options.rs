@@ -31,7 +31,7 @@ pub(super) fn parse(key: &str, text: &str) -> Result<Options, ConnectionError> {
     // A password with a bare comma goes on in what looks like the next option's name: that must not be told.
     let mut after_password = false;
     for (index, token) in tokens.into_iter().enumerate() {
-        let told = !after_password && is_plain(&token.name);
+        let told = !after_password && grammar::is_plain(&token.name);
         after_password = matches!(token.name.as_str(), "password" | "pass")
             || token.value.as_ref().is_some_and(|v| v.percent.is_some());
         match apply(key, &mut options, token) {
@@ -48,14 +48,6 @@ pub(super) fn parse(key: &str, text: &str) -> Result<Options, ConnectionError> {
         }
     }
     Ok(options)
-}
-
-/// Whether a name looks like an option's: only such names are told in errors.
-fn is_plain(name: &str) -> bool {
-    name.len() <= 32
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
 }
 
 fn apply(key: &str, options: &mut Options, token: Token) -> Result<(), ConnectionError> {

@@ -14,6 +14,7 @@ fn spec(options: DiskOptions) -> DiskSpec {
         kind: SourceKind::File,
         format: ImageFormat::Raw,
         access: Access::ReadWrite,
+        keeps_owner: false,
         options,
     }
 }
@@ -196,6 +197,7 @@ fn read(xml: &str) -> (DiskSpec, String, Option<DiskAddress>) {
             Some(_) => Access::ReadOnly,
             None => Access::ReadWrite,
         },
+        keeps_owner: false,
         options: DiskOptions {
             bus: target.attribute("bus").map(|v| v.parse().unwrap()),
             target: None,

@@ -13,6 +13,7 @@ fn spec(options: DiskOptions) -> DiskSpec {
         kind: SourceKind::File,
         format: ImageFormat::Raw,
         access: Access::ReadWrite,
+        keeps_owner: false,
         options,
     }
 }

@@ -5,11 +5,13 @@
 
 use std::fmt;
 
+mod nfs;
 mod smb;
 mod takes;
 #[cfg(test)]
 mod tests;
 
+pub use nfs::{NFS, NFS_VERSIONS};
 pub use smb::{SMB, SMB_VERSIONS};
 use takes::Spec;
 pub use takes::Versions;

@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// The versions of a protocol.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Versions {
     /// As the kernel's `vers=` names them, newest first.
     pub names: &'static [&'static str],

@@ -4,37 +4,46 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn names() -> Vec<&'static str> {
-    SMB.allowed.iter().map(|spec| spec.name).collect()
+const TABLES: [(&str, &Table); 2] = [("## Mount options", &SMB), ("## NFS mount options", &NFS)];
+
+fn names(table: &Table) -> Vec<&'static str> {
+    table.allowed.iter().map(|spec| spec.name).collect()
 }
 
 #[test]
 fn the_reference_lists_exactly_what_is_allowed() {
     let text = include_str!("../../../docs/connection-info.md");
-    let (_, section) = text.split_once("## Mount options").unwrap();
-    let documented: BTreeSet<&str> = section
-        .lines()
-        .filter_map(|line| line.strip_prefix("| `")?.split_once(" |"))
-        .flat_map(|(options, _)| options.split(['`', ',', ' ']))
-        .filter(|word| !word.is_empty())
-        .collect();
-    assert_eq!(documented, names().into_iter().collect());
-    for dropped in SMB.dropped {
-        assert!(section.contains(&format!("`{dropped}`")), "{dropped}");
+    for (heading, table) in TABLES {
+        let (_, rest) = text.split_once(&format!("\n{heading}\n")).unwrap();
+        let section = rest
+            .split_once("\n## ")
+            .map_or(rest, |(section, _)| section);
+        let documented: BTreeSet<&str> = section
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split_once(" |"))
+            .flat_map(|(options, _)| options.split(['`', ',', ' ']))
+            .filter(|word| !word.is_empty())
+            .collect();
+        assert_eq!(documented, names(table).into_iter().collect(), "{heading}");
+        for dropped in table.dropped {
+            assert!(section.contains(&format!("`{dropped}`")), "{dropped}");
+        }
     }
 }
 
 #[test]
 fn no_option_is_on_two_lists_and_what_is_replaced_is_known() {
-    let mut all = names();
-    all.extend(SMB.deployer.iter().map(|spec| spec.name));
-    all.extend(SMB.dropped);
-    all.extend(SMB.refused.iter().flat_map(|(names, _)| names.iter()));
-    let once: BTreeSet<&str> = all.iter().copied().collect();
-    assert_eq!(all.len(), once.len());
-    for spec in SMB.allowed {
-        for replaced in spec.replaces {
-            assert!(names().contains(replaced), "{replaced}");
+    for (heading, table) in TABLES {
+        let mut all = names(table);
+        all.extend(table.deployer.iter().map(|spec| spec.name));
+        all.extend(table.dropped);
+        all.extend(table.refused.iter().flat_map(|(names, _)| names.iter()));
+        let once: BTreeSet<&str> = all.iter().copied().collect();
+        assert_eq!(all.len(), once.len(), "{heading}");
+        for spec in table.allowed {
+            for replaced in spec.replaces {
+                assert!(names(table).contains(replaced), "{replaced}");
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The worker's own side: confine itself, read the jobs, do them, reply to each, end.
 
+use std::ffi::CString;
 use std::io::{Read, Write};
 use std::process::ExitCode;
 
@@ -8,9 +9,10 @@ use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
+use nix::unistd::{Gid, Uid, User, initgroups, setgroups, setresgid, setresuid};
 use zeroize::Zeroizing;
 
-use super::{InspectJob, JOBS_MAX, Job, Reply, SysfsJob};
+use super::{InspectJob, JOBS_MAX, Job, Reply, RunAs, SysfsJob};
 use crate::sys::beneath::Failed;
 use crate::sys::{beneath, mount, scsi};
 
@@ -53,6 +55,10 @@ fn capabilities(job: &Job) -> &'static [Capability] {
         Job::Mount(_) => &[Capability::CAP_SYS_ADMIN],
         // What is mounted beneath a share lies behind folders that are the hypervisor's user's alone, as are the files.
         Job::Unmount(_) => &[Capability::CAP_SYS_ADMIN, Capability::CAP_DAC_READ_SEARCH],
+        // Another user needs no rights of root's: that is what is asked.
+        Job::Inspect(InspectJob { user: Some(_), .. }) => {
+            &[Capability::CAP_SETUID, Capability::CAP_SETGID]
+        }
         Job::Inspect(InspectJob { write: false, .. }) => &[Capability::CAP_DAC_READ_SEARCH],
         Job::Inspect(InspectJob { write: true, .. }) => &[
             Capability::CAP_DAC_READ_SEARCH,
@@ -65,6 +71,23 @@ fn capabilities(job: &Job) -> &'static [Capability] {
         }
         Job::WriteSysfs(_) => &[],
     }
+}
+
+/// Becomes another user for good, with all of its groups. All capabilities go with root.
+fn run_as(user: RunAs) -> Result<(), Errno> {
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    if uid == Uid::effective() {
+        return Ok(());
+    }
+    let name = User::from_uid(uid)?.and_then(|user| CString::new(user.name).ok());
+    match name {
+        Some(name) => initgroups(&name, gid)?,
+        None => setgroups(&[gid])?,
+    }
+    setresgid(gid, gid, gid)?;
+    setresuid(uid, uid, uid)?;
+    // The kernel forgets both with the old user (kernel/cred.c, commit_creds).
+    confine()
 }
 
 /// The worker dies with its parent, and nobody looks into its memory: no ptrace, no core file.
@@ -105,10 +128,14 @@ fn run(job: &Job) -> Reply {
         Job::Unmount(target) => mount::unmount(target)
             .map(|()| Reply::Done)
             .map_err(|errno| ("unmount", errno)),
-        Job::Inspect(job) => {
-            beneath::inspect(&job.root, &job.relative, job.write, job.head, job.tail)
-                .map(Reply::Found)
-        }
+        Job::Inspect(job) => job
+            .user
+            .map_or(Ok(()), run_as)
+            .map_err(|errno| ("become the user that QEMU runs as", errno))
+            .and_then(|()| {
+                beneath::inspect(&job.root, &job.relative, job.write, job.head, job.tail)
+            })
+            .map(Reply::Found),
         Job::Identify(device) => scsi::identify(device).map(Reply::Identity),
         Job::SetReadOnly(device) => scsi::set_read_only(device).map(|()| Reply::Done),
         Job::Flush(device) => scsi::flush(device).map(|()| Reply::Done),

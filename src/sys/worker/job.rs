@@ -61,6 +61,18 @@ pub struct InspectJob {
     pub head: usize,
     /// How many of its last bytes to read.
     pub tail: usize,
+    /// As whom; `None`: as the worker. The worker stays who it became: no other job may follow.
+    pub user: Option<RunAs>,
+}
+
+/// A user of this host, with its supplementary groups where the host knows any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunAs {
+    /// Its number.
+    pub uid: u32,
+    /// Its group's.
+    pub gid: u32,
 }
 
 /// What to write to a file beneath /sys.

@@ -1,0 +1,217 @@
+//! Volumes on NFS exports: mounted by mount(2), one mount for all volumes with the same export, versions, options and
+//! access.
+//!
+//! Invariants: no server is talked to in the daemon but by a probe with a deadline; a mount or unmount, and any look at
+//! a file on an export, is a worker's job; a volume is opened as the user that QEMU runs as, since the server may take
+//! root for nobody; who owns a file there is the server's business, and nothing here changes it.
+
+mod failure;
+mod probe;
+mod rpc;
+mod share;
+mod version;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use nix::errno::Errno;
+use tokio::sync::Mutex;
+use zeroize::Zeroizing;
+
+use super::mount::probe::Outcome;
+use super::mount::{self, Meaning, Mounter, for_kernel};
+use super::{Backend, BackendError, Connected, Description, Presence, file};
+use crate::config;
+use crate::connection::{NfsVolume, Protocol};
+use crate::model::{Access, HostKey, HostPlan, MountPlan, SourceKind};
+use crate::sys::worker::{RunAs, Workers};
+use probe::Offer;
+use share::Export;
+
+/// The name in connection info (`driver_volume_type`).
+const PROTOCOL: &str = "nfs";
+
+/// The backend for NFS exports.
+#[derive(Debug)]
+pub struct NfsBackend {
+    settings: config::Nfs,
+    mount_base: PathBuf,
+    key: HostKey,
+    mounter: Mounter,
+}
+
+impl NfsBackend {
+    /// Mounts beneath `mount_base`, in directories named under the host's key. Touches nothing.
+    #[must_use]
+    pub fn new(settings: config::Nfs, mount_base: PathBuf, key: HostKey, workers: Workers) -> Self {
+        let user = RunAs {
+            uid: settings.uid,
+            gid: settings.gid,
+        };
+        Self {
+            settings,
+            mount_base,
+            key,
+            mounter: Mounter::new(workers, Some(user)),
+        }
+    }
+}
+
+fn volume(info: &Protocol) -> Result<&NfsVolume, BackendError> {
+    match info {
+        Protocol::Nfs(volume) => Ok(volume),
+        _ => Err(BackendError::NotMine {
+            protocol: PROTOCOL,
+            what: "connection info of another protocol",
+        }),
+    }
+}
+
+/// An export on its way to be mounted.
+struct Mounting<'a> {
+    settings: &'a config::Nfs,
+    export: Export<'a>,
+}
+
+impl mount::Share for Mounting<'_> {
+    type Offer = Offer;
+
+    fn host(&self) -> &str {
+        &self.export.volume.host
+    }
+
+    fn port(&self) -> Result<u16, BackendError> {
+        self.export.port()
+    }
+
+    fn versions(&self) -> String {
+        version::names(&self.export.versions)
+    }
+
+    fn probe_timeout(&self) -> Duration {
+        self.settings.probe_timeout
+    }
+
+    fn mount_timeout(&self) -> Duration {
+        self.settings.mount_timeout
+    }
+
+    fn turn(&self) -> Option<&Mutex<()>> {
+        // The kernel lets a mount wait for none but those of its own server.
+        None
+    }
+
+    async fn probe(&self, address: SocketAddr) -> Outcome<Vec<Offer>> {
+        probe::probe(
+            address,
+            &self.export.versions,
+            self.export.mount_port(),
+            self.probe_timeout(),
+        )
+        .await
+    }
+
+    fn data(&self, address: SocketAddr, offer: &Offer) -> Result<Zeroizing<String>, BackendError> {
+        self.export
+            .data(&for_kernel(address), offer.version, offer.mount_port)
+            .map(Zeroizing::new)
+    }
+
+    fn meaning(&self, errno: Errno, target: &Path, offer: &Offer) -> Meaning {
+        failure::meaning(errno, &self.export, target, offer.version)
+    }
+}
+
+#[async_trait]
+impl Backend for NfsBackend {
+    fn protocol(&self) -> &'static str {
+        PROTOCOL
+    }
+
+    fn read_only(&self, info: &Protocol) -> bool {
+        matches!(info, Protocol::Nfs(volume) if self.settings.read_only(&volume.host))
+    }
+
+    fn plan(&self, info: &Protocol, access: Access) -> Result<HostPlan, BackendError> {
+        let volume = volume(info)?;
+        let export = Export::new(&self.settings, volume, access)?;
+        let id = export.id(&self.key);
+        let target = self.mount_base.join(&id);
+        Ok(HostPlan {
+            protocol: PROTOCOL.to_owned(),
+            shared: Some(format!("nfs:{id}")),
+            path: target.join(&volume.name),
+            root: target.clone(),
+            mount: Some(MountPlan {
+                source: export.source(),
+                fstype: "nfs".to_owned(),
+                options: export.shown(),
+                target,
+            }),
+            target: None,
+            kind: SourceKind::File,
+            format: volume.format,
+            access,
+        })
+    }
+
+    fn describe(&self, info: &Protocol, plan: &HostPlan) -> Description {
+        let export =
+            volume(info).and_then(|volume| Export::new(&self.settings, volume, plan.access));
+        // Whoever has a plan has one that could be made.
+        let Ok(export) = export else {
+            return Description::default();
+        };
+        Description {
+            connect: export.describe(&self.settings, &plan.root),
+            inspect: format!(
+                "as user {} and group {}, {}",
+                self.settings.uid,
+                self.settings.gid,
+                file::describe(plan)
+            ),
+            settings: export.settings(),
+        }
+    }
+
+    async fn find(&self, plan: &HostPlan) -> Result<Presence, BackendError> {
+        let mount = mount::of(plan, PROTOCOL)?;
+        self.mounter.find(mount, plan.access).await
+    }
+
+    async fn connect(&self, plan: &HostPlan, info: &Protocol) -> Result<Connected, BackendError> {
+        let mount = mount::of(plan, PROTOCOL)?;
+        let mounting = Mounting {
+            settings: &self.settings,
+            export: Export::new(&self.settings, volume(info)?, plan.access)?,
+        };
+        let worker = self.mounter.start();
+        self.mounter.connect(worker, &mounting, plan, mount).await?;
+        Ok(Connected {
+            plan: plan.clone(),
+            inspected: true,
+        })
+    }
+
+    async fn inspect(&self, plan: &HostPlan) -> Result<(), BackendError> {
+        self.mounter.inspect(plan).await.map(drop)
+    }
+
+    async fn extend(&self, plan: &HostPlan) -> Result<u64, BackendError> {
+        // A file is as large as its server says when it is opened.
+        self.mounter.inspect(plan).await
+    }
+
+    async fn disconnect(&self, plan: &HostPlan, last: bool) -> Result<(), BackendError> {
+        let mount = mount::of(plan, PROTOCOL)?;
+        if !last {
+            return Ok(());
+        }
+        self.mounter.take_down(&mount.target).await
+    }
+}
+
+#[cfg(test)]
+mod tests;
