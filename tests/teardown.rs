@@ -63,6 +63,8 @@ fn backend(mount_base: &Path) -> SmbBackend {
         mount_timeout: Duration::from_secs(10),
         default_options: vec![],
         mandatory_options: vec![],
+        kerberos: None,
+        local_shares: Default::default(),
         servers: std::collections::BTreeMap::new(),
     };
     let worker = PathBuf::from(env!("CARGO_BIN_EXE_volattachd-worker"));

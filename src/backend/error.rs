@@ -54,6 +54,24 @@ pub enum BackendError {
         /// Why, and what to do.
         why: String,
     },
+    /// Kerberos is asked for, and not as the principal that the configuration names.
+    #[error("cannot log in to {share} with Kerberos: {why}")]
+    KerberosPrincipal {
+        /// `//host/share`.
+        share: String,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// The kernel got no Kerberos ticket.
+    #[error("cannot log in to {share} as {who}: {why}")]
+    NoTicket {
+        /// `//host/share`.
+        share: String,
+        /// The principal.
+        who: String,
+        /// Why, and what to do.
+        why: String,
+    },
     /// The server's name does not resolve.
     #[error("cannot resolve the server's name {host:?}: check the name and this host's resolver")]
     NameResolution {
@@ -295,14 +313,16 @@ impl BackendError {
         match self {
             Self::UnknownProtocol { .. } => Reason::ProtocolUnsupported,
             Self::OptionInvalid { .. } => Reason::MountOptionInvalid,
-            Self::CredentialsFile { .. } => Reason::CredentialsInvalid,
+            Self::CredentialsFile { .. } | Self::KerberosPrincipal { .. } => {
+                Reason::CredentialsInvalid
+            }
             Self::NameResolution { .. } => Reason::NameResolution,
             Self::Unreachable { .. } => Reason::ServerUnreachable,
             Self::Silent { .. } | Self::MountTimeout { .. } | Self::ServerLost { .. } => {
                 Reason::ServerTimeout
             }
             Self::VersionRefused { .. } => Reason::ProtocolVersion,
-            Self::LogonRefused { .. } => Reason::LogonFailure,
+            Self::LogonRefused { .. } | Self::NoTicket { .. } => Reason::LogonFailure,
             Self::ShareNotFound { .. } => Reason::ShareNotFound,
             Self::MountFailed { .. } => Reason::MountFailed,
             Self::UnmountFailed { .. } => Reason::UnmountFailed,

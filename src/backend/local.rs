@@ -163,6 +163,23 @@ async fn blocking<T: Send + 'static>(
         })?
 }
 
+/// Whether a plan's volume is there.
+pub(super) async fn find(plan: &HostPlan) -> Result<Presence, BackendError> {
+    let look = |plan: &HostPlan| {
+        on_this_host(plan)?;
+        Ok(match plan.path.try_exists() {
+            Ok(true) => Presence::Present,
+            Ok(false) | Err(_) => Presence::Absent,
+        })
+    };
+    blocking(plan, look).await
+}
+
+/// Checks a plan's volume, and gives its size in bytes.
+pub(super) async fn inspect(plan: &HostPlan) -> Result<u64, BackendError> {
+    blocking(plan, look).await
+}
+
 #[async_trait]
 impl Backend for LocalBackend {
     fn protocol(&self) -> &'static str {
@@ -206,14 +223,7 @@ impl Backend for LocalBackend {
     }
 
     async fn find(&self, plan: &HostPlan) -> Result<Presence, BackendError> {
-        let look = |plan: &HostPlan| {
-            on_this_host(plan)?;
-            Ok(match plan.path.try_exists() {
-                Ok(true) => Presence::Present,
-                Ok(false) | Err(_) => Presence::Absent,
-            })
-        };
-        blocking(plan, look).await
+        find(plan).await
     }
 
     async fn connect(&self, plan: &HostPlan, _info: &Protocol) -> Result<Connected, BackendError> {
@@ -224,11 +234,11 @@ impl Backend for LocalBackend {
     }
 
     async fn inspect(&self, plan: &HostPlan) -> Result<(), BackendError> {
-        blocking(plan, look).await.map(drop)
+        inspect(plan).await.map(drop)
     }
 
     async fn extend(&self, plan: &HostPlan) -> Result<u64, BackendError> {
-        blocking(plan, look).await
+        inspect(plan).await
     }
 
     async fn disconnect(&self, _plan: &HostPlan, _last: bool) -> Result<(), BackendError> {

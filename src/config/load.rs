@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use super::error::{ConfigError, Fault, Problem};
 use super::tree::{self, Section, Table};
-use super::{Detach, Iscsi, Libvirt, Listen, Local, Settings, Smb, SmbServer, nfs, owner, value};
+use super::{
+    Detach, Iscsi, Libvirt, Listen, Local, Settings, Smb, SmbKerberos, SmbServer, nfs, owner, value,
+};
 use crate::model::mount_options::{SMB, SMB_VERSIONS};
 use crate::model::server_name;
 
@@ -169,6 +171,8 @@ fn decode_smb(mut section: Section, problems: &mut Vec<Problem>) -> Smb {
     let mount_timeout = section.read(problems, "mount_timeout", value::duration);
     let default_options = section.read(problems, "default_options", &options);
     let mandatory_options = section.read(problems, "mandatory_options", &options);
+    let kerberos = section.section(problems, "kerberos");
+    let local_shares = section.section(problems, "local_shares");
     let servers = section.section(problems, "servers");
     section.finish(problems);
     Smb {
@@ -182,8 +186,44 @@ fn decode_smb(mut section: Section, problems: &mut Vec<Problem>) -> Smb {
         mount_timeout: mount_timeout.unwrap_or(Duration::from_secs(10)),
         default_options: default_options.unwrap_or_default(),
         mandatory_options: mandatory_options.unwrap_or_default(),
+        kerberos: decode_kerberos(kerberos, problems),
+        local_shares: decode_local_shares(local_shares, problems),
         servers: decode_servers(servers, problems, decode_smb_server),
     }
+}
+
+fn decode_kerberos(mut section: Section, problems: &mut Vec<Problem>) -> Option<SmbKerberos> {
+    let mut named = false;
+    let principal = section.read(problems, "principal", |value| {
+        named = true;
+        value::principal(value)
+    });
+    let cruid = section.read(problems, "cruid", |value| match named {
+        true => owner::known_user(value),
+        false => Err(Fault::Expected("a principal beside it")),
+    });
+    section.finish(problems);
+    principal.map(|principal| SmbKerberos {
+        principal,
+        cruid: cruid.unwrap_or(0),
+    })
+}
+
+fn decode_local_shares(
+    section: Section,
+    problems: &mut Vec<Problem>,
+) -> BTreeMap<(String, String), PathBuf> {
+    let mut decoded = BTreeMap::new();
+    for (name, at, key, path) in section.values(problems, value::path) {
+        let fault = match value::share(&name) {
+            None => Some(Fault::Expected("a share, such as \"//host/share\"")),
+            Some(share) => decoded
+                .insert(share, path)
+                .map(|_| Fault::Expected("each share once: this is another spelling of one above")),
+        };
+        problems.extend(fault.map(|fault| Problem { at, key, fault }));
+    }
+    decoded
 }
 
 fn decode_smb_server(section: &mut Section, problems: &mut Vec<Problem>) -> SmbServer {
@@ -199,6 +239,7 @@ fn decode_smb_server(section: &mut Section, problems: &mut Vec<Problem>) -> SmbS
         mandatory_options: section
             .read(problems, "mandatory_options", &options)
             .unwrap_or_default(),
+        kerberos: decode_kerberos(section.section(problems, "kerberos"), problems),
     }
 }
 

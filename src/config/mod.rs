@@ -81,6 +81,11 @@ pub struct Smb {
     pub default_options: Vec<(String, Option<String>)>,
     /// Options for every server, which nothing overrides.
     pub mandatory_options: Vec<(String, Option<String>)>,
+    /// As whom this host logs in where connection info asks for Kerberos; `None`: as nobody.
+    pub kerberos: Option<SmbKerberos>,
+    /// Shares of this very host, by host (as [`crate::model::server_name`] spells it) and share (in lower case), and the
+    /// directory that each is: used as they are, without a mount; default none.
+    pub local_shares: BTreeMap<(String, String), PathBuf>,
     /// Per server, by the host name or address as connection info writes it, in lower case.
     pub servers: BTreeMap<String, SmbServer>,
 }
@@ -96,6 +101,17 @@ pub struct SmbServer {
     pub default_options: Vec<(String, Option<String>)>,
     /// Before `[smb]`'s `mandatory_options`.
     pub mandatory_options: Vec<(String, Option<String>)>,
+    /// Instead of `[smb]`'s.
+    pub kerberos: Option<SmbKerberos>,
+}
+
+/// `[smb.kerberos]`: as whom this host logs in with Kerberos.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SmbKerberos {
+    /// `name@REALM`: whose key is taken from the keytab where the user has no credential cache.
+    pub principal: String,
+    /// The user of this host whose credential cache, or else keytab, has the credentials; default 0, root.
+    pub cruid: u32,
 }
 
 /// `[local]`: volumes of this host.

@@ -61,6 +61,15 @@ pub(super) fn user(value: &Value) -> Result<Owner, Fault> {
     }
 }
 
+/// A user that this host has, by number or name.
+pub(super) fn known_user(value: &Value) -> Result<u32, Fault> {
+    let uid = user(value)?.uid;
+    match User::from_uid(Uid::from_raw(uid)) {
+        Ok(Some(_)) => Ok(uid),
+        _ => Err(nobody("user", &uid.to_string())),
+    }
+}
+
 /// A group, by number or name.
 pub(super) fn group(value: &Value) -> Result<u32, Fault> {
     match value {

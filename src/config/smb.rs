@@ -1,6 +1,8 @@
 //! What the settings come to for one server.
 
-use super::{Smb, SmbServer};
+use std::path::Path;
+
+use super::{Smb, SmbKerberos, SmbServer};
 use crate::model::mount_options::{EffectiveOption, MountOption, Origin, SMB};
 
 impl Smb {
@@ -22,6 +24,26 @@ impl Smb {
     #[must_use]
     pub fn read_only(&self, host: &str) -> bool {
         self.server(host).is_some_and(|server| server.read_only)
+    }
+
+    /// As whom this host logs in to a server with Kerberos, and which layer says so.
+    #[must_use]
+    pub fn kerberos(&self, host: &str) -> Option<(&SmbKerberos, Origin)> {
+        let of_server = self
+            .server(host)
+            .and_then(|server| server.kerberos.as_ref());
+        match of_server {
+            Some(kerberos) => Some((kerberos, Origin::ServerDefault)),
+            None => Some((self.kerberos.as_ref()?, Origin::Default)),
+        }
+    }
+
+    /// The directory of this host that a share is, where the deployer says so.
+    #[must_use]
+    pub fn local_share(&self, host: &str, share: &str) -> Option<&Path> {
+        self.local_shares
+            .get(&(host.to_lowercase(), share.to_ascii_lowercase()))
+            .map(|directory| directory.as_path())
     }
 
     /// The mount options for a volume on a server, and where each comes from; `given` are its connection info's.

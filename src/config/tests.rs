@@ -48,11 +48,17 @@ fn every_key_is_read() {
         mount_timeout = "1m"
         default_options = "seal, echo_interval=5,nosuid"
         mandatory_options = "srcaddr=10.0.0.1"
+        [smb.kerberos]
+        principal = "volattach@EXAMPLE.ORG"
+        cruid = "root"
+        [smb.local_shares]
+        "//NAS2/Völs" = "/srv//vols"
         [smb.servers."NAS.example.org"]
         versions = ["3.0"]
         read_only = true
         default_options = "hard"
         mandatory_options = "port=4455"
+        kerberos.principal = "host/nas@EXAMPLE.ORG"
         [nfs]
         versions = ["3", "4.1"]
         uid = 4713
@@ -124,6 +130,18 @@ fn every_key_is_read() {
                     ),
                 ),
             ],
+            kerberos: Some(
+                SmbKerberos {
+                    principal: "volattach@EXAMPLE.ORG",
+                    cruid: 0,
+                },
+            ),
+            local_shares: {
+                (
+                    "nas2",
+                    "völs",
+                ): "/srv/vols",
+            },
             servers: {
                 "nas.example.org": SmbServer {
                     versions: Some(
@@ -146,6 +164,12 @@ fn every_key_is_read() {
                             ),
                         ),
                     ],
+                    kerberos: Some(
+                        SmbKerberos {
+                            principal: "host/nas@EXAMPLE.ORG",
+                            cruid: 0,
+                        },
+                    ),
                 },
             },
         },
@@ -246,6 +270,14 @@ fn what_is_wrong_is_told_with_its_place() {
         "[smb]\nmandatory_options = \"vers=3.0\"",
         "[smb.servers.\"nas:445\"]\nread_only = true",
         "[smb.servers.NAS]\n[smb.servers.nas]",
+        "[smb.kerberos]\nprincipal = \"alice\"",
+        "[smb.kerberos]\nprincipal = \"a;uid=0@B\"",
+        "[smb.kerberos]\nprincipal = \"a@B\"\ncruid = 4294967294",
+        "[smb.servers.nas.kerberos]\ncruid = 0",
+        "[smb.local_shares]\n\"nas/vols\" = \"/srv\"",
+        "[smb.local_shares]\n\"//nas/vols/folder\" = \"/srv\"",
+        "[smb.local_shares]\n\"//nas/vols\" = \"srv\"",
+        "[smb.local_shares]\n\"//nas/vols\" = \"/srv\"\n\"//NAS/Vols\" = \"/srv\"",
         "[local]\nroots = [\"/\"]",
         "[listen]\nsocket = \"\"",
         "[libvirt]\nuri = \"system\"",
@@ -281,6 +313,14 @@ fn what_is_wrong_is_told_with_its_place() {
     the configuration is invalid: c.toml:2:1: smb.mandatory_options: mount option "vers" is refused: set versions instead
     the configuration is invalid: c.toml:1:14: smb.servers."nas:445": expected a server's name or address, without a port
     the configuration is invalid: c.toml:2:14: smb.servers.nas: expected each server once: this is another spelling of one above
+    the configuration is invalid: c.toml:2:1: smb.kerberos.principal: expected a Kerberos principal with its realm, such as "name@EXAMPLE.ORG"
+    the configuration is invalid: c.toml:2:1: smb.kerberos.principal: expected a Kerberos principal with its realm, such as "name@EXAMPLE.ORG"
+    the configuration is invalid: c.toml:3:1: smb.kerberos.cruid: this host has no user "4294967294": name one, or give its number
+    the configuration is invalid: c.toml:2:1: smb.servers.nas.kerberos.cruid: expected a principal beside it
+    the configuration is invalid: c.toml:2:1: smb.local_shares."nas/vols": expected a share, such as "//host/share"
+    the configuration is invalid: c.toml:2:1: smb.local_shares."//nas/vols/folder": expected a share, such as "//host/share"
+    the configuration is invalid: c.toml:2:1: smb.local_shares."//nas/vols": expected an absolute path other than "/", without ".."
+    the configuration is invalid: c.toml:2:1: smb.local_shares."//nas/vols": expected each share once: this is another spelling of one above
     the configuration is invalid: c.toml:2:1: local.roots: expected an absolute path other than "/", without ".."
     the configuration is invalid: c.toml:2:1: listen.socket: expected an absolute path other than "/", without ".."
     the configuration is invalid: c.toml:2:1: libvirt.uri: expected a libvirt URI such as "qemu:///system"
@@ -347,7 +387,7 @@ fn a_file_that_is_named_and_missing_is_an_error() {
 
 /// The keys that the schema has, in the paths of docs/configuration.md: learned from what it says of an unknown key.
 fn schema() -> BTreeSet<String> {
-    let text = "zzqq=1\n[listen]\nzzqq=1\n[libvirt]\nzzqq=1\n[smb]\nzzqq=1\n[smb.servers.NAME]\nzzqq=1\n[nfs]\nzzqq=1\n[nfs.servers.NAME]\nzzqq=1\n[local]\nzzqq=1\n[detach]\nzzqq=1\n[iscsi]\nzzqq=1";
+    let text = "zzqq=1\n[listen]\nzzqq=1\n[libvirt]\nzzqq=1\n[smb]\nzzqq=1\n[smb.kerberos]\nzzqq=1\n[smb.servers.NAME]\nzzqq=1\n[smb.servers.NAME.kerberos]\nzzqq=1\n[nfs]\nzzqq=1\n[nfs.servers.NAME]\nzzqq=1\n[local]\nzzqq=1\n[detach]\nzzqq=1\n[iscsi]\nzzqq=1";
     let mut problems = Vec::new();
     decode(
         tree::parse(Path::new("c.toml"), text).unwrap(),
@@ -357,7 +397,9 @@ fn schema() -> BTreeSet<String> {
         "listen",
         "libvirt",
         "smb",
+        "smb.kerberos",
         "smb.servers",
+        "smb.servers.NAME.kerberos",
         "nfs",
         "nfs.servers",
         "local",

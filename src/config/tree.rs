@@ -211,6 +211,24 @@ impl Section {
         sections
     }
 
+    /// Every value in this table that `make` makes, by its name, where names are the deployer's, with its place and full
+    /// path.
+    pub(super) fn values<T>(
+        self,
+        problems: &mut Vec<Problem>,
+        make: impl Fn(&Value) -> Result<T, Fault>,
+    ) -> Vec<(String, Position, String, T)> {
+        let mut values = Vec::new();
+        for (name, node) in &self.table {
+            let (at, key) = (node.at.clone(), self.key(name));
+            match make(&node.value) {
+                Ok(value) => values.push((name.clone(), at, key, value)),
+                Err(fault) => problems.push(Problem { at, key, fault }),
+            }
+        }
+        values
+    }
+
     /// Notes what was not read.
     pub(super) fn finish(self, problems: &mut Vec<Problem>) {
         for (name, node) in &self.table {

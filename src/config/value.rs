@@ -6,9 +6,12 @@ use std::time::Duration;
 use super::error::Fault;
 use super::tree::Value;
 use crate::model::mount_options::{self, Author, MountOption, OptionError, Versions};
+use crate::model::server_name;
 
 /// The longest duration: nobody waits longer for a server or a guest.
 const MAX_DURATION: Duration = Duration::from_secs(3600);
+/// The longest user name of a CIFS mount, in bytes: CIFS_MAX_USERNAME_LEN less its end (fs/smb/client/cifsglob.h).
+const MAX_PRINCIPAL: usize = 255;
 /// The longest path of a unix socket, in bytes (unix(7), `sun_path` less its NUL).
 const MAX_SOCKET_PATH: usize = 107;
 
@@ -106,6 +109,31 @@ pub(super) fn paths(value: &Value) -> Result<Vec<PathBuf>, Fault> {
         Value::List(items) => items.iter().map(|item| path(&item.value)).collect(),
         _ => Err(Fault::Expected("a list of absolute paths")),
     }
+}
+
+/// A Kerberos principal with its realm. Not `;`, which parts what the kernel tells cifs.upcall(8).
+pub(super) fn principal(value: &Value) -> Result<String, Fault> {
+    let valid = |text: &str| {
+        let plain = |c: char| !c.is_control() && !c.is_whitespace() && c != ';';
+        let named = text.rsplit_once('@');
+        text.len() <= MAX_PRINCIPAL
+            && text.chars().all(plain)
+            && named.is_some_and(|(name, realm)| !name.is_empty() && !realm.is_empty())
+    };
+    match value {
+        Value::Text(text) if valid(text) => Ok(text.clone()),
+        _ => Err(Fault::Expected(
+            "a Kerberos principal with its realm, such as \"name@EXAMPLE.ORG\"",
+        )),
+    }
+}
+
+/// `//host/share`: the host's one spelling, and the share in lower case, as servers compare it.
+pub(super) fn share(text: &str) -> Option<(String, String)> {
+    let (host, share) = text.strip_prefix("//")?.split_once('/')?;
+    let plain = |c: char| !c.is_control() && !matches!(c, '/' | '\\');
+    (!share.is_empty() && share.chars().all(plain))
+        .then(|| Some((server_name(host).ok()?, share.to_ascii_lowercase())))?
 }
 
 /// Versions of a protocol, put in order: newest first, each once.

@@ -72,6 +72,7 @@ fn every_fixture_is_read_or_refused_as_it_should() {
     smb-encrypted.json: ENCRYPTION_UNSUPPORTED: the volume is encrypted (connection info's data.encrypted), which volattach does not do: attach an unencrypted volume
     smb-everything.json: read
     smb-flat.json: read
+    smb-kerberos-cruid.json: MOUNT_OPTION_REFUSED: connection info's data.options cannot be used: mount option "cruid" is refused: whose Kerberos credentials are used is set by this host's configuration alone (smb.kerberos)
     smb-kerberos.json: read
     smb-nested.json: read
     smb-no-options.json: read
@@ -238,7 +239,7 @@ fn nothing_but_the_volume_means_guest_raw_and_no_limits() {
 }
 
 #[test]
-fn kerberos_passes_through() {
+fn kerberos_is_read() {
     insta::assert_debug_snapshot!(read("smb-kerberos").protocol, @r#"
     Smb(
         SmbVolume {
@@ -252,14 +253,7 @@ fn kerberos_passes_through() {
                 username: None,
                 domain: None,
             },
-            options: [
-                (
-                    "cruid",
-                    Some(
-                        "107",
-                    ),
-                ),
-            ],
+            options: [],
         },
     )
     "#);

@@ -84,6 +84,7 @@ build() (
         --include="$(IFS=,; echo "${packages[*]}")" \
         --customize-hook="sync-in overlay /" \
         --customize-hook='chown -R root:root "$1/root" "$1/usr/local" "$1/etc/systemd"; chmod 700 "$1/root/.ssh"' \
+        --customize-hook='chroot "$1" lab-smb provision' \
         "$suite" tree ${mirrors:+-} <<<"$mirrors"
 
     truncate -s 6G disk.img

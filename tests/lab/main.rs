@@ -6,6 +6,7 @@
 //!
 //! It has a runner of its own: all tests share one node, one after the other, and its end must not be left to luck.
 
+mod ad_test;
 mod agent;
 mod agent_test;
 mod bench;
@@ -25,6 +26,7 @@ mod refusal_test;
 mod secret_test;
 mod self_test;
 mod servers;
+mod smb_servers_test;
 mod smb_test;
 mod targets;
 mod unit_test;
@@ -55,6 +57,7 @@ const TESTS: &[&[Test]] = &[
     self_test::TESTS,
     agent_test::TESTS,
     smb_test::TESTS,
+    smb_servers_test::TESTS,
     demo::TESTS,
     refusal_test::TESTS,
     fault_test::TESTS,
@@ -63,6 +66,7 @@ const TESTS: &[&[Test]] = &[
     unit_test::TESTS,
     iscsi_test::TESTS,
     extend_test::TESTS,
+    ad_test::TESTS,
 ];
 
 fn main() -> ExitCode {

@@ -11,7 +11,7 @@ use super::{node::Node, process::quote};
 pub(crate) struct SmbServer<'node> {
     node: &'node Node,
     name: &'static str,
-    /// 10.99.0.N
+    /// 10.99.0.N, or the domain controller's name
     pub(crate) address: String,
 }
 
@@ -25,10 +25,35 @@ impl<'node> SmbServer<'node> {
         shares: &[&str],
         global: &str,
     ) -> Result<Self> {
+        let address = format!("10.99.0.{octet}");
+        Self::run(node, "start", name, octet, &address, shares, global)
+    }
+
+    /// Starts the domain controller of the Active Directory domain LAB.TEST, with these shares. Its user alice has the
+    /// password Al1ce-pass, and her keytab is /srv/ad/alice.keytab.
+    pub(crate) fn start_ad(node: &'node Node, shares: &[&str]) -> Result<Self> {
+        Self::run(node, "start-ad", "dc", 20, "dc1.lab.test", shares, "")
+    }
+
+    /// Starts impacket's server at 10.99.0.30, with the share `vols` and the user bob, whose password is pw.
+    pub(crate) fn start_impacket(node: &'node Node) -> Result<Self> {
+        let address = "10.99.0.30";
+        Self::run(node, "start-impacket", "other", 30, address, &["vols"], "")
+    }
+
+    fn run(
+        node: &'node Node,
+        verb: &str,
+        name: &'static str,
+        octet: u8,
+        address: &str,
+        shares: &[&str],
+        global: &str,
+    ) -> Result<Self> {
         let server = Self {
             node,
             name,
-            address: format!("10.99.0.{octet}"),
+            address: address.to_owned(),
         };
         let mut conf = format!("{global}\n");
         let mut script = String::from("set -e\n");
@@ -37,7 +62,7 @@ impl<'node> SmbServer<'node> {
             conf += &format!("[{share}]\npath = {path}\nread only = no\n");
             script += &format!("mkdir -p {}\n", quote(&path));
         }
-        script += &format!("lab-smb start {name} {octet}");
+        script += &format!("lab-smb {verb} {name} {octet}");
         let output = node.run(&script, conf.as_bytes(), Duration::from_secs(60))?;
         ensure!(
             output.status.success(),

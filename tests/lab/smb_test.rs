@@ -41,10 +41,6 @@ pub(crate) const TESTS: &[Test] = &[
         run: separate_mounts,
     },
     Test {
-        name: "smb_versions",
-        run: versions,
-    },
-    Test {
         name: "smb_guest_login_and_credentials_file",
         run: other_logins,
     },
@@ -72,7 +68,7 @@ fn sha256(lab: &Lab, path: &str) -> Result<String> {
 }
 
 /// What the node's kernel has mounted beneath the mount base.
-fn mounts(lab: &Lab) -> Result<Vec<String>> {
+pub(crate) fn mounts(lab: &Lab) -> Result<Vec<String>> {
     let mounts = lab
         .node
         .sh("awk '$2 ~ \"^/var/lib/volattach/mnt/\" {print $1, $2, $4}' /proc/mounts")?;
@@ -316,32 +312,6 @@ fn separate_mounts(lab: &Lab) -> Result<()> {
     for id in ["a1", "a2", "a3", "a4"] {
         agent.detach(id)??;
     }
-    Ok(())
-}
-
-/// The newest version that both sides allow is taken; one that is asked for is taken or refused.
-fn versions(lab: &Lab) -> Result<()> {
-    let agent = Agent::start(&lab.node, "")?;
-    let server = SmbServer::start(
-        &lab.node,
-        "old",
-        11,
-        &["vols"],
-        "server max protocol = SMB2_10",
-    )?;
-    server.user("bob", "pw")?;
-    server.volume("vols", "v.raw", 4, "sixteen bytes...")?;
-    agent.connect("c1", "v", &smb_info(&server, "vols", "v.raw", LOGIN), &[])??;
-    ensure!(mounts(lab)?[0].contains("vers=2.1"), "{:?}", mounts(lab)?);
-    agent.disconnect("c1")??;
-    let asked = smb_info(&server, "vols", "v.raw", &format!("{LOGIN},vers=3.1.1"));
-    let refused = agent.connect("c1", "v", &asked, &[])?.err();
-    let refused = refused.context("a version that the server has not")?;
-    ensure!(refused.reason == "PROTOCOL_VERSION", "{refused:?}");
-    let insecure = smb_info(&server, "vols", "v.raw", &format!("{LOGIN},vers=1.0"));
-    let refused = agent.connect("c1", "v", &insecure, &[])?.err();
-    let refused = refused.context("SMB1, which nobody allowed")?;
-    ensure!(refused.message.contains("1.0"), "{refused:?}");
     Ok(())
 }
 

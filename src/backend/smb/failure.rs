@@ -13,7 +13,7 @@ use crate::connection::SmbCredentials;
 /// What mount(2)'s error means for a share, asked for with this version.
 pub(super) fn meaning(errno: Errno, share: &Share<'_>, target: &Path, dialect: Dialect) -> Meaning {
     let source = share.source();
-    let kerberos = matches!(share.volume.credentials, SmbCredentials::Kerberos { .. });
+    let kerberos = share.kerberos.as_ref().map(|(kerberos, _)| kerberos);
     let logon = |why: &str| BackendError::LogonRefused {
         share: source.clone(),
         who: share.who(),
@@ -35,26 +35,34 @@ pub(super) fn meaning(errno: Errno, share: &Share<'_>, target: &Path, dialect: D
         Errno::EACCES if share.volume.credentials == SmbCredentials::Guest => logon(
             "the server or the share admits no guests (EACCES); name a user in the connection info",
         ),
+        Errno::EACCES if kerberos.is_some() => logon(
+            "a disabled or locked account, or no right to the share (EACCES); correct it on the \
+             server, or name another principal in the configuration",
+        ),
         Errno::EACCES => logon(
             "a wrong user, domain or password, a disabled or locked account, or no right to the \
              share (EACCES); correct them on the server or in the connection info",
         ),
-        Errno::ENOKEY | Errno::EKEYEXPIRED | Errno::EKEYREVOKED | Errno::EKEYREJECTED => logon(
-            "there is no valid Kerberos ticket for the server (ENOKEY): get one for the principal \
-             on this host (kinit, or a keytab), name the server by the host name that its service \
-             principal has, and check that request-key has a rule for cifs.spnego",
-        ),
+        Errno::ENOKEY | Errno::EKEYEXPIRED | Errno::EKEYREVOKED | Errno::EKEYREJECTED => {
+            BackendError::NoTicket {
+                share: source,
+                who: share.who(),
+                why: format!(
+                    "the kernel got no ticket for cifs/{} ({errno:?}): the credential cache of uid {} \
+                     has none that is valid and the keytab no key of the principal; or the realm does \
+                     not answer; or it has no service of that name, since the export must name the \
+                     server as its service principal does; or request-key has no rule for cifs.spnego \
+                     (package cifs-utils). cifs.upcall tells which in the system log",
+                    share.volume.host,
+                    kerberos.map_or(0, |kerberos| kerberos.cruid)
+                ),
+            }
+        }
         Errno::ENOENT => BackendError::ShareNotFound {
             share: source,
-            why: if kerberos {
-                "the server has no such share or folder, or this host lacks the programs that \
-                 fetch Kerberos tickets for the kernel (ENOENT): check the export, and install \
-                 keyutils (/sbin/request-key) and cifs-utils (cifs.upcall)"
-            } else {
-                "the server has no such share, or the share no such folder (ENOENT): check the \
-                 connection info's export"
-            }
-            .to_owned(),
+            why: "the server has no such share, or the share no such folder (ENOENT): check the \
+                  connection info's export"
+                .to_owned(),
         },
         Errno::EOPNOTSUPP => BackendError::VersionRefused {
             host: share.volume.host.clone(),

@@ -4,7 +4,8 @@
 //! Invariants: no server is talked to in the daemon but by a probe with a deadline; a mount or unmount, and any look at
 //! a file on a share, is a worker's job; one CIFS mount is under way at a time, so that the worker to kill when one
 //! hangs is the one that makes the others wait (the kernel serialises them); a mount point's name is a keyed hash of
-//! what makes mounts the same, so that two that differ are never mixed up and the name tells nothing.
+//! what makes mounts the same, so that two that differ are never mixed up and the name tells nothing. A share that the
+//! deployer says is of this very host is no connection at all: its volumes are looked at as local ones are.
 
 mod credentials;
 mod dialect;
@@ -25,7 +26,7 @@ use zeroize::Zeroizing;
 
 use super::mount::probe::Outcome;
 use super::mount::{self, Meaning, Mounter, for_kernel, host};
-use super::{Backend, BackendError, Connected, Description, Presence, file};
+use super::{Backend, BackendError, Connected, Description, Presence, file, local};
 use crate::config;
 use crate::connection::{Protocol, SmbCredentials, SmbVolume};
 use crate::model::{Access, HostKey, HostPlan, MountPlan, SourceKind};
@@ -35,6 +36,10 @@ use share::Share;
 
 /// The name in connection info (`driver_volume_type`).
 const PROTOCOL: &str = "smbfs";
+
+/// By which the kernel asks for Kerberos tickets: its own word for the path (security/keys/request_key.c). Where it is
+/// missing, a mount fails as where the share is.
+const REQUEST_KEY: &str = "/sbin/request-key";
 
 /// The backend for SMB shares.
 #[derive(Debug)]
@@ -75,6 +80,22 @@ impl SmbBackend {
             .await
             .map_err(host(|| format!("read {}", shown.display())))?
             .map(Cow::Owned)
+    }
+
+    /// A plan for a share of this very host, where the deployer says that it is one.
+    fn local_plan(&self, volume: &SmbVolume, access: Access) -> Option<HostPlan> {
+        let root = self.settings.local_share(&volume.host, &volume.share)?;
+        Some(HostPlan {
+            protocol: PROTOCOL.to_owned(),
+            shared: None,
+            mount: None,
+            target: None,
+            path: root.join(&volume.folder).join(&volume.name),
+            root: root.to_owned(),
+            kind: SourceKind::File,
+            format: volume.format,
+            access,
+        })
     }
 
     fn volume<'a>(&self, info: &'a Protocol) -> Result<&'a SmbVolume, BackendError> {
@@ -179,6 +200,9 @@ impl Backend for SmbBackend {
 
     fn plan(&self, info: &Protocol, access: Access) -> Result<HostPlan, BackendError> {
         let volume = self.volume(info)?;
+        if let Some(plan) = self.local_plan(volume, access) {
+            return Ok(plan);
+        }
         let share = Share::new(&self.settings, volume, access)?;
         let id = share.id(&self.key);
         let target = self.mount_base.join(&id);
@@ -201,9 +225,19 @@ impl Backend for SmbBackend {
     }
 
     fn describe(&self, info: &Protocol, plan: &HostPlan) -> Description {
-        let share = self
-            .volume(info)
-            .and_then(|volume| Share::new(&self.settings, volume, plan.access));
+        let volume = self.volume(info);
+        if let (None, Ok(volume)) = (&plan.mount, &volume) {
+            return Description {
+                connect: format!(
+                    "nothing to mount: {} is of this host, beneath {} (smb.local_shares)",
+                    share::source(volume),
+                    plan.root.display()
+                ),
+                inspect: file::describe(plan),
+                settings: Vec::new(),
+            };
+        }
+        let share = volume.and_then(|volume| Share::new(&self.settings, volume, plan.access));
         // Whoever has a plan has one that could be made.
         let Ok(share) = share else {
             return Description::default();
@@ -216,16 +250,34 @@ impl Backend for SmbBackend {
     }
 
     async fn find(&self, plan: &HostPlan) -> Result<Presence, BackendError> {
-        let mount = mount::of(plan, PROTOCOL)?;
-        self.mounter.find(mount, plan.access).await
+        match &plan.mount {
+            Some(mount) => self.mounter.find(mount, plan.access).await,
+            None => local::find(plan).await,
+        }
     }
 
     async fn connect(&self, plan: &HostPlan, info: &Protocol) -> Result<Connected, BackendError> {
+        if plan.mount.is_none() {
+            return Ok(Connected {
+                plan: plan.clone(),
+                inspected: false,
+            });
+        }
         let mount = mount::of(plan, PROTOCOL)?;
         let volume = self.volume(info)?;
         let mut share = Share::new(&self.settings, volume, plan.access)?;
         if !kernel_knows_closetimeo() {
             share.drop_option("closetimeo");
+        }
+        if share.kerberos.is_some() && !Path::new(REQUEST_KEY).exists() {
+            return Err(BackendError::MountFailed {
+                share: share.source(),
+                target: mount.target.clone(),
+                why: format!(
+                    "this host has no {REQUEST_KEY}, by which the kernel asks for Kerberos tickets: \
+                     install the packages keyutils and cifs-utils"
+                ),
+            });
         }
         let worker = self.mounter.start();
         let mounting = Mounting {
@@ -241,20 +293,22 @@ impl Backend for SmbBackend {
     }
 
     async fn inspect(&self, plan: &HostPlan) -> Result<(), BackendError> {
-        self.mounter.inspect(plan).await.map(drop)
+        self.extend(plan).await.map(drop)
     }
 
     async fn extend(&self, plan: &HostPlan) -> Result<u64, BackendError> {
         // A file is as large as its server says when it is opened.
-        self.mounter.inspect(plan).await
+        match plan.mount {
+            Some(_) => self.mounter.inspect(plan).await,
+            None => local::inspect(plan).await,
+        }
     }
 
     async fn disconnect(&self, plan: &HostPlan, last: bool) -> Result<(), BackendError> {
-        let mount = mount::of(plan, PROTOCOL)?;
-        if !last {
-            return Ok(());
+        match &plan.mount {
+            Some(mount) if last => self.mounter.take_down(&mount.target).await,
+            _ => Ok(()),
         }
-        self.mounter.take_down(&mount.target).await
     }
 }
 

@@ -25,6 +25,8 @@ pub(super) struct Share<'a> {
     dialects_from: Origin,
     /// Everything but versions, address and credentials.
     options: Vec<EffectiveOption>,
+    /// As whom to log in, and who set it: always there where the credentials are Kerberos'.
+    pub(super) kerberos: Option<(config::SmbKerberos, Origin)>,
 }
 
 /// An option's value on its way to the kernel.
@@ -63,6 +65,7 @@ impl<'a> Share<'a> {
             dialects,
             dialects_from: vers.map_or(configured, |vers| vers.origin),
             options,
+            kerberos: kerberos(settings, volume)?,
         };
         share.check(settings, allowed)?;
         Ok(share)
@@ -99,18 +102,9 @@ impl<'a> Share<'a> {
         }
     }
 
-    /// The server's name as it is compared: DNS names are the same in any case (RFC 4343).
-    fn host(&self) -> String {
-        self.volume.host.to_lowercase()
-    }
-
     /// `//host/share/folder`
     pub(super) fn source(&self) -> String {
-        let (host, share, folder) = (self.host(), &self.volume.share, &self.volume.folder);
-        match folder.as_str() {
-            "" => format!("//{host}/{share}"),
-            folder => format!("//{host}/{share}/{folder}"),
-        }
+        source(self.volume)
     }
 
     /// Names the mount by everything that makes two mounts the same: export, credentials, options and access.
@@ -138,11 +132,13 @@ impl<'a> Share<'a> {
                 "".into(),
                 "".into(),
             ],
-            SmbCredentials::Kerberos {
-                sec,
-                username,
-                domain,
-            } => ["krb5".into(), sec.clone(), some(username), some(domain)],
+            SmbCredentials::Kerberos { sec, .. } => {
+                let (principal, cruid) = match &self.kerberos {
+                    Some((kerberos, _)) => (kerberos.principal.clone(), kerberos.cruid),
+                    None => Default::default(),
+                };
+                ["krb5".into(), sec.clone(), principal, cruid.to_string()]
+            }
         }
         .map(Zeroizing::new);
         let mut options: Vec<_> = self
@@ -153,7 +149,7 @@ impl<'a> Share<'a> {
         options.sort_unstable();
         let export = [
             "cifs".to_owned(),
-            self.host(),
+            host(self.volume),
             self.volume.share.to_ascii_lowercase(),
             self.volume.folder.clone(),
             self.access.to_string(),
@@ -230,14 +226,11 @@ impl<'a> Share<'a> {
                 pairs.push(("password", plain(REDACTED), INFO));
                 false
             }
-            SmbCredentials::Kerberos {
-                sec,
-                username,
-                domain,
-            } => {
+            SmbCredentials::Kerberos { sec, .. } => {
                 pairs.push(("sec", plain(sec), INFO));
-                if let Some(username) = username {
-                    user(&mut pairs, username, domain);
+                if let Some((kerberos, from)) = &self.kerberos {
+                    pairs.push(("username", plain(&kerberos.principal), from.as_str()));
+                    pairs.push(("cruid", plain(&kerberos.cruid.to_string()), from.as_str()));
                 }
                 true
             }
@@ -324,11 +317,10 @@ impl<'a> Share<'a> {
             } => format!("user {username:?} of domain {domain:?}"),
             SmbCredentials::Password { username, .. } => format!("user {username:?}"),
             SmbCredentials::File(path) => format!("the user in {}", path.display()),
-            SmbCredentials::Kerberos {
-                username: Some(username),
-                ..
-            } => format!("the Kerberos principal {username:?}"),
-            SmbCredentials::Kerberos { .. } => "this host's Kerberos principal".into(),
+            SmbCredentials::Kerberos { .. } => {
+                let principal = self.kerberos.as_ref().map(|(k, _)| k.principal.as_str());
+                format!("the Kerberos principal {:?}", principal.unwrap_or_default())
+            }
         }
     }
 
@@ -352,6 +344,55 @@ impl<'a> Share<'a> {
             self.who(),
             settings.mount_timeout.as_secs_f64(),
         )
+    }
+}
+
+/// The server's name as it is compared: DNS names are the same in any case (RFC 4343).
+fn host(volume: &SmbVolume) -> String {
+    volume.host.to_lowercase()
+}
+
+/// `//host/share/folder`
+pub(super) fn source(volume: &SmbVolume) -> String {
+    let (host, share, folder) = (host(volume), &volume.share, &volume.folder);
+    match folder.as_str() {
+        "" => format!("//{host}/{share}"),
+        folder => format!("//{host}/{share}/{folder}"),
+    }
+}
+
+/// As whom this host logs in, where it is by Kerberos: as nobody that the deployer has not named.
+fn kerberos(
+    settings: &config::Smb,
+    volume: &SmbVolume,
+) -> Result<Option<(config::SmbKerberos, Origin)>, BackendError> {
+    let SmbCredentials::Kerberos { username, .. } = &volume.credentials else {
+        return Ok(None);
+    };
+    let refused = |why: String| BackendError::KerberosPrincipal {
+        share: source(volume),
+        why,
+    };
+    let (kerberos, from) = settings.kerberos(&volume.host).ok_or_else(|| {
+        refused(
+            "this host's configuration names no principal for it: set smb.kerberos.principal, or \
+             give a user and password in the connection info"
+                .to_owned(),
+        )
+    })?;
+    let principal = &kerberos.principal;
+    let same = |user: &String| {
+        user == principal
+            || principal
+                .rsplit_once('@')
+                .is_some_and(|(name, _)| name == user)
+    };
+    match username.as_ref().filter(|user| !same(user)) {
+        Some(user) => Err(refused(format!(
+            "connection info names the user {user:?}, and this host logs in as {principal:?}: leave \
+             username= out, or name that principal in the configuration"
+        ))),
+        None => Ok(Some((kerberos.clone(), from))),
     }
 }
 

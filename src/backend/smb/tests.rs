@@ -14,6 +14,8 @@ fn backend(mount_base: &Path) -> SmbBackend {
         mount_timeout: Duration::from_secs(10),
         default_options: vec![],
         mandatory_options: vec![],
+        kerberos: None,
+        local_shares: Default::default(),
         servers: BTreeMap::new(),
     };
     let none = Workers::from_executable("/nonexistent".into());
@@ -113,21 +115,110 @@ fn kernel_releases_are_compared_by_number() {
     }
 }
 
-/// Every error of mount(2) has its reason, and says what to do.
-#[test]
-fn mount_errors_are_told_in_words() {
-    let settings = backend(Path::new("/mnt")).settings;
-    let Protocol::Smb(volume) = info("files", 445) else {
-        panic!("another protocol")
-    };
-    let share = Share::new(&settings, &volume, Access::ReadWrite).unwrap();
-    let told = |errno| match failure::meaning(errno, &share, Path::new("/mnt/x"), share.dialects[0])
-    {
+fn volume(info: Protocol) -> SmbVolume {
+    match info {
+        Protocol::Smb(volume) => volume,
+        _ => panic!("another protocol"),
+    }
+}
+
+/// What an error of mount(2) comes to, in words.
+fn told(share: &Share<'_>, errno: Errno) -> String {
+    match failure::meaning(errno, share, Path::new("/mnt/x"), share.dialects[0]) {
         Meaning::Final(error) => format!("{}: {error}", error.reason()),
         Meaning::OtherVersion(error) => format!("next version: {error}"),
         Meaning::Unreachable(why) => format!("next address: {why}"),
         Meaning::Silent(why) => format!("next address, silent: {why}"),
+    }
+}
+
+#[test]
+fn kerberos_errors_are_told_in_words() {
+    let mut settings = backend(Path::new("/mnt")).settings;
+    settings.kerberos = Some(config::SmbKerberos {
+        principal: "alice@LAB.TEST".into(),
+        cruid: 0,
+    });
+    let volume = SmbVolume {
+        credentials: SmbCredentials::Kerberos {
+            sec: "krb5".into(),
+            username: None,
+            domain: None,
+        },
+        ..volume(info("files", 445))
     };
+    let share = Share::new(&settings, &volume, Access::ReadWrite).unwrap();
+    let all = [Errno::ENOKEY, Errno::EACCES].map(|errno| told(&share, errno));
+    insta::assert_snapshot!(all.join("\n"), @r#"
+    LOGON_FAILURE: cannot log in to //files/vols as the Kerberos principal "alice@LAB.TEST": the kernel got no ticket for cifs/files (ENOKEY): the credential cache of uid 0 has none that is valid and the keytab no key of the principal; or the realm does not answer; or it has no service of that name, since the export must name the server as its service principal does; or request-key has no rule for cifs.spnego (package cifs-utils). cifs.upcall tells which in the system log
+    LOGON_FAILURE: the server refuses the Kerberos principal "alice@LAB.TEST" access to //files/vols: a disabled or locked account, or no right to the share (EACCES); correct it on the server, or name another principal in the configuration
+    "#);
+}
+
+/// A share of this very host is used where it is: links are not followed, read-only is honoured, nothing is mounted.
+#[tokio::test]
+async fn a_share_of_this_very_host_is_not_mounted() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("vols");
+    std::fs::create_dir_all(root.join("a")).unwrap();
+    std::fs::write(root.join("a/v1"), b"0123456789").unwrap();
+    std::fs::write(dir.path().join("outside"), b"secret").unwrap();
+    std::os::unix::fs::symlink("../../outside", root.join("a/link")).unwrap();
+    let mut backend = backend(&dir.path().join("mnt"));
+    let share = ("nas".to_owned(), "vols".to_owned());
+    backend.settings.local_shares.insert(share, root.clone());
+    let info = |name: &str| {
+        Protocol::Smb(SmbVolume {
+            host: "NAS".into(),
+            share: "Vols".into(),
+            folder: "a".into(),
+            name: name.into(),
+            ..volume(super::tests::info("nas", 445))
+        })
+    };
+    let plan = backend.plan(&info("v1"), Access::ReadOnly).unwrap();
+    assert_eq!((&plan.shared, &plan.mount), (&None, &None));
+    assert_eq!((&plan.path, &plan.root), (&root.join("a/v1"), &root));
+    assert!(plan.access.is_read_only());
+    let described = backend.describe(&info("v1"), &plan);
+    assert_eq!(
+        described.connect,
+        format!(
+            "nothing to mount: //nas/Vols/a is of this host, beneath {} (smb.local_shares)",
+            root.display()
+        )
+    );
+    assert_eq!(backend.find(&plan).await.unwrap(), Presence::Present);
+    let connected = backend.connect(&plan, &info("v1")).await.unwrap();
+    assert_eq!((&connected.plan, connected.inspected), (&plan, false));
+    backend.inspect(&plan).await.unwrap();
+    assert_eq!(backend.extend(&plan).await.unwrap(), 10);
+    backend.disconnect(&plan, true).await.unwrap();
+    assert!(!dir.path().join("mnt").exists());
+    for (name, reason) in [
+        ("link", Reason::VolumePathUnsafe),
+        ("../../outside", Reason::VolumePathUnsafe),
+        ("absent", Reason::VolumeNotFound),
+        (".", Reason::VolumeNotRegular),
+    ] {
+        let plan = backend.plan(&info(name), Access::ReadWrite).unwrap();
+        let error = backend.inspect(&plan).await.unwrap_err();
+        assert_eq!(error.reason(), reason, "{error}");
+    }
+    let other = Protocol::Smb(SmbVolume {
+        share: "other".into(),
+        ..volume(super::tests::info("nas", 445))
+    });
+    let plan = backend.plan(&other, Access::ReadOnly).unwrap();
+    assert!(plan.mount.is_some());
+}
+
+/// Every error of mount(2) has its reason, and says what to do.
+#[test]
+fn mount_errors_are_told_in_words() {
+    let settings = backend(Path::new("/mnt")).settings;
+    let volume = volume(info("files", 445));
+    let share = Share::new(&settings, &volume, Access::ReadWrite).unwrap();
     let errnos = [
         Errno::EACCES,
         Errno::ENOENT,
@@ -137,13 +228,12 @@ fn mount_errors_are_told_in_words() {
         Errno::ETIMEDOUT,
         Errno::EOPNOTSUPP,
         Errno::EINVAL,
-        Errno::ENOKEY,
         Errno::EPERM,
         Errno::ENODEV,
         Errno::EBUSY,
         Errno::EIO,
     ];
-    let all: Vec<_> = errnos.into_iter().map(told).collect();
+    let all: Vec<_> = errnos.into_iter().map(|e| told(&share, e)).collect();
     insta::assert_snapshot!(all.join("\n"), @r#"
     LOGON_FAILURE: the server refuses user "bob" access to //files/vols: a wrong user, domain or password, a disabled or locked account, or no right to the share (EACCES); correct them on the server or in the connection info
     SHARE_NOT_FOUND: cannot mount //files/vols: the server has no such share, or the share no such folder (ENOENT): check the connection info's export
@@ -153,7 +243,6 @@ fn mount_errors_are_told_in_words() {
     next address, silent: connection timed out
     PROTOCOL_VERSION: cannot agree on a protocol version with the server files (offered 3.1.1): the kernel and the server found no common ground at the mount itself (EOPNOTSUPP): an option such as seal may need a newer version than the server has
     MOUNT_OPTION_INVALID: cannot mount //files/vols with these options: the kernel refuses one of them (EINVAL) and tells which in its log (dmesg)
-    LOGON_FAILURE: the server refuses user "bob" access to //files/vols: there is no valid Kerberos ticket for the server (ENOKEY): get one for the principal on this host (kinit, or a keytab), name the server by the host name that its service principal has, and check that request-key has a rule for cifs.spnego
     MOUNT_FAILED: cannot mount //files/vols on "/mnt/x": this process may not mount (EPERM): it needs CAP_SYS_ADMIN, and a confinement that lets mount(2) through
     MOUNT_FAILED: cannot mount //files/vols on "/mnt/x": this kernel has no CIFS (ENODEV): load or install the module cifs
     MOUNT_FAILED: cannot mount //files/vols on "/mnt/x": the mount point is busy (EBUSY)

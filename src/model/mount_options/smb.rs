@@ -82,7 +82,6 @@ const ALLOWED: &[Spec] = &[
     flag("noperm", &["perm"]),
     number("uid", 0, u32::MAX - 1),
     number("gid", 0, u32::MAX - 1),
-    number("cruid", 0, u32::MAX - 1),
     value("file_mode", Takes::Mode),
     value("dir_mode", Takes::Mode),
     value("iocharset", Takes::Word(&["utf8"])),
@@ -113,6 +112,8 @@ const FROM_EXPORT: &str = "the server and path come from the export alone";
 const LOCAL_FILES: &str = "who may open the files on this host is not read off the server";
 const CREDENTIALS: &str =
     "credentials belong to the volume's connection info, not among this host's options";
+const KERBEROS: &str =
+    "whose Kerberos credentials are used is set by this host's configuration alone (smb.kerberos)";
 const READ_ONLY: &str = "set read_only for the server instead";
 
 const REFUSED: Refusals = &[
@@ -205,6 +206,7 @@ const REFUSED: Refusals = &[
         &["noforceuid", "noforcegid", "sharesock"],
         "what it turns off is always on",
     ),
+    (&["cruid"], KERBEROS),
 ];
 
 const REFUSED_OF_DEPLOYER: Refusals = &[
@@ -220,7 +222,6 @@ const REFUSED_OF_DEPLOYER: Refusals = &[
             "cred",
             "guest",
             "sec",
-            "cruid",
         ],
         CREDENTIALS,
     ),

@@ -17,6 +17,8 @@ fn settings() -> config::Smb {
         mount_timeout: Duration::from_secs(10),
         default_options: vec![],
         mandatory_options: vec![],
+        kerberos: None,
+        local_shares: Default::default(),
         servers: BTreeMap::new(),
     }
 }
@@ -121,21 +123,70 @@ fn every_setting_says_where_it_comes_from() {
     ");
 }
 
-#[test]
-fn kerberos_and_files_need_no_password_here() {
-    let kerberos = SmbVolume {
+/// A volume by Kerberos, perhaps for a user that connection info names.
+fn kerberos(username: Option<&str>) -> SmbVolume {
+    SmbVolume {
         credentials: SmbCredentials::Kerberos {
             sec: "krb5i".into(),
-            username: Some("alice".into()),
-            domain: None,
+            username: username.map(str::to_owned),
+            domain: Some("LAB".into()),
         },
         ..volume()
+    }
+}
+
+fn principal(name: &str, cruid: u32) -> Option<config::SmbKerberos> {
+    Some(config::SmbKerberos {
+        principal: name.into(),
+        cruid,
+    })
+}
+
+#[test]
+fn kerberos_is_as_the_configured_principal_alone() {
+    let refused = |settings: &config::Smb, user| refusal(settings, &kerberos(user)).to_string();
+    assert_snapshot!(refused(&settings(), None), @"cannot log in to //files.example/Vols with Kerberos: this host's configuration names no principal for it: set smb.kerberos.principal, or give a user and password in the connection info");
+    let mut configured = settings();
+    configured.kerberos = principal("alice@LAB.TEST", 1000);
+    let shown = |settings: &config::Smb, user| {
+        let volume = kerberos(user);
+        let share = Share::new(settings, &volume, Access::ReadOnly).unwrap();
+        (share.shown(), share.id(&key()))
     };
+    let by_default = shown(&configured, None);
     assert!(
-        share(&kerberos)
-            .shown()
-            .contains(",sec=krb5i,username=alice,")
+        (by_default.0).contains(",sec=krb5i,username=alice@LAB.TEST,cruid=1000,"),
+        "{by_default:?}"
     );
+    // To name the same user is to say nothing.
+    assert_eq!(shown(&configured, Some("alice")), by_default);
+    assert_eq!(shown(&configured, Some("alice@LAB.TEST")), by_default);
+    assert_snapshot!(refused(&configured, Some("bob")), @r#"cannot log in to //files.example/Vols with Kerberos: connection info names the user "bob", and this host logs in as "alice@LAB.TEST": leave username= out, or name that principal in the configuration"#);
+    assert_eq!(
+        refusal(&configured, &kerberos(Some("alice@OTHER"))).reason(),
+        Reason::CredentialsInvalid
+    );
+    configured.servers.insert(
+        "files.example".into(),
+        config::SmbServer {
+            kerberos: principal("bob@LAB.TEST", 0),
+            ..Default::default()
+        },
+    );
+    let of_server = shown(&configured, Some("bob"));
+    assert!(
+        (of_server.0).contains(",username=bob@LAB.TEST,cruid=0,"),
+        "{of_server:?}"
+    );
+    assert_ne!(of_server.1, by_default.1);
+    let share = kerberos(None);
+    let share = Share::new(&configured, &share, Access::ReadOnly).unwrap();
+    let cruid = share.settings().into_iter().find(|s| s.name == "cruid");
+    assert_eq!(cruid.unwrap().origin, "server");
+}
+
+#[test]
+fn files_need_no_password_here() {
     let file = SmbVolume {
         credentials: SmbCredentials::File("/etc/volattach/credentials/bob".into()),
         ..volume()

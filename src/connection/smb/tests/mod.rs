@@ -174,12 +174,8 @@ fn without_a_user_it_is_guest_kerberos_or_a_file() {
         with_options("sec=krb5i").unwrap().credentials,
         kerberos(None, None)
     );
-    let named = with_options("sec=krb5i,username=alice,domain=LAB,cruid=107").unwrap();
+    let named = with_options("sec=krb5i,username=alice,domain=LAB").unwrap();
     assert_eq!(named.credentials, kerberos(Some("alice"), Some("LAB")));
-    assert_eq!(
-        named.options,
-        [("cruid".to_owned(), Some("107".to_owned()))]
-    );
     let file = with_options("-o credentials=/etc/volattach/cred/nas 1,seal").unwrap();
     assert_eq!(
         file.credentials,
