@@ -2,6 +2,11 @@
 
 #![cfg(test)]
 
+#[path = "cli/offline.rs"]
+mod offline;
+#[path = "cli/offline_targets.rs"]
+mod offline_targets;
+
 use std::process::{Command, Output};
 
 use serde_json::Value;
@@ -33,7 +38,7 @@ fn plan(info: &str, more: &[&str]) -> Result<Value, (i32, Value)> {
     let files = Files::new();
     let config = files.write(
         "volattachd.toml",
-        "[smb]\nuid = 64055\ngid = 64055\n[local]\nroots = [\"/srv/volumes\"]\n",
+        "[smb]\nuid = 64055\ngid = 64055\n[local]\nroots = [\"/srv/volumes\", \"/dev/vg\"]\n",
     );
     let info = files.write("info.json", info);
     let first = [
