@@ -39,7 +39,7 @@ lab-test: deps ## tests in a virtual compute node; FILTER=text: those whose name
 	@cargo test --locked --quiet --test lab -- $(FILTER)
 
 .PHONY: bench
-bench: deps ## what attaches cost over libvirt itself and mount(2), and what the idle daemon weighs
+bench: deps ## what attaches cost over libvirt itself and mount(2), connects beside os-brick's, the idle daemon's weight
 	@status=0; \
 	LIBVIRT_LOG_OUTPUTS=4:stderr cargo bench --locked --quiet --bench attach || status=1; \
 	cargo test --locked --quiet --release --test lab -- --bench || status=1; \

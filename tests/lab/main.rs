@@ -10,7 +10,6 @@ mod ad_test;
 mod agent;
 mod agent_test;
 mod bench;
-mod bench_client;
 mod cache;
 mod demo;
 mod extend_test;
@@ -83,7 +82,7 @@ fn main() -> ExitCode {
         ["--shell"] => shell(),
         ["--demo"] => demo::run(),
         ["--bench"] => bench::run(),
-        ["--bench-client"] => bench_client::run(), // in the node, for --bench
+        ["--bench-client"] => bench::run_client(), // in the node, for --bench
         [] => run(""),
         [filter] if !filter.starts_with('-') => run(filter),
         _ => Err(anyhow::anyhow!(

@@ -1,5 +1,5 @@
-//! The part of the benchmark that runs in the node: attaches an SMB volume by volattachd and by bare calls in turns, and
-//! tells how long each took.
+//! The part of the benchmarks that runs in the node: attaches an SMB volume by volattachd and by bare calls in turns, or
+//! connects a volume by volattachd, and tells how long each took.
 
 use std::{
     fs,
@@ -18,13 +18,14 @@ use virt::{connect::Connect, domain::Domain};
 use virt_sys::VIR_DOMAIN_AFFECT_LIVE;
 use volattach::{
     api::v1::{
-        AttachVolumeRequest, Attachment, ConnectionInfo, DetachVolumeRequest, PlanAttachRequest,
-        connection_info::Form, volume_attach_client::VolumeAttachClient,
+        AttachVolumeRequest, Attachment, ConnectVolumeRequest, ConnectionInfo, DetachVolumeRequest,
+        DisconnectVolumeRequest, PlanAttachRequest, connection_info::Form,
+        volume_attach_client::VolumeAttachClient,
     },
     sys::mount,
 };
 
-use super::process::wait_for;
+use crate::process::wait_for;
 
 const SOCKET: &str = "/run/volattach/volattachd.sock";
 const CONSOLE: &str = "/var/log/lab/inner.console";
@@ -35,7 +36,16 @@ const ID: &str = "bench";
 
 /// What to do, on stdin.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Job {
+pub(crate) enum Job {
+    /// SMB attaches and bare calls, to the inner guest; gives a list of [`Pair`]s.
+    Smb(SmbJob),
+    /// Connects and disconnects of a volume, this often, by its connection info; gives a list of [`Round`]s.
+    Connect { info: String, rounds: usize },
+}
+
+/// A volume on an SMB share.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SmbJob {
     pub(crate) address: String,
     pub(crate) share: String,
     pub(crate) file: String,
@@ -44,7 +54,7 @@ pub(crate) struct Job {
     pub(crate) pairs: usize,
 }
 
-/// How long an attach took either way, in seconds. A list of these goes to stdout.
+/// How long an attach took either way, in seconds.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Pair {
     /// AttachVolume over gRPC.
@@ -53,13 +63,62 @@ pub(crate) struct Pair {
     pub(crate) bare: f64,
 }
 
-/// Does the job.
+/// How long each took, in seconds.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Round {
+    pub(crate) connect: f64,
+    pub(crate) disconnect: f64,
+}
+
+/// Does the job; what it gives goes to stdout.
 pub(crate) fn run() -> Result<()> {
-    let job: Job = serde_json::from_reader(stdin())?;
-    let bench = Bench::new(&job)?;
+    match serde_json::from_reader(stdin())? {
+        Job::Smb(job) => Ok(serde_json::to_writer(stdout(), &smb(&job)?)?),
+        Job::Connect { info, rounds } => {
+            Ok(serde_json::to_writer(stdout(), &connects(info, rounds)?)?)
+        }
+    }
+}
+
+fn channel(runtime: &Runtime) -> Result<Channel> {
+    let connector =
+        tower::service_fn(|_: Uri| async { UnixStream::connect(SOCKET).await.map(TokioIo::new) });
+    let endpoint = Endpoint::from_static("http://localhost");
+    Ok(runtime.block_on(endpoint.connect_with_connector(connector))?)
+}
+
+fn connects(info: String, rounds: usize) -> Result<Vec<Round>> {
+    let runtime = Runtime::new()?;
+    let mut client = VolumeAttachClient::new(channel(&runtime)?);
+    let request = ConnectVolumeRequest {
+        attachment_id: ID.into(),
+        volume_id: ID.into(),
+        connection_info: Some(ConnectionInfo {
+            form: Some(Form::CinderJson(info)),
+        }),
+        ..Default::default()
+    };
+    let mut times = Vec::new();
+    for _ in 0..rounds {
+        let begun = Instant::now();
+        runtime.block_on(client.connect_volume(request.clone()))?;
+        let connected = Instant::now();
+        runtime.block_on(client.disconnect_volume(DisconnectVolumeRequest {
+            attachment_id: ID.into(),
+        }))?;
+        times.push(Round {
+            connect: (connected - begun).as_secs_f64(),
+            disconnect: connected.elapsed().as_secs_f64(),
+        });
+    }
+    Ok(times)
+}
+
+fn smb(job: &SmbJob) -> Result<Vec<Pair>> {
+    let bench = Bench::new(job)?;
     // The first attach warms up, and gives what the bare calls need.
     let (_, attachment, options) = bench.ours()?;
-    let bare = bench.prepare_bare(&job, &attachment)?;
+    let bare = bench.prepare_bare(job, &attachment)?;
     let (_, bare_options) = bench.bare(&bare)?;
     ensure!(
         options == bare_options,
@@ -79,7 +138,7 @@ pub(crate) fn run() -> Result<()> {
         };
         pairs.push(pair);
     }
-    Ok(serde_json::to_writer(stdout(), &pairs)?)
+    Ok(pairs)
 }
 
 struct Bench {
@@ -99,7 +158,7 @@ struct Bare {
 }
 
 impl Bench {
-    fn new(job: &Job) -> Result<Self> {
+    fn new(job: &SmbJob) -> Result<Self> {
         let info = json!({
             "driver_volume_type": "smbfs",
             "data": {
@@ -119,15 +178,10 @@ impl Bench {
             ..Default::default()
         };
         let runtime = Runtime::new()?;
-        let channel = runtime.block_on(
-            Endpoint::from_static("http://localhost").connect_with_connector(tower::service_fn(
-                |_: Uri| async { UnixStream::connect(SOCKET).await.map(TokioIo::new) },
-            )),
-        )?;
         let libvirt = Connect::open(Some("qemu:///system"))?;
         Ok(Self {
+            client: VolumeAttachClient::new(channel(&runtime)?),
             runtime,
-            client: VolumeAttachClient::new(channel),
             request,
             domain: libvirt.lookup_domain_by_name("inner")?,
             _libvirt: libvirt,
@@ -158,7 +212,7 @@ impl Bench {
     }
 
     /// What the bare calls need to do the same as volattachd did for `attachment`.
-    fn prepare_bare(&self, job: &Job, attachment: &Attachment) -> Result<Bare> {
+    fn prepare_bare(&self, job: &SmbJob, attachment: &Attachment) -> Result<Bare> {
         let request = PlanAttachRequest {
             request: Some(self.request.clone()),
         };

@@ -1,0 +1,45 @@
+#!/usr/bin/python3
+"""Connects and disconnects a volume with os-brick, as Nova does, and tells how long each took.
+
+stdin: {"protocol": "ISCSI" or "NFS", "data": what Cinder sends under `data`, "rounds": N}
+stdout: [{"connect": seconds, "disconnect": seconds}, ...]
+"""
+import json
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, "/opt/os-brick/lib")
+
+from oslo_config import cfg  # noqa: E402
+from oslo_concurrency import lockutils  # noqa: E402
+from os_brick import privileged  # noqa: E402
+from os_brick.initiator import connector  # noqa: E402
+
+MOUNTS = "/mnt/os-brick"
+
+
+def main():
+    job = json.load(sys.stdin)
+    cfg.CONF([], project="bench")
+    lockutils.set_defaults(lock_path="/run/os-brick")
+    # In this process, rather than through a daemon of its own: what Nova pays once is not counted.
+    privileged.default.set_client_mode(False)
+    client = connector.InitiatorConnector.factory(
+        job["protocol"], root_helper="", use_multipath=False,
+        nfs_mount_point_base=MOUNTS, conn={"mount_point_base": MOUNTS})
+    times = []
+    for _ in range(job["rounds"]):
+        data = dict(job["data"])
+        begun = time.monotonic()
+        device = client.connect_volume(data)
+        connected = time.monotonic()
+        client.disconnect_volume(data, device)
+        if job["protocol"] == "NFS":
+            # os-brick leaves the share mounted; Nova unmounts it so.
+            subprocess.run(["umount", device["path"].rsplit("/", 1)[0]], check=True)
+        times.append({"connect": connected - begun, "disconnect": time.monotonic() - connected})
+    json.dump(times, sys.stdout)
+
+
+main()

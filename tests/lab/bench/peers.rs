@@ -1,0 +1,154 @@
+//! Connects and disconnects of the same volumes by volattachd and by os-brick, in the same node, in turns.
+
+use std::{collections::HashSet, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use super::{
+    client::{Job, Round},
+    median,
+};
+use crate::{
+    agent::Agent,
+    node::Node,
+    targets::{Targets, iscsi_info},
+};
+
+/// Turns of each, and rounds in a turn.
+const TURNS: usize = 4;
+const ROUNDS: usize = 3;
+/// Processes that a connect by iSCSI with CHAP may start.
+const PROCESSES: usize = 2;
+
+/// os-brick's client in the node.
+const OS_BRICK: &str = "/opt/os-brick/os_brick_client.py";
+const EVENTS: &str = "events/sched/sched_process";
+
+/// A volume that both connect.
+struct Volume {
+    /// os-brick's name of the protocol.
+    protocol: &'static str,
+    /// What Cinder sends.
+    info: Value,
+    /// os-brick's time over ours, at least: of the connect, and of the disconnect.
+    connect: f64,
+    disconnect: f64,
+}
+
+/// Prints the table; whether all is within its limits.
+pub(super) fn run(node: &Node) -> Result<bool> {
+    Agent::start(node, "")?;
+    node.sh("mkdir -p /mnt/os-brick /run/os-brick")?;
+    let mut good = true;
+    println!(
+        "os-brick's time over volattachd's, medians of {} connects and disconnects:",
+        TURNS * ROUNDS
+    );
+    for volume in volumes(node)? {
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for _ in 0..TURNS {
+            theirs.extend(os_brick(node, &volume)?);
+            ours.extend(volattachd(node, &volume)?);
+        }
+        let ratio = |time: fn(&Round) -> f64| {
+            median(theirs.iter().map(time)) / median(ours.iter().map(time))
+        };
+        let (connect, disconnect) = (ratio(|r| r.connect), ratio(|r| r.disconnect));
+        println!(
+            "  {:<6} connect {connect:.1} (at least {}), disconnect {disconnect:.1} (at least {})",
+            volume.protocol, volume.connect, volume.disconnect
+        );
+        good &= connect >= volume.connect && disconnect >= volume.disconnect;
+        if volume.protocol == "ISCSI" {
+            let (ours, theirs) = (
+                processes(node, || volattachd(node, &volume))?,
+                processes(node, || os_brick(node, &volume))?,
+            );
+            let each = |all: usize| all.div_ceil(ROUNDS);
+            println!(
+                "  {:<6} processes started by a connect and its disconnect: volattachd {}, os-brick {}",
+                "",
+                each(ours),
+                each(theirs)
+            );
+            good &= each(ours) <= PROCESSES;
+        }
+    }
+    super::nothing_left(node)?;
+    Ok(good)
+}
+
+/// The servers with their volumes.
+fn volumes(node: &Node) -> Result<Vec<Volume>> {
+    let targets = Targets::new(node, &["bench"])?;
+    targets.target("bench", &[21], &[(1, "bench")])?;
+    targets.run(&["chap", "bench", "user", "Gravel-Otter-7"])?;
+    let mut iscsi = iscsi_info(21, "bench", 1);
+    iscsi["data"]["auth_method"] = json!("CHAP");
+    iscsi["data"]["auth_username"] = json!("user");
+    iscsi["data"]["auth_password"] = json!("Gravel-Otter-7");
+    Ok(vec![Volume {
+        protocol: "ISCSI",
+        info: iscsi,
+        connect: 3.0,
+        disconnect: 3.0,
+    }])
+}
+
+/// The rounds of a turn by volattachd.
+fn volattachd(node: &Node, volume: &Volume) -> Result<Vec<Round>> {
+    let job = Job::Connect {
+        info: volume.info.to_string(),
+        rounds: ROUNDS,
+    };
+    super::client(node, &job)
+}
+
+/// The rounds of a turn by os-brick.
+fn os_brick(node: &Node, volume: &Volume) -> Result<Vec<Round>> {
+    let job = json!({
+        "protocol": volume.protocol,
+        "data": volume.info["data"],
+        "rounds": ROUNDS,
+    });
+    let job = job.to_string();
+    let output = node.run(OS_BRICK, job.as_bytes(), Duration::from_secs(300))?;
+    ensure!(output.status.success(), "os-brick: {}", output.stderr);
+    serde_json::from_str(&output.stdout).context("os-brick's times")
+}
+
+/// How many programs the daemon and os-brick's client start while `work` is done: the kernel traces who forks and who executes what.
+fn processes(node: &Node, work: impl FnOnce() -> Result<Vec<Round>>) -> Result<usize> {
+    let tasks = node.sh(&format!(
+        "cd /sys/kernel/tracing && echo 8192 >buffer_size_kb && echo >trace
+         echo 1 >{EVENTS}_fork/enable && echo 1 >{EVENTS}_exec/enable
+         ls /proc/$(systemctl show -p MainPID --value volattachd)/task"
+    ))?;
+    work()?;
+    let trace = node.sh(&format!(
+        "cd /sys/kernel/tracing && echo 0 >{EVENTS}_fork/enable && echo 0 >{EVENTS}_exec/enable && cat trace"
+    ))?;
+    let mut family: HashSet<&str> = tasks.split_whitespace().collect();
+    let mut started = 0;
+    for event in trace.lines() {
+        let field = |name: &str| {
+            let text = event.split_once(&format!(" {name}="))?.1;
+            text.split_whitespace().next()
+        };
+        if event.contains("sched_process_fork:") {
+            if let (Some(parent), Some(child)) = (field("pid"), field("child_pid"))
+                && family.contains(parent)
+            {
+                family.insert(child);
+            }
+        } else if let (Some(program), Some(pid)) = (field("filename"), field("pid")) {
+            if program == OS_BRICK {
+                family.insert(pid);
+            } else if family.contains(pid) {
+                started += 1;
+            }
+        }
+    }
+    Ok(started)
+}
