@@ -10,7 +10,7 @@ use super::node::Node;
 /// kernel and the inner guest's QEMU are asked too.
 const SCRIPT: &str = r#"
 base=/var/lib/volattach/mnt
-awk -v base="$base/" '$3 == "cifs" || index($2, base) == 1 { print "mount: " $0 }' /proc/mounts
+awk -v base="$base/" '$3 == "cifs" || $3 ~ /^nfs4?$/ || index($2, base) == 1 { print "mount: " $0 }' /proc/mounts
 find "$base" -mindepth 1 -printf 'beneath the mount base: %p\n' 2>/dev/null
 for session in /sys/class/iscsi_session/session*; do
     [ -e "$session" ] && echo "iSCSI session: $(cat "$session/targetname")"
@@ -39,17 +39,22 @@ exit 0
 
 /// The kernel ends a session and its threads after the unmount, at once or, where the server had fallen silent, when
 /// its thread wakes from trying to reconnect.
-const SESSIONS: &str = "! grep -E '^[0-9]+\\) (ConnectionId|Name)' /proc/fs/cifs/DebugData";
+const SESSIONS: &str = "! grep -E '^[0-9]+\\) (ConnectionId|Name)' /proc/fs/cifs/DebugData &&
+    ! grep -s '^v' /proc/fs/nfsfs/servers";
 
 /// Everything left over of attachments, a line each; empty when all is as if nothing had ever been attached.
 pub(crate) fn find(node: &Node) -> Result<Vec<String>> {
     let mut found: Vec<String> = node.sh(SCRIPT)?.lines().map(String::from).collect();
     if let Err(error) = node.wait(
-        "the end of all CIFS sessions",
+        "the end of all CIFS and NFS sessions",
         SESSIONS,
         Duration::from_secs(30),
     ) {
-        let sessions = node.run("cat /proc/fs/cifs/DebugData", b"", Duration::from_secs(20));
+        let sessions = node.run(
+            "cat /proc/fs/cifs/DebugData /proc/fs/nfsfs/servers",
+            b"",
+            Duration::from_secs(20),
+        );
         found.push(format!(
             "{error:#}: {}",
             sessions.map_or_else(|error| error.to_string(), |output| output.stdout)

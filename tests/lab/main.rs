@@ -18,6 +18,8 @@ mod grpc_test;
 mod guest;
 mod iscsi_test;
 mod leftovers;
+mod nfs_servers;
+mod nfs_test;
 mod node;
 mod process;
 mod qemu;
@@ -64,6 +66,7 @@ const TESTS: &[&[Test]] = &[
     grpc_test::TESTS,
     unit_test::TESTS,
     iscsi_test::TESTS,
+    nfs_test::TESTS,
     extend_test::TESTS,
     ad_test::TESTS,
 ];

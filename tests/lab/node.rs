@@ -206,7 +206,7 @@ impl Node {
             ),
             (
                 "samba",
-                "journalctl --no-pager -b -u 'lab-smb-*'; tail -n +1 /srv/lab/*/log/*.log",
+                "journalctl --no-pager -b -u 'lab-smb-*' -u 'lab-nfs-*'; tail -n +1 /srv/lab/*/log/*.log",
             ),
             ("dmesg", "dmesg"),
             ("guest-console", "cat /var/log/lab/inner.console"),

@@ -168,9 +168,9 @@ pub(crate) fn smb_info(server: &SmbServer<'_>, share: &str, name: &str, options:
 
 /// Removes every server, whatever state it is in.
 pub(crate) fn remove_all(node: &Node) -> Result<()> {
-    node.sh(
-        "for name in $(lab-smb list); do lab-smb stop \"$name\"; done
-         ! [ -e /srv/lab-iscsi ] || lab-iscsi stop",
-    )
-    .map(drop)
+    node.sh("for kind in smb nfs; do
+             for name in $(lab-$kind list); do lab-$kind stop \"$name\"; done
+         done
+         ! [ -e /srv/lab-iscsi ] || lab-iscsi stop")
+        .map(drop)
 }

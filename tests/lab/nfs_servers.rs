@@ -1,0 +1,73 @@
+//! NFS servers in the node: each the kernel's own in namespaces of its own, at an address of its own (see lab-nfs).
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+
+use super::{node::Node, process::quote};
+
+/// A running server. The runner removes it after the test.
+pub(crate) struct NfsServer<'node> {
+    node: &'node Node,
+    name: &'static str,
+    /// 10.99.0.N
+    pub(crate) address: String,
+}
+
+impl<'node> NfsServer<'node> {
+    /// Starts a server at 10.99.0.`octet` and fd99::`octet` with one export; `options` are the export's, and
+    /// `arguments` go to rpc.nfsd.
+    pub(crate) fn start(
+        node: &'node Node,
+        name: &'static str,
+        octet: u8,
+        options: &str,
+        arguments: &str,
+    ) -> Result<Self> {
+        let server = Self {
+            node,
+            name,
+            address: format!("10.99.0.{octet}"),
+        };
+        let path = server.path("");
+        let exports = format!("{path} *({options},no_subtree_check)\n");
+        let script = format!("lab-nfs start {name} {octet} {arguments}");
+        let output = node.run(&script, exports.as_bytes(), Duration::from_secs(60))?;
+        ensure!(
+            output.status.success(),
+            "starting NFS server {name}: {}{}",
+            output.stdout,
+            output.stderr
+        );
+        Ok(server)
+    }
+
+    /// Where the server keeps a file, as a path in the node: the export's own is that of no file.
+    pub(crate) fn path(&self, file: &str) -> String {
+        format!("/srv/lab-nfs/{}/exports/{file}", self.name)
+    }
+
+    /// Makes a raw volume of 8 MiB that belongs to QEMU's user and begins with `head`.
+    pub(crate) fn volume(&self, file: &str, head: &str) -> Result<()> {
+        let path = quote(&self.path(file));
+        self.node.sh(&format!(
+            "printf %s {} >{path} && truncate -s 8M {path} && chown libvirt-qemu: {path} && chmod 600 {path}",
+            quote(head)
+        ))?;
+        Ok(())
+    }
+
+    /// Cinder's connection info for a volume on it.
+    pub(crate) fn info(&self, name: &str, options: &str) -> Value {
+        json!({
+            "driver_volume_type": "nfs",
+            "data": {
+                "export": format!("{}:{}", self.address, self.path("")),
+                "name": name,
+                "format": "raw",
+                "options": options,
+            },
+        })
+    }
+}
