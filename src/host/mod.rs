@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use sysinfo::{Product, System};
+
 /// How old an answer may be. Names stay for as long as a host is up, but its address may change, and multipathd may be started.
 const FRESH: Duration = Duration::from_secs(3);
 
@@ -51,7 +53,7 @@ impl Host {
         Self::beneath("/")
     }
 
-    /// A host whose files lie beneath `root`; its address is this host's all the same.
+    /// A host whose files lie beneath `root`; its name, address and UUID are this host's all the same.
     #[must_use]
     pub fn beneath(root: impl Into<PathBuf>) -> Self {
         Self {
@@ -76,11 +78,11 @@ impl Host {
 
     fn read(&self) -> Connector {
         Connector {
-            host: self.line("proc/sys/kernel/hostname"),
+            host: System::host_name().unwrap_or_default(),
             ip: address().unwrap_or_default(),
             platform: std::env::consts::ARCH.to_owned(),
             os_type: std::env::consts::OS.to_owned(),
-            system_uuid: self.line("sys/class/dmi/id/product_uuid"),
+            system_uuid: Product::uuid().unwrap_or_default(),
             initiator: initiator(&self.text("etc/iscsi/initiatorname.iscsi")),
             multipath: self.multipathd_runs(),
             nqn: self.line("etc/nvme/hostnqn"),
@@ -171,8 +173,6 @@ mod tests {
     #[test]
     fn a_host_with_everything_tells_it() {
         let root = root(&[
-            ("proc/sys/kernel/hostname", "node-1\n"),
-            ("sys/class/dmi/id/product_uuid", "4c4c4544-0042\n"),
             (
                 "etc/iscsi/initiatorname.iscsi",
                 "## DO NOT EDIT\n#InitiatorName=iqn.old\nInitiatorName=iqn.1993-08.org.debian:01:5f2 # ours\n",
@@ -185,11 +185,11 @@ mod tests {
         ]);
         let connector = Host::beneath(root.path()).connector();
         let expected = Connector {
-            host: "node-1".into(),
+            host: connector.host.clone(),
             ip: connector.ip.clone(),
             platform: std::env::consts::ARCH.into(),
             os_type: "linux".into(),
-            system_uuid: "4c4c4544-0042".into(),
+            system_uuid: connector.system_uuid.clone(),
             initiator: "iqn.1993-08.org.debian:01:5f2".into(),
             multipath: true,
             nqn: "nqn.2014-08.org.nvmexpress:uuid:1".into(),
@@ -204,8 +204,10 @@ mod tests {
         let root = root(&[]);
         let connector = Host::beneath(root.path()).connector();
         let expected = Connector {
+            host: connector.host.clone(),
             ip: connector.ip.clone(),
             platform: connector.platform.clone(),
+            system_uuid: connector.system_uuid.clone(),
             os_type: "linux".into(),
             ..Connector::default()
         };
@@ -224,13 +226,13 @@ mod tests {
 
     #[test]
     fn an_answer_is_kept_for_a_while() {
-        let root = root(&[("proc/sys/kernel/hostname", "a")]);
+        let root = root(&[("etc/nvme/hostid", "a")]);
         let host = Host::beneath(root.path());
         let first = host.connector();
-        fs::write(root.path().join("proc/sys/kernel/hostname"), "b").unwrap();
+        fs::write(root.path().join("etc/nvme/hostid"), "b").unwrap();
         assert_eq!(host.connector(), first);
         let old = Instant::now().checked_sub(FRESH).unwrap();
         *host.known.lock().unwrap() = Some((old, first));
-        assert_eq!(host.connector().host, "b");
+        assert_eq!(host.connector().nvme_hostid, "b");
     }
 }
