@@ -7,8 +7,9 @@
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
@@ -23,6 +24,10 @@ const BLKROSET: libc::Ioctl = 0x125d;
 const BLKFLSBUF: libc::Ioctl = 0x1261;
 /// How long the device may take to answer, in milliseconds.
 const ANSWER_MS: libc::c_uint = 10_000;
+/// How long a disk whose node is there may take to be live.
+const LIVE: Duration = Duration::from_secs(5);
+/// How often the kernel's files are looked at for a disk.
+const POLL: Duration = Duration::from_millis(5);
 /// The longest page that is asked for, in bytes: an identification page has some 200.
 const PAGE_MAX: u16 = 4096;
 
@@ -64,12 +69,66 @@ pub fn identify(device: &Path) -> Result<Option<String>, Failed> {
     Ok(identity(&page))
 }
 
+/// Waits for the block device of a SCSI disk, whose directory beneath /sys this is, and gives its name; `None`: it did not
+/// appear in time.
+#[must_use]
+pub fn appears(unit: &Path, within: Duration) -> Option<String> {
+    let until = Instant::now() + within;
+    loop {
+        let named = std::fs::read_dir(unit.join("block")).ok();
+        let entry = named.and_then(|mut entries| entries.next()?.ok());
+        let name = entry.and_then(|entry| entry.file_name().into_string().ok());
+        if name.is_some() || Instant::now() >= until {
+            return name;
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+/// Opens the block device of a SCSI disk as it is to be used, asks who it is, and makes it read-only where it shall be.
+///
+/// # Errors
+/// open(2)'s and ioctl(2)'s; `ENODEV` where the node in /dev is not that device's.
+pub fn open_unit(
+    unit: &Path,
+    block: &str,
+    write: bool,
+    read_only: bool,
+) -> Result<Option<String>, Failed> {
+    let device = Path::new("/dev").join(block);
+    let until = Instant::now() + LIVE;
+    let file = loop {
+        match open_as(&device, write, 0) {
+            // Its node is there a moment before the disk is live.
+            Err((_, Errno::ENXIO | Errno::ENOENT)) if Instant::now() < until => {
+                std::thread::sleep(POLL);
+            }
+            opened => break opened?,
+        }
+    };
+    let other = ("look at the device", Errno::ENODEV);
+    let number = file.metadata().map_err(|_| other)?.rdev();
+    let (major, minor) = (libc::major(number), libc::minor(number));
+    let known = std::fs::read_to_string(unit.join("block").join(block).join("dev"));
+    if known.map_err(|_| other)?.trim_end() != format!("{major}:{minor}") {
+        return Err(other);
+    }
+    let page = inquire(&file, 0x83).map_err(|errno| ("ask who it is", errno))?;
+    if read_only {
+        protect(&file)?;
+    }
+    Ok(identity(&page))
+}
+
 /// Makes the block device read-only for whoever opens it next (BLKROSET).
 ///
 /// # Errors
 /// open(2)'s and ioctl(2)'s.
 pub fn set_read_only(device: &Path) -> Result<(), Failed> {
-    let file = open(device, 0)?;
+    protect(&open(device, 0)?)
+}
+
+fn protect(file: &File) -> Result<(), Failed> {
     let value: libc::c_int = 1;
     // SAFETY: the descriptor is open, and the kernel reads one int at the address.
     let result = unsafe { libc::ioctl(file.as_raw_fd(), BLKROSET, &raw const value) };
@@ -93,8 +152,13 @@ pub fn flush(device: &Path) -> Result<(), Failed> {
 }
 
 fn open(device: &Path, flags: libc::c_int) -> Result<File, Failed> {
+    open_as(device, false, flags)
+}
+
+fn open_as(device: &Path, write: bool, flags: libc::c_int) -> Result<File, Failed> {
     OpenOptions::new()
         .read(true)
+        .write(write)
         .custom_flags(libc::O_NONBLOCK | flags)
         .open(device)
         .map_err(|error| {

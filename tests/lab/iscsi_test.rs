@@ -286,9 +286,12 @@ fn stale_device(lab: &Lab) -> Result<()> {
     ensure!(failure.message.contains("must be"), "{failure:?}");
     ensure!(guest::disks(&lab.node)?.is_empty());
     // The old disk is gone, so that nobody reads the new volume by it.
-    lab.node.sh(&format!(
-        "! [ -e {old} ] || ! {read} 2>/dev/null | grep -q vb || ! grep -q {old} /proc/self/mounts"
-    ))?;
+    ensure!(
+        counts(lab)? == "0 sessions 0 disks 0 maps",
+        "{}",
+        counts(lab)?
+    );
+    lab.node.sh(&format!("! [ -e {old} ]"))?;
 
     named["data"]["wwn"] = json!(targets.run(&["wwn", "vb"])?);
     agent.attach("b", "vb", &named, &[])??;

@@ -4,6 +4,7 @@ use futures::future::join_all;
 use nix::errno::Errno;
 use tokio::time::Instant;
 
+use super::disk::Found;
 use super::login::POLL;
 use super::sysfs::{Map, Unit};
 use super::{DEVICE, IscsiBackend, multipathd, node};
@@ -61,6 +62,28 @@ impl IscsiBackend {
         let released = target.paths.iter().map(|path| self.initiator.release(path));
         let released = join_all(released).await;
         removed.into_iter().chain(released).collect()
+    }
+
+    /// Removes the disks that were found anew, and a map over them.
+    pub(super) async fn remove_new(&self, target: &TargetPlan, found: &[Found]) {
+        let new = |unit: &Unit| {
+            let block = unit.block.as_ref();
+            found
+                .iter()
+                .any(|path| !path.old && Some(&path.block) == block)
+        };
+        for (path, unit) in self.units(target).into_iter().filter(|(_, unit)| new(unit)) {
+            if let Some(map) = unit
+                .block
+                .as_deref()
+                .and_then(|block| self.sysfs().map_over(block))
+            {
+                let _ = self.remove_map(&map).await;
+            }
+            if let Err(error) = self.remove_unit(path, &unit).await {
+                tracing::warn!(error = %crate::model::chain(&error), "a disk is left for the disconnect");
+            }
+        }
     }
 
     /// Writes out what this host has cached. A disk that cannot take it any more is taken down all the same; one that somebody

@@ -10,13 +10,13 @@
 //! whoever's it was.
 
 mod disconnect;
+mod disk;
 mod login;
 mod multipathd;
 mod record;
 mod sysfs;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -27,9 +27,10 @@ use super::{Backend, BackendError, Connected, Description, Presence, Setting, fi
 use crate::config;
 use crate::connection::{IscsiVolume, Protocol};
 use crate::model::{Access, HostPlan, ImageFormat, SourceKind, TargetPath, TargetPlan};
-use crate::sys::worker::{Job, Reply, SysfsJob, WorkerError, Workers};
-use login::{Gate, Initiator, POLL, at};
-use sysfs::{Session, Sysfs, Unit};
+use crate::sys::worker::{Job, SysfsJob, Workers};
+use disk::Found;
+use login::{Initiator, POLL, at};
+use sysfs::Sysfs;
 
 /// The name in connection info (`driver_volume_type`).
 const PROTOCOL: &str = "iscsi";
@@ -37,8 +38,6 @@ const PROTOCOL: &str = "iscsi";
 const DEVICES: &str = "/dev";
 /// How long a disk may take to tell who it is, to be flushed, or to be deleted.
 const DEVICE: Duration = Duration::from_secs(15);
-/// How often the LUN is scanned for while it does not appear: the storage may map it a moment later.
-const SCAN: Duration = Duration::from_secs(1);
 /// How often multipathd is asked for a map that it does not make: it may not know the paths yet.
 const MAP: Duration = Duration::from_millis(500);
 
@@ -47,16 +46,6 @@ const MAP: Duration = Duration::from_millis(500);
 pub struct IscsiBackend {
     initiator: Initiator,
     workers: Workers,
-}
-
-/// A path that is there: its disk told who it is.
-struct Found {
-    /// Such as `sdb`.
-    block: String,
-    /// Whether it was there before.
-    old: bool,
-    identity: String,
-    _gate: Arc<Gate>,
 }
 
 impl IscsiBackend {
@@ -71,129 +60,6 @@ impl IscsiBackend {
 
     fn sysfs(&self) -> &Sysfs {
         &self.initiator.sysfs
-    }
-
-    /// One path's disk: logged in, scanned, and asked who it is.
-    async fn path(&self, path: &TargetPath, volume: &IscsiVolume) -> Result<Found, BackendError> {
-        let (session, gate) = self.initiator.login(path, volume.chap.as_ref()).await?;
-        let old = match path.lun.and_then(|lun| session.unit(lun)) {
-            None => false,
-            Some(unit) => self.still_the_same(path, &unit).await?,
-        };
-        let block = self.scan(path, &session).await?;
-        Ok(Found {
-            identity: self.identify(path, &block).await?,
-            block,
-            old,
-            _gate: gate,
-        })
-    }
-
-    /// Whether a disk found at the LUN is the one that was scanned there. One that is not would show its guest, or the
-    /// next, another volume: it is removed, also from under whoever uses it.
-    async fn still_the_same(&self, path: &TargetPath, unit: &Unit) -> Result<bool, BackendError> {
-        let scanned = unit.identity_at_scan();
-        let now = match &unit.block {
-            Some(block) => self.identify(path, block).await.ok(),
-            None => None,
-        };
-        if now.is_some() && now == scanned {
-            return Ok(true);
-        }
-        tracing::warn!(unit = %unit.dir.display(), ?scanned, ?now, "removing a leftover of another volume at this LUN");
-        self.remove_unit(path, unit).await?;
-        if let Some(map) = scanned.and_then(|wwid| self.sysfs().map(&wwid))
-            && self.sysfs().paths_of(&map).is_empty()
-        {
-            // One that is open stays, without a path, until its volume is detached.
-            let _ = self.remove_map(&map).await;
-        }
-        Ok(false)
-    }
-
-    /// Has the session's host look for the one LUN, until its disk is there.
-    async fn scan(&self, path: &TargetPath, session: &Session) -> Result<String, BackendError> {
-        let within = self.initiator.settings.device_timeout;
-        let until = Instant::now() + within;
-        let lun = path.lun.unwrap_or_default();
-        let mut next = Instant::now();
-        loop {
-            if let Some(block) = session.unit(lun).and_then(|unit| unit.block) {
-                return Ok(block);
-            }
-            let now = Instant::now();
-            if now >= until {
-                return Err(BackendError::DeviceNotFound {
-                    volume: volume_at(path),
-                    within,
-                    why: "the target shows this host no such LUN; look whether the storage maps the volume to this initiator"
-                        .to_owned(),
-                });
-            }
-            if now >= next && session.unit(lun).is_none() {
-                let scan = SysfsJob {
-                    path: self.sysfs().scan_file(session),
-                    value: format!("- - {lun}"),
-                };
-                // A scan that fails or hangs is seen by its LUN not being there.
-                let _ = self.workers.run(Job::WriteSysfs(scan), until - now).await;
-                next = Instant::now() + SCAN;
-                continue;
-            }
-            tokio::time::sleep(POLL).await;
-        }
-    }
-
-    /// Asks a disk or a map who it is.
-    async fn identify(&self, path: &TargetPath, block: &str) -> Result<String, BackendError> {
-        let refused = |why: String| BackendError::DeviceIdentity {
-            volume: volume_at(path),
-            why,
-        };
-        match self.workers.run(Job::Identify(node(block)), DEVICE).await {
-            Ok(Reply::Identity(Some(identity))) => Ok(identity),
-            Ok(_) => Err(refused(format!(
-                "/dev/{block} tells no identity of its own (VPD page 83h), so it could be any volume"
-            ))),
-            Err(WorkerError::Failed { step, errno }) => Err(refused(format!(
-                "cannot {step} of /dev/{block}: {} ({errno:?}); the storage may not map the LUN any more",
-                errno.desc().to_lowercase()
-            ))),
-            Err(WorkerError::Deadline { within, .. }) => Err(BackendError::ServerLost {
-                path: node(block),
-                why: format!("nothing within {} s", within.as_secs()),
-            }),
-            Err(error) => Err(mount::host(|| format!("ask /dev/{block} who it is"))(error)),
-        }
-    }
-
-    /// The identity that all paths have, and that was asked for.
-    fn agree(&self, plan: &TargetPlan, found: &[Found]) -> Result<String, BackendError> {
-        let volume = plan.paths.first().map(volume_at).unwrap_or_default();
-        let first = found
-            .first()
-            .map(|path| path.identity.clone())
-            .unwrap_or_default();
-        let told = || {
-            let each: Vec<String> = found
-                .iter()
-                .map(|path| format!("/dev/{} says {}", path.block, path.identity))
-                .collect();
-            each.join(", ")
-        };
-        if found.iter().any(|path| path.identity != first) {
-            return Err(BackendError::DeviceIdentity {
-                volume,
-                why: format!("its paths lead to different volumes: {}", told()),
-            });
-        }
-        match &plan.expected {
-            Some(expected) if *expected != first => Err(BackendError::DeviceIdentity {
-                volume,
-                why: format!("it must be {expected}, but {}", told()),
-            }),
-            _ => Ok(first),
-        }
     }
 
     /// The map over the paths, made if need be; its block device.
@@ -284,10 +150,12 @@ impl IscsiBackend {
         plan: &HostPlan,
         target: &TargetPlan,
         volume: &IscsiVolume,
-    ) -> Result<HostPlan, BackendError> {
-        let tried = join_all(target.paths.iter().map(|path| self.path(path, volume))).await;
+    ) -> Result<Connected, BackendError> {
+        let several = target.paths.len() > 1 || volume.enforce_multipath;
+        let own = (!several).then_some(plan.access);
+        let tried = target.paths.iter().map(|path| self.path(path, volume, own));
         let (mut found, mut errors) = (Vec::new(), Vec::new());
-        for (path, result) in target.paths.iter().zip(tried) {
+        for (path, result) in target.paths.iter().zip(join_all(tried).await) {
             match result {
                 Ok(path) => found.push(path),
                 Err(error) => {
@@ -296,6 +164,23 @@ impl IscsiBackend {
                 }
             }
         }
+        let joined = self.join(plan, target, &found, errors, several).await;
+        if joined.is_err() {
+            // Not another attachment's: nobody is to find them.
+            self.remove_new(target, &found).await;
+        }
+        joined
+    }
+
+    /// Makes one device of the paths that there are.
+    async fn join(
+        &self,
+        plan: &HostPlan,
+        target: &TargetPlan,
+        found: &[Found],
+        mut errors: Vec<BackendError>,
+        several: bool,
+    ) -> Result<Connected, BackendError> {
         // A LUN that is another volume is no path to do without.
         let wrong = errors
             .iter()
@@ -303,25 +188,35 @@ impl IscsiBackend {
         if let Some(wrong) = wrong {
             return Err(errors.swap_remove(wrong));
         }
-        if found.is_empty() {
+        let Some(first) = found.first() else {
             return Err(worst(errors));
-        }
-        let wwid = self.agree(target, &found)?;
+        };
+        let wwid = self.agree(target, found)?;
         let old = found.iter().any(|path| path.old);
-        let several = target.paths.len() > 1 || volume.enforce_multipath;
         let block = match several {
-            true => self.map(target, &found, &wwid).await?,
-            false => found[0].block.clone(),
+            true => self.map(target, found, &wwid).await?,
+            false => first.block.clone(),
         };
         self.protect(plan, &block, old).await?;
-        Ok(HostPlan {
-            path: node(&block),
-            target: Some(TargetPlan {
-                verified: Some(wwid),
-                ..target.clone()
-            }),
-            ..plan.clone()
+        Ok(Connected {
+            plan: HostPlan {
+                path: node(&block),
+                target: Some(TargetPlan {
+                    verified: Some(wwid),
+                    ..target.clone()
+                }),
+                ..plan.clone()
+            },
+            // A disk that is new was opened as it is to be used; raw, its bytes are not looked at.
+            inspected: !several && !old,
         })
+    }
+}
+
+fn not_mine(what: &'static str) -> BackendError {
+    BackendError::NotMine {
+        protocol: PROTOCOL,
+        what,
     }
 }
 
@@ -494,17 +389,17 @@ impl Backend for IscsiBackend {
 
     async fn find(&self, plan: &HostPlan) -> Result<Presence, BackendError> {
         let target = target_of(plan)?;
-        let blocks: Vec<String> = self
-            .units(target)
-            .into_iter()
-            .filter_map(|(_, unit)| unit.block)
-            .collect();
+        let units = self.units(target);
         let wanted = |block: &String| node(block) == plan.path;
         let present = target.verified.as_ref().is_some_and(|wwid| {
             let map = self.sysfs().map(wwid).map(|map| map.block);
-            !blocks.is_empty() && (blocks.iter().any(wanted) || map.iter().any(wanted))
+            // A name may be another disk's by now.
+            units
+                .iter()
+                .filter(|(_, unit)| unit.identity_at_scan().as_ref() == Some(wwid))
+                .any(|(_, unit)| unit.block.iter().chain(&map).any(wanted))
         });
-        Ok(match (present, blocks.is_empty()) {
+        Ok(match (present, units.is_empty()) {
             (true, _) => Presence::Present,
             (false, false) => Presence::Partial,
             (false, true) => Presence::Absent,
@@ -516,10 +411,7 @@ impl Backend for IscsiBackend {
         let attached = self.attach(plan, target, volume(info)?).await;
         // Sessions that came to nothing; what is left after an error is `disconnect`'s.
         join_all(target.paths.iter().map(|path| self.initiator.release(path))).await;
-        attached.map(|plan| Connected {
-            plan,
-            inspected: false,
-        })
+        attached
     }
 
     async fn inspect(&self, plan: &HostPlan) -> Result<(), BackendError> {

@@ -151,6 +151,14 @@ impl Session {
             .collect()
     }
 
+    /// Where the disk at that LUN is, or will be: the kernel has one target a session, on channel 0.
+    pub(super) fn unit_dir(&self, number: u64) -> PathBuf {
+        let target = read(&self.class, "target_id").parse().unwrap_or(0u32);
+        let target = format!("{}:0:{target}", self.host);
+        let unit = format!("{target}:{number}");
+        self.device.join(format!("target{target}")).join(unit)
+    }
+
     /// The disk at that LUN.
     pub(super) fn unit(&self, number: u64) -> Option<Unit> {
         self.units()

@@ -1,6 +1,8 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
+use std::sync::Arc;
+
 use super::*;
 use crate::connection::ConnectionInfo;
 use crate::model::Reason;
@@ -33,6 +35,11 @@ fn two_paths() -> Protocol {
 
 const WWID: &str = "36001405198dea392afc21d070f8abfc7";
 
+/// The same as the disk has it.
+const NAA: [u8; 16] = [
+    0x60, 0x01, 0x40, 0x51, 0x98, 0xde, 0xa3, 0x92, 0xaf, 0xc2, 0x1d, 0x07, 0x0f, 0x8a, 0xbf, 0xc7,
+];
+
 /// A kernel with one session, to iqn.a at 10.0.0.1:3260, whose LUN 3 is sda, of the map dm-0.
 fn kernel() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -60,6 +67,10 @@ fn kernel() -> tempfile::TempDir {
         "0\n",
     );
     file(&format!("{session}/target2:0:0/uevent"), "");
+    let mut page = vec![0, 0x83, 0, 20, 1, 3, 0, 16];
+    page.extend(NAA);
+    let unit = dir.path().join(session).join("target2:0:0/2:0:0:3");
+    fs::write(unit.join("vpd_pg83"), page).unwrap();
     file("block/sda/ro", "1\n");
     file("block/sda/holders/dm-0/x", "");
     file("block/dm-0/dm/uuid", &format!("mpath-{WWID}\n"));
@@ -82,6 +93,8 @@ fn the_kernels_tree_is_read() {
     assert_eq!(session.login().0, "");
     assert!(backend.initiator.session(&paths[1]).is_none());
     let unit = session.unit(3).unwrap();
+    assert_eq!(unit.dir, session.unit_dir(3));
+    assert_eq!(unit.identity_at_scan().as_deref(), Some(WWID));
     assert_eq!(unit.block.as_deref(), Some("sda"));
     assert_eq!((session.units().len(), session.unit(4)), (1, None));
     let sysfs = backend.sysfs();
@@ -99,14 +112,15 @@ async fn what_was_not_verified_is_never_found_whole() {
     let backend = backend(kernel.path());
     let mut plan = backend.plan(&two_paths(), Access::ReadWrite).unwrap();
     assert_eq!(backend.find(&plan).await.unwrap(), Presence::Partial);
-    for (path, presence) in [
-        ("/dev/sda", Presence::Present),
-        ("/dev/dm-0", Presence::Present),
-        ("/dev/sdb", Presence::Partial),
+    for (path, wwid, presence) in [
+        ("/dev/sda", WWID, Presence::Present),
+        ("/dev/dm-0", WWID, Presence::Present),
+        ("/dev/sdb", WWID, Presence::Partial),
+        ("/dev/sda", "another", Presence::Partial),
     ] {
         plan.path = path.into();
         if let Some(target) = &mut plan.target {
-            target.verified = Some(WWID.to_owned());
+            target.verified = Some(wwid.to_owned());
         }
         assert_eq!(backend.find(&plan).await.unwrap(), presence, "{path}");
     }

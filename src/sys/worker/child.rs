@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid, User, initgroups, setgroups, setresgid, setresuid};
 use zeroize::Zeroizing;
 
-use super::{InspectJob, JOBS_MAX, Job, Reply, RunAs, SysfsJob};
+use super::{InspectJob, JOBS_MAX, Job, Reply, RunAs, ScanJob, SysfsJob};
 use crate::sys::beneath::Failed;
 use crate::sys::{beneath, mount, scsi};
 
@@ -69,7 +69,11 @@ fn capabilities(job: &Job) -> &'static [Capability] {
         Job::SetReadOnly(_) | Job::Flush(_) => {
             &[Capability::CAP_SYS_ADMIN, Capability::CAP_DAC_READ_SEARCH]
         }
-        Job::WriteSysfs(_) => &[],
+        Job::Scan(ScanJob {
+            read_only: true, ..
+        }) => &[Capability::CAP_SYS_ADMIN],
+        // A disk that is new is root's.
+        Job::Scan(_) | Job::WriteSysfs(_) => &[],
     }
 }
 
@@ -137,6 +141,7 @@ fn run(job: &Job) -> Reply {
             })
             .map(Reply::Found),
         Job::Identify(device) => scsi::identify(device).map(Reply::Identity),
+        Job::Scan(job) => scan(job),
         Job::SetReadOnly(device) => scsi::set_read_only(device).map(|()| Reply::Done),
         Job::Flush(device) => scsi::flush(device).map(|()| Reply::Done),
         Job::WriteSysfs(job) => write_sysfs(job).map(|()| Reply::Done),
@@ -144,6 +149,22 @@ fn run(job: &Job) -> Reply {
     result.unwrap_or_else(|(step, errno)| Reply::Failed {
         step: step.to_owned(),
         errno: errno as i32,
+    })
+}
+
+/// Has a disk appear, and asks it who it is.
+fn scan(job: &ScanJob) -> Result<Reply, Failed> {
+    write_sysfs(&job.scan)?;
+    let Some(block) = scsi::appears(&job.unit, job.within) else {
+        return Ok(Reply::Unit {
+            block: None,
+            identity: None,
+        });
+    };
+    let identity = scsi::open_unit(&job.unit, &block, job.write, job.read_only)?;
+    Ok(Reply::Unit {
+        block: Some(block),
+        identity,
     })
 }
 

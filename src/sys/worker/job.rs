@@ -1,6 +1,7 @@
 //! What goes through a worker's pipes: a list of jobs in, a reply to each out, as lines of JSON.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
@@ -19,6 +20,8 @@ pub enum Job {
     Inspect(InspectJob),
     /// Asks a SCSI disk who it is; see [`crate::sys::scsi`].
     Identify(PathBuf),
+    /// Has a SCSI disk appear, opens it and asks who it is; see [`crate::sys::scsi`].
+    Scan(ScanJob),
     /// Makes a block device read-only; see [`crate::sys::scsi`].
     SetReadOnly(PathBuf),
     /// Writes out what is cached of a block device; see [`crate::sys::scsi`].
@@ -75,6 +78,22 @@ pub struct RunAs {
     pub gid: u32,
 }
 
+/// Which SCSI disk is to appear, and how it is to be opened.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScanJob {
+    /// What has the kernel look for it.
+    pub scan: SysfsJob,
+    /// Its directory beneath /sys once it is there, named host:channel:target:LUN.
+    pub unit: PathBuf,
+    /// How long it may take to appear.
+    pub within: Duration,
+    /// Whether it must be writable.
+    pub write: bool,
+    /// Whether it is made read-only.
+    pub read_only: bool,
+}
+
 /// What to write to a file beneath /sys.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -95,6 +114,13 @@ pub enum Reply {
     Found(Found),
     /// What a [`Job::Identify`] was told; `None`: the device gives no identity.
     Identity(Option<String>),
+    /// What came of a [`Job::Scan`].
+    Unit {
+        /// The disk's block device, such as `sdb`; `None`: it did not appear.
+        block: Option<String>,
+        /// Who it says it is; `None`: it gives no identity.
+        identity: Option<String>,
+    },
     /// A system call failed.
     Failed {
         /// What was tried, such as `mount`.
