@@ -114,10 +114,18 @@ impl IscsiBackend {
         };
         // Without a path, it would keep what is written, and whoever waits for that, for as long as it queues.
         let _ = multipathd::ask(&format!("disablequeueing map {}", map.wwid)).await;
-        let asked = multipathd::ask(&format!("del map {}", map.wwid)).await;
-        if self.sysfs().map(&map.wwid).is_none() {
-            return Ok(());
-        }
+        let until = Instant::now() + DEVICE;
+        // udev has a map open for a moment after it was made or changed.
+        let asked = loop {
+            let asked = multipathd::ask(&format!("del map {}", map.wwid)).await;
+            if self.sysfs().map(&map.wwid).is_none() {
+                return Ok(());
+            }
+            if asked.is_err() || Instant::now() >= until {
+                break asked;
+            }
+            tokio::time::sleep(10 * POLL).await;
+        };
         Err(busy(match asked {
             Ok(_) => "multipathd did not remove it: something has it open (see lsblk and fuser)"
                 .to_owned(),
