@@ -228,7 +228,7 @@ fn finds_leftovers(lab: &Lab) -> Result<()> {
         "beneath the mount base: ",
         "disk of inner: ",
         "block node of inner: ",
-        "CIFS sessions",
+        "CIFS and NFS sessions",
     ] {
         ensure!(
             found.contains(kind),
