@@ -36,10 +36,6 @@ pub(crate) const TESTS: &[Test] = &[
         run: server_stops,
     },
     Test {
-        name: "fault_servers_die_under_io",
-        run: servers_die,
-    },
-    Test {
         name: "fault_same_request_twice_and_a_conflicting_one",
         run: repeated,
     },
@@ -226,75 +222,6 @@ fn server_stops(lab: &Lab) -> Result<()> {
         Duration::from_secs(240),
     )?;
     guest::gone(&lab.node, "ill")
-}
-
-/// A server that is killed, one that is stopped and one whose packets are lost, each with I/O under way: the I/O ends, a
-/// new attach of theirs fails in time with the right reason, every disconnect ends, another server's volume comes and
-/// goes meanwhile, and all recover.
-fn servers_die(lab: &Lab) -> Result<()> {
-    let node = &lab.node;
-    let config = "[smb]\nprobe_timeout = \"2s\"\ndefault_options = \"echo_interval=2\"\n";
-    let agent = Agent::start(node, config)?;
-    let (killed, stopped) = (server(lab, "killed", 11)?, server(lab, "stopped", 12)?);
-    let (lost, well) = (server(lab, "lost", 13)?, server(lab, "well", 14)?);
-    let ill = [("killed", &killed), ("stopped", &stopped), ("lost", &lost)];
-    for (name, server) in ill {
-        let connected = agent.connect(name, name, &info(server), &[])??;
-        let path = quote(connected["host_path"].as_str().unwrap_or_default());
-        node.sh(&format!(
-            "rm -f /run/io-{name}; systemd-run -q --collect --unit=io-{name} bash -c \"while dd if=/dev/zero \
-             of={path} bs=64k count=8 oflag=direct conv=notrunc status=none; do echo >>/run/io-{name}; done\""
-        ))?;
-    }
-    node.wait(
-        "I/O is under way",
-        "[ -s /run/io-killed ] && [ -s /run/io-stopped ] && [ -s /run/io-lost ]",
-        Duration::from_secs(30),
-    )?;
-    killed.kill()?;
-    stopped.pause()?;
-    lost.silence()?;
-
-    for (name, server) in ill {
-        // Of another access, and so a mount of its own.
-        let refused = agent.connect("new", "new", &info(server), &["--access", "ro"])?;
-        let refused = refused.err().context("connected to a dead server")?;
-        let expected = match name {
-            "killed" => "SERVER_UNREACHABLE",
-            _ => "SERVER_TIMEOUT",
-        };
-        ensure!(refused.reason == expected, "{name}: {refused:?}");
-    }
-    agent.connect("well", "well", &info(&well), &[])??;
-    node.wait(
-        "the I/O has ended",
-        "! systemctl is-active -q io-killed io-stopped io-lost",
-        Duration::from_secs(120),
-    )?;
-    std::thread::scope(|scope| {
-        let ending = ill.map(|(name, _)| {
-            scope.spawn(|| agent.call(&["--timeout", "140", "disconnect", name], ""))
-        });
-        agent.disconnect("well")??;
-        for disconnected in ending {
-            let disconnected = disconnected
-                .join()
-                .map_err(|_| anyhow::anyhow!("the disconnect panicked"))??;
-            if let Err(failure) = disconnected {
-                ensure!(failure.reason == "UNMOUNT_FAILED", "{failure:?}");
-            }
-        }
-        anyhow::Ok(())
-    })?;
-    killed.revive()?;
-    stopped.resume()?;
-    lost.unsilence()?;
-    for (name, server) in ill {
-        agent.disconnect(name)??;
-        agent.connect(name, name, &info(server), &[])??;
-        agent.disconnect(name)??;
-    }
-    Ok(())
 }
 
 /// The same request is answered the same, another one under its id is refused.

@@ -120,28 +120,6 @@ impl<'node> SmbServer<'node> {
         self.verb("resume")
     }
 
-    /// SIGKILL: connections are refused.
-    pub(crate) fn kill(&self) -> Result<()> {
-        let unit = format!("lab-smb-{}.service", self.name);
-        self.node
-            .sh(&format!(
-                "systemctl kill -s KILL {unit}; while systemctl is-active -q {unit}; do sleep 0.1; done"
-            ))
-            .map(drop)
-    }
-
-    /// Starts it again after [`Self::kill`].
-    pub(crate) fn revive(&self) -> Result<()> {
-        let name = self.name;
-        self.node
-            .sh(&format!(
-                "systemd-run -q --collect --unit=lab-smb-{name}.service -p Type=notify -p NotifyAccess=all \
-                 -p NetworkNamespacePath=/run/netns/{name} \
-                 smbd --foreground --no-process-group -s /srv/lab/{name}/smb.conf"
-            ))
-            .map(drop)
-    }
-
     /// No packet is answered any more, as by a machine without power.
     pub(crate) fn silence(&self) -> Result<()> {
         self.verb("silence")
