@@ -148,12 +148,12 @@ async fn the_connector_is_told() {
     let answer = client.get_connector(v1::GetConnectorRequest {}).await;
     let connector = answer.unwrap().into_inner();
     let expected = v1::Connector {
-        host: "node-1".into(),
-        // Whichever address this machine has.
+        // Whatever this machine has.
+        host: sysinfo::System::host_name().unwrap(),
         ip: connector.ip.clone(),
         platform: std::env::consts::ARCH.into(),
         os_type: "linux".into(),
-        system_uuid: "4c4c4544".into(),
+        system_uuid: connector.system_uuid.clone(),
         initiator: "iqn.1993-08.org.debian:01:5f2".into(),
         multipath: true,
         nqn: "nqn.2014-08.org.nvmexpress:uuid:1".into(),
