@@ -238,7 +238,7 @@ fn confinement(lab: &Lab) -> Result<()> {
     let Some((_, exposure)) = exposure else {
         bail!("{security}");
     };
-    ensure!(exposure.starts_with("4.4 "), "{security}");
+    ensure!(exposure.starts_with("4.7 "), "{security}");
 
     drop_in(node, "CapabilityBoundingSet=~CAP_SYS_ADMIN")?;
     node.sh("systemctl restart volattachd.service")?;
