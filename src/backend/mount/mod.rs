@@ -104,11 +104,6 @@ impl Mounter {
         }
     }
 
-    /// A worker that waits for its jobs, to be started while the server is asked.
-    pub(in crate::backend) fn start(&self) -> Result<Worker, WorkerError> {
-        self.workers.start()
-    }
-
     /// Looks whether the mount is there, without touching the server.
     pub(in crate::backend) async fn find(
         &self,
@@ -123,14 +118,15 @@ impl Mounter {
         .await
     }
 
-    /// Mounts the share and inspects the volume, by that worker as far as it goes.
+    /// Mounts the share and inspects the volume.
     pub(in crate::backend) async fn connect(
         &self,
-        worker: Result<Worker, WorkerError>,
         share: &impl Share,
         plan: &HostPlan,
         mount: &MountPlan,
     ) -> Result<(), BackendError> {
+        // It starts while the mount point is made and the server asked.
+        let worker = self.workers.start();
         self.make_mount_point(mount).await?;
         let result = self.mount(worker, share, plan, mount).await;
         if result.is_err() {
@@ -222,7 +218,7 @@ impl Mounter {
                     read_only: plan.access.is_read_only(),
                     data: share.data(address, &offer)?.to_string(),
                 });
-                let worker = started.take().unwrap_or_else(|| self.start());
+                let worker = started.take().unwrap_or_else(|| self.workers.start());
                 let mut worker = worker.map_err(host(|| "start a worker".to_owned()))?;
                 let jobs = [job, Job::Inspect(file::job(plan, self.user)?)];
                 match mount_one(&mut worker, &jobs, share, mount, &offer).await {

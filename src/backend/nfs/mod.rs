@@ -187,8 +187,7 @@ impl Backend for NfsBackend {
             settings: &self.settings,
             export: Export::new(&self.settings, volume(info)?, plan.access)?,
         };
-        let worker = self.mounter.start();
-        self.mounter.connect(worker, &mounting, plan, mount).await?;
+        self.mounter.connect(&mounting, plan, mount).await?;
         Ok(Connected {
             plan: plan.clone(),
             inspected: true,

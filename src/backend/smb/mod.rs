@@ -279,13 +279,12 @@ impl Backend for SmbBackend {
                 ),
             });
         }
-        let worker = self.mounter.start();
         let mounting = Mounting {
             backend: self,
             share,
             login: self.login(volume).await?,
         };
-        self.mounter.connect(worker, &mounting, plan, mount).await?;
+        self.mounter.connect(&mounting, plan, mount).await?;
         Ok(Connected {
             plan: plan.clone(),
             inspected: true,
