@@ -8,7 +8,7 @@
 //! Past its deadline such a call keeps neither a turn nor a connection that others use, and its domain gets no further
 //! one: what it comes to is unknown until it ends.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -54,8 +54,8 @@ struct Shared {
     call_timeout: Duration,
     slots: Vec<Slot>,
     permits: Arc<Semaphore>,
-    /// Domains with a call past its deadline.
-    overdue: Mutex<HashSet<String>>,
+    /// Domains with calls past their deadline, and how many.
+    overdue: Mutex<HashMap<String, usize>>,
     events: EventSink,
     closed: Arc<Notify>,
 }
@@ -141,7 +141,7 @@ impl Pool {
             }
         });
         let Ok(ended) = timeout(shared.call_timeout, &mut ran).await else {
-            lock(&shared.overdue).insert(domain.to_owned());
+            *lock(&shared.overdue).entry(domain.to_owned()).or_default() += 1;
             drop(lock(&turn).take());
             shared.retire(slot, &connection).await;
             let (shared, domain) = (Arc::clone(shared), domain.to_owned());
@@ -149,7 +149,11 @@ impl Pool {
             tokio::spawn(async move {
                 // Whatever it came to: who looks now sees it.
                 let _ = ran.await;
-                lock(&shared.overdue).remove(&domain);
+                let mut overdue = lock(&shared.overdue);
+                if let Some(calls) = overdue.get_mut(&domain) {
+                    *calls -= 1;
+                }
+                overdue.retain(|_, calls| *calls > 0);
             });
             return Err(CallError::Unavailable(error));
         };
@@ -187,7 +191,7 @@ impl Shared {
 
     /// Whether the domain takes calls.
     fn check(&self, domain: &str) -> Result<(), HypervisorError> {
-        match lock(&self.overdue).contains(domain) {
+        match lock(&self.overdue).contains_key(domain) {
             true => Err(self.hangs(domain)),
             false => Ok(()),
         }
