@@ -109,7 +109,7 @@ async fn a_call_is_not_turned_away_while_the_attachment_is_merely_looked_at() {
         .attach(by_root(attach("a1", "v1", smb("v1"))))
         .await
         .unwrap();
-    world.gate.arm(1, Fault::Die);
+    world.gate.arm(1, Fault::Hold);
     let look = {
         let engine = engine.clone();
         tokio::spawn(async move { reconcile::once(&engine).await })
@@ -118,7 +118,9 @@ async fn a_call_is_not_turned_away_while_the_attachment_is_merely_looked_at() {
     let waits_at = world.gate.disarm();
     assert_eq!(waits_at.as_deref(), Some("hypervisor.has_disk Before"));
     engine.detach(by_root(id("a1"))).await.unwrap();
-    look.abort();
+    // What it sees now is of a record that is no more.
+    world.gate.release();
+    look.await.unwrap();
     nothing_left(&world);
 }
 

@@ -1,7 +1,8 @@
 //! The durable record of every attachment: what was asked, what was decided, how far it came.
 //!
 //! Invariants: a record is on disk before [`Journal::put`] returns; a step's intent is put before the step runs, its
-//! outcome after; [`Journal::put_soon`] is for what a crash may take back because reality tells it again; no secret is ever in a record (the request is remembered by a keyed hash); records carry a version.
+//! outcome after; [`Journal::put_soon`] is for what a crash may take back because reality tells it again; no secret is
+//! ever in a record (the request is remembered by a keyed hash); records carry a version.
 
 mod record;
 mod redb;

@@ -1,5 +1,5 @@
-//! What the `virt` crate does not wrap: detaching by alias, a disk's size, device events, the close callback. All of this module's
-//! `unsafe` is here.
+//! What the `virt` crate does not wrap: detaching by alias, a disk's size, device events, the close callback. All of
+//! this module's `unsafe` is here.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString};

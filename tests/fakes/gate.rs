@@ -13,6 +13,8 @@ pub enum Fault {
     FailFromHere,
     /// The process dies: the call never returns, nor does any later one.
     Die,
+    /// The call takes until it is released; later ones pass.
+    Hold,
 }
 
 /// When, within a call.
@@ -41,6 +43,7 @@ struct Plan {
 pub struct Gate {
     plan: Arc<Mutex<Plan>>,
     died: Arc<Notify>,
+    released: Arc<Notify>,
 }
 
 /// The call is to fail.
@@ -62,7 +65,12 @@ impl Gate {
         plan.struck.take()
     }
 
-    /// Resolves when the process dies.
+    /// Lets the call that is held go on.
+    pub fn release(&self) {
+        self.released.notify_one();
+    }
+
+    /// Resolves when the process dies, or a call is held.
     pub async fn died(&self) {
         self.died.notified().await;
     }
@@ -76,7 +84,11 @@ impl Gate {
             plan.passed += 1;
             let fault = match plan.fault {
                 Some((at, fault)) if number == at => Some(fault),
-                Some((at, fault)) if number > at && fault != Fault::Fail => Some(fault),
+                Some((at, fault))
+                    if number > at && matches!(fault, Fault::FailFromHere | Fault::Die) =>
+                {
+                    Some(fault)
+                }
                 _ => None,
             };
             if fault.is_some() && plan.struck.is_none() {
@@ -91,6 +103,11 @@ impl Gate {
         match fault {
             None => Ok(()),
             Some(Fault::Fail | Fault::FailFromHere) => Err(Failed),
+            Some(Fault::Hold) => {
+                self.died.notify_one();
+                self.released.notified().await;
+                Ok(())
+            }
             Some(Fault::Die) => {
                 self.died.notify_one();
                 std::future::pending().await
