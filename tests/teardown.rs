@@ -6,7 +6,6 @@
 #![cfg(test)]
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
 use volattach::backend::smb::SmbBackend;
@@ -54,19 +53,8 @@ fn inside(test: &str) -> bool {
 }
 
 fn backend(mount_base: &Path) -> SmbBackend {
-    let settings = config::Smb {
-        versions: vec!["3.1.1".into()],
-        uid: 0,
-        gid: 0,
-        credentials_dirs: vec![],
-        probe_timeout: Duration::from_secs(3),
-        mount_timeout: Duration::from_secs(10),
-        default_options: vec![],
-        mandatory_options: vec![],
-        kerberos: None,
-        local_shares: Default::default(),
-        servers: std::collections::BTreeMap::new(),
-    };
+    let mut settings = config::Settings::built_in().smb;
+    (settings.shares.uid, settings.shares.gid) = (0, 0);
     let worker = PathBuf::from(env!("CARGO_BIN_EXE_volattachd-worker"));
     SmbBackend::new(
         settings,

@@ -1,18 +1,13 @@
 //! Files to settings: reading, merging, and the schema: each key is named once, where it is read.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::error::{ConfigError, Fault, Problem};
+use super::error::{ConfigError, Problem};
 use super::tree::{self, Section, Table};
-use super::{
-    Detach, Iscsi, Libvirt, Listen, Local, Settings, Smb, SmbKerberos, SmbServer, nfs, owner, value,
-};
-use crate::model::mount_options::{SMB, SMB_VERSIONS};
-use crate::model::server_name;
+use super::{Detach, Iscsi, Libvirt, Listen, Local, Settings, nfs, smb, value};
 
 /// Where the configuration is when nobody says otherwise: the one file that may be missing.
 pub const DEFAULT_PATH: &str = "/etc/volattach/volattachd.toml";
@@ -100,7 +95,7 @@ pub(super) fn decode(table: Table, problems: &mut Vec<Problem>) -> Settings {
         mount_base: mount_base.unwrap_or_else(|| "/var/lib/volattach/mnt".into()),
         listen: decode_listen(listen, problems),
         libvirt: decode_libvirt(libvirt, problems),
-        smb: decode_smb(smb, problems),
+        smb: smb::decode(smb, problems),
         nfs: nfs::decode(nfs, problems),
         local: decode_local(local, problems),
         detach: decode_detach(detach, problems),
@@ -158,111 +153,4 @@ fn decode_iscsi(mut section: Section, problems: &mut Vec<Problem>) -> Iscsi {
         login_timeout: login_timeout.unwrap_or(Duration::from_secs(10)),
         device_timeout: device_timeout.unwrap_or(Duration::from_secs(30)),
     }
-}
-
-fn decode_smb(mut section: Section, problems: &mut Vec<Problem>) -> Smb {
-    let options = value::mount_options(&SMB);
-    let versions = section.read(problems, "versions", value::versions(&SMB_VERSIONS));
-    let user = section.read(problems, "uid", owner::user);
-    let group = section.read(problems, "gid", owner::group);
-    let user = user.unwrap_or_else(|| owner::qemu("smb"));
-    let credentials_dirs = section.read(problems, "credentials_dirs", value::paths);
-    let probe_timeout = section.read(problems, "probe_timeout", value::duration);
-    let mount_timeout = section.read(problems, "mount_timeout", value::duration);
-    let default_options = section.read(problems, "default_options", &options);
-    let mandatory_options = section.read(problems, "mandatory_options", &options);
-    let kerberos = section.section(problems, "kerberos");
-    let local_shares = section.section(problems, "local_shares");
-    let servers = section.section(problems, "servers");
-    section.finish(problems);
-    Smb {
-        versions: versions
-            .unwrap_or_else(|| ["3.1.1", "3.0.2", "3.0", "2.1"].map(str::to_owned).to_vec()),
-        uid: user.uid,
-        // A number that is nobody's on this host is its own group's, as useradd(8) makes them.
-        gid: group.or(user.gid).unwrap_or(user.uid),
-        credentials_dirs: credentials_dirs.unwrap_or_default(),
-        probe_timeout: probe_timeout.unwrap_or(Duration::from_secs(3)),
-        mount_timeout: mount_timeout.unwrap_or(Duration::from_secs(10)),
-        default_options: default_options.unwrap_or_default(),
-        mandatory_options: mandatory_options.unwrap_or_default(),
-        kerberos: decode_kerberos(kerberos, problems),
-        local_shares: decode_local_shares(local_shares, problems),
-        servers: decode_servers(servers, problems, decode_smb_server),
-    }
-}
-
-fn decode_kerberos(mut section: Section, problems: &mut Vec<Problem>) -> Option<SmbKerberos> {
-    let mut named = false;
-    let principal = section.read(problems, "principal", |value| {
-        named = true;
-        value::principal(value)
-    });
-    let cruid = section.read(problems, "cruid", |value| match named {
-        true => owner::known_user(value),
-        false => Err(Fault::Expected("a principal beside it")),
-    });
-    section.finish(problems);
-    principal.map(|principal| SmbKerberos {
-        principal,
-        cruid: cruid.unwrap_or(0),
-    })
-}
-
-fn decode_local_shares(
-    section: Section,
-    problems: &mut Vec<Problem>,
-) -> BTreeMap<(String, String), PathBuf> {
-    let mut decoded = BTreeMap::new();
-    for (name, at, key, path) in section.values(problems, value::path) {
-        let fault = match value::share(&name) {
-            None => Some(Fault::Expected("a share, such as \"//host/share\"")),
-            Some(share) => decoded
-                .insert(share, path)
-                .map(|_| Fault::Expected("each share once: this is another spelling of one above")),
-        };
-        problems.extend(fault.map(|fault| Problem { at, key, fault }));
-    }
-    decoded
-}
-
-fn decode_smb_server(section: &mut Section, problems: &mut Vec<Problem>) -> SmbServer {
-    let options = value::mount_options(&SMB);
-    SmbServer {
-        versions: section.read(problems, "versions", value::versions(&SMB_VERSIONS)),
-        read_only: section
-            .read(problems, "read_only", value::flag)
-            .unwrap_or(false),
-        default_options: section
-            .read(problems, "default_options", &options)
-            .unwrap_or_default(),
-        mandatory_options: section
-            .read(problems, "mandatory_options", &options)
-            .unwrap_or_default(),
-        kerberos: decode_kerberos(section.section(problems, "kerberos"), problems),
-    }
-}
-
-/// Tables by the names of servers, each read by `decode`.
-pub(super) fn decode_servers<T>(
-    servers: Section,
-    problems: &mut Vec<Problem>,
-    decode: impl Fn(&mut Section, &mut Vec<Problem>) -> T,
-) -> BTreeMap<String, T> {
-    let mut decoded = BTreeMap::new();
-    for (name, at, mut section) in servers.sections(problems) {
-        let key = section.path().to_owned();
-        let server = decode(&mut section, problems);
-        section.finish(problems);
-        let fault = match server_name(&name) {
-            Err(_) => Some(Fault::Expected(
-                "a server's name or address, without a port",
-            )),
-            Ok(name) => decoded.insert(name, server).map(|_| {
-                Fault::Expected("each server once: this is another spelling of one above")
-            }),
-        };
-        problems.extend(fault.map(|fault| Problem { at, key, fault }));
-    }
-    decoded
 }

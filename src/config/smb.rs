@@ -1,38 +1,106 @@
-//! What the settings come to for one server.
+//! `[smb]`: shares by SMB, and what the settings come to for one server.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
-use super::{Smb, SmbKerberos, SmbServer};
-use crate::model::mount_options::{EffectiveOption, MountOption, Origin, SMB};
+use super::error::{Fault, Problem};
+use super::shares::{Schema, Shares, flag, option};
+use super::tree::Section;
+use super::{owner, value};
+use crate::model::mount_options::{EffectiveOption, MountOption, Origin, SMB, SMB_VERSIONS};
+
+const SCHEMA: Schema = Schema {
+    section: "smb",
+    options: &SMB,
+    versions: &SMB_VERSIONS,
+    default_versions: &["3.1.1", "3.0.2", "3.0", "2.1"],
+};
+
+/// `[smb]`: shares by SMB.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Smb {
+    /// How they are mounted.
+    pub shares: Shares,
+    /// Directories that `credentials=FILE` may name files in; default none.
+    pub credentials_dirs: Vec<PathBuf>,
+    /// As whom this host logs in where connection info asks for Kerberos; `None`: as nobody.
+    pub kerberos: Option<SmbKerberos>,
+    /// Instead of that, by server.
+    pub server_kerberos: BTreeMap<String, SmbKerberos>,
+    /// Shares of this very host, by host (as [`crate::model::server_name`] spells it) and share (in lower case), and the
+    /// directory that each is: used as they are, without a mount; default none.
+    pub local_shares: BTreeMap<(String, String), PathBuf>,
+}
+
+/// `[smb.kerberos]`: as whom this host logs in with Kerberos.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SmbKerberos {
+    /// `name@REALM`: whose key is taken from the keytab where the user has no credential cache.
+    pub principal: String,
+    /// The user of this host whose credential cache, or else keytab, has the credentials; default 0, root.
+    pub cruid: u32,
+}
+
+/// Reads the section.
+pub(super) fn decode(mut section: Section, problems: &mut Vec<Problem>) -> Smb {
+    let (shares, of_servers) = SCHEMA.decode(&mut section, problems, decode_kerberos);
+    let credentials_dirs = section.read(problems, "credentials_dirs", value::paths);
+    let kerberos = decode_kerberos(&mut section, problems);
+    let local_shares = section.section(problems, "local_shares");
+    section.finish(problems);
+    Smb {
+        shares,
+        credentials_dirs: credentials_dirs.unwrap_or_default(),
+        kerberos,
+        server_kerberos: of_servers
+            .into_iter()
+            .filter_map(|(server, kerberos)| Some((server, kerberos?)))
+            .collect(),
+        local_shares: decode_local_shares(local_shares, problems),
+    }
+}
+
+/// Reads the table `kerberos` of the section.
+fn decode_kerberos(of: &mut Section, problems: &mut Vec<Problem>) -> Option<SmbKerberos> {
+    let mut section = of.section(problems, "kerberos");
+    let mut named = false;
+    let principal = section.read(problems, "principal", |value| {
+        named = true;
+        value::principal(value)
+    });
+    let cruid = section.read(problems, "cruid", |value| match named {
+        true => owner::known_user(value),
+        false => Err(Fault::Expected("a principal beside it")),
+    });
+    section.finish(problems);
+    principal.map(|principal| SmbKerberos {
+        principal,
+        cruid: cruid.unwrap_or(0),
+    })
+}
+
+fn decode_local_shares(
+    section: Section,
+    problems: &mut Vec<Problem>,
+) -> BTreeMap<(String, String), PathBuf> {
+    let mut decoded = BTreeMap::new();
+    for (name, at, key, path) in section.values(problems, value::path) {
+        let fault = match value::share(&name) {
+            None => Some(Fault::Expected("a share, such as \"//host/share\"")),
+            Some(share) => decoded
+                .insert(share, path)
+                .map(|_| Fault::Expected("each share once: this is another spelling of one above")),
+        };
+        problems.extend(fault.map(|fault| Problem { at, key, fault }));
+    }
+    decoded
+}
 
 impl Smb {
-    /// The overrides for a server, by its name or address as connection info writes it.
-    #[must_use]
-    pub fn server(&self, host: &str) -> Option<&SmbServer> {
-        self.servers.get(&host.to_lowercase())
-    }
-
-    /// The versions that may be used with a server, newest first.
-    #[must_use]
-    pub fn versions_for(&self, host: &str) -> &[String] {
-        self.server(host)
-            .and_then(|server| server.versions.as_deref())
-            .unwrap_or(&self.versions)
-    }
-
-    /// Whether every volume on a server is read-only.
-    #[must_use]
-    pub fn read_only(&self, host: &str) -> bool {
-        self.server(host).is_some_and(|server| server.read_only)
-    }
-
     /// As whom this host logs in to a server with Kerberos, and which layer says so.
     #[must_use]
     pub fn kerberos(&self, host: &str) -> Option<(&SmbKerberos, Origin)> {
-        let of_server = self
-            .server(host)
-            .and_then(|server| server.kerberos.as_ref());
-        match of_server {
+        match self.server_kerberos.get(&host.to_lowercase()) {
             Some(kerberos) => Some((kerberos, Origin::ServerDefault)),
             None => Some((self.kerberos.as_ref()?, Origin::Default)),
         }
@@ -47,43 +115,15 @@ impl Smb {
     }
 
     /// The mount options for a volume on a server, and where each comes from; `given` are its connection info's.
-    ///
-    /// From the weakest to the strongest: built in, `smb.default_options` (with `smb.uid` and `smb.gid`), the server's
-    /// `default_options`, connection info, the server's `mandatory_options`, `smb.mandatory_options`, and what cannot
-    /// be changed. `vers` is among them only where connection info asks for one; credentials, addresses and
-    /// mount flags never are.
     #[must_use]
     pub fn effective_options(&self, host: &str, given: &[MountOption]) -> Vec<EffectiveOption> {
-        let server = self.server(host);
         let owner = [
-            ("uid".to_owned(), Some(self.uid.to_string())),
-            ("gid".to_owned(), Some(self.gid.to_string())),
+            option("uid", &self.shares.uid.to_string()),
+            option("gid", &self.shares.gid.to_string()),
         ];
-        SMB.merge([
-            (Origin::BuiltIn, &*built_in()),
-            (Origin::Default, &owner),
-            (Origin::Default, &self.default_options),
-            (
-                Origin::ServerDefault,
-                server.map_or(&[], |server| &*server.default_options),
-            ),
-            (Origin::ConnectionInfo, given),
-            (
-                Origin::ServerMandatory,
-                server.map_or(&[], |server| &*server.mandatory_options),
-            ),
-            (Origin::Mandatory, &self.mandatory_options),
-            (Origin::Fixed, &*fixed()),
-        ])
+        self.shares
+            .merge(&SMB, host, [&built_in(), &owner, given, &fixed()])
     }
-}
-
-fn option(name: &str, value: &str) -> MountOption {
-    (name.to_owned(), Some(value.to_owned()))
-}
-
-fn flag(name: &str) -> MountOption {
-    (name.to_owned(), None)
 }
 
 /// Where nobody says otherwise.

@@ -22,8 +22,11 @@ fn settings(text: &str) -> Result<Settings, String> {
 fn nothing_configured_is_the_built_in_settings() {
     let built_in = Settings::built_in();
     assert_eq!(settings("").unwrap(), built_in);
-    assert_eq!(built_in.smb.versions, ["3.1.1", "3.0.2", "3.0", "2.1"]);
-    assert_eq!(built_in.smb.probe_timeout, Duration::from_secs(3));
+    assert_eq!(
+        built_in.smb.shares.versions,
+        ["3.1.1", "3.0.2", "3.0", "2.1"]
+    );
+    assert_eq!(built_in.smb.shares.probe_timeout, Duration::from_secs(3));
     assert!(built_in.local.roots.is_empty() && built_in.smb.credentials_dirs.is_empty());
 }
 
@@ -98,37 +101,63 @@ fn every_key_is_read() {
         state_dir: "/s",
         mount_base: "/m/x",
         smb: Smb {
-            versions: [
-                "3.1.1",
-                "2.0",
-                "1.0",
-            ],
-            uid: 4711,
-            gid: 4712,
+            shares: Shares {
+                versions: [
+                    "3.1.1",
+                    "2.0",
+                    "1.0",
+                ],
+                uid: 4711,
+                gid: 4712,
+                probe_timeout: 500ms,
+                mount_timeout: 60s,
+                default_options: [
+                    (
+                        "seal",
+                        None,
+                    ),
+                    (
+                        "echo_interval",
+                        Some(
+                            "5",
+                        ),
+                    ),
+                ],
+                mandatory_options: [
+                    (
+                        "srcaddr",
+                        Some(
+                            "10.0.0.1",
+                        ),
+                    ),
+                ],
+                servers: {
+                    "nas.example.org": ShareServer {
+                        versions: Some(
+                            [
+                                "3.0",
+                            ],
+                        ),
+                        read_only: true,
+                        default_options: [
+                            (
+                                "hard",
+                                None,
+                            ),
+                        ],
+                        mandatory_options: [
+                            (
+                                "port",
+                                Some(
+                                    "4455",
+                                ),
+                            ),
+                        ],
+                    },
+                },
+            },
             credentials_dirs: [
                 "/etc/volattach/cred",
-            ],
-            probe_timeout: 500ms,
-            mount_timeout: 60s,
-            default_options: [
-                (
-                    "seal",
-                    None,
-                ),
-                (
-                    "echo_interval",
-                    Some(
-                        "5",
-                    ),
-                ),
-            ],
-            mandatory_options: [
-                (
-                    "srcaddr",
-                    Some(
-                        "10.0.0.1",
-                    ),
-                ),
             ],
             kerberos: Some(
                 SmbKerberos {
@@ -136,88 +165,66 @@ fn every_key_is_read() {
                     cruid: 0,
                 },
             ),
+            server_kerberos: {
+                "nas.example.org": SmbKerberos {
+                    principal: "host/nas@EXAMPLE.ORG",
+                    cruid: 0,
+                },
+            },
             local_shares: {
                 (
                     "nas2",
                     "völs",
                 ): "/srv/vols",
             },
-            servers: {
-                "nas.example.org": SmbServer {
-                    versions: Some(
-                        [
-                            "3.0",
-                        ],
-                    ),
-                    read_only: true,
-                    default_options: [
-                        (
-                            "hard",
-                            None,
-                        ),
-                    ],
-                    mandatory_options: [
-                        (
-                            "port",
-                            Some(
-                                "4455",
-                            ),
-                        ),
-                    ],
-                    kerberos: Some(
-                        SmbKerberos {
-                            principal: "host/nas@EXAMPLE.ORG",
-                            cruid: 0,
-                        },
-                    ),
-                },
-            },
         },
         nfs: Nfs {
-            versions: [
-                "4.1",
-                "3",
-            ],
-            uid: 4713,
-            gid: 4714,
-            probe_timeout: 2s,
-            mount_timeout: 20s,
-            default_options: [
-                (
-                    "hard",
-                    None,
-                ),
-            ],
-            mandatory_options: [
-                (
-                    "sec",
-                    Some(
-                        "krb5",
+            shares: Shares {
+                versions: [
+                    "4.1",
+                    "3",
+                ],
+                uid: 4713,
+                gid: 4714,
+                probe_timeout: 2s,
+                mount_timeout: 20s,
+                default_options: [
+                    (
+                        "hard",
+                        None,
                     ),
-                ),
-            ],
-            servers: {
-                "fd00::5": NfsServer {
-                    versions: Some(
-                        [
-                            "4.0",
-                        ],
-                    ),
-                    read_only: true,
-                    default_options: [
-                        (
-                            "noac",
-                            None,
+                ],
+                mandatory_options: [
+                    (
+                        "sec",
+                        Some(
+                            "krb5",
                         ),
-                    ],
-                    mandatory_options: [
-                        (
-                            "nconnect",
-                            Some(
-                                "4",
+                    ),
+                ],
+                servers: {
+                    "fd00::5": ShareServer {
+                        versions: Some(
+                            [
+                                "4.0",
+                            ],
+                        ),
+                        read_only: true,
+                        default_options: [
+                            (
+                                "noac",
+                                None,
                             ),
-                        ),
-                    ],
+                        ],
+                        mandatory_options: [
+                            (
+                                "nconnect",
+                                Some(
+                                    "4",
+                                ),
+                            ),
+                        ],
+                    },
                 },
             },
         },
@@ -364,11 +371,11 @@ fn drop_ins_are_read_in_order_and_the_later_wins() {
     fs::write(drop_ins.join("40-d.conf"), "this is no TOML").unwrap();
     let s = Settings::load(&main).unwrap();
     assert_eq!(s.local.roots, [Path::new("/c")]);
-    assert_eq!(s.smb.uid, 3);
-    let nas = s.smb.server("NAS").unwrap();
+    assert_eq!(s.smb.shares.uid, 3);
+    let nas = s.smb.shares.servers["nas"].clone();
     assert!(nas.read_only && nas.versions.as_deref() == Some(&["3.0".to_owned()]));
-    assert!(s.smb.read_only("nas") && !s.smb.read_only("other"));
-    assert_eq!(s.smb.versions_for("nas"), ["3.0"]);
+    assert!(s.smb.shares.read_only("nas") && !s.smb.shares.read_only("other"));
+    assert_eq!(s.smb.shares.versions_for("nas").0, ["3.0"]);
 
     fs::write(drop_ins.join("50-e.toml"), "\n  [smb]\n  uidd = 3").unwrap();
     let error = Settings::load(&main).unwrap_err().to_string();
@@ -441,7 +448,7 @@ fn the_references_example_is_valid() {
         .unwrap()
         .0;
     let s = settings(example).unwrap();
-    assert!(s.smb.read_only("filer.example.org"));
+    assert!(s.smb.shares.read_only("filer.example.org"));
 }
 
 #[test]

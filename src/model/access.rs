@@ -25,6 +25,15 @@ impl Access {
         }
     }
 
+    /// `read-only` or `read-write`.
+    #[must_use]
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Self::ReadOnly => "read-only",
+            Self::ReadWrite => "read-write",
+        }
+    }
+
     /// Whether the volume must not be written.
     #[must_use]
     pub fn is_read_only(self) -> bool {

@@ -9,6 +9,7 @@ mod mountpoint;
 pub(in crate::backend) mod probe;
 mod tried;
 mod unmount;
+pub(in crate::backend) mod words;
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use super::share::Export;
 use super::version::Version;
 use crate::backend::BackendError;
-use crate::backend::mount::Meaning;
+use crate::backend::mount::{Meaning, words};
 
 /// What mount(2)'s error means for an export, asked for with this version.
 pub(super) fn meaning(
@@ -26,18 +26,8 @@ pub(super) fn meaning(
         share: source.clone(),
         why: why.to_owned(),
     };
-    let failed = |why: String| BackendError::MountFailed {
-        share: source.clone(),
-        target: target.to_owned(),
-        why,
-    };
     Meaning::Final(match errno {
-        Errno::ECONNREFUSED | Errno::EHOSTUNREACH | Errno::ENETUNREACH | Errno::ECONNRESET => {
-            return Meaning::Unreachable(errno.desc().to_lowercase());
-        }
-        Errno::ETIMEDOUT | Errno::EHOSTDOWN | Errno::EAGAIN | Errno::ENOTCONN => {
-            return Meaning::Silent(errno.desc().to_lowercase());
-        }
+        Errno::ENOTCONN => return Meaning::Silent(errno.desc().to_lowercase()),
         Errno::EPROTONOSUPPORT | Errno::EOPNOTSUPP => {
             return Meaning::OtherVersion(BackendError::VersionRefused {
                 host: export.volume.host.clone(),
@@ -71,24 +61,6 @@ pub(super) fn meaning(
         Errno::ESTALE => missing(
             "the server lost the directory of this export (ESTALE): export it anew there (exportfs -ra)",
         ),
-        Errno::EINVAL => BackendError::OptionInvalid {
-            share: source,
-            option: "these options".to_owned(),
-            why: "the kernel refuses one of them (EINVAL) and may tell which in its log (dmesg)"
-                .to_owned(),
-        },
-        Errno::EPERM => failed(
-            "this process may not mount (EPERM): it needs CAP_SYS_ADMIN, and a confinement that \
-             lets mount(2) through"
-                .to_owned(),
-        ),
-        Errno::ENODEV => {
-            failed("this kernel has no NFS (ENODEV): load or install the module nfs".to_owned())
-        }
-        Errno::EBUSY => failed("the mount point is busy (EBUSY)".to_owned()),
-        errno => failed(format!(
-            "{} ({errno:?}); the kernel's log (dmesg) may tell more",
-            errno.desc().to_lowercase()
-        )),
+        errno => return words::meaning(errno, source, target, "nfs"),
     })
 }

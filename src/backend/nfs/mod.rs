@@ -47,8 +47,8 @@ impl NfsBackend {
     #[must_use]
     pub fn new(settings: config::Nfs, mount_base: PathBuf, key: HostKey, workers: Workers) -> Self {
         let user = RunAs {
-            uid: settings.uid,
-            gid: settings.gid,
+            uid: settings.shares.uid,
+            gid: settings.shares.gid,
         };
         Self {
             settings,
@@ -91,11 +91,11 @@ impl mount::Share for Mounting<'_> {
     }
 
     fn probe_timeout(&self) -> Duration {
-        self.settings.probe_timeout
+        self.settings.shares.probe_timeout
     }
 
     fn mount_timeout(&self) -> Duration {
-        self.settings.mount_timeout
+        self.settings.shares.mount_timeout
     }
 
     fn turn(&self) -> Option<&Mutex<()>> {
@@ -131,7 +131,7 @@ impl Backend for NfsBackend {
     }
 
     fn read_only(&self, info: &Protocol) -> bool {
-        matches!(info, Protocol::Nfs(volume) if self.settings.read_only(&volume.host))
+        matches!(info, Protocol::Nfs(volume) if self.settings.shares.read_only(&volume.host))
     }
 
     fn plan(&self, info: &Protocol, access: Access) -> Result<HostPlan, BackendError> {
@@ -168,8 +168,8 @@ impl Backend for NfsBackend {
             connect: export.describe(&self.settings, &plan.root),
             inspect: format!(
                 "as user {} and group {}, {}",
-                self.settings.uid,
-                self.settings.gid,
+                self.settings.shares.uid,
+                self.settings.shares.gid,
                 file::describe(plan)
             ),
             settings: export.settings(),

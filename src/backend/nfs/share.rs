@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::version::{Version, names};
+use crate::backend::mount::words;
 use crate::backend::{BackendError, Setting};
 use crate::config;
 use crate::connection::NfsVolume;
@@ -44,7 +45,7 @@ impl<'a> Export<'a> {
             .iter()
             .position(|option| option.name == "vers")
             .map(|at| options.remove(at));
-        let allowed = settings.versions_for(&volume.host);
+        let (allowed, configured) = settings.shares.versions_for(&volume.host);
         let names = match vers.as_ref().and_then(|vers| vers.value.as_deref()) {
             Some("4") => allowed
                 .iter()
@@ -53,10 +54,6 @@ impl<'a> Export<'a> {
                 .collect(),
             Some(asked) => vec![asked],
             None => allowed.iter().map(String::as_str).collect::<Vec<_>>(),
-        };
-        let configured = match settings.server(&volume.host) {
-            Some(server) if server.versions.is_some() => Origin::ServerDefault,
-            _ => Origin::Default,
         };
         let mut versions: Vec<_> = names.into_iter().filter_map(Version::from_name).collect();
         versions.sort_unstable_by(|a, b| b.cmp(a));
@@ -198,26 +195,19 @@ impl<'a> Export<'a> {
         mount_port: Option<u16>,
     ) -> Result<String, BackendError> {
         let data = render(&self.pairs(address, version, mount_port));
-        if data.len() > mount::DATA_MAX {
-            return Err(self.invalid(
-                "its options",
-                format!(
-                    "together they are {} bytes long, and the kernel takes {}: shorten them",
-                    data.len(),
-                    mount::DATA_MAX
-                ),
-            ));
+        if let Some(why) = words::too_long(&data) {
+            return Err(self.invalid("its options", why));
         }
         Ok(data)
     }
 
     /// The options as far as they are known before connecting.
     fn known(&self) -> Vec<Pair<'_>> {
-        let address = match self.volume.host.parse::<std::net::IpAddr>() {
-            Ok(address) => address.to_string(),
-            Err(_) => "[resolved when connecting]".into(),
-        };
-        self.pairs(&address, self.newest(), self.mount_port())
+        self.pairs(
+            &words::known_address(&self.volume.host),
+            self.newest(),
+            self.mount_port(),
+        )
     }
 
     /// Flags and options as mount(2) will get them, as far as they are known before connecting.
@@ -244,19 +234,9 @@ impl<'a> Export<'a> {
             [one] => format!("NFS {one}"),
             several => format!("the newest NFS version it has of {}", names(several)),
         };
-        format!(
-            "ask {} for {versions} (within {} s an address), then mount {} {} on {} (within {} s); \
-             or join that mount where it is there already",
-            self.volume.host,
-            settings.probe_timeout.as_secs_f64(),
-            self.source(),
-            match self.access {
-                Access::ReadOnly => "read-only",
-                Access::ReadWrite => "read-write",
-            },
-            target.display(),
-            settings.mount_timeout.as_secs_f64(),
-        )
+        let (source, access) = (self.source(), self.access.in_words());
+        let how = format!("{source} {access} on {}", target.display());
+        words::describe(&settings.shares, &self.volume.host, &versions, &how)
     }
 }
 

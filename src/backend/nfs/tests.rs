@@ -1,21 +1,12 @@
-use std::collections::BTreeMap;
-
 use super::version::Version;
 use super::*;
 use crate::model::mount_options::MountOption;
 use crate::model::{ImageFormat, Reason};
 
 fn backend(mount_base: &Path) -> NfsBackend {
-    let settings = config::Nfs {
-        versions: vec!["4.2".into(), "4.1".into(), "4.0".into()],
-        uid: 64055,
-        gid: 108,
-        probe_timeout: Duration::from_millis(200),
-        mount_timeout: Duration::from_secs(10),
-        default_options: vec![],
-        mandatory_options: vec![],
-        servers: BTreeMap::new(),
-    };
+    let mut settings = config::Settings::built_in().nfs;
+    (settings.shares.uid, settings.shares.gid) = (64055, 108);
+    settings.shares.probe_timeout = Duration::from_millis(200);
     let none = Workers::from_executable("/nonexistent".into());
     NfsBackend::new(settings, mount_base.into(), HostKey::new([1; 32]), none)
 }
@@ -84,7 +75,7 @@ fn version_3_is_for_servers_whose_configuration_names_it() {
     assert!(plan(&[option("vers", "4.0")]).is_ok());
 
     let mut backend = backend(Path::new("/mnt"));
-    backend.settings.versions = vec!["4.1".into(), "3".into()];
+    backend.settings.shares.versions = vec!["4.1".into(), "3".into()];
     let versions = |options: &[MountOption]| {
         let Protocol::Nfs(volume) = info("nas", options) else {
             panic!("another protocol")
@@ -184,7 +175,7 @@ fn mount_errors_are_told_in_words() {
     MOUNT_OPTION_INVALID: cannot mount files:/exp with these options: the kernel refuses one of them (EINVAL) and may tell which in its log (dmesg)
     LOGON_FAILURE: the server refuses this host access to files:/exp: there are no valid Kerberos credentials for the server: check that rpc.gssd runs here, with a keytab or a ticket
     MOUNT_FAILED: cannot mount files:/exp on "/mnt/x": this process may not mount (EPERM): it needs CAP_SYS_ADMIN, and a confinement that lets mount(2) through
-    MOUNT_FAILED: cannot mount files:/exp on "/mnt/x": this kernel has no NFS (ENODEV): load or install the module nfs
+    MOUNT_FAILED: cannot mount files:/exp on "/mnt/x": this kernel has no nfs (ENODEV): load or install that module
     MOUNT_FAILED: cannot mount files:/exp on "/mnt/x": the mount point is busy (EBUSY)
     MOUNT_FAILED: cannot mount files:/exp on "/mnt/x": i/o error (EIO); the kernel's log (dmesg) may tell more
     LOGON_FAILURE: the server refuses this host access to files:/exp: it does not export this path to this host with Kerberos, or takes not this host's credentials (EACCES): check its exports (exportfs -v), the time on both, and that rpc.gssd runs here with a keytab or a ticket

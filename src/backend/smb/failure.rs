@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use super::dialect::Dialect;
 use super::share::Share;
 use crate::backend::BackendError;
-use crate::backend::mount::Meaning;
+use crate::backend::mount::{Meaning, words};
 use crate::connection::SmbCredentials;
 
 /// What mount(2)'s error means for a share, asked for with this version.
@@ -19,19 +19,8 @@ pub(super) fn meaning(errno: Errno, share: &Share<'_>, target: &Path, dialect: D
         who: share.who(),
         why: why.to_owned(),
     };
-    let failed = |why: String| BackendError::MountFailed {
-        share: source.clone(),
-        target: target.to_owned(),
-        why,
-    };
     Meaning::Final(match errno {
-        Errno::ECONNREFUSED | Errno::EHOSTUNREACH | Errno::ENETUNREACH | Errno::ECONNRESET => {
-            return Meaning::Unreachable(errno.desc().to_lowercase());
-        }
-        // The kernel's word for a server that took the connection and then said nothing.
-        Errno::EHOSTDOWN | Errno::ETIMEDOUT | Errno::EINPROGRESS | Errno::EAGAIN => {
-            return Meaning::Silent(errno.desc().to_lowercase());
-        }
+        Errno::EINPROGRESS => return Meaning::Silent(errno.desc().to_lowercase()),
         Errno::EACCES if share.volume.credentials == SmbCredentials::Guest => logon(
             "the server or the share admits no guests (EACCES); name a user in the connection info",
         ),
@@ -72,24 +61,6 @@ pub(super) fn meaning(errno: Errno, share: &Share<'_>, target: &Path, dialect: D
                      server has"
                 .to_owned(),
         },
-        Errno::EINVAL => BackendError::OptionInvalid {
-            share: source,
-            option: "these options".to_owned(),
-            why: "the kernel refuses one of them (EINVAL) and tells which in its log (dmesg)"
-                .to_owned(),
-        },
-        Errno::EPERM => failed(
-            "this process may not mount (EPERM): it needs CAP_SYS_ADMIN, and a confinement that \
-             lets mount(2) through"
-                .to_owned(),
-        ),
-        Errno::ENODEV => {
-            failed("this kernel has no CIFS (ENODEV): load or install the module cifs".to_owned())
-        }
-        Errno::EBUSY => failed("the mount point is busy (EBUSY)".to_owned()),
-        errno => failed(format!(
-            "{} ({errno:?}); the kernel's log (dmesg) may tell more",
-            errno.desc().to_lowercase()
-        )),
+        errno => return words::meaning(errno, source, target, "cifs"),
     })
 }

@@ -154,11 +154,11 @@ impl mount::Share for Mounting<'_> {
     }
 
     fn probe_timeout(&self) -> Duration {
-        self.backend.settings.probe_timeout
+        self.backend.settings.shares.probe_timeout
     }
 
     fn mount_timeout(&self) -> Duration {
-        self.backend.settings.mount_timeout
+        self.backend.settings.shares.mount_timeout
     }
 
     fn turn(&self) -> Option<&Mutex<()>> {
@@ -195,7 +195,7 @@ impl Backend for SmbBackend {
     }
 
     fn read_only(&self, info: &Protocol) -> bool {
-        matches!(info, Protocol::Smb(volume) if self.settings.read_only(&volume.host))
+        matches!(info, Protocol::Smb(volume) if self.settings.shares.read_only(&volume.host))
     }
 
     fn plan(&self, info: &Protocol, access: Access) -> Result<HostPlan, BackendError> {

@@ -5,6 +5,7 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use super::dialect::{Dialect, names};
+use crate::backend::mount::words;
 use crate::backend::{BackendError, Setting};
 use crate::config;
 use crate::connection::{SmbCredentials, SmbVolume};
@@ -47,14 +48,10 @@ impl<'a> Share<'a> {
             .iter()
             .position(|option| option.name == "vers")
             .map(|at| options.remove(at));
-        let allowed = settings.versions_for(&volume.host);
+        let (allowed, configured) = settings.shares.versions_for(&volume.host);
         let names = match vers.as_ref().and_then(|vers| vers.value.clone()) {
             Some(asked) => vec![asked],
             None => allowed.to_vec(),
-        };
-        let configured = match settings.server(&volume.host) {
-            Some(server) if server.versions.is_some() => Origin::ServerDefault,
-            _ => Origin::Default,
         };
         let mut dialects: Vec<_> = names.iter().filter_map(|n| Dialect::from_name(n)).collect();
         dialects.sort_unstable_by(|a, b| b.cmp(a));
@@ -259,15 +256,8 @@ impl<'a> Share<'a> {
         if data.contains('\0') {
             return Err(self.invalid("its options", "one of them contains a NUL byte"));
         }
-        if data.len() > mount::DATA_MAX {
-            return Err(self.invalid(
-                "its options",
-                format!(
-                    "together they are {} bytes long, and the kernel takes {}: shorten them",
-                    data.len(),
-                    mount::DATA_MAX
-                ),
-            ));
+        if let Some(why) = words::too_long(&data) {
+            return Err(self.invalid("its options", why));
         }
         Ok(data)
     }
@@ -275,35 +265,32 @@ impl<'a> Share<'a> {
     /// Flags and options as mount(2) will get them, secrets redacted, as far as they are known before connecting.
     pub(super) fn shown(&self) -> String {
         let newest = self.dialects.first().copied().unwrap_or(Dialect::Smb1);
-        let address = self.shown_address();
+        let address = words::known_address(&self.volume.host);
         let pairs = self.pairs(&address, newest, &self.volume.credentials);
         let data = render(&pairs, |_| REDACTED);
         let mode = self.access;
         format!("{mode},{},{}", mount::FLAGS, *data)
     }
 
-    fn shown_address(&self) -> String {
-        match self.volume.host.parse::<std::net::IpAddr>() {
-            Ok(address) => address.to_string(),
-            Err(_) => "[resolved when connecting]".into(),
-        }
-    }
-
     /// The options in force, and who set each.
     pub(super) fn settings(&self) -> Vec<Setting> {
         let newest = self.dialects.first().copied().unwrap_or(Dialect::Smb1);
-        self.pairs(&self.shown_address(), newest, &self.volume.credentials)
-            .into_iter()
-            .map(|(name, value, origin)| Setting {
-                name: name.to_owned(),
-                value: match value {
-                    Value::None => String::new(),
-                    Value::Plain(text) => text,
-                    Value::Secret(_) => REDACTED.to_owned(),
-                },
-                origin: origin.to_owned(),
-            })
-            .collect()
+        self.pairs(
+            &words::known_address(&self.volume.host),
+            newest,
+            &self.volume.credentials,
+        )
+        .into_iter()
+        .map(|(name, value, origin)| Setting {
+            name: name.to_owned(),
+            value: match value {
+                Value::None => String::new(),
+                Value::Plain(text) => text,
+                Value::Secret(_) => REDACTED.to_owned(),
+            },
+            origin: origin.to_owned(),
+        })
+        .collect()
     }
 
     /// Who logs in, without the password.
@@ -330,20 +317,9 @@ impl<'a> Share<'a> {
             [one] => format!("SMB {one}"),
             several => format!("the newest SMB version it has of {}", names(several)),
         };
-        format!(
-            "ask {} for {versions} (within {} s an address), then mount {} {} on {} as {} (within {} s); \
-             or join that mount where it is there already",
-            self.volume.host,
-            settings.probe_timeout.as_secs_f64(),
-            self.source(),
-            match self.access {
-                Access::ReadOnly => "read-only",
-                Access::ReadWrite => "read-write",
-            },
-            target.display(),
-            self.who(),
-            settings.mount_timeout.as_secs_f64(),
-        )
+        let (source, access, who) = (self.source(), self.access.in_words(), self.who());
+        let how = format!("{source} {access} on {} as {who}", target.display());
+        words::describe(&settings.shares, &self.volume.host, &versions, &how)
     }
 }
 

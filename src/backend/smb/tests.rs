@@ -1,23 +1,13 @@
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::*;
 use crate::model::{ImageFormat, Reason};
 
 fn backend(mount_base: &Path) -> SmbBackend {
-    let settings = config::Smb {
-        versions: vec!["3.1.1".into(), "3.0".into()],
-        uid: 64055,
-        gid: 108,
-        credentials_dirs: vec![],
-        probe_timeout: Duration::from_millis(200),
-        mount_timeout: Duration::from_secs(10),
-        default_options: vec![],
-        mandatory_options: vec![],
-        kerberos: None,
-        local_shares: Default::default(),
-        servers: BTreeMap::new(),
-    };
+    let mut settings = config::Settings::built_in().smb;
+    (settings.shares.uid, settings.shares.gid) = (64055, 108);
+    settings.shares.versions = vec!["3.1.1".into(), "3.0".into()];
+    settings.shares.probe_timeout = Duration::from_millis(200);
     let none = Workers::from_executable("/nonexistent".into());
     SmbBackend::new(settings, mount_base.into(), HostKey::new([1; 32]), none)
 }
@@ -242,9 +232,9 @@ fn mount_errors_are_told_in_words() {
     next address, silent: host is down
     next address, silent: connection timed out
     PROTOCOL_VERSION: cannot agree on a protocol version with the server files (offered 3.1.1): the kernel and the server found no common ground at the mount itself (EOPNOTSUPP): an option such as seal may need a newer version than the server has
-    MOUNT_OPTION_INVALID: cannot mount //files/vols with these options: the kernel refuses one of them (EINVAL) and tells which in its log (dmesg)
+    MOUNT_OPTION_INVALID: cannot mount //files/vols with these options: the kernel refuses one of them (EINVAL) and may tell which in its log (dmesg)
     MOUNT_FAILED: cannot mount //files/vols on "/mnt/x": this process may not mount (EPERM): it needs CAP_SYS_ADMIN, and a confinement that lets mount(2) through
-    MOUNT_FAILED: cannot mount //files/vols on "/mnt/x": this kernel has no CIFS (ENODEV): load or install the module cifs
+    MOUNT_FAILED: cannot mount //files/vols on "/mnt/x": this kernel has no cifs (ENODEV): load or install that module
     MOUNT_FAILED: cannot mount //files/vols on "/mnt/x": the mount point is busy (EBUSY)
     MOUNT_FAILED: cannot mount //files/vols on "/mnt/x": i/o error (EIO); the kernel's log (dmesg) may tell more
     "#);

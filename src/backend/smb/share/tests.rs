@@ -1,6 +1,3 @@
-use std::collections::BTreeMap;
-use std::time::Duration;
-
 use insta::assert_snapshot;
 use proptest::prelude::*;
 
@@ -8,19 +5,10 @@ use super::*;
 use crate::model::{ImageFormat, Reason};
 
 fn settings() -> config::Smb {
-    config::Smb {
-        versions: ["3.1.1", "3.0.2", "3.0", "2.1"].map(str::to_owned).to_vec(),
-        uid: 64055,
-        gid: 108,
-        credentials_dirs: vec!["/etc/volattach/credentials".into()],
-        probe_timeout: Duration::from_secs(3),
-        mount_timeout: Duration::from_secs(10),
-        default_options: vec![],
-        mandatory_options: vec![],
-        kerberos: None,
-        local_shares: Default::default(),
-        servers: BTreeMap::new(),
-    }
+    let mut settings = config::Settings::built_in().smb;
+    (settings.shares.uid, settings.shares.gid) = (64055, 108);
+    settings.credentials_dirs = vec!["/etc/volattach/credentials".into()];
+    settings
 }
 
 fn credentials(password: &str) -> SmbCredentials {
@@ -166,12 +154,8 @@ fn kerberos_is_as_the_configured_principal_alone() {
         refusal(&configured, &kerberos(Some("alice@OTHER"))).reason(),
         Reason::CredentialsInvalid
     );
-    configured.servers.insert(
-        "files.example".into(),
-        config::SmbServer {
-            kerberos: principal("bob@LAB.TEST", 0),
-            ..Default::default()
-        },
+    configured.server_kerberos.extend(
+        principal("bob@LAB.TEST", 0).map(|kerberos| ("files.example".to_owned(), kerberos)),
     );
     let of_server = shown(&configured, Some("bob"));
     assert!(
@@ -217,9 +201,9 @@ fn smb1_needs_the_deployers_word() {
         Reason::ProtocolVersion
     );
     let mut allowing = settings();
-    allowing.servers.insert(
+    allowing.shares.servers.insert(
         "files.example".into(),
-        config::SmbServer {
+        config::ShareServer {
             versions: Some(vec!["3.0".into(), "1.0".into()]),
             ..Default::default()
         },
