@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use fakes::{DOMAIN, Fault, Guest, World, attach, by_root, connect, local, smb};
 use volattach::attach::{Engine, Error, Filter};
-use volattach::model::{Access, AccessSource, AttachmentId, Reason, State};
+use volattach::model::{Access, AccessSource, Attachment, AttachmentId, Reason, State};
 use volattach::reconcile;
 
 fn id(id: &str) -> AttachmentId {
@@ -27,6 +27,18 @@ fn nothing_left(world: &World) {
     assert!(state.connections.is_empty(), "{:?}", state.connections);
     assert!(state.disks.is_empty(), "{:?}", state.disks);
     assert!(state.records.is_empty(), "{:?}", state.records.keys());
+}
+
+/// Attaches an SMB volume.
+async fn attached(engine: &Engine, id: &str, volume: &str) -> Attachment {
+    let request = attach(id, volume, smb(volume));
+    engine.attach(by_root(request)).await.unwrap()
+}
+
+/// Connects an SMB volume.
+async fn connected(engine: &Engine, id: &str, volume: &str) -> Attachment {
+    let request = connect(id, volume, smb(volume));
+    engine.connect(by_root(request)).await.unwrap()
 }
 
 async fn state(engine: &Engine, id: &str) -> State {
@@ -47,14 +59,8 @@ async fn until(what: &str, condition: impl AsyncFn() -> bool) {
 async fn the_same_request_twice_is_one_attachment() {
     let world = World::new();
     let engine = world.engine();
-    let first = engine
-        .attach(by_root(attach("a1", "v1", smb("v1"))))
-        .await
-        .unwrap();
-    let second = engine
-        .attach(by_root(attach("a1", "v1", smb("v1"))))
-        .await
-        .unwrap();
+    let first = attached(&engine, "a1", "v1").await;
+    let second = attached(&engine, "a1", "v1").await;
     assert_eq!(first, second);
     assert_eq!(
         (first.state, first.target.as_deref()),
@@ -69,10 +75,7 @@ async fn the_same_request_twice_is_one_attachment() {
 async fn another_request_under_the_same_id_conflicts() {
     let world = World::new();
     let engine = world.engine();
-    engine
-        .attach(by_root(attach("a1", "v1", smb("v1"))))
-        .await
-        .unwrap();
+    attached(&engine, "a1", "v1").await;
     let mut read_only = attach("a1", "v1", smb("v1"));
     read_only.access = Some(Access::ReadOnly);
     let mut password = attach("a1", "v1", smb("v1"));
@@ -105,10 +108,7 @@ async fn another_request_under_the_same_id_conflicts() {
 async fn a_call_is_not_turned_away_while_the_attachment_is_merely_looked_at() {
     let world = World::new();
     let engine = world.engine();
-    engine
-        .attach(by_root(attach("a1", "v1", smb("v1"))))
-        .await
-        .unwrap();
+    attached(&engine, "a1", "v1").await;
     world.gate.arm(1, Fault::Hold);
     let look = {
         let engine = engine.clone();
@@ -128,10 +128,7 @@ async fn a_call_is_not_turned_away_while_the_attachment_is_merely_looked_at() {
 async fn a_second_call_on_the_same_attachment_is_turned_away() {
     let world = World::new();
     let engine = world.engine_with(Duration::from_secs(600));
-    engine
-        .attach(by_root(attach("a1", "v1", smb("v1"))))
-        .await
-        .unwrap();
+    attached(&engine, "a1", "v1").await;
     world.state().guest = Guest::Ignores;
     let detach = {
         let engine = engine.clone();
@@ -156,10 +153,7 @@ async fn a_second_call_on_the_same_attachment_is_turned_away() {
 async fn a_volume_is_shared_only_by_readers_or_by_consent() {
     let world = World::new();
     let engine = world.engine();
-    engine
-        .attach(by_root(attach("a1", "v1", smb("v1"))))
-        .await
-        .unwrap();
+    attached(&engine, "a1", "v1").await;
     let writer = engine
         .connect(by_root(connect("a2", "v1", smb("v1"))))
         .await;
@@ -186,14 +180,8 @@ async fn a_volume_is_shared_only_by_readers_or_by_consent() {
 async fn one_mount_serves_two_volumes_and_goes_with_the_last() {
     let world = World::new();
     let engine = world.engine();
-    engine
-        .attach(by_root(attach("a1", "v1", smb("v1"))))
-        .await
-        .unwrap();
-    engine
-        .attach(by_root(attach("a2", "v2", smb("v2"))))
-        .await
-        .unwrap();
+    attached(&engine, "a1", "v1").await;
+    attached(&engine, "a2", "v2").await;
     assert_eq!(world.state().connections.len(), 1);
     let mut read_only = attach("a3", "v3", smb("v3"));
     read_only.access = Some(Access::ReadOnly);
@@ -221,10 +209,7 @@ async fn of_many_users_at_once_one_mounts_and_one_unmounts() {
             let engine = engine.clone();
             tokio::spawn(async move {
                 let (id, volume) = (format!("a{n}"), format!("v{n}"));
-                engine
-                    .attach(by_root(attach(&id, &volume, smb(&volume))))
-                    .await
-                    .unwrap();
+                attached(&engine, &id, &volume).await;
                 engine.detach(by_root(self::id(&id))).await.unwrap();
             })
         });
@@ -244,10 +229,7 @@ async fn a_guest_that_does_not_let_go_is_not_asked_again_too_soon_and_completes_
         let engine = engine.clone();
         tokio::spawn(async move { reconcile::run(&engine).await })
     };
-    engine
-        .attach(by_root(attach("a1", "v1", smb("v1"))))
-        .await
-        .unwrap();
+    attached(&engine, "a1", "v1").await;
     world.state().guest = Guest::Ignores;
     assert_eq!(
         reason(engine.detach(by_root(id("a1"))).await),
@@ -278,10 +260,7 @@ async fn a_guest_that_does_not_let_go_is_not_asked_again_too_soon_and_completes_
 async fn a_guest_that_refuses_keeps_its_disk_and_may_be_asked_again() {
     let world = World::new();
     let engine = world.engine();
-    engine
-        .attach(by_root(attach("a1", "v1", smb("v1"))))
-        .await
-        .unwrap();
+    attached(&engine, "a1", "v1").await;
     world.state().guest = Guest::Refuses;
     assert_eq!(
         reason(engine.detach(by_root(id("a1"))).await),
@@ -296,10 +275,7 @@ async fn a_guest_that_refuses_keeps_its_disk_and_may_be_asked_again() {
 async fn a_detach_that_a_restart_cut_short_goes_on() {
     let world = World::new();
     let engine = world.engine();
-    engine
-        .attach(by_root(attach("a1", "v1", smb("v1"))))
-        .await
-        .unwrap();
+    attached(&engine, "a1", "v1").await;
     world.state().guest = Guest::Ignores;
     assert_eq!(
         reason(engine.detach(by_root(id("a1"))).await),
@@ -316,10 +292,7 @@ async fn a_detach_that_a_restart_cut_short_goes_on() {
 async fn a_detach_cut_short_after_the_unplug_needs_no_hypervisor_to_go_on() {
     let world = World::new();
     let engine = world.engine();
-    engine
-        .attach(by_root(attach("a1", "v1", smb("v1"))))
-        .await
-        .unwrap();
+    attached(&engine, "a1", "v1").await;
     world.state().disconnect_fails = Some(Reason::ServerUnreachable);
     assert_eq!(
         reason(engine.detach(by_root(id("a1"))).await),
@@ -338,10 +311,7 @@ async fn a_detach_cut_short_after_the_unplug_needs_no_hypervisor_to_go_on() {
 async fn a_domain_that_is_gone_or_stopped_does_not_keep_its_volume() {
     let world = World::new();
     let engine = world.engine();
-    engine
-        .attach(by_root(attach("a1", "v1", smb("v1"))))
-        .await
-        .unwrap();
+    attached(&engine, "a1", "v1").await;
     {
         let mut state = world.state();
         state.defined = false;
@@ -366,10 +336,7 @@ async fn a_target_that_was_taken_since_the_look_is_chosen_anew() {
     let world = World::new();
     let engine = world.engine();
     world.state().plug_fails = Some(Reason::TargetInUse);
-    engine
-        .attach(by_root(attach("a1", "v1", smb("v1"))))
-        .await
-        .unwrap();
+    attached(&engine, "a1", "v1").await;
     engine.detach(by_root(id("a1"))).await.unwrap();
     nothing_left(&world);
 }
@@ -396,10 +363,7 @@ async fn an_attach_runs_to_its_end_without_its_caller() {
 async fn a_stopping_daemon_takes_no_work_and_cuts_short_a_wait_for_a_guest() {
     let world = World::new();
     let engine = world.engine_with(Duration::from_secs(3600));
-    engine
-        .attach(by_root(attach("a1", "v1", smb("v1"))))
-        .await
-        .unwrap();
+    attached(&engine, "a1", "v1").await;
     world.state().guest = Guest::Ignores;
     let detach = {
         let engine = engine.clone();
@@ -437,10 +401,7 @@ async fn a_guest_that_does_not_answer_keeps_no_news_of_others_waiting() {
     let world = World::new();
     let engine = world.engine_with(Duration::from_secs(600));
     for (attachment, volume) in [("a1", "v1"), ("a2", "v2")] {
-        engine
-            .attach(by_root(attach(attachment, volume, smb(volume))))
-            .await
-            .unwrap();
+        attached(&engine, attachment, volume).await;
     }
     world.state().hypervisor_down = true;
     engine.detach(by_root(id("a1"))).await.unwrap_err();
@@ -474,10 +435,7 @@ async fn a_guest_that_does_not_answer_keeps_no_news_of_others_waiting() {
 async fn news_of_others_do_not_put_off_the_look_at_everything() {
     let world = World::new();
     let engine = world.engine();
-    engine
-        .attach(by_root(attach("a1", "v1", smb("v1"))))
-        .await
-        .unwrap();
+    attached(&engine, "a1", "v1").await;
     world.state().disconnect_fails = Some(Reason::UnmountFailed);
     engine.detach(by_root(id("a1"))).await.unwrap_err();
     world.state().disconnect_fails = Some(Reason::UnmountFailed);
@@ -503,10 +461,7 @@ async fn news_of_others_do_not_put_off_the_look_at_everything() {
 async fn a_guest_that_was_asked_before_a_crash_is_not_asked_again() {
     let world = World::new();
     let engine = world.engine_with(Duration::from_secs(600));
-    engine
-        .attach(by_root(attach("a1", "v1", smb("v1"))))
-        .await
-        .unwrap();
+    attached(&engine, "a1", "v1").await;
     world.state().guest = Guest::Ignores;
     // Its process ends while it waits for the guest: this call goes no further.
     let cut_short = tokio::spawn(async move { engine.detach(by_root(id("a1"))).await });

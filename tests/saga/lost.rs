@@ -6,14 +6,8 @@ use super::*;
 async fn what_a_reboot_took_is_told_and_made_again() {
     let world = World::new();
     let engine = world.engine();
-    engine
-        .attach(by_root(attach("a1", "v1", smb("v1"))))
-        .await
-        .unwrap();
-    engine
-        .connect(by_root(connect("c1", "v2", smb("v2"))))
-        .await
-        .unwrap();
+    attached(&engine, "a1", "v1").await;
+    connected(&engine, "c1", "v2").await;
     world.state().disks.clear();
     world.state().connections.clear();
     let engine = world.engine();
@@ -22,15 +16,9 @@ async fn what_a_reboot_took_is_told_and_made_again() {
         let shown = engine.get(by_root(id(lost))).await.unwrap();
         assert_eq!(shown.error.unwrap().reason, Reason::DiskLost, "{lost}");
     }
-    let again = engine
-        .attach(by_root(attach("a1", "v1", smb("v1"))))
-        .await
-        .unwrap();
+    let again = attached(&engine, "a1", "v1").await;
     assert_eq!((again.state, again.error), (State::Attached, None));
-    engine
-        .connect(by_root(connect("c1", "v2", smb("v2"))))
-        .await
-        .unwrap();
+    connected(&engine, "c1", "v2").await;
     assert_eq!(world.state().disks.len(), 1);
     engine.detach(by_root(id("a1"))).await.unwrap();
     engine.disconnect(by_root(id("c1"))).await.unwrap();
@@ -41,18 +29,12 @@ async fn what_a_reboot_took_is_told_and_made_again() {
 async fn a_connection_that_was_lost_from_under_a_disk_is_told_and_made_again() {
     let world = World::new();
     let engine = world.engine();
-    engine
-        .attach(by_root(attach("a1", "v1", smb("v1"))))
-        .await
-        .unwrap();
+    attached(&engine, "a1", "v1").await;
     world.state().connections.clear();
     reconcile::once(&engine).await;
     let shown = engine.get(by_root(id("a1"))).await.unwrap();
     assert_eq!(shown.error.unwrap().reason, Reason::DiskLost);
-    let again = engine
-        .attach(by_root(attach("a1", "v1", smb("v1"))))
-        .await
-        .unwrap();
+    let again = attached(&engine, "a1", "v1").await;
     assert_eq!((again.state, again.error), (State::Attached, None));
     assert_eq!(world.state().connections.len(), 1);
     assert_eq!(world.state().unplugs_asked, 0, "the guest kept its disk");
@@ -64,23 +46,14 @@ async fn a_connection_that_was_lost_from_under_a_disk_is_told_and_made_again() {
 async fn what_is_made_again_elsewhere_leaves_nothing_where_it_was() {
     let world = World::new();
     let engine = world.engine();
-    engine
-        .attach(by_root(attach("a1", "v1", smb("v1"))))
-        .await
-        .unwrap();
-    engine
-        .connect(by_root(connect("c1", "v2", smb("v2"))))
-        .await
-        .unwrap();
+    attached(&engine, "a1", "v1").await;
+    connected(&engine, "c1", "v2").await;
     // The disk is lost, the mount is not; and the deployer's options, so the mount points, are others now.
     world.let_go("ua-v1");
     world.state().configuration = "echo_interval=20";
     world.state().sync();
     let engine = world.engine();
-    engine
-        .attach(by_root(attach("a1", "v1", smb("v1"))))
-        .await
-        .unwrap();
+    attached(&engine, "a1", "v1").await;
     let before = world.state().connections.len();
     assert_eq!(before, 2, "c1 uses the old mount still");
     engine.disconnect(by_root(id("c1"))).await.unwrap();
@@ -92,18 +65,12 @@ async fn what_is_made_again_elsewhere_leaves_nothing_where_it_was() {
 async fn the_last_that_is_made_again_elsewhere_takes_its_mount_down() {
     let world = World::new();
     let engine = world.engine();
-    engine
-        .attach(by_root(attach("a1", "v1", smb("v1"))))
-        .await
-        .unwrap();
+    attached(&engine, "a1", "v1").await;
     world.let_go("ua-v1");
     world.state().configuration = "echo_interval=20";
     world.state().sync();
     let engine = world.engine();
-    engine
-        .attach(by_root(attach("a1", "v1", smb("v1"))))
-        .await
-        .unwrap();
+    attached(&engine, "a1", "v1").await;
     engine.detach(by_root(id("a1"))).await.unwrap();
     nothing_left(&world);
 }
