@@ -9,6 +9,8 @@ mod lost;
 
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
+
 use fakes::{DOMAIN, Fault, Guest, World, attach, by_root, connect, local, smb};
 use volattach::attach::{Engine, Error, Filter};
 use volattach::model::{Access, AccessSource, Attachment, AttachmentId, Reason, State};
@@ -43,6 +45,20 @@ async fn connected(engine: &Engine, id: &str, volume: &str) -> Attachment {
 
 async fn state(engine: &Engine, id: &str) -> State {
     engine.get(by_root(self::id(id))).await.unwrap().state
+}
+
+/// Begins a detach that the guest does not answer.
+async fn unanswered_detach(world: &World, engine: &Engine) -> JoinHandle<Result<(), Error>> {
+    world.state().guest = Guest::Ignores;
+    let detach = {
+        let engine = engine.clone();
+        tokio::spawn(async move { engine.detach(by_root(id("a1"))).await })
+    };
+    until("the guest is asked", async || {
+        world.state().unplugs_asked == 1
+    })
+    .await;
+    detach
 }
 
 /// Waits for a condition that the engine brings about in the background.
@@ -129,15 +145,7 @@ async fn a_second_call_on_the_same_attachment_is_turned_away() {
     let world = World::new();
     let engine = world.engine_with(Duration::from_secs(600));
     attached(&engine, "a1", "v1").await;
-    world.state().guest = Guest::Ignores;
-    let detach = {
-        let engine = engine.clone();
-        tokio::spawn(async move { engine.detach(by_root(id("a1"))).await })
-    };
-    until("the guest is asked", async || {
-        world.state().unplugs_asked == 1
-    })
-    .await;
+    let detach = unanswered_detach(&world, &engine).await;
     assert_eq!(
         reason(engine.detach(by_root(id("a1"))).await),
         Reason::OperationInProgress
@@ -364,15 +372,7 @@ async fn a_stopping_daemon_takes_no_work_and_cuts_short_a_wait_for_a_guest() {
     let world = World::new();
     let engine = world.engine_with(Duration::from_secs(3600));
     attached(&engine, "a1", "v1").await;
-    world.state().guest = Guest::Ignores;
-    let detach = {
-        let engine = engine.clone();
-        tokio::spawn(async move { engine.detach(by_root(id("a1"))).await })
-    };
-    until("the guest is asked", async || {
-        world.state().unplugs_asked == 1
-    })
-    .await;
+    let detach = unanswered_detach(&world, &engine).await;
     engine.drain().await;
     assert_eq!(reason(detach.await.unwrap()), Reason::UnplugPending);
     let late = engine.attach(by_root(attach("a2", "v2", smb("v2")))).await;

@@ -21,6 +21,7 @@ use tokio::sync::{Mutex, Semaphore};
 use zeroize::Zeroizing;
 
 use super::{BackendError, Presence, file};
+use crate::config::Shares;
 use crate::model::{Access, HostPlan, MountPlan};
 use crate::sys::worker::{Job, MountJob, Reply, RunAs, Worker, WorkerError, Workers};
 use probe::Outcome;
@@ -50,11 +51,8 @@ pub(in crate::backend) trait Share: Sync {
     /// The versions that may be used, in words.
     fn versions(&self) -> String;
 
-    /// How long an address may take to answer.
-    fn probe_timeout(&self) -> Duration;
-
-    /// How long a mount may take.
-    fn mount_timeout(&self) -> Duration;
+    /// How long an address may take to answer, and a mount.
+    fn settings(&self) -> &Shares;
 
     /// Held by the one mount that is under way, where the kernel makes one wait for another. Fair: in the order of asking.
     fn turn(&self) -> Option<&Mutex<()>>;
@@ -206,7 +204,7 @@ impl Mounter {
             let offers = match share.probe(address).await {
                 Outcome::Speaks(offers) => offers,
                 other => {
-                    tried.add(address, other, share.probe_timeout());
+                    tried.add(address, other, share.settings().probe_timeout);
                     continue;
                 }
             };
@@ -257,7 +255,7 @@ async fn mount_one<S: Share>(
     mount: &MountPlan,
     offer: &S::Offer,
 ) -> Result<(), Meaning> {
-    let within = share.mount_timeout();
+    let within = share.settings().mount_timeout;
     let result = {
         let _turn = match share.turn() {
             Some(turn) => Some(turn.lock().await),

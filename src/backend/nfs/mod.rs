@@ -13,7 +13,6 @@ mod version;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use nix::errno::Errno;
@@ -23,7 +22,7 @@ use zeroize::Zeroizing;
 use super::mount::probe::Outcome;
 use super::mount::{self, Meaning, Mounter, for_kernel};
 use super::{Backend, BackendError, Connected, Description, Presence, file};
-use crate::config;
+use crate::config::{self, Shares};
 use crate::connection::{NfsVolume, Protocol};
 use crate::model::{Access, HostKey, HostPlan, MountPlan, SourceKind};
 use crate::sys::worker::{RunAs, Workers};
@@ -90,12 +89,8 @@ impl mount::Share for Mounting<'_> {
         version::names(&self.export.versions)
     }
 
-    fn probe_timeout(&self) -> Duration {
-        self.settings.shares.probe_timeout
-    }
-
-    fn mount_timeout(&self) -> Duration {
-        self.settings.shares.mount_timeout
+    fn settings(&self) -> &Shares {
+        &self.settings.shares
     }
 
     fn turn(&self) -> Option<&Mutex<()>> {
@@ -108,7 +103,7 @@ impl mount::Share for Mounting<'_> {
             address,
             &self.export.versions,
             self.export.mount_port(),
-            self.probe_timeout(),
+            self.settings.shares.probe_timeout,
         )
         .await
     }

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::version::Version;
 use super::*;
 use crate::model::mount_options::MountOption;

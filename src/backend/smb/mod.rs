@@ -17,7 +17,6 @@ mod share;
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use nix::errno::Errno;
@@ -27,7 +26,7 @@ use zeroize::Zeroizing;
 use super::mount::probe::Outcome;
 use super::mount::{self, Meaning, Mounter, for_kernel, host};
 use super::{Backend, BackendError, Connected, Description, Presence, file, local};
-use crate::config;
+use crate::config::{self, Shares};
 use crate::connection::{Protocol, SmbCredentials, SmbVolume};
 use crate::model::{Access, HostKey, HostPlan, MountPlan, SourceKind};
 use crate::sys::worker::Workers;
@@ -153,12 +152,8 @@ impl mount::Share for Mounting<'_> {
         dialect::names(&self.share.dialects)
     }
 
-    fn probe_timeout(&self) -> Duration {
-        self.backend.settings.shares.probe_timeout
-    }
-
-    fn mount_timeout(&self) -> Duration {
-        self.backend.settings.shares.mount_timeout
+    fn settings(&self) -> &Shares {
+        &self.backend.settings.shares
     }
 
     fn turn(&self) -> Option<&Mutex<()>> {
@@ -170,7 +165,7 @@ impl mount::Share for Mounting<'_> {
             address,
             self.share.source_address(),
             &self.share.dialects,
-            self.probe_timeout(),
+            self.settings().probe_timeout,
         )
         .await
     }
