@@ -8,12 +8,19 @@ use super::{
     guest,
     process::quote,
     servers::{SmbServer, smb_info},
+    targets::{Targets, iscsi_info, multipath_info},
 };
 
-pub(crate) const TESTS: &[Test] = &[Test {
-    name: "extend_smb",
-    run: smb,
-}];
+pub(crate) const TESTS: &[Test] = &[
+    Test {
+        name: "extend_smb",
+        run: smb,
+    },
+    Test {
+        name: "extend_iscsi",
+        run: iscsi,
+    },
+];
 
 const MIB: u64 = 1 << 20;
 
@@ -98,5 +105,38 @@ fn smb(lab: &Lab) -> Result<()> {
     let shown = node.sh(&format!("qemu-img info --output=json {image}"))?;
     let shown: serde_json::Value = serde_json::from_str(&shown)?;
     ensure!(shown["virtual-size"] == 9 * MIB, "{shown}");
+    Ok(())
+}
+
+/// LUNs over a map and over one path alone: the paths, the map and the guest take the new size, and nobody before.
+fn iscsi(lab: &Lab) -> Result<()> {
+    let node = &lab.node;
+    let agent = Agent::start(node, "")?;
+    let targets = Targets::new(node, &["va", "vb"])?;
+    targets.target("t", &[21, 22], &[(1, "va"), (2, "vb")])?;
+    targets.run(&["multipathd"])?;
+    let both = multipath_info(&[(21, "t"), (22, "t")], 1);
+    let map = agent.attach("map", "va", &both, &[])??;
+    let single = agent.connect("single", "vb", &iscsi_info(21, "t", 2), &[])??;
+    guest::sees_bytes(node, "va", 8 * MIB)?;
+    let size = |made: &serde_json::Value| -> Result<u64> {
+        let device = made["host_path"].as_str().context("no path")?;
+        let size = node.sh(&format!("blockdev --getsize64 {}", quote(device)))?;
+        Ok(size.trim().parse()?)
+    };
+    let bytes = 12 * MIB;
+    for (id, volume) in [("map", "va"), ("single", "vb")] {
+        let refused = agent.extend(id, bytes)?.err();
+        let refused = refused.with_context(|| format!("{id} has not grown"))?;
+        ensure!(refused.reason == "VOLUME_NOT_GROWN", "{refused:?}");
+        targets.run(&["grow", volume, "12"])?;
+        for wanted in [bytes, 0] {
+            ensure!(agent.extend(id, wanted)?? == bytes, "{id}");
+        }
+    }
+    ensure!(size(&map)? == bytes && size(&single)? == bytes);
+    guest::sees_bytes(node, "va", bytes)?;
+    agent.detach("map")??;
+    agent.disconnect("single")??;
     Ok(())
 }
