@@ -70,4 +70,11 @@ impl<'node> NfsServer<'node> {
             },
         })
     }
+
+    /// `kill`, `revive`, `pause`, `resume`, `silence` or `unsilence`: lab-nfs tells what each is.
+    pub(crate) fn verb(&self, verb: &str) -> Result<()> {
+        self.node
+            .sh(&format!("lab-nfs {verb} {}", self.name))
+            .map(drop)
+    }
 }

@@ -1,4 +1,6 @@
-//! Volumes on NFS exports, as the guest sees them.
+//! Volumes on NFS exports, as the guest sees them, and what fails when their server does.
+
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -8,6 +10,7 @@ use super::{
     agent::{Agent, Failure},
     guest,
     nfs_servers::NfsServer,
+    process::quote,
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -22,6 +25,10 @@ pub(crate) const TESTS: &[Test] = &[
     Test {
         name: "nfs_what_cannot_be_attached",
         run: refusals,
+    },
+    Test {
+        name: "nfs_server_is_dead",
+        run: dead_server,
     },
 ];
 
@@ -171,7 +178,8 @@ fn versions(lab: &Lab) -> Result<()> {
 
 /// The exact reason each, and nothing left over.
 fn refusals(lab: &Lab) -> Result<()> {
-    let agent = Agent::start(&lab.node, "")?;
+    // Longer than the kernel looks for a host that is not there (3 s).
+    let agent = Agent::start(&lab.node, "[nfs]\nprobe_timeout = \"8s\"\n")?;
     let server = NfsServer::start(&lab.node, "nas", 10, "rw,root_squash", "")?;
     server.volume("v.raw", HEAD)?;
     lab.node.sh(&format!(
@@ -220,5 +228,113 @@ fn refusals(lab: &Lab) -> Result<()> {
     elsewhere["data"]["export"] = json!("fd99::10:/srv");
     let told = refused(&elsewhere, "no brackets", "INVALID_CONNECTION_INFO")?;
     ensure!(told.message.contains("brackets"), "{told:?}");
+    elsewhere["data"]["export"] = json!("10.99.0.77:/srv");
+    refused(&elsewhere, "nobody there", "SERVER_UNREACHABLE")?;
+    for option in ["suid", "addr=10.99.0.11", "bg", "made-up=1", "ro,context=x"] {
+        refused(
+            &server.info("v.raw", option),
+            option,
+            "MOUNT_OPTION_REFUSED",
+        )?;
+    }
+    refused(
+        &server.info("v.raw", "vers=3"),
+        "not allowed here",
+        "PROTOCOL_VERSION",
+    )?;
+    refused(
+        &server.info("v.raw", "port=2050"),
+        "a closed port",
+        "SERVER_UNREACHABLE",
+    )?;
+    Ok(())
+}
+
+/// A server that is gone, stuck or silent: before an attach, while the guest has its disk, and during a disconnect.
+/// Each call ends in time with its reason, another server's volume comes and goes meanwhile, and all goes on when the
+/// server is back.
+fn dead_server(lab: &Lab) -> Result<()> {
+    // Operations on a dead server fail after 6 s.
+    let config = "[nfs]\ndefault_options = \"timeo=20\"\n[detach]\nunplug_timeout = \"2s\"\n";
+    let agent = Agent::start(&lab.node, config)?;
+    let ill = NfsServer::start(&lab.node, "ill", 11, "rw", "")?;
+    let well = NfsServer::start(&lab.node, "well", 12, "rw", "")?;
+    for server in [&ill, &well] {
+        server.volume("v.raw", HEAD)?;
+    }
+    let info = ill.info("v.raw", "");
+    // What works from the other server at this moment.
+    let undisturbed = || {
+        let connected = agent.connect("well", "well", &well.info("v.raw", ""), &[])??;
+        let path = connected["host_path"].as_str().unwrap_or_default();
+        // Not as root, whom the server takes for nobody.
+        let head = lab.node.sh(&format!(
+            "runuser -u libvirt-qemu -- head -c 16 {}",
+            quote(path)
+        ))?;
+        ensure!(head == HEAD, "{head:?}");
+        agent.disconnect("well")??;
+        anyhow::Ok(())
+    };
+    for (ail, heal, reason) in [
+        ("kill", "revive", "SERVER_UNREACHABLE"),
+        ("pause", "resume", "SERVER_TIMEOUT"),
+        ("silence", "unsilence", "SERVER_TIMEOUT"),
+    ] {
+        ill.verb(ail)?;
+        failure(agent.attach("ill", "ill", &info, &[])?, ail, reason)?;
+        ill.verb(heal)?;
+    }
+
+    // An attach that is under way does not hold up the other server's.
+    ill.verb("silence")?;
+    std::thread::scope(|scope| {
+        let failing = scope.spawn(|| agent.attach("ill", "ill", &info, &[]));
+        undisturbed()?;
+        let answer = failing
+            .join()
+            .map_err(|_| anyhow::anyhow!("the attach panicked"))?;
+        failure(answer?, "silent", "SERVER_TIMEOUT").map(drop)
+    })?;
+    ill.verb("unsilence")?;
+
+    // While the guest has it, and writes: the guest's disk waits or fails, and nobody else does.
+    agent.attach("ill", "ill", &info, &[])??;
+    ensure!(guest::sees(&lab.node, "ill")?.write == Ok(()));
+    ill.verb("kill")?;
+    let detached = agent.detach("ill")?;
+    if let Err(pending) = &detached {
+        ensure!(pending.reason == "UNPLUG_PENDING", "{pending:?}");
+    }
+    undisturbed()?;
+    ill.verb("revive")?;
+    lab.node.wait(
+        "the detach completes by itself",
+        "! volattach show ill",
+        Duration::from_secs(90),
+    )?;
+    guest::gone(&lab.node, "ill")?;
+
+    // During the disconnect.
+    for (ail, heal) in [("kill", "revive"), ("silence", "unsilence")] {
+        agent.connect("ill", "ill", &info, &[])??;
+        ill.verb(ail)?;
+        std::thread::scope(|scope| {
+            let ending = scope.spawn(|| agent.disconnect("ill"));
+            undisturbed()?;
+            let ended = ending
+                .join()
+                .map_err(|_| anyhow::anyhow!("the disconnect panicked"))??;
+            if let Err(left) = ended {
+                ensure!(left.reason == "UNMOUNT_FAILED", "{left:?}");
+            }
+            anyhow::Ok(())
+        })?;
+        ill.verb(heal)?;
+        agent.disconnect("ill")??;
+        ensure!(mounts(lab)?.is_empty(), "{:?}", mounts(lab)?);
+    }
+    agent.connect("ill", "ill", &info, &[])??;
+    agent.disconnect("ill")??;
     Ok(())
 }
