@@ -1,7 +1,7 @@
 //! The worker process, as volattachd starts it: what it does, what it may, and that nothing waits for it past its deadline.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::mount::MsFlags;
@@ -149,6 +149,52 @@ async fn an_executable_that_is_none_is_told() {
         .await
         .unwrap_err();
     assert!(matches!(error, WorkerError::Died { .. }), "{error}");
+}
+
+/// While a worker works, it has no rights but those that its jobs need.
+#[test]
+fn a_worker_keeps_only_the_rights_that_it_needs() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIPPED: root's rights are only root's to drop");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("v"), vec![b'v'; 1 << 20]).unwrap();
+    // capabilities(7): CAP_DAC_READ_SEARCH is bit 2, CAP_DAC_OVERRIDE bit 1.
+    for (write, rights) in [(false, 0b100), (true, 0b110)] {
+        let Job::Inspect(job) = inspect(dir.path(), "v", write) else {
+            unreachable!("inspect() makes such a job")
+        };
+        // A reply that is longer than a pipe takes, and nobody reads it: so it stays.
+        let jobs = [Job::Inspect(InspectJob {
+            head: 1 << 20,
+            ..job
+        })];
+        let mut worker = std::process::Command::new(env!("CARGO_BIN_EXE_volattachd-worker"))
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdin = worker.stdin.take().unwrap();
+        serde_json::to_writer(&stdin, &jobs).unwrap();
+        drop(stdin);
+        let wanted = [
+            format!("CapPrm:\t{rights:016x}"),
+            format!("CapEff:\t{rights:016x}"),
+            "NoNewPrivs:\t1".to_owned(),
+        ];
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", worker.id())).unwrap();
+            if wanted.iter().all(|line| status.contains(line)) {
+                break;
+            }
+            assert!(Instant::now() < deadline, "not {wanted:?}:\n{status}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        worker.kill().unwrap();
+        worker.wait().unwrap();
+    }
 }
 
 /// A stand-in that never replies, as a mount of a server that fell silent.
