@@ -112,8 +112,20 @@ impl<'node> Agent<'node> {
         connection_info: &Value,
         options: &[&str],
     ) -> Result<Result<Value, Failure>> {
-        let domain = ["attach", "--domain", "inner"];
-        self.make(&domain, id, volume, connection_info, options)
+        self.attach_to("inner", id, volume, connection_info, options)
+    }
+
+    /// The same, to the guest of this domain.
+    pub(crate) fn attach_to(
+        &self,
+        domain: &str,
+        id: &str,
+        volume: &str,
+        connection_info: &Value,
+        options: &[&str],
+    ) -> Result<Result<Value, Failure>> {
+        let command = ["attach", "--domain", domain];
+        self.make(&command, id, volume, connection_info, options)
     }
 
     /// Connects `volume` to the node alone.

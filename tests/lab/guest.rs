@@ -31,23 +31,36 @@ impl Disk {
 /// Where in a disk the guest tries to write, in bytes.
 pub(crate) const WRITTEN_AT: u64 = 4096;
 
+/// What a disk begins with, as the guest tells it.
+pub(crate) fn hex(head: &str) -> String {
+    head.bytes().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The guest that every node has, running.
+const INNER: &str = "inner";
+
 /// The disks that the guest has, by its names for them.
 pub(crate) fn disks(node: &Node) -> Result<BTreeMap<String, Disk>> {
-    let output = node.run(
-        "cat /var/log/lab/inner.console",
-        b"",
-        Duration::from_secs(20),
-    )?;
+    disks_of(node, INNER)
+}
+
+fn disks_of(node: &Node, domain: &str) -> Result<BTreeMap<String, Disk>> {
+    let console = format!("cat /var/log/lab/{domain}.console");
+    let output = node.run(&console, b"", Duration::from_secs(20))?;
     parse(&output.stdout)
 }
 
 /// Waits until the guest has reported a disk with this serial.
 pub(crate) fn sees(node: &Node, serial: &str) -> Result<Disk> {
+    sees_in(node, INNER, serial)
+}
+
+fn sees_in(node: &Node, domain: &str, serial: &str) -> Result<Disk> {
     wait_for(
-        &format!("the guest sees disk {serial:?}"),
+        &format!("the guest {domain} sees disk {serial:?}"),
         Duration::from_secs(20),
         || {
-            Ok(disks(node)?
+            Ok(disks_of(node, domain)?
                 .into_values()
                 .find(|disk| disk.serial == serial))
         },
@@ -80,6 +93,46 @@ pub(crate) fn gone(node: &Node, serial: &str) -> Result<()> {
                 .then_some(()))
         },
     )
+}
+
+/// One more guest, just like the inner one, until this is dropped.
+pub(crate) struct Second<'node> {
+    node: &'node Node,
+}
+
+impl<'node> Second<'node> {
+    /// Its domain.
+    pub(crate) const NAME: &'static str = "second";
+
+    /// Starts it, and waits until it is up.
+    pub(crate) fn start(node: &'node Node) -> Result<Self> {
+        let second = Self { node };
+        node.sh(&format!(
+            "sed 's/inner/{name}/' /run/inner.xml >/run/{name}.xml && virsh -q create /run/{name}.xml",
+            name = Self::NAME
+        ))?;
+        node.wait(
+            "the second guest's start",
+            &format!("grep -q '^GUEST up' /var/log/lab/{}.console", Self::NAME),
+            Duration::from_secs(180),
+        )?;
+        Ok(second)
+    }
+
+    /// As [`sees`].
+    pub(crate) fn sees(&self, serial: &str) -> Result<Disk> {
+        sees_in(self.node, Self::NAME, serial)
+    }
+}
+
+impl Drop for Second<'_> {
+    fn drop(&mut self) {
+        // Where it did not even start there is nothing to end.
+        let _ = self.node.sh(&format!(
+            "virsh -q destroy {name}; rm -f /var/log/lab/{name}.console",
+            name = Self::NAME
+        ));
+    }
 }
 
 /// Plays the console's events through.

@@ -12,6 +12,7 @@ mod agent_test;
 mod bench;
 mod cache;
 mod demo;
+mod domains_test;
 mod extend_test;
 mod fault_test;
 mod grpc_test;
@@ -68,6 +69,7 @@ const TESTS: &[&[Test]] = &[
     iscsi_test::TESTS,
     nfs_test::TESTS,
     extend_test::TESTS,
+    domains_test::TESTS,
     ad_test::TESTS,
 ];
 

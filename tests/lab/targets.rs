@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{node::Node, process::quote};
+use super::{guest, node::Node, process::quote};
 
 /// The lab's targets and volumes. The runner removes them after the test.
 pub(crate) struct Targets<'node> {
@@ -51,10 +51,7 @@ pub(crate) fn head(volume: &str) -> String {
 
 /// The same as the guest tells it.
 pub(crate) fn head_hex(volume: &str) -> String {
-    head(volume)
-        .bytes()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    guest::hex(&head(volume))
 }
 
 pub(crate) fn iqn(target: &str) -> String {

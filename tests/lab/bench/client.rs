@@ -31,6 +31,8 @@ const SOCKET: &str = "/run/volattach/volattachd.sock";
 const CONSOLE: &str = "/var/log/lab/inner.console";
 /// Where the bare mount is.
 const TARGET: &str = "/mnt/bench";
+/// What is written there stands among the kernel's events.
+const MARKER: &str = "/sys/kernel/tracing/trace_marker";
 /// The volume's and the attachment's id.
 const ID: &str = "bench";
 
@@ -100,9 +102,11 @@ fn connects(info: String, rounds: usize) -> Result<Vec<Round>> {
     };
     let mut times = Vec::new();
     for _ in 0..rounds {
+        fs::write(MARKER, "connect")?;
         let begun = Instant::now();
         runtime.block_on(client.connect_volume(request.clone()))?;
         let connected = Instant::now();
+        fs::write(MARKER, "disconnect")?;
         runtime.block_on(client.disconnect_volume(DisconnectVolumeRequest {
             attachment_id: ID.into(),
         }))?;

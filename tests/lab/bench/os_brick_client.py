@@ -17,6 +17,13 @@ from os_brick import privileged  # noqa: E402
 from os_brick.initiator import connector  # noqa: E402
 
 MOUNTS = "/mnt/os-brick"
+# What is written there stands among the kernel's events.
+MARKER = "/sys/kernel/tracing/trace_marker"
+
+
+def mark(text):
+    with open(MARKER, "w") as marker:
+        marker.write(text)
 
 
 def main():
@@ -31,9 +38,11 @@ def main():
     times = []
     for _ in range(job["rounds"]):
         data = dict(job["data"])
+        mark("connect")
         begun = time.monotonic()
         device = client.connect_volume(data)
         connected = time.monotonic()
+        mark("disconnect")
         client.disconnect_volume(data, device)
         if job["protocol"] == "NFS":
             # os-brick leaves the share mounted; Nova unmounts it so.

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     agent::Agent,
+    nfs_servers::NfsServer,
     node::Node,
     targets::{Targets, iscsi_info},
 };
@@ -18,8 +19,8 @@ use crate::{
 /// Turns of each, and rounds in a turn.
 const TURNS: usize = 4;
 const ROUNDS: usize = 3;
-/// Processes that a connect by iSCSI with CHAP may start.
-const PROCESSES: usize = 2;
+/// Programs that volattachd may start for a connect.
+const PROGRAMS: usize = 2;
 
 /// os-brick's client in the node.
 const OS_BRICK: &str = "/opt/os-brick/os_brick_client.py";
@@ -60,20 +61,13 @@ pub(super) fn run(node: &Node) -> Result<bool> {
             volume.protocol, volume.connect, volume.disconnect
         );
         good &= connect >= volume.connect && disconnect >= volume.disconnect;
-        if volume.protocol == "ISCSI" {
-            let (ours, theirs) = (
-                processes(node, || volattachd(node, &volume))?,
-                processes(node, || os_brick(node, &volume))?,
-            );
-            let each = |all: usize| all.div_ceil(ROUNDS);
-            println!(
-                "  {:<6} processes started by a connect and its disconnect: volattachd {}, os-brick {}",
-                "",
-                each(ours),
-                each(theirs)
-            );
-            good &= each(ours) <= PROCESSES;
-        }
+        let ours = programs(node, || volattachd(node, &volume))?;
+        let theirs = programs(node, || os_brick(node, &volume))?;
+        println!(
+            "  {:<6} programs started by a connect: volattachd {} (at most {PROGRAMS}), os-brick {}; by its disconnect: {} and {}",
+            "", ours.0, theirs.0, ours.1, theirs.1
+        );
+        good &= ours.0 <= PROGRAMS;
     }
     super::nothing_left(node)?;
     Ok(good)
@@ -88,12 +82,22 @@ fn volumes(node: &Node) -> Result<Vec<Volume>> {
     iscsi["data"]["auth_method"] = json!("CHAP");
     iscsi["data"]["auth_username"] = json!("user");
     iscsi["data"]["auth_password"] = json!("Gravel-Otter-7");
-    Ok(vec![Volume {
-        protocol: "ISCSI",
-        info: iscsi,
-        connect: 3.0,
-        disconnect: 3.0,
-    }])
+    let nfs = NfsServer::start(node, "nas", 10, "rw", "")?;
+    nfs.volume("bench.raw", "")?;
+    Ok(vec![
+        Volume {
+            protocol: "ISCSI",
+            info: iscsi,
+            connect: 3.0,
+            disconnect: 3.0,
+        },
+        Volume {
+            protocol: "NFS",
+            info: nfs.info("bench.raw", ""),
+            connect: 2.0,
+            disconnect: 2.0,
+        },
+    ])
 }
 
 /// The rounds of a turn by volattachd.
@@ -118,8 +122,9 @@ fn os_brick(node: &Node, volume: &Volume) -> Result<Vec<Round>> {
     serde_json::from_str(&output.stdout).context("os-brick's times")
 }
 
-/// How many programs the daemon and os-brick's client start while `work` is done: the kernel traces who forks and who executes what.
-fn processes(node: &Node, work: impl FnOnce() -> Result<Vec<Round>>) -> Result<usize> {
+/// How many programs the daemon or os-brick's client starts for a connect, and for its disconnect: the most of all rounds
+/// of `work`. The kernel traces who forks and who executes what; the clients mark where a connect and a disconnect begin.
+fn programs(node: &Node, work: impl FnOnce() -> Result<Vec<Round>>) -> Result<(usize, usize)> {
     let tasks = node.sh(&format!(
         "cd /sys/kernel/tracing && echo 8192 >buffer_size_kb && echo >trace
          echo 1 >{EVENTS}_fork/enable && echo 1 >{EVENTS}_exec/enable
@@ -130,25 +135,43 @@ fn processes(node: &Node, work: impl FnOnce() -> Result<Vec<Round>>) -> Result<u
         "cd /sys/kernel/tracing && echo 0 >{EVENTS}_fork/enable && echo 0 >{EVENTS}_exec/enable && cat trace"
     ))?;
     let mut family: HashSet<&str> = tasks.split_whitespace().collect();
-    let mut started = 0;
+    let (mut connects, mut disconnects) = (Vec::new(), Vec::new());
+    let mut connecting = true;
     for event in trace.lines() {
         let field = |name: &str| {
             let text = event.split_once(&format!(" {name}="))?.1;
             text.split_whitespace().next()
         };
-        if event.contains("sched_process_fork:") {
+        if let Some((_, mark)) = event.split_once("tracing_mark_write: ") {
+            connecting = mark == "connect";
+            match connecting {
+                true => connects.push(0),
+                false => disconnects.push(0),
+            }
+        } else if event.contains("sched_process_fork:") {
             if let (Some(parent), Some(child)) = (field("pid"), field("child_pid"))
                 && family.contains(parent)
             {
                 family.insert(child);
             }
         } else if let (Some(program), Some(pid)) = (field("filename"), field("pid")) {
+            let begun = match connecting {
+                true => &mut connects,
+                false => &mut disconnects,
+            };
             if program == OS_BRICK {
                 family.insert(pid);
-            } else if family.contains(pid) {
-                started += 1;
+            } else if let Some(started) = begun.last_mut()
+                && family.contains(pid)
+            {
+                *started += 1;
             }
         }
     }
-    Ok(started)
+    ensure!(
+        connects.len() == ROUNDS && disconnects.len() == ROUNDS,
+        "the trace lacks rounds: {connects:?}, {disconnects:?}"
+    );
+    let most = |counts: &[usize]| counts.iter().copied().max().unwrap_or(0);
+    Ok((most(&connects), most(&disconnects)))
 }

@@ -1,0 +1,117 @@
+//! Several domains of one node: volumes of one share and of one target go to guests of their own, and one volume to both.
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+
+use super::{
+    Lab, Test,
+    agent::Agent,
+    guest::{self, Second},
+    nfs_servers::NfsServer,
+    servers::{SmbServer, smb_info},
+    targets::{Targets, head_hex, iscsi_info},
+};
+
+pub(crate) const TESTS: &[Test] = &[Test {
+    name: "domains_share_connections_and_volumes",
+    run: two_domains,
+}];
+
+/// What the two guests use of one connection.
+struct Pair {
+    /// What the connection is, in words.
+    what: &'static str,
+    /// The volume of the inner guest, and that of the second.
+    volumes: [&'static str; 2],
+    info: [Value; 2],
+    /// What each volume begins with, as a guest tells it.
+    heads: [String; 2],
+    /// Counts the connections.
+    count: &'static str,
+}
+
+/// What belongs to a guest is that guest's alone, and what they share stays for the one that is left.
+fn two_domains(lab: &Lab) -> Result<()> {
+    let node = &lab.node;
+    let agent = Agent::start(node, "")?;
+    let second = Second::start(node)?;
+    let smb = SmbServer::start(node, "nas", 10, &["vols"], "")?;
+    smb.user("alice", "secret")?;
+    smb.volume("vols", "one.raw", 8, "smb-volume-one..")?;
+    smb.volume("vols", "two.raw", 8, "smb-volume-two..")?;
+    let nfs = NfsServer::start(node, "filer", 11, "rw", "")?;
+    nfs.volume("one.raw", "nfs-volume-one..")?;
+    nfs.volume("two.raw", "nfs-volume-two..")?;
+    let targets = Targets::new(node, &["lun1", "lun2"])?;
+    targets.target("t", &[21], &[(1, "lun1"), (2, "lun2")])?;
+    let by_smb = |name| smb_info(&smb, "vols", name, "-o username=alice,password=secret");
+
+    for pair in [
+        Pair {
+            what: "one SMB mount",
+            volumes: ["smb-1", "smb-2"],
+            info: [by_smb("one.raw"), by_smb("two.raw")],
+            heads: [
+                guest::hex("smb-volume-one.."),
+                guest::hex("smb-volume-two.."),
+            ],
+            count: "findmnt -rnt cifs | wc -l",
+        },
+        Pair {
+            what: "one NFS mount",
+            volumes: ["nfs-1", "nfs-2"],
+            info: [nfs.info("one.raw", ""), nfs.info("two.raw", "")],
+            heads: [
+                guest::hex("nfs-volume-one.."),
+                guest::hex("nfs-volume-two.."),
+            ],
+            count: "findmnt -rnt nfs,nfs4 | wc -l",
+        },
+        Pair {
+            what: "one iSCSI session",
+            volumes: ["iscsi-1", "iscsi-2"],
+            info: [iscsi_info(21, "t", 1), iscsi_info(21, "t", 2)],
+            heads: [head_hex("lun1"), head_hex("lun2")],
+            count: "ls /sys/class/iscsi_session | wc -l",
+        },
+    ] {
+        let connections = || -> Result<String> { Ok(node.sh(pair.count)?.trim().to_owned()) };
+        agent.attach("a1", pair.volumes[0], &pair.info[0], &[])??;
+        agent.attach_to(Second::NAME, "a2", pair.volumes[1], &pair.info[1], &[])??;
+        let seen = [
+            guest::sees(node, pair.volumes[0])?,
+            second.sees(pair.volumes[1])?,
+        ];
+        for (disk, head) in seen.iter().zip(&pair.heads) {
+            ensure!(
+                disk.head == *head && disk.write == Ok(()),
+                "{}: {disk:?}",
+                pair.what
+            );
+        }
+        let others = guest::disks(node)?;
+        ensure!(others.len() == 1, "{}: {others:?}", pair.what);
+        ensure!(connections()? == "1", "{}: {}", pair.what, connections()?);
+        agent.detach("a1")??;
+        ensure!(connections()? == "1", "{} is in use", pair.what);
+        agent.detach("a2")??;
+        ensure!(connections()? == "0", "{} is left", pair.what);
+    }
+
+    // One volume for both, as a cluster's file system wants it: by consent alone.
+    let mut shared = by_smb("one.raw");
+    agent.attach("a1", "shared", &shared, &[])??;
+    let refused = agent.attach_to(Second::NAME, "a2", "shared", &shared, &[])?;
+    let refused = refused.err().map(|failure| failure.reason);
+    ensure!(refused.as_deref() == Some("VOLUME_IN_USE"), "{refused:?}");
+    agent.detach("a1")??;
+    shared["data"]["multiattach"] = json!(true);
+    agent.attach("a1", "shared", &shared, &["--shareable"])??;
+    agent.attach_to(Second::NAME, "a2", "shared", &shared, &["--shareable"])??;
+    for disk in [guest::sees(node, "shared")?, second.sees("shared")?] {
+        ensure!(disk.write == Ok(()), "{disk:?}");
+    }
+    agent.detach("a1")??;
+    agent.detach("a2")??;
+    Ok(())
+}
