@@ -8,6 +8,7 @@
 mod mountpoint;
 pub(in crate::backend) mod probe;
 mod tried;
+mod turns;
 mod unmount;
 pub(in crate::backend) mod words;
 
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use super::{BackendError, Presence, file};
@@ -26,6 +27,7 @@ use crate::model::{Access, HostPlan, MountPlan};
 use crate::sys::worker::{Job, MountJob, Reply, RunAs, Worker, WorkerError, Workers};
 use probe::Outcome;
 use tried::Tried;
+pub(in crate::backend) use turns::Turns;
 
 /// How long a server's name may take to resolve.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -54,8 +56,8 @@ pub(in crate::backend) trait Share: Sync {
     /// How long an address may take to answer, and a mount.
     fn settings(&self) -> &Shares;
 
-    /// Held by the one mount that is under way, where the kernel makes one wait for another. Fair: in the order of asking.
-    fn turn(&self) -> Option<&Mutex<()>>;
+    /// The turns to take, where the kernel makes one mount wait for another.
+    fn turns(&self) -> Option<&Turns>;
 
     /// Asks the server at an address what it offers, the best first.
     fn probe(&self, address: SocketAddr) -> impl Future<Output = Outcome<Vec<Self::Offer>>> + Send;
@@ -220,7 +222,7 @@ impl Mounter {
                 let worker = started.take().unwrap_or_else(|| self.workers.start());
                 let mut worker = worker.map_err(host(|| "start a worker".to_owned()))?;
                 let jobs = [job, Job::Inspect(file::job(plan, self.user)?)];
-                match mount_one(&mut worker, &jobs, share, mount, &offer).await {
+                match mount_one(&mut worker, &jobs, share, mount, address, &offer).await {
                     Ok(()) => {
                         tracing::info!(source = mount.source, %address, vers = %offer, mount_point = %mount.target.display(), "mounted");
                         check(mount, plan.access)?;
@@ -253,12 +255,13 @@ async fn mount_one<S: Share>(
     jobs: &[Job],
     share: &S,
     mount: &MountPlan,
+    address: SocketAddr,
     offer: &S::Offer,
 ) -> Result<(), Meaning> {
     let within = share.settings().mount_timeout;
     let result = {
-        let _turn = match share.turn() {
-            Some(turn) => Some(turn.lock().await),
+        let _turn = match share.turns() {
+            Some(turns) => Some(turns.take(address.ip()).await),
             None => None,
         };
         match worker.give(jobs).await {

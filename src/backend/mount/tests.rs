@@ -34,3 +34,20 @@ fn an_address_keeps_its_scope_alone() {
     assert_eq!(for_kernel("[fd00::5]:2049"), "fd00::5");
     assert_eq!(for_kernel("[fe80::5%3]:445"), "fe80::5%3");
 }
+
+#[tokio::test]
+async fn a_server_that_stalls_delays_another_by_one_mount() {
+    let turns = Turns::default();
+    let order = std::sync::Mutex::new(Vec::new());
+    let mount = |server: &'static str| {
+        let (turns, order) = (&turns, &order);
+        async move {
+            let _turn = turns.take(server.parse().unwrap()).await;
+            order.lock().unwrap().push(server);
+            tokio::task::yield_now().await;
+        }
+    };
+    let (stalls, well) = ("10.0.0.1", "10.0.0.2");
+    tokio::join!(mount(stalls), mount(stalls), mount(stalls), mount(well));
+    assert_eq!(*order.lock().unwrap(), [stalls, well, stalls, stalls]);
+}

@@ -16,11 +16,10 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use nix::errno::Errno;
-use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
 use super::mount::probe::Outcome;
-use super::mount::{self, Meaning, Mounter, for_kernel};
+use super::mount::{self, Meaning, Mounter, Turns, for_kernel};
 use super::{Backend, BackendError, Connected, Description, Presence, file};
 use crate::config::{self, Shares};
 use crate::connection::{NfsVolume, Protocol};
@@ -93,7 +92,7 @@ impl mount::Share for Mounting<'_> {
         &self.settings.shares
     }
 
-    fn turn(&self) -> Option<&Mutex<()>> {
+    fn turns(&self) -> Option<&Turns> {
         // The kernel lets a mount wait for none but those of its own server.
         None
     }

@@ -20,11 +20,10 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use nix::errno::Errno;
-use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
 use super::mount::probe::Outcome;
-use super::mount::{self, Meaning, Mounter, for_kernel, host};
+use super::mount::{self, Meaning, Mounter, Turns, for_kernel, host};
 use super::{Backend, BackendError, Connected, Description, Presence, file, local};
 use crate::config::{self, Shares};
 use crate::connection::{Protocol, SmbCredentials, SmbVolume};
@@ -47,8 +46,8 @@ pub struct SmbBackend {
     mount_base: PathBuf,
     key: HostKey,
     mounter: Mounter,
-    /// Held by the one mount that is under way. Fair: in the order of asking.
-    mounting: Mutex<()>,
+    /// The kernel mounts one CIFS share at a time (fs/smb/client/fs_context.c: `cifs_mount_mutex`).
+    turns: Turns,
 }
 
 impl SmbBackend {
@@ -60,7 +59,7 @@ impl SmbBackend {
             mount_base,
             key,
             mounter: Mounter::new(workers, None),
-            mounting: Mutex::new(()),
+            turns: Turns::default(),
         }
     }
 
@@ -156,8 +155,8 @@ impl mount::Share for Mounting<'_> {
         &self.backend.settings.shares
     }
 
-    fn turn(&self) -> Option<&Mutex<()>> {
-        Some(&self.backend.mounting)
+    fn turns(&self) -> Option<&Turns> {
+        Some(&self.backend.turns)
     }
 
     async fn probe(&self, address: SocketAddr) -> Outcome<Vec<Dialect>> {
