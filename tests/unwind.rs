@@ -11,7 +11,7 @@ mod fakes;
 
 use std::collections::BTreeSet;
 
-use fakes::{Fault, World, attach, by_root, connect, local, nfs, smb};
+use fakes::{Fault, World, attach, by_root, connect, local, nfs, nvme, smb};
 use volattach::attach::{Engine, Error};
 use volattach::backend::Presence;
 use volattach::connection::ConnectionInfo;
@@ -23,7 +23,12 @@ use volattach::reconcile;
 type Info = fn(&str) -> ConnectionInfo;
 
 /// The backends. A new one is added here.
-const BACKENDS: &[(&str, Info)] = &[("smbfs", smb), ("local", local), ("nfs", nfs)];
+const BACKENDS: &[(&str, Info)] = &[
+    ("smbfs", smb),
+    ("local", local),
+    ("nfs", nfs),
+    ("nvmeof", nvme),
+];
 
 /// The calls that a step's run and undo make. A step without its calls here does not compile; a call that no
 /// fault struck fails the test.

@@ -34,13 +34,13 @@ impl Api {
     /// Where the proto's descriptors, which are compiled in, cannot be read.
     pub async fn new(
         engine: Engine,
-        host: Host,
+        host: Arc<Host>,
         peers: LocalPeers,
     ) -> Result<Self, tonic_reflection::server::Error> {
         let stopping = CancellationToken::new();
         let service = VolumeAttachServer::new(Service {
             engine,
-            host: Arc::new(host),
+            host,
             peers,
             stopping: stopping.clone(),
         })

@@ -16,6 +16,7 @@ use crate::auth::LocalPeers;
 use crate::backend::iscsi::IscsiBackend;
 use crate::backend::local::LocalBackend;
 use crate::backend::nfs::NfsBackend;
+use crate::backend::nvmeof::NvmeBackend;
 use crate::backend::smb::SmbBackend;
 use crate::backend::{Backend, Backends};
 use crate::config::Settings;
@@ -46,7 +47,8 @@ impl Daemon {
     /// Where the state directory cannot be used, or the group that may call cannot be looked up.
     pub(super) async fn new(settings: &Settings, workers: Workers) -> anyhow::Result<Self> {
         let state = state::open(settings)?;
-        let backends: [Arc<dyn Backend>; 4] = [
+        let host = Arc::new(Host::this());
+        let backends: [Arc<dyn Backend>; 5] = [
             Arc::new(LocalBackend::new(settings.local.clone())),
             Arc::new(SmbBackend::new(
                 settings.smb.clone(),
@@ -60,7 +62,12 @@ impl Daemon {
                 state.key.clone(),
                 workers.clone(),
             )),
-            Arc::new(IscsiBackend::new(settings.iscsi.clone(), workers)),
+            Arc::new(IscsiBackend::new(settings.iscsi.clone(), workers.clone())),
+            Arc::new(NvmeBackend::new(
+                settings.nvmeof.clone(),
+                host.clone(),
+                workers,
+            )),
         ];
         let engine = Engine::new(Parts {
             journal: Arc::new(state.journal),
@@ -70,7 +77,7 @@ impl Daemon {
             unplug_timeout: settings.detach.unplug_timeout,
         });
         let peers = LocalPeers::new(&settings.listen.group)?;
-        let api = Api::new(engine.clone(), Host::this(), peers)
+        let api = Api::new(engine.clone(), host, peers)
             .await
             .context("cannot put the API together")?;
         Ok(Self { engine, api })

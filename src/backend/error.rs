@@ -217,6 +217,17 @@ pub enum BackendError {
         /// Why, and what to do.
         why: String,
     },
+    /// The volume was made for another host.
+    #[error(
+        "the volume is for the host {given}, and this one is {own}: ask the control plane for connection info of this host, whose \
+         name is in /etc/nvme/hostnqn"
+    )]
+    OtherHost {
+        /// The connection info's host NQN.
+        given: String,
+        /// This host's.
+        own: String,
+    },
     /// No such volume.
     #[error("no volume {path:?}: {why}")]
     VolumeNotFound {
@@ -330,6 +341,7 @@ impl BackendError {
             Self::LoginFailed { .. } => Reason::LoginFailed,
             Self::DeviceNotFound { .. } => Reason::DeviceNotFound,
             Self::DeviceIdentity { .. } => Reason::DeviceIdentity,
+            Self::OtherHost { .. } => Reason::InvalidConnectionInfo,
             Self::DeviceBusy { .. } => Reason::DeviceBusy,
             Self::MultipathFailed { .. } => Reason::MultipathFailed,
             Self::VolumeNotFound { .. } => Reason::VolumeNotFound,

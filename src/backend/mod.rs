@@ -14,6 +14,7 @@ pub mod iscsi;
 pub mod local;
 mod mount;
 pub mod nfs;
+pub mod nvmeof;
 pub mod smb;
 
 use std::collections::BTreeMap;

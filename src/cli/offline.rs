@@ -11,9 +11,11 @@ use crate::attach::plan_attach;
 use crate::backend::iscsi::IscsiBackend;
 use crate::backend::local::LocalBackend;
 use crate::backend::nfs::NfsBackend;
+use crate::backend::nvmeof::NvmeBackend;
 use crate::backend::smb::SmbBackend;
 use crate::backend::{Backend, Backends};
 use crate::config::{DEFAULT_PATH, Settings};
+use crate::host::Host;
 use crate::libvirt::DomainView;
 use crate::model::HostKey;
 use crate::sys::worker::Workers;
@@ -41,6 +43,13 @@ fn backends(settings: Settings) -> Backends {
     let base = settings.mount_base;
     let smb = SmbBackend::new(settings.smb, base.clone(), key.clone(), workers.clone());
     let nfs = NfsBackend::new(settings.nfs, base, key, workers.clone());
-    let iscsi = IscsiBackend::new(settings.iscsi, workers);
-    Backends::new([local, Arc::new(smb), Arc::new(nfs), Arc::new(iscsi)])
+    let iscsi = IscsiBackend::new(settings.iscsi, workers.clone());
+    let nvme = NvmeBackend::new(settings.nvmeof, Arc::new(Host::this()), workers);
+    Backends::new([
+        local,
+        Arc::new(smb),
+        Arc::new(nfs),
+        Arc::new(iscsi),
+        Arc::new(nvme),
+    ])
 }

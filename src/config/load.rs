@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::error::{ConfigError, Problem};
 use super::tree::{self, Section, Table};
-use super::{Detach, Iscsi, Libvirt, Listen, Local, Settings, nfs, smb, value};
+use super::{Detach, Iscsi, Libvirt, Listen, Local, Nvmeof, Settings, nfs, smb, value};
 
 /// Where the configuration is when nobody says otherwise: the one file that may be missing.
 pub const DEFAULT_PATH: &str = "/etc/volattach/volattachd.toml";
@@ -89,6 +89,7 @@ pub(super) fn decode(table: Table, problems: &mut Vec<Problem>) -> Settings {
     let local = root.section(problems, "local");
     let detach = root.section(problems, "detach");
     let iscsi = root.section(problems, "iscsi");
+    let nvmeof = root.section(problems, "nvmeof");
     root.finish(problems);
     Settings {
         state_dir: state_dir.unwrap_or_else(|| "/var/lib/volattach".into()),
@@ -100,6 +101,7 @@ pub(super) fn decode(table: Table, problems: &mut Vec<Problem>) -> Settings {
         local: decode_local(local, problems),
         detach: decode_detach(detach, problems),
         iscsi: decode_iscsi(iscsi, problems),
+        nvmeof: Nvmeof::decode(nvmeof, problems),
     }
 }
 

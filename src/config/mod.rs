@@ -6,6 +6,7 @@
 mod error;
 mod load;
 mod nfs;
+mod nvmeof;
 mod owner;
 mod shares;
 mod smb;
@@ -17,6 +18,7 @@ mod value;
 pub use error::{ConfigError, Fault, Position, Problem};
 pub use load::DEFAULT_PATH;
 pub use nfs::Nfs;
+pub use nvmeof::Nvmeof;
 pub use shares::{ShareServer, Shares};
 pub use smb::{Smb, SmbKerberos};
 
@@ -44,6 +46,8 @@ pub struct Settings {
     pub detach: Detach,
     /// `[iscsi]`
     pub iscsi: Iscsi,
+    /// `[nvmeof]`
+    pub nvmeof: Nvmeof,
 }
 
 /// `[listen]`: where callers reach the daemon.

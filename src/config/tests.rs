@@ -85,6 +85,14 @@ fn every_key_is_read() {
         probe_timeout = "1s"
         login_timeout = "2s"
         device_timeout = "4s"
+        [nvmeof]
+        probe_timeout = "500ms"
+        connect_timeout = "4s"
+        device_timeout = "1m"
+        keep_alive_tmo = "3s"
+        reconnect_delay = "1s"
+        fast_io_fail_tmo = "5s"
+        ctrl_loss_tmo = "2m"
         "#,
     )
     .unwrap();
@@ -243,6 +251,15 @@ fn every_key_is_read() {
             login_timeout: 2s,
             device_timeout: 4s,
         },
+        nvmeof: Nvmeof {
+            probe_timeout: 500ms,
+            connect_timeout: 4s,
+            device_timeout: 60s,
+            keep_alive_tmo: 3s,
+            reconnect_delay: 1s,
+            fast_io_fail_tmo: 5s,
+            ctrl_loss_tmo: 120s,
+        },
     }
     "#);
 }
@@ -296,7 +313,7 @@ fn what_is_wrong_is_told_with_its_place() {
     the configuration is invalid: c.toml:1:1: mout_base: unknown key; did you mean "mount_base"?
     the configuration is invalid: c.toml:2:1: smb.mandatory_option: unknown key; did you mean "mandatory_options"?
     the configuration is invalid: c.toml:2:1: smb.servers."nas.example".readonly: unknown key; did you mean "read_only"?
-    the configuration is invalid: c.toml:1:1: zzqq: unknown key; known here: state_dir, mount_base, listen, libvirt, smb, nfs, local, detach, iscsi
+    the configuration is invalid: c.toml:1:1: zzqq: unknown key; known here: state_dir, mount_base, listen, libvirt, smb, nfs, local, detach, iscsi, nvmeof
     the configuration is invalid: c.toml:1:1: mount_base: expected an absolute path other than "/", without ".."
     the configuration is invalid: c.toml:1:1: mount_base: expected an absolute path other than "/", without ".."
     the configuration is invalid: c.toml:1:1: mount_base: expected an absolute path other than "/", without ".."
@@ -394,7 +411,7 @@ fn a_file_that_is_named_and_missing_is_an_error() {
 
 /// The keys that the schema has, in the paths of docs/configuration.md: learned from what it says of an unknown key.
 fn schema() -> BTreeSet<String> {
-    let text = "zzqq=1\n[listen]\nzzqq=1\n[libvirt]\nzzqq=1\n[smb]\nzzqq=1\n[smb.kerberos]\nzzqq=1\n[smb.servers.NAME]\nzzqq=1\n[smb.servers.NAME.kerberos]\nzzqq=1\n[nfs]\nzzqq=1\n[nfs.servers.NAME]\nzzqq=1\n[local]\nzzqq=1\n[detach]\nzzqq=1\n[iscsi]\nzzqq=1";
+    let text = "zzqq=1\n[listen]\nzzqq=1\n[libvirt]\nzzqq=1\n[smb]\nzzqq=1\n[smb.kerberos]\nzzqq=1\n[smb.servers.NAME]\nzzqq=1\n[smb.servers.NAME.kerberos]\nzzqq=1\n[nfs]\nzzqq=1\n[nfs.servers.NAME]\nzzqq=1\n[local]\nzzqq=1\n[detach]\nzzqq=1\n[iscsi]\nzzqq=1\n[nvmeof]\nzzqq=1";
     let mut problems = Vec::new();
     decode(
         tree::parse(Path::new("c.toml"), text).unwrap(),
@@ -412,6 +429,7 @@ fn schema() -> BTreeSet<String> {
         "local",
         "detach",
         "iscsi",
+        "nvmeof",
     ];
     problems
         .iter()

@@ -1,18 +1,28 @@
 //! This host, as control planes and storage want to know it.
 //!
 //! Invariant: telling takes no subprocess and no network, and nothing but small files of this host's own (proc(5), sysfs(5),
-//! /etc), at most every few seconds; so it may be asked for before each attach.
+//! /etc), at most every few seconds; so it may be asked for before each attach. Nothing is written but, once, the names that
+//! an NVMe host needs.
+
+mod nvme;
+
+pub use nvme::NvmeHost;
 
 use std::fs;
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sysinfo::{Product, System};
+use uuid::Uuid;
 
 /// How old an answer may be. Names stay for as long as a host is up, but its address may change, and multipathd may be started.
 const FRESH: Duration = Duration::from_secs(3);
+
+/// There while the kernel has NVMe over fabrics.
+const NVME_FABRICS: &str = "sys/module/nvme_fabrics";
 
 /// What this host can connect to: the connector properties of os-brick, under os-brick's names.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -31,9 +41,9 @@ pub struct Connector {
     pub initiator: String,
     /// Whether multipathd runs, which joins the paths to a SCSI volume.
     pub multipath: bool,
-    /// The NVMe host's qualified name; empty where it has none yet.
+    /// The NVMe host's qualified name; empty where the kernel has no NVMe over fabrics.
     pub nqn: String,
-    /// The NVMe host's identifier, a UUID; empty where it has none yet.
+    /// The NVMe host's identifier, a UUID; empty likewise.
     pub nvme_hostid: String,
     /// Whether the kernel itself joins the paths to an NVMe volume.
     pub nvme_native_multipath: bool,
@@ -44,6 +54,8 @@ pub struct Connector {
 pub struct Host {
     root: PathBuf,
     known: Mutex<Option<(Instant, Connector)>>,
+    /// Held while the NVMe host's names are read, and made where they are not there.
+    naming: Mutex<()>,
 }
 
 impl Host {
@@ -59,6 +71,7 @@ impl Host {
         Self {
             root: root.into(),
             known: Mutex::default(),
+            naming: Mutex::default(),
         }
     }
 
@@ -76,7 +89,33 @@ impl Host {
         }
     }
 
+    /// What this host is called by NVMe storage, in /etc/nvme/hostnqn and hostid; what is not there yet is made.
+    ///
+    /// # Errors
+    /// Where a file cannot be read or made, or holds something else.
+    pub fn nvme(&self) -> io::Result<NvmeHost> {
+        let _held = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
+        let machine = Product::uuid().ok();
+        let machine = machine.and_then(|uuid| Uuid::try_parse(&uuid).ok());
+        NvmeHost::read_or_make(&self.root.join(nvme::DIRECTORY), machine)
+    }
+
+    /// The NVMe host's names, where this is one.
+    fn told_nvme(&self) -> Option<NvmeHost> {
+        if !self.root.join(NVME_FABRICS).exists() {
+            return None;
+        }
+        let names = self.nvme();
+        names
+            .inspect_err(|error| tracing::warn!(%error, "this host has no name for NVMe storage"))
+            .ok()
+    }
+
     fn read(&self) -> Connector {
+        let (nqn, nvme_hostid) = self
+            .told_nvme()
+            .map(|names| (names.nqn, names.id.to_string()))
+            .unwrap_or_default();
         Connector {
             host: System::host_name().unwrap_or_default(),
             ip: address().unwrap_or_default(),
@@ -85,8 +124,8 @@ impl Host {
             system_uuid: Product::uuid().unwrap_or_default(),
             initiator: initiator(&self.text("etc/iscsi/initiatorname.iscsi")),
             multipath: self.multipathd_runs(),
-            nqn: self.line("etc/nvme/hostnqn"),
-            nvme_hostid: self.line("etc/nvme/hostid"),
+            nqn,
+            nvme_hostid,
             nvme_native_multipath: self.line("sys/module/nvme_core/parameters/multipath") == "Y",
         }
     }
@@ -179,8 +218,9 @@ mod tests {
             ),
             ("run/multipathd.pid", "712\n"),
             ("proc/712/comm", "multipathd\n"),
+            ("sys/module/nvme_fabrics/refcnt", "0\n"),
             ("etc/nvme/hostnqn", "nqn.2014-08.org.nvmexpress:uuid:1\n"),
-            ("etc/nvme/hostid", "7c9e6679\n"),
+            ("etc/nvme/hostid", "7c9e6679-7425-40de-944b-e07fc1f90ae7\n"),
             ("sys/module/nvme_core/parameters/multipath", "Y\n"),
         ]);
         let connector = Host::beneath(root.path()).connector();
@@ -193,7 +233,7 @@ mod tests {
             initiator: "iqn.1993-08.org.debian:01:5f2".into(),
             multipath: true,
             nqn: "nqn.2014-08.org.nvmexpress:uuid:1".into(),
-            nvme_hostid: "7c9e6679".into(),
+            nvme_hostid: "7c9e6679-7425-40de-944b-e07fc1f90ae7".into(),
             nvme_native_multipath: true,
         };
         assert_eq!(connector, expected);
@@ -225,14 +265,34 @@ mod tests {
     }
 
     #[test]
+    fn an_nvme_host_without_names_is_given_them() {
+        let root = root(&[
+            ("sys/module/nvme_fabrics/refcnt", "0\n"),
+            ("etc/hostname", "x"),
+        ]);
+        let host = Host::beneath(root.path());
+        let connector = host.connector();
+        let names = host.nvme().unwrap();
+        assert_eq!(
+            (connector.nqn, connector.nvme_hostid),
+            (names.nqn.clone(), names.id.to_string())
+        );
+        // What is no name is told to nobody.
+        fs::write(root.path().join("etc/nvme/hostnqn"), "iqn.x").unwrap();
+        assert!(host.nvme().is_err());
+        assert_eq!(Host::beneath(root.path()).connector().nqn, "");
+    }
+
+    #[test]
     fn an_answer_is_kept_for_a_while() {
-        let root = root(&[("etc/nvme/hostid", "a")]);
+        let root = root(&[("etc/iscsi/initiatorname.iscsi", "InitiatorName=iqn.a")]);
         let host = Host::beneath(root.path());
         let first = host.connector();
-        fs::write(root.path().join("etc/nvme/hostid"), "b").unwrap();
+        let changed = root.path().join("etc/iscsi/initiatorname.iscsi");
+        fs::write(changed, "InitiatorName=iqn.b").unwrap();
         assert_eq!(host.connector(), first);
         let old = Instant::now().checked_sub(FRESH).unwrap();
         *host.known.lock().unwrap() = Some((old, first));
-        assert_eq!(host.connector().nvme_hostid, "b");
+        assert_eq!(host.connector().initiator, "iqn.b");
     }
 }

@@ -8,6 +8,7 @@ pub mod exec;
 mod inherited;
 pub mod mount;
 pub mod mountinfo;
+pub mod nvme;
 pub mod peer;
 pub mod scsi;
 pub mod worker;

@@ -115,21 +115,21 @@ pub fn open_unit(
     }
     let page = inquire(&file, 0x83).map_err(|errno| ("ask who it is", errno))?;
     if read_only {
-        protect(&file)?;
+        protect(&file, true)?;
     }
     Ok(identity(&page))
 }
 
-/// Makes the block device read-only for whoever opens it next (BLKROSET).
+/// Makes the block device read-only for whoever opens it next, or writable again (BLKROSET).
 ///
 /// # Errors
 /// open(2)'s and ioctl(2)'s.
-pub fn set_read_only(device: &Path) -> Result<(), Failed> {
-    protect(&open(device, 0)?)
+pub fn set_read_only(device: &Path, read_only: bool) -> Result<(), Failed> {
+    protect(&open(device, 0)?, read_only)
 }
 
-fn protect(file: &File) -> Result<(), Failed> {
-    let value: libc::c_int = 1;
+fn protect(file: &File, read_only: bool) -> Result<(), Failed> {
+    let value = libc::c_int::from(read_only);
     // SAFETY: the descriptor is open, and the kernel reads one int at the address.
     let result = unsafe { libc::ioctl(file.as_raw_fd(), BLKROSET, &raw const value) };
     Errno::result(result)
@@ -339,7 +339,7 @@ mod tests {
             flush(Path::new("/dev/absent")),
             Err(("open the device", Errno::ENOENT))
         );
-        assert!(set_read_only(null).is_err());
+        assert!(set_read_only(null, true).is_err());
     }
 
     proptest! {

@@ -132,6 +132,74 @@ fn nvme_volumes_are_planned_or_refused() {
     check(
         &[
             (
+                r#""target_nqn":"nqn.x","vol_uuid":"7c9e6679-7425-40de-944b-e07fc1f90ae7","portals":[["1.1.1.1","4420","tcp"],["fd00::2",4420,"TCP"]],"ns_id":null,"access_mode":"ro""#,
+                "ro: connect by NVMe/TCP to 1.1.1.1:4420, [fd00::2]:4420; the namespace uuid.7c9e6679-7425-40de-944b-e07fc1f90ae7 of nqn.x must tell its identity, the same on every path; make its device read-only as raw",
+            ),
+            (
+                r#""target_nqn":"nqn.x","vol_uuid":null,"volume_nguid":"7C9E6679742540DE944BE07FC1F90AE7","portals":[["[fd00::2]","4420","tcp"],["fd00::2","4420","tcp"]],"host_nqn":"nqn.me","volume_replicas":null"#,
+                "rw: connect by NVMe/TCP to [fd00::2]:4420; the namespace eui.7c9e6679742540de944be07fc1f90ae7 of nqn.x must tell its identity, the same on every path; make its device writable as raw",
+            ),
+            (
+                r#""target_nqn":"nqn.x","vol_uuid":null,"ns_id":4294967294,"portals":[["1.1.1.1","4420","tcp"]],"format":"qcow2""#,
+                "rw: connect by NVMe/TCP to 1.1.1.1:4420; the namespace 4294967294 of nqn.x must tell its identity, the same on every path; make its device writable as qcow2",
+            ),
+            (
+                r#""target_portal":"1.1.1.1","target_port":4420,"nqn":"nqn.x","transport_type":"tcp","ns_id":"10","host_nqn":"","dhchap_key":"""#,
+                "rw: connect by NVMe/TCP to 1.1.1.1:4420; the namespace 10 of nqn.x must tell its identity, the same on every path; make its device writable as raw",
+            ),
+            (
+                r#""target_portal":"[fd00::2]","target_port":"4420","nqn":"nqn.x","transport_type":"tcp","volume_nguid":"7c9e6679742540de944be07fc1f90ae7","ns_id":10"#,
+                "rw: connect by NVMe/TCP to [fd00::2]:4420; the namespace eui.7c9e6679742540de944be07fc1f90ae7 of nqn.x must tell its identity, the same on every path; make its device writable as raw",
+            ),
+            (
+                r#""target_portal":"1.1.1.1","target_port":4420,"nqn":"nqn.x","transport_type":"tcp","ns_id":1,"dhchap_key":"hunter2""#,
+                "CREDENTIALS_INVALID: the credentials in connection info's data.dhchap_key cannot be used: they are for DH-HMAC-CHAP, which this host cannot prove to take place: the kernel may accept the secret, ignore it and connect unauthenticated; export the volume without authentication, to this host's NQN alone",
+            ),
+            (
+                r#""target_nqn":"nqn.x","ns_id":1,"portals":[["1.1.1.1","4420","tcp"]],"auth_dhchap_ctrl_secret":"hunter2""#,
+                "CREDENTIALS_INVALID: the credentials in connection info's data.auth_dhchap_ctrl_secret cannot be used: they are for DH-HMAC-CHAP, which this host cannot prove to take place: the kernel may accept the secret, ignore it and connect unauthenticated; export the volume without authentication, to this host's NQN alone",
+            ),
+            (
+                r#""target_nqn":"nqn.x","ns_id":1,"portals":[["1.1.1.1","4420","tcp"]],"volume_replicas":[{"target_nqn":"nqn.y"}]"#,
+                "INVALID_CONNECTION_INFO: connection info's data.volume_replicas makes one volume of several, which volattach does not do: expected a volume without replicas",
+            ),
+            (
+                r#""target_nqn":"nqn.x","ns_id":1,"portals":[["1.1.1.1","4420","tcp"],["1.1.1.2","4420","RoCEv2"]]"#,
+                r#"PROTOCOL_UNSUPPORTED: connection info's data.portals[1][2] is "RoCEv2", which volattach does not do: expected tcp (NVMe over RDMA or Fibre Channel needs another agent)"#,
+            ),
+            (
+                r#""target_nqn":"nqn.x","ns_id":1,"portals":[["nas.example","4420","tcp"]]"#,
+                "INVALID_CONNECTION_INFO: connection info's data.portals[0][0] is not an IP address: expected an IPv4 or IPv6 address",
+            ),
+            (
+                r#""target_nqn":"nqn.x","ns_id":1,"portals":[["fd00::2:4420","0","tcp"]]"#,
+                "INVALID_CONNECTION_INFO: connection info's data.portals[0][1] is not a port: expected a port from 1 to 65535, such as 4420",
+            ),
+            (
+                r#""target_nqn":"nqn.x","ns_id":1,"portals":[["0.0.0.0","4420","tcp"]]"#,
+                "INVALID_CONNECTION_INFO: connection info's data.portals[0][0] is no server's address: expected an IPv4 or IPv6 address",
+            ),
+            (
+                r#""target_nqn":"nqn.x,dhchap_secret=hunter2","ns_id":1,"portals":[["1.1.1.1","4420","tcp"]]"#,
+                "INVALID_CONNECTION_INFO: connection info's data.target_nqn holds a comma, a space or a control character: expected an NQN such as nqn.2014-08.org.nvmexpress:uuid:…",
+            ),
+            (
+                r#""target_nqn":7,"ns_id":1,"portals":[["1.1.1.1","4420","tcp"]]"#,
+                "INVALID_CONNECTION_INFO: connection info's data.target_nqn is not a string: expected an NQN such as nqn.2014-08.org.nvmexpress:uuid:…",
+            ),
+            (
+                r#""target_nqn":"nqn.x","vol_uuid":"00000000-0000-0000-0000-000000000000","portals":[["1.1.1.1","4420","tcp"]]"#,
+                "INVALID_CONNECTION_INFO: connection info's data.vol_uuid is all zero, which names nothing: expected 16 bytes in hexadecimal that are not all zero, as a UUID is written",
+            ),
+            (
+                r#""target_nqn":"nqn.x","ns_id":-1,"portals":[["1.1.1.1","4420","tcp"]]"#,
+                "INVALID_CONNECTION_INFO: connection info's data.ns_id is not a whole number: expected a number of 0 or more",
+            ),
+            (
+                r#""target_nqn":"nqn.x","ns_id":1,"portals":[["1.1.1.1","4420","tcp"]],"host_nqn":"me""#,
+                "INVALID_CONNECTION_INFO: connection info's data.host_nqn is not an NQN: expected an NQN such as nqn.2014-08.org.nvmexpress:uuid:…",
+            ),
+            (
                 r#""target_portal":"1.1.1.1","target_port":4420,"transport_type":"tcp","ns_id":1"#,
                 "INVALID_CONNECTION_INFO: connection info lacks data.nqn: expected an NQN such as nqn.2014-08.org.nvmexpress:uuid:…",
             ),

@@ -1,6 +1,7 @@
 //! A daemon's server without a daemon.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -46,6 +47,7 @@ fn host(root: PathBuf) -> Host {
         ("etc/nvme/hostnqn", "nqn.2014-08.org.nvmexpress:uuid:1"),
         ("etc/nvme/hostid", "7c9e6679-7425-40de-944b-e07fc1f90ae7"),
         ("sys/module/nvme_core/parameters/multipath", "Y"),
+        ("sys/module/nvme_fabrics/refcnt", "0"),
     ] {
         let path = root.join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -77,7 +79,7 @@ impl Server {
         let engine = world.engine();
         let own_uid = nix::unistd::Uid::effective().as_raw();
         let peers = LocalPeers::with_ids(own_uid, None);
-        let host = host(dir.path().join("host"));
+        let host = Arc::new(host(dir.path().join("host")));
         let api = Api::new(engine.clone(), host, peers).await.unwrap();
         let server = tonic::transport::Server::builder().add_routes(api.routes());
         let accepted = tokio_stream::wrappers::UnixListenerStream::new(listener)

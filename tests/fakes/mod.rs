@@ -21,7 +21,7 @@ use volattach::admission::{Admitted, admit};
 use volattach::attach::{AttachRequest, ConnectRequest, Engine, Parts};
 use volattach::backend::{Backend, Backends, Presence};
 use volattach::connection::{
-    Common, ConnectionInfo, LocalVolume, NfsVolume, Protocol, SmbCredentials, SmbVolume,
+    Common, ConnectionInfo, LocalVolume, NfsVolume, NvmeVolume, Protocol, SmbCredentials, SmbVolume,
 };
 use volattach::journal::Record;
 use volattach::libvirt::DeviceGone;
@@ -161,10 +161,11 @@ impl World {
     /// The same, with another patience for guests.
     pub fn engine_with(&self, unplug_timeout: Duration) -> Engine {
         self.state().soon.clear();
-        let backends: [Arc<dyn Backend>; 3] = [
+        let backends: [Arc<dyn Backend>; 4] = [
             Arc::new(storage::FakeBackend::new(self, "smbfs")),
             Arc::new(storage::FakeBackend::new(self, "nfs")),
             Arc::new(storage::FakeBackend::new(self, "local")),
+            Arc::new(storage::FakeBackend::new(self, "nvmeof")),
         ];
         Engine::new(Parts {
             journal: Arc::new(storage::FakeJournal::new(self)),
@@ -228,6 +229,22 @@ pub fn local(name: &str) -> ConnectionInfo {
         common: Common::default(),
         protocol: Protocol::Local(LocalVolume {
             device_path: format!("/volumes/{name}").into(),
+            format: ImageFormat::Raw,
+        }),
+    }
+}
+
+/// Connection info for a namespace of one subsystem: the name's digits are its number.
+pub fn nvme(name: &str) -> ConnectionInfo {
+    ConnectionInfo {
+        common: Common::default(),
+        protocol: Protocol::Nvme(NvmeVolume {
+            nqn: "nqn.x".into(),
+            portals: vec!["10.0.0.1:4420".parse().unwrap()],
+            uuid: None,
+            nguid: None,
+            nsid: name.trim_start_matches('v').parse().ok(),
+            host_nqn: None,
             format: ImageFormat::Raw,
         }),
     }

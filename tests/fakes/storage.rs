@@ -8,6 +8,7 @@ use volattach::connection::{ConnectionInfo, Protocol};
 use volattach::journal::{Journal, JournalError, Record};
 use volattach::model::{
     Access, AttachmentId, HostKey, HostPlan, ImageFormat, MountPlan, Reason, SourceKind,
+    TargetPath, TargetPlan,
 };
 
 use super::World;
@@ -33,8 +34,11 @@ impl FakeBackend {
 
     fn there(&self, plan: &HostPlan) -> Presence {
         let state = self.world.state();
+        let connected = plan.target.as_ref().map(|target| target.verified.is_some());
         match (&plan.shared, state.connections.get(&name(plan))) {
             (None, _) => Presence::Present,
+            // Others may have the target: which device is the volume's, only connecting tells.
+            (Some(_), Some(_)) if connected == Some(false) => Presence::Partial,
             (Some(_), there) => there.copied().unwrap_or(Presence::Absent),
         }
     }
@@ -140,6 +144,7 @@ impl Backend for FakeBackend {
     }
 
     fn plan(&self, info: &Protocol, access: Access) -> Result<HostPlan, BackendError> {
+        let mut target = None;
         let (shared, mount, root, path) = match info {
             Protocol::Smb(volume) => {
                 let mut share = volume.clone();
@@ -176,16 +181,34 @@ impl Backend for FakeBackend {
                 (Some(id), Some(mount), root.clone(), root.join(&volume.name))
             }
             Protocol::Local(volume) => (None, None, "/volumes".into(), volume.device_path.clone()),
+            Protocol::Nvme(volume) => {
+                target = Some(TargetPlan {
+                    transport: "tcp".to_owned(),
+                    paths: vec![TargetPath {
+                        portal: volume.portals[0].to_string(),
+                        name: volume.nqn.clone(),
+                        lun: volume.nsid.map(u64::from),
+                    }],
+                    interface: None,
+                    expected: None,
+                    verified: None,
+                });
+                let path = "/dev/disk/by-id/nvme-x".into();
+                (Some(volume.nqn.clone()), None, "/dev".into(), path)
+            }
             other => panic!("no fake of {}", other.name()),
         };
         Ok(HostPlan {
             protocol: self.protocol.to_owned(),
             shared,
             mount,
-            target: None,
             path,
             root,
-            kind: SourceKind::File,
+            kind: match target {
+                Some(_) => SourceKind::Block,
+                None => SourceKind::File,
+            },
+            target,
             format: self.world.state().format,
             access,
         })
@@ -219,20 +242,31 @@ impl Backend for FakeBackend {
             .state()
             .connections
             .insert(name(plan), Presence::Partial);
-        assert_ne!(
-            was,
-            Some(Presence::Present),
-            "mounted over a mount: {}",
-            name(plan)
-        );
+        if plan.target.is_none() {
+            assert_ne!(
+                was,
+                Some(Presence::Present),
+                "mounted over a mount: {}",
+                name(plan)
+            );
+        } else if let Some(was) = was {
+            // One more volume of a target takes nothing from the others.
+            self.world.state().connections.insert(name(plan), was);
+        }
         self.pass("backend.connect", Moment::Half).await?;
         self.world
             .state()
             .connections
             .insert(name(plan), Presence::Present);
         self.pass("backend.connect", Moment::After).await?;
+        let mut plan = plan.clone();
+        if let Some(target) = &mut plan.target {
+            let number = target.paths[0].lun.unwrap_or_default();
+            target.verified = Some(format!("uuid.{number}"));
+            plan.path = format!("/dev/nvme0n{number}").into();
+        }
         Ok(Connected {
-            plan: plan.clone(),
+            plan,
             inspected: false,
         })
     }

@@ -11,6 +11,7 @@ use super::node::Node;
 const SCRIPT: &str = r#"
 base=/var/lib/volattach/mnt
 awk -v base="$base/" '$3 == "cifs" || $3 ~ /^nfs4?$/ || index($2, base) == 1 { print "mount: " $0 }' /proc/mounts
+ls /sys/class/nvme 2>/dev/null | sed 's/^/NVMe controller: /'
 find "$base" -mindepth 1 -printf 'beneath the mount base: %p\n' 2>/dev/null
 for session in /sys/class/iscsi_session/session*; do
     [ -e "$session" ] && echo "iSCSI session: $(cat "$session/targetname")"

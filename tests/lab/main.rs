@@ -22,6 +22,7 @@ mod leftovers;
 mod nfs_servers;
 mod nfs_test;
 mod node;
+mod nvme_test;
 mod process;
 mod qemu;
 mod refusal_test;
@@ -71,6 +72,7 @@ const TESTS: &[&[Test]] = &[
     extend_test::TESTS,
     domains_test::TESTS,
     ad_test::TESTS,
+    nvme_test::TESTS,
 ];
 
 fn main() -> ExitCode {

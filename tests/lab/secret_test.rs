@@ -225,6 +225,17 @@ fn nowhere(lab: &Lab) -> Result<()> {
         ensure!(text.contains(reason), "{login}: {text}");
         tells_nothing(&login, &text)?;
     }
+    // What the kernel would ignore.
+    let nvme = json!({"driver_volume_type": "nvmeof", "data": {
+        "target_nqn": "nqn.x", "ns_id": 1, "portals": [["10.99.0.1", "4420", "tcp"]],
+        "dhchap_key": format!("DHHC-1:00:{one}:"), "dhchap_ctrlr_key": format!("DHHC-1:00:{two}:"),
+    }});
+    for command in ["attach --id a2", "plan", "plan --offline"] {
+        let args = format!("{command} --volume v2 --domain inner --connection-info -");
+        let text = printed(lab, &args, &nvme.to_string())?;
+        ensure!(text.contains("CREDENTIALS_INVALID"), "{args}: {text}");
+        tells_nothing(&args, &text)?;
+    }
     ensure!(
         !node
             .sh("journalctl -q -u volattachd -p debug..debug -n 1")?

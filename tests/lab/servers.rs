@@ -146,7 +146,7 @@ pub(crate) fn smb_info(server: &SmbServer<'_>, share: &str, name: &str, options:
 
 /// Removes every server, whatever state it is in.
 pub(crate) fn remove_all(node: &Node) -> Result<()> {
-    node.sh("for kind in smb nfs; do
+    node.sh("for kind in smb nfs nvme; do
              for name in $(lab-$kind list); do lab-$kind stop \"$name\"; done
          done
          ! [ -e /srv/lab-iscsi ] || lab-iscsi stop")

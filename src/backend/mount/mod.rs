@@ -357,7 +357,7 @@ pub(in crate::backend) fn host<E: std::error::Error + Send + Sync + 'static>(
 }
 
 /// Runs what touches this host's own disk.
-async fn blocking<T: Send + 'static>(
+pub(in crate::backend) async fn blocking<T: Send + 'static>(
     action: impl Fn() -> String,
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> Result<T, BackendError> {

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::{InspectJob, JOBS_MAX, Job, Reply, RunAs, ScanJob, SysfsJob};
 use crate::sys::beneath::Failed;
-use crate::sys::{beneath, mount, scsi};
+use crate::sys::{beneath, mount, nvme, scsi};
 
 /// A worker's whole life: does its jobs and gives its exit code.
 #[must_use]
@@ -66,14 +66,15 @@ fn capabilities(job: &Job) -> &'static [Capability] {
         ],
         // While a guest has a device, its node belongs to the hypervisor's user.
         Job::Identify(_) => &[Capability::CAP_DAC_READ_SEARCH],
-        Job::SetReadOnly(_) | Job::Flush(_) => {
+        Job::SetReadOnly(_) | Job::SetWritable(_) | Job::Flush(_) => {
             &[Capability::CAP_SYS_ADMIN, Capability::CAP_DAC_READ_SEARCH]
         }
         Job::Scan(ScanJob {
             read_only: true, ..
-        }) => &[Capability::CAP_SYS_ADMIN],
-        // A disk that is new is root's.
-        Job::Scan(_) | Job::WriteSysfs(_) => &[],
+        })
+        | Job::IdentifyNamespace(_) => &[Capability::CAP_SYS_ADMIN],
+        // A disk that is new is root's, as are the kernel's files.
+        Job::Scan(_) | Job::WriteSysfs(_) | Job::ConnectNvme(_) => &[],
     }
 }
 
@@ -142,9 +143,14 @@ fn run(job: &Job) -> Reply {
             .map(Reply::Found),
         Job::Identify(device) => scsi::identify(device).map(Reply::Identity),
         Job::Scan(job) => scan(job),
-        Job::SetReadOnly(device) => scsi::set_read_only(device).map(|()| Reply::Done),
+        Job::SetReadOnly(device) => scsi::set_read_only(device, true).map(|()| Reply::Done),
+        Job::SetWritable(device) => scsi::set_read_only(device, false).map(|()| Reply::Done),
         Job::Flush(device) => scsi::flush(device).map(|()| Reply::Done),
         Job::WriteSysfs(job) => write_sysfs(job).map(|()| Reply::Done),
+        Job::ConnectNvme(options) => nvme::connect(options).map(|()| Reply::Done),
+        Job::IdentifyNamespace(job) => {
+            nvme::identify(&job.controller, job.nsid).map(Reply::Namespace)
+        }
     };
     result.unwrap_or_else(|(step, errno)| Reply::Failed {
         step: step.to_owned(),

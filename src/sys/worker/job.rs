@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::sys::beneath::Found;
+use crate::sys::nvme::Namespace;
 
 /// One thing to do. Not `Debug`: it may hold a secret.
 #[derive(Serialize, Deserialize)]
@@ -24,10 +25,16 @@ pub enum Job {
     Scan(ScanJob),
     /// Makes a block device read-only; see [`crate::sys::scsi`].
     SetReadOnly(PathBuf),
+    /// Makes a block device writable again; see [`crate::sys::scsi`].
+    SetWritable(PathBuf),
     /// Writes out what is cached of a block device; see [`crate::sys::scsi`].
     Flush(PathBuf),
     /// Writes to a file of the kernel's, beneath /sys: a scan or a device's deletion, which may take as long as I/O.
     WriteSysfs(SysfsJob),
+    /// Connects to an NVMe controller; see [`crate::sys::nvme`].
+    ConnectNvme(String),
+    /// Asks an NVMe controller which volume a namespace is; see [`crate::sys::nvme`].
+    IdentifyNamespace(NamespaceJob),
 }
 
 /// What mount(2) gets. Wiped from memory when dropped.
@@ -104,6 +111,16 @@ pub struct SysfsJob {
     pub value: String,
 }
 
+/// Which namespace to ask about, and whom.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NamespaceJob {
+    /// The controller's device: `/dev/nvme0`.
+    pub controller: PathBuf,
+    /// The namespace's number.
+    pub nsid: u32,
+}
+
 /// What came of a job.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -121,6 +138,8 @@ pub enum Reply {
         /// Who it says it is; `None`: it gives no identity.
         identity: Option<String>,
     },
+    /// What a [`Job::IdentifyNamespace`] was told.
+    Namespace(Namespace),
     /// A system call failed.
     Failed {
         /// What was tried, such as `mount`.

@@ -25,7 +25,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use zeroize::Zeroizing;
 
 pub use child::work;
-pub use job::{InspectJob, Job, MountJob, Reply, RunAs, ScanJob, SysfsJob};
+pub use job::{InspectJob, Job, MountJob, NamespaceJob, Reply, RunAs, ScanJob, SysfsJob};
 
 /// The name of a worker's executable, and its `argv[0]`.
 const NAME: &str = "volattachd-worker";

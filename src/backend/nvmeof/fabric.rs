@@ -1,0 +1,279 @@
+//! What this host's kernel knows of a subsystem: its controllers and namespaces, read from /sys. Never what a device is: that
+//! is asked of the device itself.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+/// The kernel's tree of devices; another directory in tests.
+#[derive(Debug, Clone)]
+pub(super) struct Fabric(PathBuf);
+
+/// A connection to a subsystem.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Controller {
+    /// `nvme0`
+    pub(super) name: String,
+    /// Where it is connected to; `None`: not by TCP.
+    pub(super) portal: Option<SocketAddr>,
+    /// How it is, as far as the kernel knows.
+    pub(super) state: State,
+    /// Whether volattach made it, and so may end it: by the time-out that it gives to every controller, and others' tools
+    /// on Debian 12 to none.
+    pub(super) ours: bool,
+    /// The namespaces that it leads to.
+    pub(super) nsids: Vec<u32>,
+}
+
+/// How a connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// Commands get through.
+    Live,
+    /// It is lost, or not there yet: the kernel connects.
+    Connecting,
+    /// It goes away for good.
+    Ending,
+}
+
+/// A namespace that can be opened: with native multipath the one above all of its paths.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Block {
+    /// `nvme0n1`; its number is not the namespace's.
+    pub(super) name: String,
+    /// The namespace's number.
+    pub(super) nsid: u32,
+    /// The identity as the kernel remembers it.
+    pub(super) wwid: String,
+    /// The NGUID as the kernel remembers it; empty: none.
+    pub(super) nguid: String,
+    /// Bytes.
+    pub(super) size: u64,
+}
+
+impl Fabric {
+    /// The tree beneath that directory: `/sys`.
+    pub(super) fn new(root: &Path) -> Self {
+        Self(root.to_owned())
+    }
+
+    /// The subsystem's controllers, by name.
+    pub(super) fn controllers(&self, nqn: &str) -> io::Result<Vec<Controller>> {
+        let mut found = Vec::new();
+        for (name, path) in list(&self.0.join("class/nvme"))? {
+            if attribute(&path, "subsysnqn").as_deref() != Some(nqn) {
+                continue;
+            }
+            let fast_io_fail = attribute(&path, "fast_io_fail_tmo").unwrap_or_default();
+            found.push(Controller {
+                portal: portal(&path),
+                state: match attribute(&path, "state").as_deref() {
+                    Some("live") => State::Live,
+                    Some("new" | "resetting" | "connecting") => State::Connecting,
+                    _ => State::Ending,
+                },
+                ours: fast_io_fail.parse::<u32>().is_ok(),
+                nsids: list(&path)?
+                    .iter()
+                    .filter_map(|(_, child)| attribute(child, "nsid")?.parse().ok())
+                    .collect(),
+                name,
+            });
+        }
+        Ok(found)
+    }
+
+    /// The controllers at these portals that the kernel connects to for the first time: of which subsystem they are, it does not
+    /// tell yet (Linux 6.1 has `(efault)` for it).
+    pub(super) fn beginning(&self, portals: &[SocketAddr]) -> io::Result<Vec<String>> {
+        let mut found = Vec::new();
+        for (name, path) in list(&self.0.join("class/nvme"))? {
+            let unknown = |nqn: String| !nqn.starts_with("nqn.");
+            if attribute(&path, "subsysnqn").is_some_and(unknown)
+                && portal(&path).is_some_and(|portal| portals.contains(&portal))
+            {
+                found.push(name);
+            }
+        }
+        Ok(found)
+    }
+
+    /// The subsystem's namespaces, by name.
+    pub(super) fn blocks(&self, nqn: &str) -> io::Result<Vec<Block>> {
+        let mut found = Vec::new();
+        for (name, path) in list(&self.0.join("block"))? {
+            // Without native multipath the device is the controller, with it the subsystem; both know the name.
+            if attribute(&path.join("device"), "subsysnqn").as_deref() != Some(nqn)
+                || attribute(&path, "hidden").as_deref() == Some("1")
+            {
+                continue;
+            }
+            let read = || {
+                Some(Block {
+                    nsid: attribute(&path, "nsid")?.parse().ok()?,
+                    wwid: attribute(&path, "wwid")?,
+                    nguid: attribute(&path, "nguid").unwrap_or_default(),
+                    // In sectors of 512 bytes, whatever the device's are (Documentation/ABI/stable/sysfs-block).
+                    size: attribute(&path, "size")?.parse::<u64>().ok()? * 512,
+                    name: name.clone(),
+                })
+            };
+            // One that goes away meanwhile is gone.
+            found.extend(read());
+        }
+        Ok(found)
+    }
+
+    /// A file of a controller's, such as `delete_controller`.
+    pub(super) fn file(&self, controller: &str, file: &str) -> PathBuf {
+        self.0.join("class/nvme").join(controller).join(file)
+    }
+}
+
+/// The entries that are named `nvme…`, in order; none of a directory that is not there.
+fn list(directory: &Path) -> io::Result<Vec<(String, PathBuf)>> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        if let Ok(name) = entry.file_name().into_string()
+            && name.starts_with("nvme")
+        {
+            found.push((name, entry.path()));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// An attribute; `None` where there is none, or its device went away.
+fn attribute(device: &Path, name: &str) -> Option<String> {
+    let text = fs::read_to_string(device.join(name)).ok()?;
+    Some(text.trim().to_owned())
+}
+
+/// The server in a controller's address by TCP: `traddr=10.0.0.1,trsvcid=4420,src_addr=10.0.0.9`.
+fn portal(controller: &Path) -> Option<SocketAddr> {
+    attribute(controller, "transport").filter(|transport| transport == "tcp")?;
+    let address = attribute(controller, "address")?;
+    let value = |key: &str| {
+        address
+            .split(',')
+            .find_map(|part| part.strip_prefix(key)?.strip_prefix('='))
+    };
+    let ip: IpAddr = value("traddr")?.parse().ok()?;
+    Some(SocketAddr::new(ip, value("trsvcid")?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn write(path: &Path, attributes: &[(&str, &str)]) {
+        fs::create_dir_all(path).unwrap();
+        for (name, value) in attributes {
+            fs::write(path.join(name), format!("{value}\n")).unwrap();
+        }
+    }
+
+    /// As Linux 6.1 has it: a subsystem with one namespace over two controllers, and a disk of another.
+    fn tree() -> (tempfile::TempDir, Fabric) {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        for (name, address, state, tmo) in [
+            (
+                "nvme0",
+                "traddr=10.99.0.20,trsvcid=4420,src_addr=10.99.0.1",
+                "live",
+                "10",
+            ),
+            ("nvme1", "traddr=fd00::2,trsvcid=4421", "connecting", "off"),
+        ] {
+            let path = root.join("class/nvme").join(name);
+            write(
+                &path,
+                &[
+                    ("subsysnqn", "nqn.x"),
+                    ("transport", "tcp"),
+                    ("address", address),
+                    ("state", state),
+                    ("fast_io_fail_tmo", tmo),
+                ],
+            );
+            write(&path.join("nvme0c0n1"), &[("nsid", "7")]);
+        }
+        write(&root.join("class/nvme/nvme2"), &[("subsysnqn", "nqn.y")]);
+        let new = [
+            ("subsysnqn", "(efault)"),
+            ("transport", "tcp"),
+            ("address", "traddr=10.99.0.20,trsvcid=4420"),
+        ];
+        write(&root.join("class/nvme/nvme3"), &new);
+        let subsystem = root.join("class/nvme-subsystem/nvme-subsys0");
+        write(&subsystem, &[("subsysnqn", "nqn.x")]);
+        for (name, hidden) in [("nvme0n1", "0"), ("nvme0c0n1", "1"), ("sda", "0")] {
+            let path = root.join("block").join(name);
+            write(
+                &path,
+                &[
+                    ("hidden", hidden),
+                    ("nsid", "7"),
+                    ("wwid", "uuid.a"),
+                    ("size", "16"),
+                ],
+            );
+            symlink(&subsystem, path.join("device")).unwrap();
+        }
+        let fabric = Fabric::new(root);
+        (dir, fabric)
+    }
+
+    #[test]
+    fn controllers_are_the_subsystems() {
+        let (_dir, fabric) = tree();
+        let controllers = fabric.controllers("nqn.x").unwrap();
+        let nvme0 = Controller {
+            name: "nvme0".into(),
+            portal: Some("10.99.0.20:4420".parse().unwrap()),
+            state: State::Live,
+            ours: true,
+            nsids: vec![7],
+        };
+        let nvme1 = Controller {
+            name: "nvme1".into(),
+            portal: Some("[fd00::2]:4421".parse().unwrap()),
+            state: State::Connecting,
+            ours: false,
+            nsids: vec![7],
+        };
+        assert_eq!(controllers, [nvme0, nvme1]);
+        assert_eq!(fabric.controllers("nqn.z").unwrap(), []);
+        let portals = ["10.99.0.20:4420".parse().unwrap()];
+        assert_eq!(fabric.beginning(&portals).unwrap(), ["nvme3"]);
+        let others = ["10.99.0.20:4421".parse().unwrap()];
+        assert!(fabric.beginning(&others).unwrap().is_empty());
+        let none = tempfile::tempdir().unwrap();
+        assert_eq!(Fabric::new(none.path()).controllers("nqn.x").unwrap(), []);
+    }
+
+    #[test]
+    fn blocks_are_those_that_can_be_opened() {
+        let (_dir, fabric) = tree();
+        let block = Block {
+            name: "nvme0n1".into(),
+            nsid: 7,
+            wwid: "uuid.a".into(),
+            nguid: String::new(),
+            size: 8192,
+        };
+        assert_eq!(fabric.blocks("nqn.x").unwrap(), [block]);
+        assert_eq!(fabric.blocks("nqn.y").unwrap(), []);
+    }
+}

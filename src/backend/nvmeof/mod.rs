@@ -1,0 +1,353 @@
+//! Volumes by NVMe/TCP: namespaces of a subsystem, which the kernel connects to over one controller for each portal and
+//! shows as one device (native multipath).
+//!
+//! Invariants: no server is talked to in the daemon but by a probe with a deadline; whatever the kernel may wait in for one
+//! is a worker's job; a device is given out only after each of its live paths was asked, fresh, which volume it is, and all
+//! said the same and what was expected; every controller fails I/O in time; controllers are shared by all volumes of a
+//! subsystem and go with the last of them, those that others made never.
+
+mod fabric;
+mod path;
+mod probe;
+mod release;
+#[cfg(test)]
+mod tests;
+mod verify;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+
+use super::mount::{self, blocking, host};
+use super::{Backend, BackendError, Connected, Description, Presence, Setting, file};
+use crate::config;
+use crate::connection::{NvmeVolume, Protocol};
+use crate::host::{Host, NvmeHost};
+use crate::model::{Access, HostPlan, SourceKind, TargetPath, TargetPlan};
+use crate::sys::worker::{Job, SysfsJob, Workers};
+use fabric::{Block, Controller, Fabric, State};
+use verify::Wanted;
+
+/// The name in connection info (`driver_volume_type`).
+const PROTOCOL: &str = "nvmeof";
+
+/// Where devices are.
+const DEVICES: &str = "/dev";
+
+/// How often the kernel's view is looked at while something is to appear there or to go: it tells of nothing.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// How often the controllers are told to look for a namespace that is not there. A look that finds another volume in its place
+/// removes that only, and the next one finds the volume (drivers/nvme/host/core.c, `nvme_validate_ns`).
+const RESCAN: Duration = Duration::from_secs(1);
+
+/// How long opening and reading a volume's header may take, and any other look at a device.
+const INSPECT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The backend for NVMe/TCP.
+#[derive(Debug)]
+pub struct NvmeBackend {
+    settings: config::Nvmeof,
+    own: Arc<Host>,
+    workers: Workers,
+    fabric: Fabric,
+}
+
+impl NvmeBackend {
+    /// Touches nothing.
+    #[must_use]
+    pub fn new(settings: config::Nvmeof, own: Arc<Host>, workers: Workers) -> Self {
+        Self {
+            settings,
+            own,
+            workers,
+            fabric: Fabric::new(Path::new("/sys")),
+        }
+    }
+
+    /// What this host is called; where the volume was made for a host, that one must be this.
+    async fn this_host(&self, volume: &NvmeVolume) -> Result<NvmeHost, BackendError> {
+        let action = || "read or make this host's NVMe names in /etc/nvme".to_owned();
+        let host = self.own.clone();
+        let own = blocking(action, move || host.nvme()).await?;
+        match &volume.host_nqn {
+            Some(given) if *given != own.nqn => Err(BackendError::OtherHost {
+                given: given.clone(),
+                own: own.nqn,
+            }),
+            _ => Ok(own),
+        }
+    }
+
+    async fn controllers(&self, nqn: &str) -> Result<Vec<Controller>, BackendError> {
+        let (fabric, nqn) = (self.fabric.clone(), nqn.to_owned());
+        let action = || "list the NVMe controllers in /sys/class/nvme".to_owned();
+        blocking(action, move || fabric.controllers(&nqn)).await
+    }
+
+    async fn blocks(&self, nqn: &str) -> Result<Vec<Block>, BackendError> {
+        let (fabric, nqn) = (self.fabric.clone(), nqn.to_owned());
+        let action = || "list the block devices in /sys/block".to_owned();
+        blocking(action, move || fabric.blocks(&nqn)).await
+    }
+
+    /// Has a controller look for its namespaces anew. It does so by itself; this is for what it was told of while nobody
+    /// listened.
+    async fn rescan(&self, controllers: &[Controller]) {
+        let live = controllers.iter().filter(|it| it.state == State::Live);
+        let scans = live.map(|controller| {
+            let path = self.fabric.file(&controller.name, "rescan_controller");
+            let value = "1".to_owned();
+            let job = Job::WriteSysfs(SysfsJob { path, value });
+            self.workers.run(job, INSPECT_TIMEOUT)
+        });
+        for failed in futures::future::join_all(scans)
+            .await
+            .into_iter()
+            .flat_map(Result::err)
+        {
+            tracing::debug!(%failed, "a controller does not look for namespaces");
+        }
+    }
+
+    /// Waits until the volume has a device with a live path. Whose it is, is not known yet.
+    async fn appear(&self, target: &TargetPlan, wanted: &Wanted) -> Result<Block, BackendError> {
+        let nqn = nqn(target)?;
+        let end = Instant::now() + self.settings.device_timeout;
+        let mut rescan = Instant::now();
+        loop {
+            let controllers = self.controllers(nqn).await?;
+            let blocks = self.blocks(nqn).await?;
+            let found = blocks.iter().find(|block| wanted.may_be(block));
+            let leads = |block: &&Block| {
+                let mut live = controllers.iter().filter(|it| it.state == State::Live);
+                live.any(|controller| controller.nsids.contains(&block.nsid))
+            };
+            if let Some(block) = found.filter(leads) {
+                return Ok(block.clone());
+            }
+            if Instant::now() >= end {
+                let live = controllers.iter().any(|it| it.state == State::Live);
+                return Err(match live {
+                    true => wanted.absent(&blocks, self.settings.device_timeout),
+                    false => path::lost(target),
+                });
+            }
+            if found.is_none() && Instant::now() >= rescan {
+                self.rescan(&controllers).await;
+                rescan = Instant::now() + RESCAN;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// The plan's device, as far as the kernel knows it.
+    async fn device(&self, plan: &HostPlan) -> Result<Option<Block>, BackendError> {
+        let target = target(plan)?;
+        let Some(verified) = &target.verified else {
+            return Ok(None);
+        };
+        let blocks = self.blocks(nqn(target)?).await?;
+        Ok(blocks.into_iter().find(|block| {
+            block.wwid == *verified && plan.path == Path::new(DEVICES).join(&block.name)
+        }))
+    }
+
+    /// Asks the connected volume's paths once more which volume it is; its device.
+    async fn verify_again(&self, plan: &HostPlan) -> Result<(Block, u64), BackendError> {
+        let target = target(plan)?;
+        let Some(block) = self.device(plan).await? else {
+            return Err(BackendError::VolumeNotFound {
+                path: plan.path.clone(),
+                why: "the device went away: its server is lost, or has taken the volume away"
+                    .to_owned(),
+            });
+        };
+        let wanted = Wanted::connected(nqn(target)?, target);
+        let told = self.verify(target, &wanted, &block).await?;
+        Ok((block, told.size))
+    }
+}
+
+fn volume(info: &Protocol) -> Result<&NvmeVolume, BackendError> {
+    match info {
+        Protocol::Nvme(volume) => Ok(volume),
+        _ => Err(not_mine("connection info of another protocol")),
+    }
+}
+
+fn not_mine(what: &'static str) -> BackendError {
+    BackendError::NotMine {
+        protocol: PROTOCOL,
+        what,
+    }
+}
+
+fn target(plan: &HostPlan) -> Result<&TargetPlan, BackendError> {
+    plan.target
+        .as_ref()
+        .ok_or_else(|| not_mine("a plan without a target"))
+}
+
+/// The subsystem, which is the same on all paths.
+fn nqn(target: &TargetPlan) -> Result<&str, BackendError> {
+    let path = target.paths.first();
+    path.map(|path| path.name.as_str())
+        .ok_or_else(|| not_mine("a target without a path"))
+}
+
+#[async_trait]
+impl Backend for NvmeBackend {
+    fn protocol(&self) -> &'static str {
+        PROTOCOL
+    }
+
+    fn read_only(&self, _info: &Protocol) -> bool {
+        false
+    }
+
+    fn plan(&self, info: &Protocol, access: Access) -> Result<HostPlan, BackendError> {
+        let volume = volume(info)?;
+        let expected = verify::expected(volume);
+        // udev names a device by its identity. Where only its number is known, nobody can tell its name beforehand.
+        let number = || format!("nsid.{}", volume.nsid.unwrap_or_default());
+        let known = expected.clone().unwrap_or_else(number);
+        let path = |portal: &std::net::SocketAddr| TargetPath {
+            portal: portal.to_string(),
+            name: volume.nqn.clone(),
+            lun: volume.nsid.map(u64::from),
+        };
+        Ok(HostPlan {
+            protocol: PROTOCOL.to_owned(),
+            shared: Some(format!("{PROTOCOL}:{}", volume.nqn)),
+            mount: None,
+            target: Some(TargetPlan {
+                transport: "tcp".to_owned(),
+                paths: volume.portals.iter().map(path).collect(),
+                interface: None,
+                expected,
+                verified: None,
+            }),
+            path: PathBuf::from(format!("{DEVICES}/disk/by-id/nvme-{known}")),
+            root: DEVICES.into(),
+            kind: SourceKind::Block,
+            format: volume.format,
+            access,
+        })
+    }
+
+    fn describe(&self, info: &Protocol, plan: &HostPlan) -> Description {
+        let Ok(volume) = volume(info) else {
+            return Description::default();
+        };
+        let portals: Vec<String> = volume.portals.iter().map(ToString::to_string).collect();
+        let setting = |name: &str, value: Duration| Setting {
+            name: name.to_owned(),
+            value: format!("{} s", value.as_secs_f64()),
+            origin: "configuration".to_owned(),
+        };
+        let settings = &self.settings;
+        Description {
+            connect: format!(
+                "connect by NVMe/TCP to {}; the {} must tell its identity, the same on every path; make its device {}",
+                portals.join(", "),
+                Wanted::new(volume),
+                match plan.access {
+                    Access::ReadOnly => "read-only",
+                    Access::ReadWrite => "writable",
+                },
+            ),
+            inspect: file::describe(plan),
+            settings: vec![
+                setting("probe_timeout", settings.probe_timeout),
+                setting("connect_timeout", settings.connect_timeout),
+                setting("device_timeout", settings.device_timeout),
+                setting("keep_alive_tmo", settings.keep_alive_tmo),
+                setting("reconnect_delay", settings.reconnect_delay),
+                setting("fast_io_fail_tmo", settings.fast_io_fail_tmo),
+                setting("ctrl_loss_tmo", settings.ctrl_loss_tmo),
+            ],
+        }
+    }
+
+    async fn find(&self, plan: &HostPlan) -> Result<Presence, BackendError> {
+        if self.device(plan).await?.is_some() {
+            return Ok(Presence::Present);
+        }
+        let target = target(plan)?;
+        let beginning = self.beginning(target).await?;
+        let controllers = self.controllers(nqn(target)?).await?;
+        let ours = controllers.iter().any(|controller| controller.ours);
+        Ok(match ours || !beginning.is_empty() {
+            true => Presence::Partial,
+            false => Presence::Absent,
+        })
+    }
+
+    async fn connect(&self, plan: &HostPlan, info: &Protocol) -> Result<Connected, BackendError> {
+        let (volume, target) = (volume(info)?, target(plan)?);
+        let own = self.this_host(volume).await?;
+        self.connect_paths(volume, &own).await?;
+        let wanted = Wanted::new(volume);
+        let block = self.appear(target, &wanted).await?;
+        let told = self.verify(target, &wanted, &block).await?;
+        let plan = HostPlan {
+            path: Path::new(DEVICES).join(&block.name),
+            target: Some(TargetPlan {
+                verified: told.wwid(),
+                ..target.clone()
+            }),
+            ..plan.clone()
+        };
+        let access = match plan.access {
+            Access::ReadOnly => Job::SetReadOnly(plan.path.clone()),
+            // It stays while other volumes of the subsystem are connected, as it was made for whoever had it before.
+            Access::ReadWrite => Job::SetWritable(plan.path.clone()),
+        };
+        let set = self.workers.run(access, INSPECT_TIMEOUT).await;
+        set.map_err(host(|| {
+            format!("set the access to {}", plan.path.display())
+        }))?;
+        mount::inspect(&self.workers, &plan, None).await?;
+        tracing::info!(device = %plan.path.display(), identity = told.wwid(), "connected");
+        Ok(Connected {
+            plan,
+            inspected: true,
+        })
+    }
+
+    async fn inspect(&self, plan: &HostPlan) -> Result<(), BackendError> {
+        self.verify_again(plan).await?;
+        mount::inspect(&self.workers, plan, None).await.map(drop)
+    }
+
+    async fn extend(&self, plan: &HostPlan) -> Result<u64, BackendError> {
+        self.rescan(&self.controllers(nqn(target(plan)?)?).await?)
+            .await;
+        let end = Instant::now() + self.settings.device_timeout;
+        loop {
+            // The kernel takes the size over some time after it was told to look.
+            let (block, size) = self.verify_again(plan).await?;
+            if block.size == size {
+                return Ok(size);
+            }
+            if Instant::now() >= end {
+                return Err(BackendError::ServerLost {
+                    path: plan.path.clone(),
+                    why: format!(
+                        "the kernel takes it for {} bytes, and the storage for {size}",
+                        block.size
+                    ),
+                });
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    async fn disconnect(&self, plan: &HostPlan, last: bool) -> Result<(), BackendError> {
+        self.release(plan, last).await
+    }
+}

@@ -1,0 +1,245 @@
+//! The ways to a subsystem: a controller for each portal.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use nix::errno::Errno;
+
+use super::fabric::State;
+use super::{NvmeBackend, probe};
+use crate::backend::mount::host;
+use crate::backend::mount::probe::Outcome;
+use crate::backend::{Attempt, BackendError};
+use crate::config;
+use crate::connection::NvmeVolume;
+use crate::host::NvmeHost;
+use crate::model::TargetPlan;
+use crate::sys::worker::{Job, WorkerError};
+
+/// Why a portal does not do.
+#[derive(Debug)]
+enum Fault {
+    /// No connection; why.
+    Unreachable(String),
+    /// It said nothing in time; what it was asked.
+    Silent(String),
+    /// It answers, and does not let this host in; why.
+    Refused(String),
+    /// This host cannot ask it.
+    Here(BackendError),
+}
+
+impl NvmeBackend {
+    /// Connects every portal that is not connected, all at once. One that does will do.
+    pub(super) async fn connect_paths(
+        &self,
+        volume: &NvmeVolume,
+        own: &NvmeHost,
+    ) -> Result<(), BackendError> {
+        let mut known = self.controllers(&volume.nqn).await?;
+        known.retain(|controller| controller.state != State::Ending);
+        let connects = volume.portals.iter().map(|portal| async {
+            if known
+                .iter()
+                .any(|controller| controller.portal == Some(*portal))
+            {
+                return Ok(());
+            }
+            self.connect_path(volume, *portal, own).await
+        });
+        let outcomes = futures::future::join_all(connects).await;
+        let good = outcomes.iter().any(Result::is_ok);
+        let faults: Vec<(SocketAddr, Fault)> = volume
+            .portals
+            .iter()
+            .zip(outcomes)
+            .filter_map(|(portal, outcome)| Some((*portal, outcome.err()?)))
+            .collect();
+        if good {
+            for (portal, fault) in faults {
+                tracing::warn!(%portal, ?fault, "a path is missing");
+            }
+            return Ok(());
+        }
+        Err(worst(&volume.nqn, faults))
+    }
+
+    async fn connect_path(
+        &self,
+        volume: &NvmeVolume,
+        portal: SocketAddr,
+        own: &NvmeHost,
+    ) -> Result<(), Fault> {
+        let within = self.settings.probe_timeout;
+        match probe::probe(portal, within).await {
+            Outcome::Speaks(()) => {}
+            Outcome::Unreachable(why) | Outcome::Refused(why) => {
+                return Err(Fault::Unreachable(why));
+            }
+            Outcome::Silent => return Err(Fault::Silent(no_answer(within))),
+        }
+        let options = options(&self.settings, &volume.nqn, portal, own);
+        let within = self.settings.connect_timeout;
+        match self.workers.run(Job::ConnectNvme(options), within).await {
+            Ok(_) => {
+                tracing::info!(nqn = volume.nqn, %portal, "path connected");
+                Ok(())
+            }
+            Err(WorkerError::Failed { step, errno }) => Err(meaning(&step, errno)),
+            // What the kernel has begun it may still bring to its end: the undo waits for that, and takes it down.
+            Err(WorkerError::Deadline { .. }) => Err(Fault::Silent(no_answer(within))),
+            Err(error) => Err(Fault::Here(host(|| format!("connect to {portal}"))(error))),
+        }
+    }
+}
+
+fn no_answer(within: Duration) -> String {
+    format!("no answer within {} s", within.as_secs_f64())
+}
+
+/// What the kernel is to connect to and how (drivers/nvme/host/fabrics.c, `nvmf_parse_options`).
+pub(super) fn options(
+    settings: &config::Nvmeof,
+    nqn: &str,
+    portal: SocketAddr,
+    own: &NvmeHost,
+) -> String {
+    // nvme-tcp begins to count only when a keep-alive has failed.
+    [
+        "transport=tcp".to_owned(),
+        format!("traddr={}", portal.ip()),
+        format!("trsvcid={}", portal.port()),
+        format!("nqn={nqn}"),
+        format!("hostnqn={}", own.nqn),
+        format!("hostid={}", own.id),
+        format!("keep_alive_tmo={}", settings.keep_alive_tmo.as_secs()),
+        format!("reconnect_delay={}", settings.reconnect_delay.as_secs()),
+        format!("fast_io_fail_tmo={}", settings.fast_io_fail_tmo.as_secs()),
+        format!("ctrl_loss_tmo={}", settings.ctrl_loss_tmo.as_secs()),
+    ]
+    .join(",")
+}
+
+/// What an error of the kernel's connect means; measured with Linux 6.1.
+fn meaning(step: &str, errno: Errno) -> Fault {
+    let here = |why: &str| {
+        Fault::Here(BackendError::Host {
+            action: format!("{step} for NVMe/TCP"),
+            source: format!("{} ({errno:?}): {why}", errno.desc().to_lowercase()).into(),
+        })
+    };
+    match errno {
+        Errno::ECONNREFUSED | Errno::ECONNRESET | Errno::EHOSTUNREACH | Errno::ENETUNREACH => {
+            Fault::Unreachable(errno.desc().to_lowercase())
+        }
+        // EAGAIN: no answer to the connection request; EINTR: none to the first command.
+        Errno::ETIMEDOUT | Errno::EHOSTDOWN | Errno::EAGAIN | Errno::EINTR => {
+            Fault::Silent(format!("no answer to the kernel ({errno:?})"))
+        }
+        Errno::ENOENT | Errno::ENODEV | Errno::ENXIO => {
+            here("load the kernel's module nvme-tcp (modprobe nvme-tcp)")
+        }
+        Errno::EPERM | Errno::EACCES => {
+            here("volattachd needs /dev/nvme-fabrics, which its confinement keeps from it")
+        }
+        Errno::EINVAL => here("the kernel refuses an option and tells which in its log (dmesg)"),
+        errno => Fault::Refused(format!("{} ({errno:?})", errno.desc().to_lowercase())),
+    }
+}
+
+/// Why no portal does, by the most telling of them.
+fn worst(nqn: &str, faults: Vec<(SocketAddr, Fault)>) -> BackendError {
+    let (mut attempts, mut refused, mut silent) = (Vec::new(), None, false);
+    for (address, fault) in faults {
+        let outcome = match fault {
+            Fault::Here(error) => return error,
+            Fault::Unreachable(why) => why,
+            Fault::Silent(why) => {
+                silent = true;
+                why
+            }
+            Fault::Refused(why) => {
+                refused = Some(format!("{address} answers {why}"));
+                why
+            }
+        };
+        attempts.push(Attempt { address, outcome });
+    }
+    let host = nqn.to_owned();
+    match refused {
+        Some(answer) => BackendError::LoginFailed {
+            target: host,
+            why: format!(
+                "{answer}: it has no subsystem of that name, or does not let this host in; check the NQN, and that \
+                 the storage allows the one in /etc/nvme/hostnqn (the kernel's log, dmesg, may tell more)"
+            ),
+        },
+        None if silent => BackendError::Silent { host, attempts },
+        None => BackendError::Unreachable { host, attempts },
+    }
+}
+
+/// Where the target's paths lead.
+pub(super) fn portals(target: &TargetPlan) -> impl Iterator<Item = SocketAddr> {
+    let portals = target.paths.iter();
+    portals.filter_map(|path| path.portal.parse().ok())
+}
+
+/// Every path of the target is there, and none is alive.
+pub(super) fn lost(target: &TargetPlan) -> BackendError {
+    let attempts = portals(target).map(|address| Attempt {
+        address,
+        outcome: "connected, but lost: the kernel tries to reconnect".to_owned(),
+    });
+    BackendError::Silent {
+        host: target
+            .paths
+            .first()
+            .map(|path| path.name.clone())
+            .unwrap_or_default(),
+        attempts: attempts.collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Reason;
+
+    fn faults(faults: Vec<Fault>) -> Reason {
+        let at = |fault| ("10.0.0.1:4420".parse().unwrap(), fault);
+        worst("nqn.x", faults.into_iter().map(at).collect()).reason()
+    }
+
+    #[test]
+    fn the_most_telling_portal_decides() {
+        let (refused, silent) = (
+            || Fault::Refused("no".into()),
+            || Fault::Silent("nothing".into()),
+        );
+        let unreachable = || Fault::Unreachable("no route".into());
+        assert_eq!(
+            faults(vec![silent(), refused(), unreachable()]),
+            Reason::LoginFailed
+        );
+        assert_eq!(faults(vec![unreachable(), silent()]), Reason::ServerTimeout);
+        assert_eq!(faults(vec![unreachable()]), Reason::ServerUnreachable);
+        assert_eq!(
+            faults(vec![refused(), meaning("open", Errno::ENOENT)]),
+            Reason::Internal
+        );
+    }
+
+    #[test]
+    fn every_errno_has_its_reason() {
+        for (errno, reason) in [
+            (Errno::ECONNREFUSED, Reason::ServerUnreachable),
+            (Errno::ETIMEDOUT, Reason::ServerTimeout),
+            (Errno::EAGAIN, Reason::ServerTimeout),
+            (Errno::EIO, Reason::LoginFailed),
+            (Errno::EPERM, Reason::Internal),
+        ] {
+            assert_eq!(faults(vec![meaning("connect", errno)]), reason, "{errno}");
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Letting go of a volume, and of the subsystem's controllers with the last of its volumes.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use tokio::time::Instant;
+
+use super::fabric::{Block, Controller};
+use super::{DEVICES, INSPECT_TIMEOUT, LOOK, NvmeBackend, blocking, nqn, path, target};
+use crate::backend::BackendError;
+use crate::model::{HostPlan, TargetPlan};
+use crate::sys::worker::{Job, SysfsJob, WorkerError};
+
+/// How long controllers may take to go. One whose server is silent waits for a command that times out after 60 s at most (the
+/// module nvme-core's `admin_timeout`); with a keep-alive of 5 s some 8 s were seen.
+const DEADLINE: Duration = Duration::from_secs(75);
+
+impl NvmeBackend {
+    /// Writes out what is cached of the volume; the last user of the subsystem ends its controllers too.
+    pub(super) async fn release(&self, plan: &HostPlan, last: bool) -> Result<(), BackendError> {
+        let target = target(plan)?;
+        let nqn = nqn(target)?;
+        let blocks = self.blocks(nqn).await?;
+        let own = |block: &&Block| target.verified.as_ref() == Some(&block.wwid);
+        if let Some(block) = blocks.iter().find(own) {
+            self.flush(block)
+                .await
+                .map_err(|why| BackendError::DeviceBusy {
+                    device: format!("/dev/{}", block.name),
+                    why,
+                })?;
+        }
+        if !last {
+            return Ok(());
+        }
+        // What others than volattach use of the subsystem needs its controllers.
+        for block in blocks.iter().filter(|block| !own(block)) {
+            if let Err(why) = self.flush(block).await {
+                tracing::warn!(
+                    device = block.name,
+                    why,
+                    "the controllers stay: another namespace is in use"
+                );
+                return Ok(());
+            }
+        }
+        self.end_controllers(target, nqn).await
+    }
+
+    /// Writes out what is cached of a device, which must be nobody's; else why it is not.
+    async fn flush(&self, block: &Block) -> Result<(), String> {
+        let device = Path::new(DEVICES).join(&block.name);
+        match self.workers.run(Job::Flush(device), INSPECT_TIMEOUT).await {
+            Ok(_) => Ok(()),
+            Err(WorkerError::Failed {
+                errno: Errno::EBUSY,
+                ..
+            }) => Err(format!(
+                "this host itself uses it (EBUSY), such as for a mounted file system or LVM: find it with lsblk /dev/{}, \
+                 end its use, and try again",
+                block.name
+            )),
+            // It went away meanwhile.
+            Err(WorkerError::Failed {
+                errno: Errno::ENOENT | Errno::ENXIO | Errno::ENODEV,
+                ..
+            }) => Ok(()),
+            Err(error) => Err(format!("{error}; try again when its server answers")),
+        }
+    }
+
+    /// Ends the controllers that volattach made, and sees them gone. What a connect that was given up has left to the kernel is
+    /// waited for: it comes to nothing, or to a controller.
+    async fn end_controllers(&self, target: &TargetPlan, nqn: &str) -> Result<(), BackendError> {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            let beginning = self.beginning(target).await?;
+            let mut controllers = self.controllers(nqn).await?;
+            controllers.retain(|controller| controller.ours);
+            if controllers.is_empty() && beginning.is_empty() {
+                return Ok(());
+            }
+            let names = controllers.iter().map(|it| &it.name).chain(&beginning);
+            let names: Vec<&str> = names.map(String::as_str).collect();
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(BackendError::DeviceBusy {
+                    device: names.join(", "),
+                    why: format!(
+                        "the kernel has not let go within {} s: its server is silent; it goes on by itself, try again then",
+                        DEADLINE.as_secs()
+                    ),
+                });
+            }
+            let ends = controllers
+                .iter()
+                .map(|controller| self.end(controller, left));
+            for outcome in futures::future::join_all(ends).await {
+                outcome?;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// The controllers at the target's portals that the kernel is connecting to for the first time.
+    pub(super) async fn beginning(&self, target: &TargetPlan) -> Result<Vec<String>, BackendError> {
+        let fabric = self.fabric.clone();
+        let portals: Vec<SocketAddr> = path::portals(target).collect();
+        let action = || "list the NVMe controllers in /sys/class/nvme".to_owned();
+        blocking(action, move || fabric.beginning(&portals)).await
+    }
+
+    async fn end(&self, controller: &Controller, within: Duration) -> Result<(), BackendError> {
+        let job = Job::WriteSysfs(SysfsJob {
+            path: self.fabric.file(&controller.name, "delete_controller"),
+            value: "1".to_owned(),
+        });
+        match self.workers.run(job, within).await {
+            Ok(_) => {
+                tracing::info!(controller = controller.name, "controller ended");
+                Ok(())
+            }
+            // On its way out, still on its way in (drivers/nvme/host/sysfs.c), or past the deadline: the next look tells.
+            Err(
+                WorkerError::Failed {
+                    errno: Errno::ENOENT | Errno::ENODEV | Errno::EBUSY | Errno::EAGAIN,
+                    ..
+                }
+                | WorkerError::Deadline { .. },
+            ) => Ok(()),
+            Err(error) => Err(BackendError::DeviceBusy {
+                device: controller.name.clone(),
+                why: error.to_string(),
+            }),
+        }
+    }
+}

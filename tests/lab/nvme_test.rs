@@ -1,0 +1,527 @@
+//! Volumes by NVMe/TCP, as the guest sees them: identities, paths, shared controllers, silent servers.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use super::{
+    Lab, Test,
+    agent::{Agent, Failure},
+    guest,
+    node::Node,
+    process::quote,
+};
+
+pub(crate) const TESTS: &[Test] = &[
+    Test {
+        name: "nvme_read_only_and_read_write_over_one_subsystem",
+        run: two_volumes,
+    },
+    Test {
+        name: "nvme_what_is_refused",
+        run: refusals,
+    },
+    Test {
+        name: "nvme_namespace_becomes_another_volume",
+        run: swapped,
+    },
+    Test {
+        name: "nvme_paths_fail",
+        run: paths,
+    },
+    Test {
+        name: "nvme_silent_server_holds_up_nobody",
+        run: silent,
+    },
+];
+
+/// Volumes' UUIDs.
+const A: &str = "7c9e6679-7425-40de-944b-e07fc1f90a0a";
+const B: &str = "7c9e6679-7425-40de-944b-e07fc1f90a0b";
+const C: &str = "7c9e6679-7425-40de-944b-e07fc1f90a0c";
+/// B's NGUID.
+const B_NGUID: &str = "11111111-2222-3333-4444-55555555550b";
+
+/// Time-outs as short as a node under emulation allows; more keys of `[nvmeof]` may follow.
+const CONFIG: &str = "[nvmeof]\nkeep_alive_tmo = \"2s\"\nreconnect_delay = \"1s\"\nfast_io_fail_tmo = \"2s\"\nctrl_loss_tmo = \"1m\"\n";
+
+const MIB: u64 = 1 << 20;
+
+/// A running server. The runner removes it after the test.
+struct Server<'node> {
+    node: &'node Node,
+    name: &'static str,
+    ports: &'static [u8],
+}
+
+impl<'node> Server<'node> {
+    /// Starts one with a port at 10.99.0.N for each of `ports`, and the volumes A (namespace 7) and B (namespace 3).
+    fn start(lab: &'node Lab, name: &'static str, ports: &'static [u8]) -> Result<Self> {
+        let server = Self::empty(lab, name, ports)?;
+        server.volume(7, A, "", "volume A........")?;
+        server.volume(3, B, B_NGUID, "volume B........")?;
+        Ok(server)
+    }
+
+    /// Starts one without volumes: no two on a host may have one identity.
+    fn empty(lab: &'node Lab, name: &'static str, ports: &'static [u8]) -> Result<Self> {
+        let server = Self {
+            node: &lab.node,
+            name,
+            ports,
+        };
+        let ports: Vec<String> = ports.iter().map(u8::to_string).collect();
+        server.verb(&format!("start {{}} {}", ports.join(" ")))?;
+        Ok(server)
+    }
+
+    /// `lab-nvme` with the server's name for `{}`.
+    fn verb(&self, verb: &str) -> Result<String> {
+        self.node
+            .sh(&format!("lab-nvme {}", verb.replace("{}", self.name)))
+    }
+
+    fn volume(&self, nsid: u32, uuid: &str, nguid: &str, head: &str) -> Result<()> {
+        let script = format!(
+            "printf %s {} | lab-nvme volume {} {nsid} 8 {uuid} {nguid}",
+            quote(head),
+            self.name
+        );
+        self.node.sh(&script).map(drop)
+    }
+
+    fn nqn(&self) -> String {
+        format!("nqn.2026-01.org.lab:{}", self.name)
+    }
+
+    /// Connection info for a namespace by its UUID, over all ports.
+    fn info(&self, uuid: &str) -> Value {
+        let portals: Vec<Value> = self
+            .ports
+            .iter()
+            .map(|port| json!([format!("10.99.0.{port}"), "4420", "tcp"]))
+            .collect();
+        json!({"driver_volume_type": "nvmeof", "data": {
+            "target_nqn": self.nqn(), "vol_uuid": uuid, "portals": portals,
+        }})
+    }
+
+    /// The older shape, over the first port: by number.
+    fn by_number(&self, nsid: u32) -> Value {
+        json!({"driver_volume_type": "nvmeof", "data": {
+            "nqn": self.nqn(), "target_portal": format!("10.99.0.{}", self.ports[0]), "target_port": 4420,
+            "transport_type": "tcp", "ns_id": nsid.to_string(),
+        }})
+    }
+
+    /// The first 16 bytes that the guest sees of a volume of that head.
+    fn head(head: &str) -> String {
+        head.bytes().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// The host's controllers: where each is connected to, its state and its time-outs.
+fn controllers(node: &Node) -> Result<Vec<String>> {
+    let told = node.sh(
+        "for c in /sys/class/nvme/nvme*; do [ -e $c ] || continue
+             echo $(cut -d, -f1 $c/address) $(cat $c/state $c/fast_io_fail_tmo $c/ctrl_loss_tmo $c/reconnect_delay $c/kato)
+         done",
+    )?;
+    // Several are made at once: their numbers tell nothing.
+    let mut told: Vec<String> = told.lines().map(str::to_owned).collect();
+    told.sort();
+    Ok(told)
+}
+
+/// All of them are gone.
+fn no_controllers(node: &Node) -> Result<()> {
+    let left = controllers(node)?;
+    ensure!(left.is_empty(), "{left:?}");
+    Ok(())
+}
+
+fn text<'a>(answer: &'a Value, key: &str) -> &'a str {
+    answer[key].as_str().unwrap_or_default()
+}
+
+fn refused(answer: Result<Result<Value, Failure>>, reason: &str) -> Result<Failure> {
+    let failure = answer?
+        .err()
+        .context(format!("done in spite of {reason}"))?;
+    ensure!(failure.reason == reason, "{reason}: {failure:?}");
+    Ok(failure)
+}
+
+/// Read-only wherever it can be, beside a volume that is written, over the same two controllers; these go with the last of
+/// them, also where the daemon was killed meanwhile.
+fn two_volumes(lab: &Lab) -> Result<()> {
+    let node = &lab.node;
+    let agent = Agent::start(node, CONFIG)?;
+    let server = Server::start(lab, "tgt", &[20, 21])?;
+    let (image_a, image_b) = (server.verb("file {} 7")?, server.verb("file {} 3")?);
+    let before = node.sh(&format!("sha256sum <{image_a}"))?;
+
+    let mut info = server.info(&A.replace('-', "").to_uppercase());
+    info["data"]["access_mode"] = json!("ro");
+    let attached = agent.attach("a1", "volume-a", &info, &[])??;
+    let device = text(&attached, "host_path").to_owned();
+    ensure!(device.starts_with("/dev/nvme"), "{attached}");
+    let disk = guest::sees(node, "volume-a")?;
+    ensure!(disk.read_only && disk.write.is_err(), "{disk:?}");
+    ensure!(
+        disk.head == Server::head("volume A........") && disk.sectors == 8 * 2048,
+        "{disk:?}"
+    );
+    let host = node.sh(&format!(
+        "blockdev --getro {device}; ! dd if=/dev/zero of={device} count=1 conv=notrunc 2>&1; virsh dumpxml inner | grep -c '<readonly/>'"
+    ))?;
+    ensure!(host.starts_with('1') && host.ends_with('1'), "{host}");
+    ensure!(
+        controllers(node)?
+            == [
+                "traddr=10.99.0.20 live 2 60 1 2",
+                "traddr=10.99.0.21 live 2 60 1 2"
+            ],
+        "{:?}",
+        controllers(node)?
+    );
+
+    // The host and a second domain, which runs no system, have it too.
+    let connected = agent.connect("c1", "volume-a", &server.info(A), &["--access", "ro"])??;
+    ensure!(text(&connected, "host_path") == device, "{connected}");
+    let empty = "<domain type='qemu'><name>second</name><memory unit='MiB'>32</memory>
+        <os><type arch='x86_64' machine='pc'>hvm</type></os><features><acpi/></features>
+        <devices><controller type='usb' model='none'/><memballoon model='none'/></devices></domain>";
+    node.sh(&format!(
+        "virsh -q create --paused /dev/stdin <<<{}",
+        quote(empty)
+    ))?;
+    let second = "attach --domain second --id a4 --volume volume-a --access ro --connection-info -";
+    let second: Vec<&str> = second.split(' ').collect();
+    agent.call(&second, &server.info(A).to_string())??;
+    let seen = node.sh(&format!(
+        "virsh dumpxml second | grep -e '<readonly/>' -e {device} | wc -l; virsh -q destroy second"
+    ))?;
+    ensure!(seen.starts_with('2'), "{seen}");
+    agent.detach("a4")??;
+    agent.disconnect("c1")??;
+
+    // The older shape, by number and NGUID.
+    let mut info = server.by_number(3);
+    info["data"]["volume_nguid"] = json!(B_NGUID.replace('-', ""));
+    let attached = agent.attach("a2", "volume-b", &info, &[])??;
+    ensure!(text(&attached, "host_path") != device, "{attached}");
+    let disk = guest::sees(node, "volume-b")?;
+    ensure!(!disk.read_only && disk.write == Ok(()), "{disk:?}");
+    ensure!(disk.head == Server::head("volume B........"), "{disk:?}");
+    ensure!(controllers(node)?.len() == 2, "{:?}", controllers(node)?);
+
+    node.sh("systemctl kill -s KILL volattachd.service")?;
+    agent.detach("a1")??;
+    guest::gone(node, "volume-a")?;
+    ensure!(
+        node.sh(&format!("sha256sum <{image_a}"))? == before,
+        "A was written to"
+    );
+    ensure!(controllers(node)?.len() == 2, "{:?}", controllers(node)?);
+
+    // Its device is there still, and was read-only.
+    agent.attach("a1", "volume-a", &server.info(A), &[])??;
+    let disk = guest::sees(node, "volume-a")?;
+    ensure!(!disk.read_only && disk.write == Ok(()), "{disk:?}");
+
+    // It grows on the server; the guest sees that once it is extended.
+    ensure!(agent.extend("a1", 0)?? == 8 * MIB);
+    server.verb("grow {} 7 12")?;
+    ensure!(agent.extend("a1", 12 * MIB)?? == 12 * MIB);
+    guest::sees_bytes(node, "volume-a", 12 * MIB)?;
+    let more = agent.extend("a1", 13 * MIB)?.err();
+    let more = more.context("extended to more than there is")?;
+    ensure!(more.reason == "VOLUME_NOT_GROWN", "{more:?}");
+    ensure!(agent.extend("a2", 0)?? == 8 * MIB);
+    agent.detach("a1")??;
+    agent.detach("a2")??;
+    no_controllers(node)?;
+    for (image, volume) in [(image_a, "volume-a"), (image_b, "volume-b")] {
+        node.sh(&format!(
+            "grep -aqF 'volattach-guest-was-here {volume}' {image}"
+        ))?;
+    }
+    // One name for the host, for good.
+    node.sh("grep -q '^nqn.2014-08.org.nvmexpress:uuid:' /etc/nvme/hostnqn && grep -q \"$(cat /etc/nvme/hostid)\" /etc/nvme/hostnqn")
+        .map(drop)
+}
+
+/// Each way to be wrong has its reason, and leaves no connection.
+fn refusals(lab: &Lab) -> Result<()> {
+    let node = &lab.node;
+    let agent = Agent::start(
+        node,
+        &format!("{CONFIG}probe_timeout = \"2s\"\ndevice_timeout = \"2s\"\n"),
+    )?;
+    let server = Server::start(lab, "tgt", &[20])?;
+    let try_with = |key: &str, value: Value, info: Value, reason: &str| -> Result<Failure> {
+        let mut info = info;
+        info["data"][key] = value;
+        let failure = refused(agent.connect("c1", "v", &info, &[]), reason)?;
+        no_controllers(node).context(reason.to_owned())?;
+        Ok(failure)
+    };
+    let info = || server.info(A);
+    let wrong = try_with(
+        "target_nqn",
+        json!("nqn.2026-01.org.lab:none"),
+        info(),
+        "LOGIN_FAILED",
+    )?;
+    ensure!(wrong.message.contains("hostnqn"), "{wrong:?}");
+    let absent = "7c9e6679-7425-40de-944b-e07fc1f90aff";
+    let none = try_with("vol_uuid", json!(absent), info(), "DEVICE_NOT_FOUND")?;
+    ensure!(
+        none.message.contains("within 2 s") && none.message.contains(A),
+        "{none:?}"
+    );
+    // The number is there, and is another volume's.
+    let other = try_with(
+        "volume_nguid",
+        json!(absent),
+        server.by_number(7),
+        "DEVICE_IDENTITY",
+    )?;
+    ensure!(other.message.contains(A), "{other:?}");
+    try_with("ns_id", json!(9), server.by_number(9), "DEVICE_NOT_FOUND")?;
+
+    // A secret that this kernel would ignore: it is not even asked to connect.
+    let secret = "DHHC-1:00:ia6zGodOr4SEG0Zzaw398rpY0wqipUWj4jWjUh4HWUz6aQ2n:";
+    let chap = try_with("dhchap_key", json!(secret), info(), "CREDENTIALS_INVALID")?;
+    ensure!(
+        !chap.message.contains(secret) && chap.message.contains("unauthenticated"),
+        "{chap:?}"
+    );
+    node.sh("! journalctl -q -b -u volattachd | grep -F DHHC-1")?;
+    try_with(
+        "host_nqn",
+        json!("nqn.2014-08.org.nvmexpress:other"),
+        info(),
+        "INVALID_CONNECTION_INFO",
+    )?;
+
+    // A closed port, and a server that is none.
+    let at = |port: u16| json!([["10.99.0.1", port, "tcp"]]);
+    try_with("portals", at(4420), info(), "SERVER_UNREACHABLE")?;
+    let ssh = try_with("portals", at(22), info(), "SERVER_UNREACHABLE")?;
+    ensure!(ssh.message.contains("does not speak NVMe/TCP"), "{ssh:?}");
+    // A silent one.
+    server.verb("silence {}")?;
+    let silent = try_with("vol_uuid", json!(A), info(), "SERVER_TIMEOUT");
+    server.verb("unsilence {}")?;
+    silent.map(drop)
+}
+
+/// The storage gives a namespace's number to another volume while the host still has the first: no guest ever sees a byte of
+/// the wrong one.
+fn swapped(lab: &Lab) -> Result<()> {
+    let node = &lab.node;
+    let agent = Agent::start(node, &format!("{CONFIG}device_timeout = \"6s\"\n"))?;
+    let server = Server::start(lab, "tgt", &[20, 21])?;
+    let mut info = server.info(A);
+    info["data"]["ns_id"] = json!(7);
+    agent.attach("a1", "volume-a", &info, &["--access", "ro"])??;
+    ensure!(guest::sees(node, "volume-a")?.head == Server::head("volume A........"));
+
+    server.verb("swap {} 7 3")?;
+    // The same request once more: the disk of the first is not taken for it any more, nor is the number.
+    let again = refused(
+        agent.attach("a2", "volume-a2", &info, &["--access", "ro"]),
+        "DEVICE_IDENTITY",
+    )?;
+    ensure!(again.message.contains(B), "{again:?}");
+    // Whoever asks for what is there now gets that.
+    agent.attach("a3", "volume-b", &server.info(B), &["--access", "ro"])??;
+    ensure!(guest::sees(node, "volume-b")?.head == Server::head("volume B........"));
+    agent.detach("a3")??;
+    agent.detach("a1")??;
+    no_controllers(node)
+}
+
+/// Reads and writes the device until that fails; a line in its journal for each round.
+fn load(node: &Node, device: &str) -> Result<String> {
+    let io = format!(
+        "dd if={device} of=/dev/null bs=4096 count=64 iflag=direct status=none &&
+         dd if=/dev/zero of={device} bs=4096 seek=8 count=64 oflag=direct conv=notrunc status=none"
+    );
+    node.sh(&format!(
+        "systemctl reset-failed load 2>/dev/null; systemd-run -q --unit=load sh -c {}",
+        quote(&format!("while {io}; do echo; done; exit 1"))
+    ))?;
+    node.wait(
+        "I/O",
+        "journalctl -q -b -u load | grep -q .",
+        Duration::from_secs(60),
+    )?;
+    Ok(io)
+}
+
+/// Portals that are silent at the attach, die under I/O, one after the other, and are all gone at the disconnect.
+fn paths(lab: &Lab) -> Result<()> {
+    let node = &lab.node;
+    let agent = Agent::start(node, CONFIG)?;
+    let ill = Server::start(lab, "ill", &[20, 21])?;
+    let well = Server::empty(lab, "well", &[22])?;
+    well.volume(1, C, "", "volume C........")?;
+    ill.verb("silence {} 20")?;
+    agent.attach("a1", "volume-a", &ill.info(A), &[])??;
+    ensure!(guest::sees(node, "volume-a")?.write == Ok(()));
+    ensure!(controllers(node)?.len() == 1, "{:?}", controllers(node)?);
+    ill.verb("unsilence {} 20")?;
+    // Another volume of the subsystem brings the path back for both.
+    let connected = agent.connect("c1", "volume-b", &ill.info(B), &[])??;
+    ensure!(controllers(node)?.len() == 2, "{:?}", controllers(node)?);
+
+    let io = load(node, text(&connected, "host_path"))?;
+    ill.verb("silence {} 21")?;
+    node.wait(
+        "the kernel gives the path up",
+        "grep -lx connecting /sys/class/nvme/*/state | grep -q .",
+        Duration::from_secs(120),
+    )?;
+    node.sh(&io)?;
+    // What is asked of the volume now is answered by the live path alone.
+    ensure!(agent.attach("a1", "volume-a", &ill.info(A), &[])??["state"] == "attached");
+    ill.verb("unsilence {} 21")?;
+    node.wait(
+        "the path returns",
+        "! grep -Lx live /sys/class/nvme/*/state | grep -q .",
+        Duration::from_secs(120),
+    )?;
+    // The other port is taken away: refused instead of silent.
+    ill.verb("close {} 20")?;
+    node.sh(&io)?;
+    ensure!(
+        node.sh("systemctl is-active load")? == "active",
+        "I/O failed with a path alive"
+    );
+    agent.detach("a1")??;
+
+    // Now no path is left: I/O fails rather than hang, and another server's volume comes and goes.
+    ill.verb("silence {} 21")?;
+    node.wait(
+        "the end of I/O",
+        "! systemctl is-active -q load",
+        Duration::from_secs(120),
+    )?;
+    comes_and_goes(node, &agent, &well)?;
+    ended(node, &agent, "c1", || ill.verb("unsilence {} 21").map(drop))?;
+    no_controllers(node)
+}
+
+/// Connects the server's volume C, reads and disconnects it.
+fn comes_and_goes(node: &Node, agent: &Agent<'_>, server: &Server<'_>) -> Result<()> {
+    let connected = agent.connect("well", "well", &server.info(C), &[])??;
+    let path = text(&connected, "host_path");
+    let head = node.sh(&format!(
+        "dd if={path} bs=512 count=1 iflag=direct status=none | head -c 16"
+    ))?;
+    ensure!(head == "volume C........", "{head:?}");
+    agent.disconnect("well")??;
+    Ok(())
+}
+
+/// Disconnects from a server that is not there: done, or told that the kernel has not let go, and done once `back` has brought
+/// the server back.
+fn ended(
+    node: &Node,
+    agent: &Agent<'_>,
+    id: &str,
+    back: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    if let Err(failure) = agent.call(&["--timeout", "140", "disconnect", id], "")? {
+        ensure!(failure.reason == "DEVICE_BUSY", "{failure:?}");
+    }
+    back()?;
+    node.wait(
+        "nothing is connected",
+        &format!("volattach disconnect {id} && ! volattach show {id}"),
+        Duration::from_secs(200),
+    )
+}
+
+/// A server that is silent at the connect, half-way through it, and from the disconnect on. Another one's volume comes and goes
+/// meanwhile.
+fn silent(lab: &Lab) -> Result<()> {
+    let node = &lab.node;
+    let ill = Server::start(lab, "ill", &[20])?;
+    let well = Server::empty(lab, "well", &[22])?;
+    well.volume(1, C, "", "volume C........")?;
+    // One that answers the daemon's question, and the kernel's no more: the kernel cannot be told to stop, so the connect is
+    // over when it has.
+    node.write("/tmp/mute.py", MUTE)?;
+    node.sh("systemd-run -q --unit=mute python3 /tmp/mute.py")?;
+    node.wait(
+        "a mute server",
+        "ss -ltn | grep -q :4421",
+        Duration::from_secs(60),
+    )?;
+    let agent = Agent::start(
+        node,
+        &format!("{CONFIG}connect_timeout = \"1s\"\nprobe_timeout = \"10s\"\n"),
+    )?;
+    let mut info = ill.info(B);
+    info["data"]["portals"] = json!([["10.99.0.1", 4421, "tcp"]]);
+    let mute = refused(agent.connect("c1", "v", &info, &[]), "SERVER_TIMEOUT");
+    node.sh("systemctl stop mute; rm /tmp/mute.py")?;
+    ensure!(mute?.message.contains("within 1 s"));
+    no_controllers(node)?;
+
+    // Its answer is waited for as long as need be for another server's volume to come and go, and for it to return.
+    let agent = Agent::start(node, &format!("{CONFIG}probe_timeout = \"2m\"\n"))?;
+    ill.verb("silence {}")?;
+    std::thread::scope(|scope| {
+        let connecting = scope.spawn(|| {
+            let (info, patient) = (ill.info(B), ["--timeout", "140"]);
+            agent.connect("c1", "v", &info, &patient)
+        });
+        let undisturbed = node
+            .wait(
+                "the call is under way",
+                "volattach show c1",
+                Duration::from_secs(60),
+            )
+            .and_then(|()| comes_and_goes(node, &agent, &well));
+        let waited = !connecting.is_finished();
+        ill.verb("unsilence {}")?;
+        let connected = connecting.join();
+        undisturbed?;
+        ensure!(waited, "a silent server was connected to");
+        connected.map_err(|_| anyhow::anyhow!("the connect panicked"))???;
+        anyhow::Ok(())
+    })?;
+
+    // The kernel has not noticed yet, and takes its time to.
+    ill.verb("silence {}")?;
+    std::thread::scope(|scope| {
+        let ending = scope.spawn(|| ended(node, &agent, "c1", || Ok(())));
+        let undisturbed = comes_and_goes(node, &agent, &well);
+        let ended = ending.join();
+        undisturbed?;
+        ended.map_err(|_| anyhow::anyhow!("the disconnect panicked"))?
+    })?;
+    no_controllers(node)?;
+    ill.verb("unsilence {}")?;
+    agent.attach("a1", "ill", &ill.info(B), &[])??;
+    ensure!(guest::sees(node, "ill")?.write == Ok(()));
+    agent.detach("a1")??;
+    no_controllers(node)
+}
+
+/// Answers the first connection's request (NVM Express TCP Transport Specification 1.0c, 3.6.2.3), and nothing after it.
+const MUTE: &[u8] = b"import socket
+listener = socket.create_server(('10.99.0.1', 4421))
+connections = []
+while True:
+    connections.append(listener.accept()[0])
+    if len(connections) == 1:
+        connections[0].recv(128)
+        connections[0].sendall(bytes([1, 0, 128, 0, 128]) + bytes(123))
+";
