@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use fakes::{DOMAIN, Fault, Guest, World, attach, by_root, connect, local, smb};
+use fakes::{DOMAIN, Fault, Guest, World, attach, by_root, connect, local, nvme, smb};
 use volattach::attach::{Engine, Error, Filter};
 use volattach::model::{Access, AccessSource, Attachment, AttachmentId, Reason, State};
 use volattach::reconcile;
@@ -154,6 +154,36 @@ async fn a_second_call_on_the_same_attachment_is_turned_away() {
     assert_eq!(reason(again), Reason::OperationInProgress);
     world.let_go("ua-v1");
     detach.await.unwrap().unwrap();
+    nothing_left(&world);
+}
+
+#[tokio::test]
+async fn a_targets_volume_is_not_shared_by_a_writer_and_a_reader() {
+    let world = World::new();
+    let engine = world.engine();
+    let shareable = |id: &str, info, access| {
+        let mut request = connect(id, "v1", info);
+        request.info.common.multiattach = true;
+        request.access = Some(access);
+        by_root(request)
+    };
+    use Access::{ReadOnly, ReadWrite};
+    let first = shareable("a1", nvme("v1"), ReadWrite);
+    engine.connect(first).await.unwrap();
+    let reader = engine.connect(shareable("a2", nvme("v1"), ReadOnly)).await;
+    assert_eq!(reason(reader), Reason::VolumeInUse);
+    let writer = shareable("a2", nvme("v1"), ReadWrite);
+    engine.connect(writer).await.unwrap();
+    // Two mounts of a share may differ.
+    for (id, access) in [("b1", ReadWrite), ("b2", ReadOnly)] {
+        let mut request = connect(id, "v2", smb("v2"));
+        request.info.common.multiattach = true;
+        request.access = Some(access);
+        engine.connect(by_root(request)).await.unwrap();
+    }
+    for id in ["a1", "a2", "b1", "b2"] {
+        engine.disconnect(by_root(self::id(id))).await.unwrap();
+    }
     nothing_left(&world);
 }
 

@@ -62,7 +62,7 @@ pub enum Error {
     /// Another attachment uses the volume.
     #[error(
         "volume {volume} is attached on this host already, as {other}: only read-only attachments, or those \
-         that both say shareable, may share a volume"
+         that both say shareable (and, of a target, have the same access), may share a volume"
     )]
     VolumeInUse {
         /// The volume.

@@ -144,10 +144,7 @@ impl Inner {
     async fn reserve(&self, new: &Record) -> Result<(), Error> {
         let _held = self.reserve.lock().await;
         let in_the_way = self.parts.journal.all().await?.into_iter().find(|other| {
-            other.id != new.id
-                && other.volume == new.volume
-                && !(other.shareable && new.shareable)
-                && !(other.access.access.is_read_only() && new.access.access.is_read_only())
+            other.id != new.id && other.volume == new.volume && !may_share(other, new)
         });
         if let Some(other) = in_the_way {
             return Err(Error::VolumeInUse {
@@ -159,4 +156,13 @@ impl Inner {
         self.tell(new);
         Ok(())
     }
+}
+
+/// Whether two attachments may have one volume. The device of a target's volume is read-only for the whole host or not at
+/// all.
+fn may_share(a: &Record, b: &Record) -> bool {
+    let same_access = a.access.access == b.access.access;
+    let read_only = same_access && a.access.access.is_read_only();
+    let one_device = a.host.target.is_some() && b.host.target.is_some();
+    read_only || a.shareable && b.shareable && (same_access || !one_device)
 }
