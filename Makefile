@@ -56,7 +56,7 @@ build: deps ## the optimised binaries, in target/release
 
 # `make build install` on a node; `make install DESTDIR=…` for a package; `profile=debug` takes what `cargo build` made.
 .PHONY: install
-install: ## binaries and systemd units beneath $(DESTDIR)/usr
+install: ## binaries and systemd units beneath $(DESTDIR)/usr, a setting of multipathd
 	install -D -m 755 -t $(DESTDIR)$(prefix)/sbin target/$(profile)/volattachd target/$(profile)/volattachd-worker
 	install -D -m 755 -t $(DESTDIR)$(prefix)/bin target/$(profile)/volattach
 	install -D -m 644 -t $(DESTDIR)$(prefix)/lib/systemd/system systemd/volattachd.socket
@@ -64,6 +64,7 @@ install: ## binaries and systemd units beneath $(DESTDIR)/usr
 	sed 's,/usr/sbin,$(prefix)/sbin,' systemd/volattachd.service \
 		>$(DESTDIR)$(prefix)/lib/systemd/system/volattachd.service
 	install -D -m 644 systemd/volattach.sysusers.conf $(DESTDIR)$(prefix)/lib/sysusers.d/volattach.conf
+	install -D -m 644 multipath/volattach.conf $(DESTDIR)/etc/multipath/conf.d/volattach.conf
 	install -d $(DESTDIR)$(prefix)/share/man/man1 $(DESTDIR)$(prefix)/share/man/man8
 	target/$(profile)/volattach man $(DESTDIR)$(prefix)/share/man/man1
 	target/$(profile)/volattachd --man >$(DESTDIR)$(prefix)/share/man/man8/volattachd.8

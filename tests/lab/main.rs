@@ -17,6 +17,7 @@ mod extend_test;
 mod fault_test;
 mod grpc_test;
 mod guest;
+mod iscsi_stale_test;
 mod iscsi_test;
 mod leftovers;
 mod nfs_servers;
@@ -68,6 +69,7 @@ const TESTS: &[&[Test]] = &[
     grpc_test::TESTS,
     unit_test::TESTS,
     iscsi_test::TESTS,
+    iscsi_stale_test::TESTS,
     nfs_test::TESTS,
     extend_test::TESTS,
     domains_test::TESTS,

@@ -1,5 +1,7 @@
 //! Taking a volume's disks down: the map, then the disks, then the sessions without any, each seen gone before the next.
 
+use std::time::Duration;
+
 use futures::future::join_all;
 use nix::errno::Errno;
 use tokio::time::Instant;
@@ -29,7 +31,9 @@ impl IscsiBackend {
             .as_ref()
             .and_then(|wwid| self.sysfs().map(wwid))
         {
-            Some(map) if self.sysfs().paths_of(&map).is_empty() => self.remove_map(&map).await,
+            Some(map) if self.sysfs().paths_of(&map).is_empty() => {
+                self.remove_map(&map, DEVICE).await
+            }
             _ => Ok(()),
         }
     }
@@ -47,7 +51,7 @@ impl IscsiBackend {
         match over.or(named) {
             Some(map) => {
                 self.flush(&map.block).await?;
-                self.remove_map(&map).await?;
+                self.remove_map(&map, DEVICE).await?;
             }
             None => {
                 for block in units.iter().filter_map(|(_, unit)| unit.block.as_deref()) {
@@ -78,7 +82,7 @@ impl IscsiBackend {
                 .as_deref()
                 .and_then(|block| self.sysfs().map_over(block))
             {
-                let _ = self.remove_map(&map).await;
+                let _ = self.remove_map(&map, DEVICE).await;
             }
             if let Err(error) = self.remove_unit(path, &unit).await {
                 tracing::warn!(error = %crate::model::chain(&error), "a disk is left for the disconnect");
@@ -106,15 +110,15 @@ impl IscsiBackend {
         }
     }
 
-    /// Has multipathd remove a map.
-    pub(super) async fn remove_map(&self, map: &Map) -> Result<(), BackendError> {
+    /// Has multipathd remove a map, which may be in use for so long.
+    pub(super) async fn remove_map(&self, map: &Map, within: Duration) -> Result<(), BackendError> {
         let busy = |why: String| BackendError::DeviceBusy {
             device: format!("the multipath map /dev/{} of {}", map.block, map.wwid),
             why,
         };
         // Without a path, it would keep what is written, and whoever waits for that, for as long as it queues.
         let _ = multipathd::ask(&format!("disablequeueing map {}", map.wwid)).await;
-        let until = Instant::now() + DEVICE;
+        let until = Instant::now() + within;
         // udev has a map open for a moment after it was made or changed.
         let asked = loop {
             let asked = multipathd::ask(&format!("del map {}", map.wwid)).await;

@@ -16,6 +16,9 @@ use crate::sys::worker::{Job, Reply, ScanJob, SysfsJob, WorkerError};
 /// How often the LUN is scanned for while it does not appear: the storage may map it a moment later.
 const SCAN: Duration = Duration::from_secs(1);
 
+/// How long udev may look at a leftover's map, which only somebody who has it open keeps longer.
+const LOOKED_AT: Duration = Duration::from_secs(2);
+
 /// A path that is there: its disk told who it is.
 pub(super) struct Found {
     /// Such as `sdb`.
@@ -76,7 +79,7 @@ impl IscsiBackend {
             && self.sysfs().paths_of(&map).is_empty()
         {
             // One that is open stays, without a path, until its volume is detached.
-            let _ = self.remove_map(&map).await;
+            let _ = self.remove_map(&map, LOOKED_AT).await;
         }
         Ok(None)
     }

@@ -33,6 +33,7 @@ const AUTHORIZATION: i32 = 24;
 const FATAL_LOGIN: i32 = 19;
 const TIMED_OUT: i32 = 8;
 const NO_DAEMON: i32 = 20;
+const DATABASE: i32 = 6;
 
 /// Logs in and out.
 #[derive(Debug, Clone)]
@@ -125,7 +126,7 @@ impl Initiator {
         let within = self.settings.login_timeout + SPARE;
         let portal = &path.portal;
         let args = ["-m", "node", "-T", &path.name, "-p", portal, "--login"];
-        let ended = exec::run("iscsiadm", &args, within).await;
+        let ended = iscsiadm(&args, within).await;
         if let Some(session) = self.session(path) {
             tracing::info!(
                 target = path.name,
@@ -215,7 +216,7 @@ impl Initiator {
     async fn logout(&self, path: &TargetPath, session: &Session) -> Result<(), BackendError> {
         let id = session.id.to_string();
         let args = ["-m", "session", "-r", &id, "--logout"];
-        let ended = exec::run("iscsiadm", &args, LOGOUT).await;
+        let ended = iscsiadm(&args, LOGOUT).await;
         let until = Instant::now() + Duration::from_secs(2);
         while self.session(path).is_some() {
             // Seen gone, not told.
@@ -256,6 +257,16 @@ impl Initiator {
             chap,
             login_timeout: self.settings.login_timeout.as_secs().max(1),
         }
+    }
+}
+
+/// Runs iscsiadm. The first two at the same time since the host's boot both make the directory of its lock, and the second fails
+/// (open-iscsi, usr/idbm.c: `idbm_lock`): it finds it the next time.
+async fn iscsiadm(args: &[&str], within: Duration) -> io::Result<Ended> {
+    let ended = exec::run("iscsiadm", args, within).await?;
+    match ended.code {
+        Some(DATABASE) => exec::run("iscsiadm", args, within).await,
+        _ => Ok(ended),
     }
 }
 

@@ -62,13 +62,13 @@ impl IscsiBackend {
         &self.initiator.sysfs
     }
 
-    /// The map over the paths, made if need be; its block device.
+    /// The map over the paths, made if need be: its block device, and whether it was there.
     async fn map(
         &self,
         plan: &TargetPlan,
         found: &[Found],
         wwid: &str,
-    ) -> Result<String, BackendError> {
+    ) -> Result<(String, bool), BackendError> {
         let within = self.initiator.settings.device_timeout;
         let until = Instant::now() + within;
         let path = &plan.paths[0];
@@ -76,6 +76,20 @@ impl IscsiBackend {
             volume: volume_at(path),
             why,
         };
+        let silent = |error| failed(format!("multipathd does not answer ({error}): start it"));
+        if !multipathd::rechecks().await.map_err(silent)? {
+            return Err(failed(
+                "multipathd would take a path back that leads to another volume by now: set recheck_wwid to yes in \
+                 /etc/multipath.conf or beneath /etc/multipath/conf.d, and have it read that (multipathd reconfigure)"
+                    .to_owned(),
+            ));
+        }
+        // One that multipathd has just made of new disks by itself is nobody's.
+        let old = self.sysfs().map(wwid).is_some_and(|map| {
+            let has = self.sysfs().paths_of(&map);
+            let mut old = found.iter().filter(|path| path.old);
+            old.any(|path| has.contains(&path.block))
+        });
         let mut next = Instant::now();
         let map = loop {
             if let Some(map) = self.sysfs().map(wwid) {
@@ -96,9 +110,7 @@ impl IscsiBackend {
                 for path in found {
                     multipathd::ask(&format!("add path {}", path.block))
                         .await
-                        .map_err(|error| {
-                            failed(format!("multipathd does not answer ({error}): start it"))
-                        })?;
+                        .map_err(silent)?;
                 }
                 let _ = multipathd::ask(&format!("add map {wwid}")).await;
                 next = Instant::now() + MAP;
@@ -119,10 +131,29 @@ impl IscsiBackend {
                 });
             }
         }
-        Ok(map.block)
+        Ok((map.block, old))
     }
 
-    /// Makes the device read-only as the attachment is; `found` are its paths.
+    /// Whether a disk that was verified still is that volume.
+    async fn verify(
+        &self,
+        plan: &TargetPlan,
+        path: &TargetPath,
+        block: &str,
+    ) -> Result<(), BackendError> {
+        let identity = self.identify(path, block).await?;
+        if Some(&identity) == plan.verified.as_ref() {
+            return Ok(());
+        }
+        Err(BackendError::DeviceIdentity {
+            volume: volume_at(path),
+            why: format!(
+                "/dev/{block} says {identity} now: the storage has put another volume there"
+            ),
+        })
+    }
+
+    /// Makes the device read-only as the attachment is; `old`: it was there.
     async fn protect(&self, plan: &HostPlan, block: &str, old: bool) -> Result<(), BackendError> {
         let read_only = self.sysfs().read_only(block);
         if plan.access == Access::ReadWrite {
@@ -192,10 +223,9 @@ impl IscsiBackend {
             return Err(worst(errors));
         };
         let wwid = self.agree(target, found)?;
-        let old = found.iter().any(|path| path.old);
-        let block = match several {
+        let (block, old) = match several {
             true => self.map(target, found, &wwid).await?,
-            false => first.block.clone(),
+            false => (first.block.clone(), first.old),
         };
         self.protect(plan, &block, old).await?;
         Ok(Connected {
@@ -420,25 +450,24 @@ impl Backend for IscsiBackend {
 
     async fn extend(&self, plan: &HostPlan) -> Result<u64, BackendError> {
         let target = target_of(plan)?;
-        for (path, unit) in self.units(target) {
-            let Some(block) = unit.block else { continue };
+        let disks = self.units(target).into_iter();
+        let disks: Vec<_> = disks
+            .filter_map(|(path, unit)| Some((path, unit.dir, unit.block?)))
+            .collect();
+        // All of them before the kernel reads any anew: else it would take the other volume's identity for the disk's own.
+        for (path, _, block) in &disks {
+            self.verify(target, path, block).await?;
+        }
+        for (path, dir, block) in &disks {
             let rescan = SysfsJob {
-                path: unit.dir.join("rescan"),
+                path: dir.join("rescan"),
                 value: "1".to_owned(),
             };
             self.workers
                 .run(Job::WriteSysfs(rescan), DEVICE)
                 .await
                 .map_err(mount::host(|| format!("rescan /dev/{block}")))?;
-            let identity = self.identify(path, &block).await?;
-            if Some(&identity) != target.verified.as_ref() {
-                return Err(BackendError::DeviceIdentity {
-                    volume: volume_at(path),
-                    why: format!(
-                        "/dev/{block} says {identity} now: the storage has put another volume there"
-                    ),
-                });
-            }
+            self.verify(target, path, block).await?;
         }
         if let Some(map) = target
             .verified

@@ -19,10 +19,32 @@ const ANSWER_MAX: usize = 64 * 1024;
 /// # Errors
 /// Where it does not run, or does not answer in time.
 pub(super) async fn ask(command: &str) -> io::Result<bool> {
-    let answer = tokio::time::timeout(WITHIN, exchange(SOCKET, command))
-        .await
-        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    let answer = answer(command).await?;
     Ok(answer.trim_end_matches(['\0', '\n']) == "ok")
+}
+
+/// Whether it asks a path that comes back who it is, and takes it out of its map where that is another volume (multipath.conf(5),
+/// `recheck_wwid`). Else reads of the map would come from either, without an error.
+///
+/// # Errors
+/// As of [`ask`].
+pub(super) async fn rechecks() -> io::Result<bool> {
+    answer("show config local").await.map(|it| all_recheck(&it))
+}
+
+/// Its configuration has the option in the defaults, and may have it for devices and for all of them.
+fn all_recheck(configuration: &str) -> bool {
+    let mut values = configuration
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("recheck_wwid "))
+        .peekable();
+    values.peek().is_some() && values.all(|value| value.trim_matches('"') == "yes")
+}
+
+async fn answer(command: &str) -> io::Result<String> {
+    tokio::time::timeout(WITHIN, exchange(SOCKET, command))
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
 async fn exchange(socket: &str, command: &str) -> io::Result<String> {
@@ -59,6 +81,15 @@ mod tests {
         });
         assert_eq!(exchange(&name, "del path").await.unwrap(), "ok\n\0");
         assert_eq!(served.await.unwrap(), b"del path\0");
+    }
+
+    #[test]
+    fn paths_are_rechecked_only_where_every_section_says_so() {
+        let yes = "defaults {\n\trecheck_wwid \"yes\"\n}\n";
+        let no = "overrides {\n\trecheck_wwid \"no\"\n}\n";
+        assert!(all_recheck(yes));
+        assert!(!all_recheck(&format!("{yes}{no}")));
+        assert!(!all_recheck("defaults {\n\tverbosity 2\n}\n"));
     }
 
     #[tokio::test]
