@@ -85,8 +85,10 @@ fn under_a_guest(lab: &Lab) -> Result<()> {
             qemu_reads(&lab.node, &old)? == head("vb"),
             "the lab does not show the fault"
         );
-        // Neither is it told apart no more once somebody has asked for its size.
         refused(agent.extend("a", 0)?, "DEVICE_IDENTITY")?;
+        // Somebody else on this host has the kernel look anew: now the kernel too says that it is the new one.
+        let disk = old.replace("/dev/", "/sys/block/");
+        lab.node.sh(&format!("echo 1 >{disk}/device/rescan"))?;
 
         // Another one was asked for. The old disk goes, so that nobody reads the new volume by it.
         let failure = refused(agent.attach("c", "vc", &of("vc")?, &[])?, "DEVICE_IDENTITY")?;

@@ -50,6 +50,7 @@ impl IscsiBackend {
             });
         }
         let (block, identity) = self.scan(path, &session, own).await?;
+        self.seen.block(self.sysfs(), &block, identity.clone());
         Ok(Found {
             block,
             old: false,
@@ -58,14 +59,14 @@ impl IscsiBackend {
         })
     }
 
-    /// Whether a disk found at the LUN is the one that was scanned there. One that is not would show its guest, or the
+    /// Whether a disk found at the LUN is the one that was first seen there. One that is not would show its guest, or the
     /// next, another volume: it is removed, also from under whoever uses it. Else this is who it is.
     async fn still_the_same(
         &self,
         path: &TargetPath,
         unit: &Unit,
     ) -> Result<Option<String>, BackendError> {
-        let scanned = unit.identity_at_scan();
+        let scanned = self.seen.unit(self.sysfs(), unit);
         let now = match &unit.block {
             Some(block) => self.identify(path, block).await.ok(),
             None => None,
@@ -73,7 +74,7 @@ impl IscsiBackend {
         if now.is_some() && now == scanned {
             return Ok(now);
         }
-        tracing::warn!(unit = %unit.dir.display(), ?scanned, ?now, "removing a leftover of another volume at this LUN");
+        tracing::warn!(unit = %unit.dir.display(), first = ?scanned, ?now, "removing a leftover of another volume at this LUN");
         self.remove_unit(path, unit).await?;
         if let Some(map) = scanned.and_then(|wwid| self.sysfs().map(&wwid))
             && self.sysfs().paths_of(&map).is_empty()

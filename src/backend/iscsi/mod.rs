@@ -14,6 +14,7 @@ mod disk;
 mod login;
 mod multipathd;
 mod record;
+mod seen;
 mod sysfs;
 
 use std::path::{Path, PathBuf};
@@ -30,6 +31,7 @@ use crate::model::{Access, HostPlan, ImageFormat, SourceKind, TargetPath, Target
 use crate::sys::worker::{Job, SysfsJob, Workers};
 use disk::Found;
 use login::{Initiator, POLL, at};
+use seen::FirstSeen;
 use sysfs::Sysfs;
 
 /// The name in connection info (`driver_volume_type`).
@@ -46,6 +48,7 @@ const MAP: Duration = Duration::from_millis(500);
 pub struct IscsiBackend {
     initiator: Initiator,
     workers: Workers,
+    seen: FirstSeen,
 }
 
 impl IscsiBackend {
@@ -55,6 +58,7 @@ impl IscsiBackend {
         Self {
             initiator: Initiator::new(settings, Sysfs::new("/sys".into())),
             workers,
+            seen: FirstSeen::default(),
         }
     }
 
@@ -420,6 +424,10 @@ impl Backend for IscsiBackend {
     async fn find(&self, plan: &HostPlan) -> Result<Presence, BackendError> {
         let target = target_of(plan)?;
         let units = self.units(target);
+        for (_, unit) in &units {
+            // Of those that an earlier process of this agent has made.
+            self.seen.unit(self.sysfs(), unit);
+        }
         let wanted = |block: &String| node(block) == plan.path;
         let present = target.verified.as_ref().is_some_and(|wwid| {
             let map = self.sysfs().map(wwid).map(|map| map.block);

@@ -113,6 +113,18 @@ impl Sysfs {
         list(&self.root.join("block").join(&map.block).join("slaves"))
     }
 
+    /// The number of a block device, which the kernel gives no other one until the next boot (Linux 5.15).
+    pub(super) fn sequence(&self, block: &str) -> Option<u64> {
+        let dir = self.root.join("block").join(block);
+        read(&dir, "diskseq").parse().ok()
+    }
+
+    /// Those of all block devices.
+    pub(super) fn sequences(&self) -> Vec<u64> {
+        let blocks = list(&self.root.join("block")).into_iter();
+        blocks.filter_map(|block| self.sequence(&block)).collect()
+    }
+
     /// Whether the kernel lets nobody write the block device.
     pub(super) fn read_only(&self, block: &str) -> bool {
         read(&self.root.join("block").join(block), "ro") == "1"
@@ -168,7 +180,7 @@ impl Session {
 }
 
 impl Unit {
-    /// The identity it had when it was scanned. Good for one thing: another one now says that it is another volume.
+    /// The identity it had when it was scanned last, by anybody. Good for one thing: another one now says that it is another volume.
     pub(super) fn identity_at_scan(&self) -> Option<String> {
         scsi::identity(&fs::read(self.dir.join("vpd_pg83")).ok()?)
     }

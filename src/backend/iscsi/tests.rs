@@ -18,6 +18,7 @@ fn backend(sys: &Path) -> IscsiBackend {
     IscsiBackend {
         initiator: Initiator::new(settings, Sysfs::new(sys.to_owned())),
         workers: Workers::from_executable(PathBuf::new()),
+        seen: FirstSeen::default(),
     }
 }
 

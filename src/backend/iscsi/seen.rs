@@ -1,0 +1,59 @@
+//! Who each disk was when this agent first saw it. The kernel forgets that as soon as anybody has it look at the disk anew: multipathd
+//! does so to a path that is another volume by now, os-brick and administrators to what has grown.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use super::sysfs::{Sysfs, Unit};
+
+/// Identities, by [`Sysfs::sequence`]. It does not outlive the daemon: then it is the kernel's word of that time.
+#[derive(Debug, Default)]
+pub(super) struct FirstSeen(Mutex<HashMap<u64, String>>);
+
+impl FirstSeen {
+    /// Who a disk was when it was first seen, which may be now.
+    pub(super) fn unit(&self, sysfs: &Sysfs, unit: &Unit) -> Option<String> {
+        let scanned = unit.identity_at_scan()?;
+        Some(match &unit.block {
+            Some(block) => self.block(sysfs, block, scanned),
+            None => scanned,
+        })
+    }
+
+    /// The same of a block device that says `now`.
+    pub(super) fn block(&self, sysfs: &Sysfs, block: &str, now: String) -> String {
+        let Some(number) = sysfs.sequence(block) else {
+            return now;
+        };
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(first) = seen.get(&number) {
+            return first.clone();
+        }
+        let there = sysfs.sequences();
+        seen.retain(|number, _| there.contains(number));
+        seen.insert(number, now.clone());
+        now
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_disk_stays_who_it_was_and_the_next_of_its_name_is_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("block/sda/diskseq");
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        let (sysfs, seen) = (Sysfs::new(dir.path().to_owned()), FirstSeen::default());
+        let see = |now: &str| seen.block(&sysfs, "sda", now.to_owned());
+        assert_eq!((see("x").as_str(), see("y").as_str()), ("x", "y"));
+        for (number, now, first) in [(1, "a", "a"), (1, "b", "a"), (2, "b", "b")] {
+            fs::write(&file, format!("{number}\n")).unwrap();
+            assert_eq!(see(now), first);
+        }
+        assert_eq!(seen.0.lock().unwrap().len(), 1);
+    }
+}
