@@ -1,11 +1,14 @@
 //! Volumes that their storage has grown, as the guest sees them.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 
 use super::{
     Lab, Test,
     agent::Agent,
     guest,
+    nfs_servers::NfsServer,
     process::quote,
     servers::{SmbServer, smb_info},
     targets::{Targets, iscsi_info, multipath_info},
@@ -19,6 +22,10 @@ pub(crate) const TESTS: &[Test] = &[
     Test {
         name: "extend_iscsi",
         run: iscsi,
+    },
+    Test {
+        name: "extend_nfs",
+        run: nfs,
     },
 ];
 
@@ -138,5 +145,28 @@ fn iscsi(lab: &Lab) -> Result<()> {
     guest::sees_bytes(node, "va", bytes)?;
     agent.detach("map")??;
     agent.disconnect("single")??;
+    Ok(())
+}
+
+/// The host's cache of the file's size must not outlive the growth.
+fn nfs(lab: &Lab) -> Result<()> {
+    let agent = Agent::start(&lab.node, "")?;
+    let server = NfsServer::start(&lab.node, "nas", 10, "rw", "")?;
+    server.volume("v.raw", "sixteen bytes...")?;
+    agent.attach("a1", "grows", &server.info("v.raw", ""), &[])??;
+    guest::sees_bytes(&lab.node, "grows", 8 * MIB)?;
+    for mebibytes in [10, 13] {
+        let path = quote(&server.path("v.raw"));
+        // The server must first have back what it delegated to the node: till then it is EAGAIN.
+        lab.node.wait(
+            "the file's growth",
+            &format!("truncate -s {mebibytes}M {path}"),
+            Duration::from_secs(30),
+        )?;
+        let bytes = mebibytes * MIB;
+        ensure!(agent.extend("a1", bytes)?? == bytes);
+        guest::sees_bytes(&lab.node, "grows", bytes)?;
+    }
+    agent.detach("a1")??;
     Ok(())
 }

@@ -20,6 +20,7 @@ mod guest;
 mod iscsi_stale_test;
 mod iscsi_test;
 mod leftovers;
+mod local_test;
 mod nfs_servers;
 mod nfs_test;
 mod node;
@@ -73,6 +74,7 @@ const TESTS: &[&[Test]] = &[
     nfs_test::TESTS,
     extend_test::TESTS,
     domains_test::TESTS,
+    local_test::TESTS,
     ad_test::TESTS,
     nvme_test::TESTS,
 ];

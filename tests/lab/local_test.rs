@@ -1,0 +1,92 @@
+//! Volumes of the node itself: a block device by the link that udev makes for it, and a file.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use super::{Lab, Test, agent::Agent, guest, node::Node};
+
+pub(crate) const TESTS: &[Test] = &[Test {
+    name: "local_device_and_file",
+    run: device_and_file,
+}];
+
+const MIB: u64 = 1 << 20;
+const HEAD: &str = "sixteen bytes...";
+
+/// A loop device over a file, and a link to it in a directory of its own; gone when this is dropped.
+struct Device<'node> {
+    node: &'node Node,
+}
+
+impl<'node> Device<'node> {
+    fn new(node: &'node Node) -> Result<Self> {
+        let device = Self { node };
+        node.sh(&format!(
+            "mkdir -p /srv/local/files /dev/lab-vg && cd /srv/local
+             for file in disk files/v.raw outside.raw; do printf %s '{HEAD}' >$file; truncate -s 8M $file; done
+             losetup -f disk && ln -s ..$(losetup -nO NAME -j disk | sed s,/dev,,) /dev/lab-vg/vol"
+        ))?;
+        Ok(device)
+    }
+}
+
+impl Drop for Device<'_> {
+    fn drop(&mut self) {
+        // Where it was not made there is nothing to remove.
+        let _ = self
+            .node
+            .sh("losetup -d $(readlink -f /dev/lab-vg/vol); rm -rf /dev/lab-vg /srv/local");
+    }
+}
+
+fn info(path: &str) -> Value {
+    json!({"driver_volume_type": "local", "data": {"device_path": path}})
+}
+
+/// Read-write and read-only, grown, and nothing that the deployer has not named.
+fn device_and_file(lab: &Lab) -> Result<()> {
+    let node = &lab.node;
+    let agent = Agent::start(
+        node,
+        "[local]\nroots = [\"/dev/lab-vg\", \"/srv/local/files\"]\n",
+    )?;
+    let _device = Device::new(node)?;
+    agent.attach("a1", "device", &info("/dev/lab-vg/vol"), &[])??;
+    let file = info("/srv/local/files/v.raw");
+    agent.attach("a2", "file", &file, &["--access", "ro"])??;
+    let disk = guest::sees(node, "device")?;
+    ensure!(
+        disk.head == guest::hex(HEAD) && disk.write == Ok(()),
+        "{disk:?}"
+    );
+    let disk = guest::sees(node, "file")?;
+    ensure!(
+        disk.head == guest::hex(HEAD) && disk.read_only && disk.write.is_err(),
+        "{disk:?}"
+    );
+
+    node.sh("truncate -s 12M /srv/local/disk && losetup -c $(readlink -f /dev/lab-vg/vol)")?;
+    ensure!(agent.extend("a1", 12 * MIB)?? == 12 * MIB);
+    guest::sees_bytes(node, "device", 12 * MIB)?;
+    for id in ["a1", "a2"] {
+        agent.detach(id)??;
+    }
+    let written = node.sh(&format!(
+        "tail -c +{} /srv/local/disk | head -c 24",
+        guest::WRITTEN_AT + 1
+    ))?;
+    ensure!(written == "volattach-guest-was-here", "{written:?}");
+
+    for (path, reason) in [
+        ("/srv/local/outside.raw", "VOLUME_PATH_UNSAFE"),
+        ("/srv/local/files/../outside.raw", "VOLUME_PATH_UNSAFE"),
+        ("/dev/vda", "VOLUME_PATH_UNSAFE"),
+        ("/srv/local/files/none", "VOLUME_NOT_FOUND"),
+        ("/dev/lab-vg/none", "VOLUME_NOT_FOUND"),
+    ] {
+        let refused = agent.attach("a3", "refused", &info(path), &[])?.err();
+        let refused = refused.with_context(|| format!("{path} was attached"))?;
+        ensure!(refused.reason == reason, "{path}: {refused:?}");
+    }
+    Ok(())
+}
