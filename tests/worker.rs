@@ -59,7 +59,7 @@ async fn a_file_is_opened_as_the_user_that_is_named() {
     }
     std::os::unix::fs::chown(dir.path().join("group"), None, Some(nobody)).unwrap();
     let look = async |uid, name: &str, write| {
-        let user = RunAs { uid, gid: uid };
+        let user = RunAs::of_this_host(uid, uid);
         let job = inspect_as(user, dir.path(), name, write);
         match workers().run(job, DEADLINE).await {
             Ok(_) => Ok(()),

@@ -11,7 +11,7 @@ use crate::sys::worker::{InspectJob, RunAs};
 ///
 /// # Errors
 /// Where the plan's path is not beneath its root.
-pub(super) fn job(plan: &HostPlan, user: Option<RunAs>) -> Result<InspectJob, BackendError> {
+pub(super) fn job(plan: &HostPlan, user: Option<&RunAs>) -> Result<InspectJob, BackendError> {
     let relative = plan
         .path
         .strip_prefix(&plan.root)
@@ -26,7 +26,7 @@ pub(super) fn job(plan: &HostPlan, user: Option<RunAs>) -> Result<InspectJob, Ba
         write: plan.access == Access::ReadWrite,
         head,
         tail,
-        user,
+        user: user.cloned(),
     })
 }
 
@@ -94,7 +94,7 @@ pub(super) fn judge(plan: &HostPlan, found: &Found) -> Result<(), BackendError> 
 /// What it means that a volume could not be looked at: as whom, which step failed, and with which error.
 pub(super) fn failure(
     plan: &HostPlan,
-    user: Option<RunAs>,
+    user: Option<&RunAs>,
     step: &str,
     errno: Errno,
 ) -> BackendError {
@@ -124,7 +124,7 @@ pub(super) fn failure(
             path,
             mode: mode(plan.access),
             why: match user {
-                Some(RunAs { uid, gid }) if errno == Errno::EACCES => format!(
+                Some(RunAs { uid, gid, .. }) if errno == Errno::EACCES => format!(
                     "the user that QEMU runs as (uid {uid}, gid {gid}) may not (EACCES), whatever root \
                      may: on the server, give it the file and a way through the folders above (chown, \
                      chmod), or export them with all_squash,anonuid={uid},anongid={gid}"
@@ -221,8 +221,9 @@ mod tests {
         let user = RunAs {
             uid: 64055,
             gid: 108,
+            groups: vec![108],
         };
-        let error = failure(&plan(ImageFormat::Raw), Some(user), "open", Errno::EACCES);
+        let error = failure(&plan(ImageFormat::Raw), Some(&user), "open", Errno::EACCES);
         assert_eq!(error.reason(), Reason::VolumeUnreadable);
         let message = error.to_string();
         assert!(

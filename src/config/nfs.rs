@@ -41,6 +41,8 @@ impl Nfs {
 fn built_in() -> Vec<MountOption> {
     vec![
         option("port", "2049"), // named, or the kernel asks the server's portmapper for version 3's
+        // Not what the server would have: the kernel asks it for that at each mount, and modprobe for modules that it has.
+        option("sec", "sys"),
         // `hard` waits for the server without end. QEMU's direct writes tell the guest of an error, and lose nothing
         // silently, which is what `soft` is warned of in nfs(5).
         flag("softerr"),

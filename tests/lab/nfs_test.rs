@@ -237,6 +237,14 @@ fn refusals(lab: &Lab) -> Result<()> {
             "MOUNT_OPTION_REFUSED",
         )?;
     }
+    let guarded = NfsServer::start(&lab.node, "guarded", 12, "rw,sec=krb5", "")?;
+    guarded.volume("v.raw", HEAD)?;
+    let told = refused(
+        &guarded.info("v.raw", ""),
+        "Kerberos alone",
+        "LOGON_FAILURE",
+    )?;
+    ensure!(told.message.contains("sec=krb5"), "{told:?}");
     refused(
         &server.info("v.raw", "vers=3"),
         "not allowed here",

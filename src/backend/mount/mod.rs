@@ -139,7 +139,7 @@ impl Mounter {
 
     /// Inspects the volume of a mounted share, and gives its size in bytes.
     pub(in crate::backend) async fn inspect(&self, plan: &HostPlan) -> Result<u64, BackendError> {
-        inspect(&self.workers, plan, self.user).await
+        inspect(&self.workers, plan, self.user.as_ref()).await
     }
 
     /// Unmounts everything on and beneath the mount point, and removes it. Nothing there is success.
@@ -221,13 +221,13 @@ impl Mounter {
                 });
                 let worker = started.take().unwrap_or_else(|| self.workers.start());
                 let mut worker = worker.map_err(host(|| "start a worker".to_owned()))?;
-                let jobs = [job, Job::Inspect(file::job(plan, self.user)?)];
+                let jobs = [job, Job::Inspect(file::job(plan, self.user.as_ref())?)];
                 match mount_one(&mut worker, &jobs, share, mount, address, &offer).await {
                     Ok(()) => {
                         tracing::info!(source = mount.source, %address, vers = %offer, mount_point = %mount.target.display(), "mounted");
                         check(mount, plan.access)?;
                         let reply = worker.reply(INSPECT_TIMEOUT).await;
-                        return found(plan, self.user, reply).map(drop);
+                        return found(plan, self.user.as_ref(), reply).map(drop);
                     }
                     Err(Meaning::Final(error)) => return Err(error),
                     Err(Meaning::OtherVersion(error)) => refused = Some(error),
@@ -301,7 +301,7 @@ fn check(mount: &MountPlan, access: Access) -> Result<(), BackendError> {
 pub(in crate::backend) async fn inspect(
     workers: &Workers,
     plan: &HostPlan,
-    user: Option<RunAs>,
+    user: Option<&RunAs>,
 ) -> Result<u64, BackendError> {
     let job = Job::Inspect(file::job(plan, user)?);
     found(plan, user, workers.run(job, INSPECT_TIMEOUT).await)
@@ -310,7 +310,7 @@ pub(in crate::backend) async fn inspect(
 /// Judges what a worker found of the volume, and gives its size in bytes.
 fn found(
     plan: &HostPlan,
-    user: Option<RunAs>,
+    user: Option<&RunAs>,
     reply: Result<Reply, WorkerError>,
 ) -> Result<u64, BackendError> {
     match reply {

@@ -47,6 +47,11 @@ pub(super) fn meaning(
             "it does not export this path to this host's address, or not with sec=sys (EACCES): check \
              its exports (exportfs -v)",
         ),
+        // NFS4ERR_WRONGSEC (fs/nfs/nfs4proc.c, nfs4_map_errors).
+        Errno::EPERM => refused(
+            "it does not take this export's callers with the sec= that was asked for (EPERM): ask for another, as in \
+             sec=krb5, in the connection info or the configuration; unless the daemon itself lacks CAP_SYS_ADMIN",
+        ),
         Errno::ENOKEY | Errno::EKEYEXPIRED | Errno::EKEYREVOKED | Errno::EKEYREJECTED => refused(
             "there are no valid Kerberos credentials for the server: check that rpc.gssd runs here, \
              with a keytab or a ticket",

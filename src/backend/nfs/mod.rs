@@ -41,13 +41,10 @@ pub struct NfsBackend {
 }
 
 impl NfsBackend {
-    /// Mounts beneath `mount_base`, in directories named under the host's key. Touches nothing.
+    /// Mounts beneath `mount_base`, in directories named under the host's key. Looks up the groups of the user that QEMU runs as.
     #[must_use]
     pub fn new(settings: config::Nfs, mount_base: PathBuf, key: HostKey, workers: Workers) -> Self {
-        let user = RunAs {
-            uid: settings.shares.uid,
-            gid: settings.shares.gid,
-        };
+        let user = RunAs::of_this_host(settings.shares.uid, settings.shares.gid);
         Self {
             settings,
             mount_base,

@@ -44,7 +44,7 @@ fn a_plan_names_what_takes_it_down() {
     assert_eq!(mount.source, "[fd00::5]:/exp");
     assert_eq!(
         mount.options,
-        "ro,nosuid,nodev,noexec,nosymfollow,vers=4.2,addr=fd00::5,proto=tcp6,port=2049,softerr,timeo=100,\
+        "ro,nosuid,nodev,noexec,nosymfollow,vers=4.2,addr=fd00::5,proto=tcp6,port=2049,sec=sys,softerr,timeo=100,\
          retrans=2,nolock,rsize=65536,nosharecache"
     );
     let words = backend.describe(&info, &plan);
@@ -100,7 +100,7 @@ fn version_3_is_told_where_its_mountd_is() {
     assert_eq!(export.mount_port(), Some(99));
     assert_eq!(
         export.data("10.0.0.5", Version::V3, Some(20_048)).unwrap(),
-        "vers=3,addr=10.0.0.5,proto=tcp,mountaddr=10.0.0.5,mountproto=tcp,mountport=20048,port=2049,softerr,\
+        "vers=3,addr=10.0.0.5,proto=tcp,mountaddr=10.0.0.5,mountproto=tcp,mountport=20048,port=2049,sec=sys,softerr,\
          timeo=100,retrans=2,nolock,nosharecache"
     );
     let newer = export.data("10.0.0.5", Version::V4(2), None).unwrap();
@@ -176,7 +176,7 @@ fn mount_errors_are_told_in_words() {
     next version: PROTOCOL_VERSION: cannot agree on a protocol version with the server files (offered 4.2): the kernel and the server found no common ground at the mount itself (EPROTONOSUPPORT): this host's kernel may lack that version
     MOUNT_OPTION_INVALID: cannot mount files:/exp with these options: the kernel refuses one of them (EINVAL) and may tell which in its log (dmesg)
     LOGON_FAILURE: the server refuses this host access to files:/exp: there are no valid Kerberos credentials for the server: check that rpc.gssd runs here, with a keytab or a ticket
-    MOUNT_FAILED: cannot mount files:/exp on "/mnt/x": this process may not mount (EPERM): it needs CAP_SYS_ADMIN, and a confinement that lets mount(2) through
+    LOGON_FAILURE: the server refuses this host access to files:/exp: it does not take this export's callers with the sec= that was asked for (EPERM): ask for another, as in sec=krb5, in the connection info or the configuration; unless the daemon itself lacks CAP_SYS_ADMIN
     MOUNT_FAILED: cannot mount files:/exp on "/mnt/x": this kernel has no nfs (ENODEV): load or install that module
     MOUNT_FAILED: cannot mount files:/exp on "/mnt/x": the mount point is busy (EBUSY)
     MOUNT_FAILED: cannot mount files:/exp on "/mnt/x": i/o error (EIO); the kernel's log (dmesg) may tell more

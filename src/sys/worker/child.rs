@@ -1,6 +1,5 @@
 //! The worker's own side: confine itself, read the jobs, do them, reply to each, end.
 
-use std::ffi::CString;
 use std::io::{Read, Write};
 use std::process::ExitCode;
 
@@ -9,7 +8,7 @@ use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
-use nix::unistd::{Gid, Uid, User, initgroups, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use zeroize::Zeroizing;
 
 use super::{InspectJob, JOBS_MAX, Job, Reply, RunAs, ScanJob, SysfsJob};
@@ -79,16 +78,13 @@ fn capabilities(job: &Job) -> &'static [Capability] {
 }
 
 /// Becomes another user for good, with all of its groups. All capabilities go with root.
-fn run_as(user: RunAs) -> Result<(), Errno> {
+fn run_as(user: &RunAs) -> Result<(), Errno> {
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     if uid == Uid::effective() {
         return Ok(());
     }
-    let name = User::from_uid(uid)?.and_then(|user| CString::new(user.name).ok());
-    match name {
-        Some(name) => initgroups(&name, gid)?,
-        None => setgroups(&[gid])?,
-    }
+    let groups: Vec<_> = user.groups.iter().copied().map(Gid::from_raw).collect();
+    setgroups(&groups)?;
     setresgid(gid, gid, gid)?;
     setresuid(uid, uid, uid)?;
     // The kernel forgets both with the old user (kernel/cred.c, commit_creds).
@@ -135,6 +131,7 @@ fn run(job: &Job) -> Reply {
             .map_err(|errno| ("unmount", errno)),
         Job::Inspect(job) => job
             .user
+            .as_ref()
             .map_or(Ok(()), run_as)
             .map_err(|errno| ("become the user that QEMU runs as", errno))
             .and_then(|()| {

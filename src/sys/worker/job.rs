@@ -1,8 +1,10 @@
 //! What goes through a worker's pipes: a list of jobs in, a reply to each out, as lines of JSON.
 
+use std::ffi::CString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use nix::unistd::{Gid, Uid, User, getgrouplist};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
@@ -75,14 +77,34 @@ pub struct InspectJob {
     pub user: Option<RunAs>,
 }
 
-/// A user of this host, with its supplementary groups where the host knows any.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// A user to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunAs {
     /// Its number.
     pub uid: u32,
     /// Its group's.
     pub gid: u32,
+    /// All groups that it is in.
+    pub groups: Vec<u32>,
+}
+
+impl RunAs {
+    /// A user of this host with its supplementary groups, where the host knows any. A look into the user database is too
+    /// slow for a worker, which would do it at every volume.
+    #[must_use]
+    pub fn of_this_host(uid: u32, gid: u32) -> Self {
+        let known = User::from_uid(Uid::from_raw(uid)).ok().flatten();
+        let groups = known
+            .and_then(|user| CString::new(user.name).ok())
+            .and_then(|name| getgrouplist(&name, Gid::from_raw(gid)).ok())
+            .map(|groups| groups.into_iter().map(Gid::as_raw).collect());
+        Self {
+            uid,
+            gid,
+            groups: groups.unwrap_or_else(|| vec![gid]),
+        }
+    }
 }
 
 /// Which SCSI disk is to appear, and how it is to be opened.
