@@ -8,6 +8,7 @@ use super::{
     agent::Agent,
     guest::{self, Second},
     nfs_servers::NfsServer,
+    nvme_servers::{A, B, NvmeServer},
     servers::{SmbServer, smb_info},
     targets::{Targets, head_hex, iscsi_info},
 };
@@ -44,6 +45,7 @@ fn two_domains(lab: &Lab) -> Result<()> {
     nfs.volume("two.raw", "nfs-volume-two..")?;
     let targets = Targets::new(node, &["lun1", "lun2"])?;
     targets.target("t", &[21], &[(1, "lun1"), (2, "lun2")])?;
+    let subsystem = NvmeServer::start(node, "subsystem", &[22])?;
     let by_smb = |name| smb_info(&smb, "vols", name, "-o username=alice,password=secret");
 
     for pair in [
@@ -73,6 +75,16 @@ fn two_domains(lab: &Lab) -> Result<()> {
             info: [iscsi_info(21, "t", 1), iscsi_info(21, "t", 2)],
             heads: [head_hex("lun1"), head_hex("lun2")],
             count: "ls /sys/class/iscsi_session | wc -l",
+        },
+        Pair {
+            what: "one NVMe controller",
+            volumes: ["nvme-1", "nvme-2"],
+            info: [subsystem.info(A), subsystem.info(B)],
+            heads: [
+                guest::hex("volume A........"),
+                guest::hex("volume B........"),
+            ],
+            count: "ls /sys/class/nvme | wc -l",
         },
     ] {
         let connections = || -> Result<String> { Ok(node.sh(pair.count)?.trim().to_owned()) };

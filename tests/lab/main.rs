@@ -24,6 +24,7 @@ mod local_test;
 mod nfs_servers;
 mod nfs_test;
 mod node;
+mod nvme_servers;
 mod nvme_test;
 mod process;
 mod qemu;
