@@ -209,6 +209,17 @@ fn refusals(lab: &Lab) -> Result<()> {
     let silent = try_with("vol_uuid", json!(A), info(), "SERVER_TIMEOUT");
     server.verb("unsilence {}")?;
     silent?;
+    // A device that the host itself uses is not taken away.
+    let connected = agent.connect("c1", "v", &info(), &[])??;
+    node.sh(&format!(
+        "dmsetup create held --table '0 8 linear {} 0'",
+        text(&connected, "host_path")
+    ))?;
+    let held = refused(agent.disconnect("c1"), "DEVICE_BUSY");
+    node.sh("dmsetup remove --retry held")?;
+    ensure!(held?.message.contains("lsblk"));
+    agent.disconnect("c1")??;
+    no_controllers(node)?;
     swapped(node, &agent, &server)
 }
 

@@ -17,6 +17,19 @@ use crate::sys::worker::{Job, SysfsJob, WorkerError};
 /// module nvme-core's `admin_timeout`); with a keep-alive of 5 s some 8 s were seen.
 const DEADLINE: Duration = Duration::from_secs(75);
 
+/// Who uses a device besides guests.
+#[derive(Debug, PartialEq, Eq)]
+enum Use {
+    /// Nobody.
+    None,
+    /// This host: it is mounted, or part of another device.
+    ByHost,
+}
+
+fn busy(device: String, why: String) -> BackendError {
+    BackendError::DeviceBusy { device, why }
+}
+
 impl NvmeBackend {
     /// Writes out what is cached of the volume; the last user of the subsystem ends its controllers too.
     pub(super) async fn release(&self, plan: &HostPlan, last: bool) -> Result<(), BackendError> {
@@ -24,24 +37,27 @@ impl NvmeBackend {
         let nqn = nqn(target)?;
         let blocks = self.blocks(nqn).await?;
         let own = |block: &&Block| target.verified.as_ref() == Some(&block.wwid);
-        if let Some(block) = blocks.iter().find(own) {
-            self.flush(block)
-                .await
-                .map_err(|why| BackendError::DeviceBusy {
-                    device: format!("/dev/{}", block.name),
-                    why,
-                })?;
+        if let Some(block) = blocks.iter().find(own)
+            && self.flush(block).await? == Use::ByHost
+        {
+            return Err(busy(
+                format!("/dev/{}", block.name),
+                format!(
+                    "this host itself uses it (EBUSY), such as for a mounted file system or LVM: find it with lsblk /dev/{}, \
+                     end its use, and try again",
+                    block.name
+                ),
+            ));
         }
         if !last {
             return Ok(());
         }
         // What others than volattach use of the subsystem needs its controllers.
         for block in blocks.iter().filter(|block| !own(block)) {
-            if let Err(why) = self.flush(block).await {
+            if self.flush(block).await? == Use::ByHost {
                 tracing::warn!(
                     device = block.name,
-                    why,
-                    "the controllers stay: another namespace is in use"
+                    "the controllers stay: this host itself uses another namespace"
                 );
                 return Ok(());
             }
@@ -49,25 +65,24 @@ impl NvmeBackend {
         self.end_controllers(target, nqn).await
     }
 
-    /// Writes out what is cached of a device, which must be nobody's; else why it is not.
-    async fn flush(&self, block: &Block) -> Result<(), String> {
+    /// Writes out what is cached of a device, if it is nobody's.
+    async fn flush(&self, block: &Block) -> Result<Use, BackendError> {
         let device = Path::new(DEVICES).join(&block.name);
         match self.workers.run(Job::Flush(device), INSPECT_TIMEOUT).await {
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(Use::None),
             Err(WorkerError::Failed {
                 errno: Errno::EBUSY,
                 ..
-            }) => Err(format!(
-                "this host itself uses it (EBUSY), such as for a mounted file system or LVM: find it with lsblk /dev/{}, \
-                 end its use, and try again",
-                block.name
-            )),
+            }) => Ok(Use::ByHost),
             // It went away meanwhile.
             Err(WorkerError::Failed {
                 errno: Errno::ENOENT | Errno::ENXIO | Errno::ENODEV,
                 ..
-            }) => Ok(()),
-            Err(error) => Err(format!("{error}; try again when its server answers")),
+            }) => Ok(Use::None),
+            Err(error) => Err(busy(
+                format!("/dev/{}", block.name),
+                format!("{error}; try again when its server answers"),
+            )),
         }
     }
 
@@ -86,13 +101,13 @@ impl NvmeBackend {
             let names: Vec<&str> = names.map(String::as_str).collect();
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(BackendError::DeviceBusy {
-                    device: names.join(", "),
-                    why: format!(
+                return Err(busy(
+                    names.join(", "),
+                    format!(
                         "the kernel has not let go within {} s: its server is silent; it goes on by itself, try again then",
                         DEADLINE.as_secs()
                     ),
-                });
+                ));
             }
             let ends = controllers
                 .iter()
@@ -130,10 +145,7 @@ impl NvmeBackend {
                 }
                 | WorkerError::Deadline { .. },
             ) => Ok(()),
-            Err(error) => Err(BackendError::DeviceBusy {
-                device: controller.name.clone(),
-                why: error.to_string(),
-            }),
+            Err(error) => Err(busy(controller.name.clone(), error.to_string())),
         }
     }
 }
