@@ -62,7 +62,7 @@ struct SgIoHdr {
 /// no identity of its own.
 ///
 /// # Errors
-/// open(2)'s; `EIO` where the device does not answer, or with an error: an unmapped LUN does so.
+/// open(2)'s; `EIO` where the device answers with an error, as an unmapped LUN does; `ETIMEDOUT` where it does not answer.
 pub fn identify(device: &Path) -> Result<Option<String>, Failed> {
     let file = open(device, 0)?;
     let page = inquire(&file, 0x83).map_err(|errno| ("ask who it is", errno))?;
@@ -173,16 +173,39 @@ fn inquire(file: &File, page: u8) -> Result<Vec<u8>, Errno> {
     let mut answer = vec![0; usize::from(PAGE_MAX)];
     let mut sense = [0; 32];
     let mut header = SgIoHdr {
-        interface_id: libc::c_int::from(b'S'),
         dxfer_direction: SG_DXFER_FROM_DEV,
         cmd_len: command.len() as libc::c_uchar,
         mx_sb_len: sense.len() as libc::c_uchar,
-        iovec_count: 0,
         dxfer_len: libc::c_uint::from(PAGE_MAX),
         dxferp: answer.as_mut_ptr().cast(),
         cmdp: command.as_mut_ptr(),
         sbp: sense.as_mut_ptr(),
         timeout: ANSWER_MS,
+        ..header()
+    };
+    // SAFETY: the header is laid out as the kernel's, and its three pointers are to buffers of the lengths it gives, which
+    // outlive the call.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), SG_IO, &raw mut header) };
+    Errno::result(result)?;
+    check(&header)?;
+    let missing = usize::try_from(header.resid).unwrap_or(0);
+    answer.truncate(answer.len().saturating_sub(missing));
+    Ok(answer)
+}
+
+/// A request for nothing.
+fn header() -> SgIoHdr {
+    SgIoHdr {
+        interface_id: libc::c_int::from(b'S'),
+        dxfer_direction: 0,
+        cmd_len: 0,
+        mx_sb_len: 0,
+        iovec_count: 0,
+        dxfer_len: 0,
+        dxferp: std::ptr::null_mut(),
+        cmdp: std::ptr::null_mut(),
+        sbp: std::ptr::null_mut(),
+        timeout: 0,
         flags: 0,
         pack_id: 0,
         usr_ptr: std::ptr::null_mut(),
@@ -195,18 +218,20 @@ fn inquire(file: &File, page: u8) -> Result<Vec<u8>, Errno> {
         resid: 0,
         duration: 0,
         info: 0,
-    };
-    // SAFETY: the header is laid out as the kernel's, and its three pointers are to buffers of the lengths it gives, which
-    // outlive the call.
-    let result = unsafe { libc::ioctl(file.as_raw_fd(), SG_IO, &raw mut header) };
-    Errno::result(result)?;
-    // SG_INFO_OK_MASK, scsi/sg.h: any bit of it is an error of the device, the host or the driver.
-    if header.info & 1 != 0 || header.status != 0 || header.host_status != 0 {
-        return Err(Errno::EIO);
     }
-    let missing = usize::try_from(header.resid).unwrap_or(0);
-    answer.truncate(answer.len().saturating_sub(missing));
-    Ok(answer)
+}
+
+/// Whether the device answered, and without an error.
+fn check(header: &SgIoHdr) -> Result<(), Errno> {
+    if header.host_status != 0 {
+        // One of the host adapter's own (DID_*, scsi/scsi_status.h): no answer of the device's came.
+        return Err(Errno::ETIMEDOUT);
+    }
+    // SG_INFO_OK_MASK, scsi/sg.h: an error of the device or the driver.
+    match header.info & 1 != 0 || header.status != 0 {
+        true => Err(Errno::EIO),
+        false => Ok(()),
+    }
 }
 
 /// The identity in a device identification page (SPC-5 7.7.6), as multipathd and scsi_id(8) spell it: the designator's type as
@@ -316,6 +341,23 @@ mod tests {
             (vec![], None),
         ] {
             assert_eq!(identity(&page(&designators)).as_deref(), expected);
+        }
+    }
+
+    #[test]
+    fn no_answer_is_not_the_devices_own_error() {
+        let header = |status, host_status, info| SgIoHdr {
+            status,
+            host_status,
+            info,
+            ..header()
+        };
+        assert_eq!(check(&header(0, 0, 0)), Ok(()));
+        // A check condition.
+        assert_eq!(check(&header(2, 0, 1)), Err(Errno::EIO));
+        // DID_NO_CONNECT, DID_TIME_OUT, DID_TRANSPORT_DISRUPTED, DID_TRANSPORT_FAILFAST.
+        for host in [1, 3, 14, 15] {
+            assert_eq!(check(&header(0, host, 1)), Err(Errno::ETIMEDOUT));
         }
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use tokio::time::Instant;
 
 use super::login::Gate;
@@ -68,7 +69,11 @@ impl IscsiBackend {
     ) -> Result<Option<String>, BackendError> {
         let scanned = self.seen.unit(self.sysfs(), unit);
         let now = match &unit.block {
-            Some(block) => self.identify(path, block).await.ok(),
+            Some(block) => match self.identify(path, block).await {
+                // It may be the same: whoever uses it is to have it when its target answers again.
+                Err(error @ BackendError::ServerLost { .. }) => return Err(error),
+                told => told.ok(),
+            },
             None => None,
         };
         if now.is_some() && now == scanned {
@@ -98,6 +103,13 @@ impl IscsiBackend {
         loop {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
+                if !session.logged_in() {
+                    return Err(BackendError::ServerLost {
+                        path: by_path(path),
+                        why: "this host's session there broke while the LUN was looked for"
+                            .to_owned(),
+                    });
+                }
                 return Err(BackendError::DeviceNotFound {
                     volume: volume_at(path),
                     within,
@@ -187,6 +199,13 @@ fn some(path: &TargetPath, block: &str, identity: Option<String>) -> Result<Stri
 /// Why a disk did not tell who it is.
 fn silent(path: &TargetPath, disk: &str, error: WorkerError) -> BackendError {
     match error {
+        WorkerError::Failed {
+            step,
+            errno: Errno::ETIMEDOUT,
+        } => BackendError::ServerLost {
+            path: by_path(path),
+            why: format!("cannot {step}, of {disk}: ETIMEDOUT"),
+        },
         WorkerError::Failed { step, errno } => BackendError::DeviceIdentity {
             volume: volume_at(path),
             why: format!(

@@ -4,6 +4,8 @@ use std::os::unix::fs::symlink;
 use std::sync::Arc;
 
 use super::*;
+use nix::errno::Errno;
+
 use crate::connection::ConnectionInfo;
 use crate::model::Reason;
 
@@ -234,4 +236,49 @@ fn paths_must_agree_with_each_other_and_with_what_was_asked_for() {
     assert!(error.to_string().contains("must be"), "{error}");
     target.expected = None;
     assert_eq!(backend.agree(&target, &other).unwrap(), WWID);
+}
+
+/// A worker that gives one answer to every job, and keeps a log of the jobs.
+fn worker(dir: &Path, reply: &str) -> Workers {
+    let executable = dir.join("worker");
+    let script = format!("cat >>{}; echo '{reply}'", dir.join("jobs").display());
+    // By another process: while this one had it open for writing, whatever another test starts would have it open too, and it
+    // could not be run (ETXTBSY).
+    let mut write = std::process::Command::new("sh");
+    write.args([
+        "-c",
+        "printf '#!/bin/sh\\n%s\\n' \"$1\" >\"$2\" && chmod +x \"$2\"",
+        "sh",
+    ]);
+    assert!(
+        write
+            .arg(script)
+            .arg(&executable)
+            .status()
+            .unwrap()
+            .success()
+    );
+    Workers::from_executable(executable)
+}
+
+#[tokio::test]
+async fn a_disk_of_a_silent_target_is_no_leftover() {
+    let single = info(r#""target_portal":"10.0.0.1","target_iqn":"iqn.a","target_lun":3"#);
+    for (errno, reason, removed) in [
+        (Errno::ETIMEDOUT, Reason::ServerTimeout, false),
+        (Errno::EIO, Reason::Internal, true),
+    ] {
+        let kernel = kernel();
+        let reply = format!(r#"{{"failed":{{"step":"ask","errno":{}}}}}"#, errno as i32);
+        let backend = IscsiBackend {
+            workers: worker(kernel.path(), &reply),
+            ..backend(kernel.path())
+        };
+        let plan = backend.plan(&single, Access::ReadOnly).unwrap();
+        let error = backend.connect(&plan, &single).await.unwrap_err();
+        assert_eq!(error.reason(), reason, "{error}");
+        let jobs = fs::read_to_string(kernel.path().join("jobs")).unwrap();
+        assert!(jobs.contains("identify"), "{jobs}");
+        assert_eq!(jobs.contains("delete"), removed, "{jobs}");
+    }
 }
