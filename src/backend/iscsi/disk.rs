@@ -39,6 +39,7 @@ impl IscsiBackend {
         own: Option<Access>,
     ) -> Result<Found, BackendError> {
         let (session, gate) = self.initiator.login(path, volume.chap.as_ref()).await?;
+        self.late.take_over(path).await;
         if let Some(unit) = path.lun.and_then(|lun| session.unit(lun))
             && let Some(identity) = self.still_the_same(path, &unit).await?
             && let Some(block) = unit.block
@@ -127,18 +128,16 @@ impl IscsiBackend {
                 write: own == Some(Access::ReadWrite),
                 read_only: own == Some(Access::ReadOnly),
             };
-            let block = format!("the disk at LUN {lun}");
-            match self.workers.run(Job::Scan(job), left + DEVICE).await {
-                Ok(Reply::Unit { block: None, .. }) => {}
-                Ok(Reply::Unit {
+            match self.scan_once(path, session, job, left + DEVICE).await? {
+                Reply::Unit { block: None, .. } => {}
+                Reply::Unit {
                     block: Some(block),
                     identity,
-                }) => {
+                } => {
                     let identity = some(path, &block, identity)?;
                     return Ok((block, identity));
                 }
-                Ok(_) => return Err(not_mine("another job's reply")),
-                Err(error) => return Err(silent(path, &block, error)),
+                _ => return Err(not_mine("another job's reply")),
             }
         }
     }
@@ -197,7 +196,7 @@ fn some(path: &TargetPath, block: &str, identity: Option<String>) -> Result<Stri
 }
 
 /// Why a disk did not tell who it is.
-fn silent(path: &TargetPath, disk: &str, error: WorkerError) -> BackendError {
+pub(super) fn silent(path: &TargetPath, disk: &str, error: WorkerError) -> BackendError {
     match error {
         WorkerError::Failed {
             step,

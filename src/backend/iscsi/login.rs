@@ -31,7 +31,9 @@ pub(super) const POLL: Duration = Duration::from_millis(20);
 /// Exit codes, iscsiadm(8).
 const AUTHORIZATION: i32 = 24;
 const FATAL_LOGIN: i32 = 19;
-const TIMED_OUT: i32 = 8;
+const BROKEN: i32 = 4;
+/// To connect, and for an answer.
+const TIMED_OUT: [i32; 2] = [8, 11];
 const NO_DAEMON: i32 = 20;
 const DATABASE: i32 = 6;
 
@@ -288,7 +290,7 @@ fn who(chap: Option<&Chap>) -> String {
 }
 
 /// What it means that a login did not come to a session.
-fn meaning(
+pub(super) fn meaning(
     path: &TargetPath,
     address: SocketAddr,
     chap: Option<&Chap>,
@@ -323,9 +325,16 @@ fn meaning(
                   target lets this host's initiator in"
                 .to_owned(),
         },
-        Some(TIMED_OUT) => silent(
+        Some(code) if TIMED_OUT.contains(&code) => silent(
             "it takes connections, but did not finish the login in time; it may be down, or have no such target".to_owned(),
         ),
+        Some(BROKEN) => BackendError::Unreachable {
+            host: path.name.clone(),
+            attempts: vec![Attempt {
+                address,
+                outcome: "it took a connection, and broke it off during the login".to_owned(),
+            }],
+        },
         Some(NO_DAEMON) => failed("iscsid does not run on this host: start it".to_owned()),
         Some(code) => failed(format!("iscsiadm ended with {code}: {}", ended.said)),
         None => failed("iscsiadm was killed".to_owned()),

@@ -4,13 +4,14 @@
 //! Invariants: a disk is handed out only after it told its identity to a fresh INQUIRY, the same on every path and on the map, and
 //! the one that the connection info names; a disk found at the LUN that tells another identity than when it was scanned is a
 //! leftover of another volume, and removed before the LUN is scanned; only that LUN is scanned; what may hang on a dead
-//! target is a worker's or another program's, with a deadline; nothing is reported gone before the kernel has it no more.
+//! target is a worker's or another program's, with a deadline; a disk that appears when nobody waits for it any more is removed; nothing is reported gone before the kernel has it no more.
 //!
 //! Uses are counted per volume (target and LUN), not per session: the session is left when the kernel has no disk on it any more,
 //! whoever's it was.
 
 mod disconnect;
 mod disk;
+mod late;
 mod login;
 mod multipathd;
 mod record;
@@ -18,6 +19,7 @@ mod seen;
 mod sysfs;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -30,6 +32,7 @@ use crate::connection::{IscsiVolume, Protocol};
 use crate::model::{Access, HostPlan, ImageFormat, SourceKind, TargetPath, TargetPlan};
 use crate::sys::worker::{Job, SysfsJob, Workers};
 use disk::Found;
+use late::Late;
 use login::{Initiator, POLL, at};
 use seen::FirstSeen;
 use sysfs::Sysfs;
@@ -44,11 +47,12 @@ const DEVICE: Duration = Duration::from_secs(15);
 const MAP: Duration = Duration::from_millis(500);
 
 /// The backend for iSCSI.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct IscsiBackend {
     initiator: Initiator,
     workers: Workers,
-    seen: FirstSeen,
+    seen: Arc<FirstSeen>,
+    late: Arc<Late>,
 }
 
 impl IscsiBackend {
@@ -58,7 +62,8 @@ impl IscsiBackend {
         Self {
             initiator: Initiator::new(settings, Sysfs::new("/sys".into())),
             workers,
-            seen: FirstSeen::default(),
+            seen: Arc::default(),
+            late: Arc::default(),
         }
     }
 

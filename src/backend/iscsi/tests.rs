@@ -1,13 +1,13 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use std::sync::Arc;
-
-use super::*;
 use nix::errno::Errno;
 
+use super::*;
 use crate::connection::ConnectionInfo;
 use crate::model::Reason;
+use crate::sys::exec::Ended;
+use crate::sys::worker::Reply;
 
 fn backend(sys: &Path) -> IscsiBackend {
     let settings = config::Iscsi {
@@ -20,7 +20,8 @@ fn backend(sys: &Path) -> IscsiBackend {
     IscsiBackend {
         initiator: Initiator::new(settings, Sysfs::new(sys.to_owned())),
         workers: Workers::from_executable(PathBuf::new()),
-        seen: FirstSeen::default(),
+        seen: Arc::default(),
+        late: Arc::default(),
     }
 }
 
@@ -238,6 +239,32 @@ fn paths_must_agree_with_each_other_and_with_what_was_asked_for() {
     assert_eq!(backend.agree(&target, &other).unwrap(), WWID);
 }
 
+#[test]
+fn what_iscsiadm_ends_with_has_its_reason() {
+    let path = TargetPath {
+        portal: "10.0.0.1:3260".into(),
+        name: "iqn.a".into(),
+        lun: Some(3),
+    };
+    let address = ([10, 0, 0, 1], 3260).into();
+    for (code, reason) in [
+        (Some(4), Reason::ServerUnreachable),
+        (Some(8), Reason::ServerTimeout),
+        (Some(11), Reason::ServerTimeout),
+        (Some(19), Reason::LoginFailed),
+        (Some(20), Reason::LoginFailed),
+        (Some(24), Reason::LogonFailure),
+        (None, Reason::LoginFailed),
+    ] {
+        let ended = Ok(Ended {
+            code,
+            said: "x".into(),
+        });
+        let error = login::meaning(&path, address, None, ended, Duration::from_secs(3));
+        assert_eq!(error.reason(), reason, "{code:?}: {error}");
+    }
+}
+
 /// A worker that gives one answer to every job, and keeps a log of the jobs.
 fn worker(dir: &Path, reply: &str) -> Workers {
     let executable = dir.join("worker");
@@ -280,5 +307,54 @@ async fn a_disk_of_a_silent_target_is_no_leftover() {
         let jobs = fs::read_to_string(kernel.path().join("jobs")).unwrap();
         assert!(jobs.contains("identify"), "{jobs}");
         assert_eq!(jobs.contains("delete"), removed, "{jobs}");
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_appears_too_late_is_removed_unless_an_attach_took_it_over() {
+    let single = info(r#""target_portal":"10.0.0.1","target_iqn":"iqn.a","target_lun":3"#);
+    for taken in [false, true] {
+        let kernel = kernel();
+        let backend = IscsiBackend {
+            workers: worker(kernel.path(), r#""done""#),
+            ..backend(kernel.path())
+        };
+        // Another's disk, for which the session stays.
+        let units = kernel
+            .path()
+            .join("devices/platform/host2/session7/target2:0:0");
+        fs::create_dir(units.join("2:0:0:4")).unwrap();
+        let plan = backend.plan(&single, Access::ReadWrite).unwrap();
+        let path = plan.target.unwrap().paths[0].clone();
+        let session = backend.initiator.session(&path).unwrap();
+        let (end, ended) = tokio::sync::oneshot::channel::<()>();
+        let scan = tokio::spawn(async move {
+            let _ = ended.await;
+            Ok(Reply::Done)
+        });
+        let removed = tokio::spawn(backend.clone().remove_late(path.clone(), session, scan));
+        if taken {
+            backend.late.take_over(&path).await;
+        }
+        // It is gone with the job that deletes it, which here nobody does.
+        end.send(()).unwrap();
+        let deleted = async {
+            while !fs::read_to_string(kernel.path().join("jobs"))
+                .is_ok_and(|jobs| jobs.contains("delete"))
+            {
+                tokio::time::sleep(POLL).await;
+            }
+            fs::remove_dir_all(
+                kernel
+                    .path()
+                    .join("devices/platform/host2/session7/target2:0:0"),
+            )
+            .unwrap();
+        };
+        match taken {
+            true => removed.await.unwrap(),
+            false => drop(tokio::join!(deleted, removed)),
+        }
+        assert_eq!(kernel.path().join("jobs").exists(), !taken);
     }
 }
