@@ -11,6 +11,7 @@ mod agent;
 mod agent_test;
 mod bench;
 mod cache;
+mod dead_server_test;
 mod demo;
 mod domains_test;
 mod extend_test;
@@ -78,6 +79,7 @@ const TESTS: &[&[Test]] = &[
     local_test::TESTS,
     ad_test::TESTS,
     nvme_test::TESTS,
+    dead_server_test::TESTS,
 ];
 
 fn main() -> ExitCode {

@@ -104,7 +104,8 @@ impl<'node> SmbServer<'node> {
         Ok(())
     }
 
-    fn verb(&self, verb: &str) -> Result<()> {
+    /// `kill`, `revive`, or one of those below: lab-smb tells what each is.
+    pub(crate) fn verb(&self, verb: &str) -> Result<()> {
         self.node
             .sh(&format!("lab-smb {verb} {}", self.name))
             .map(drop)
