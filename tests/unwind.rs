@@ -11,7 +11,7 @@ mod fakes;
 
 use std::collections::BTreeSet;
 
-use fakes::{Fault, World, attach, by_root, connect, local, nfs, nvme, smb};
+use fakes::{Fault, World, attach, by_root, connect, iscsi, local, nfs, nvme, smb};
 use volattach::attach::{Engine, Error};
 use volattach::backend::Presence;
 use volattach::connection::ConnectionInfo;
@@ -28,6 +28,7 @@ const BACKENDS: &[(&str, Info)] = &[
     ("local", local),
     ("nfs", nfs),
     ("nvmeof", nvme),
+    ("iscsi", iscsi),
 ];
 
 /// The calls that a step's run and undo make. A step without its calls here does not compile; a call that no

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::{
-    ConnectionInfo, IscsiVolume, LocalVolume, NfsVolume, NvmeVolume, Protocol, SmbCredentials,
-    SmbVolume,
+    Chap, ConnectionInfo, IscsiVolume, LocalVolume, NfsVolume, NvmeVolume, Protocol,
+    SmbCredentials, SmbVolume,
 };
 
 impl ConnectionInfo {
@@ -15,22 +15,17 @@ impl ConnectionInfo {
     /// be taken for another one.
     ///
     /// The password stands behind the rest, which is JSON without line feeds: so that it is nowhere but in the one
-    /// buffer that is wiped, and never looks like part of anything else. Two passwords, which then hold no line feed, have
+    /// buffer that is wiped, and never looks like part of anything else. Several passwords, which then hold no line feed, have
     /// one between them.
     #[must_use]
     pub fn canonical(&self) -> Zeroizing<String> {
         let common = &self.common;
-        let (protocol, password, second) = match &self.protocol {
-            Protocol::Smb(volume) => (smb(volume), password(&volume.credentials), None),
-            Protocol::Local(volume) => (local(volume), "", None),
-            Protocol::Nfs(volume) => (nfs(volume), "", None),
-            Protocol::Nvme(volume) => (nvme(volume), "", None),
-            Protocol::Iscsi(volume) => {
-                let chap = volume.chap.as_ref();
-                let password = chap.map_or("", |chap| chap.password.expose());
-                let target = chap.and_then(|chap| chap.target.as_ref());
-                (iscsi(volume), password, target.map(|(_, it)| it.expose()))
-            }
+        let (protocol, passwords) = match &self.protocol {
+            Protocol::Smb(volume) => (smb(volume), vec![password(&volume.credentials)]),
+            Protocol::Local(volume) => (local(volume), vec![""]),
+            Protocol::Nfs(volume) => (nfs(volume), vec![""]),
+            Protocol::Nvme(volume) => (nvme(volume), vec![""]),
+            Protocol::Iscsi(volume) => (iscsi(volume), iscsi_passwords(volume)),
         };
         let rest = json!({
             "read_only_by": common.read_only_by,
@@ -43,10 +38,10 @@ impl ConnectionInfo {
         })
         .to_string();
         // All the room at once: growing would leave a copy of the password behind.
-        let length = rest.len() + 1 + password.len() + second.map_or(0, |it| 1 + it.len());
-        let mut spelling = Zeroizing::new(String::with_capacity(length));
+        let length = passwords.iter().map(|it| 1 + it.len()).sum::<usize>();
+        let mut spelling = Zeroizing::new(String::with_capacity(rest.len() + length));
         spelling.push_str(&rest);
-        for password in [Some(password), second].into_iter().flatten() {
+        for password in passwords {
             spelling.push('\n');
             spelling.push_str(password);
         }
@@ -107,13 +102,29 @@ fn iscsi(volume: &IscsiVolume) -> Value {
         .iter()
         .map(|path| json!([path.portal.to_string(), path.target, path.lun]))
         .collect();
-    let chap = volume.chap.as_ref();
-    json!({
+    let users = |chap: &Chap| json!([chap.username, chap.target.as_ref().map(|(name, _)| name)]);
+    let mut spelling = json!({
         "iscsi": paths,
-        "chap": chap.map(|chap| [Some(&chap.username), chap.target.as_ref().map(|(name, _)| name)]),
+        "chap": volume.chap.as_ref().map(users),
         "identity": volume.identity,
         "enforce_multipath": volume.enforce_multipath,
-    })
+    });
+    if let Some(discovery) = &volume.discovery {
+        spelling["discovery"] = json!(discovery.chap.as_ref().map(users));
+    }
+    spelling
+}
+
+/// In the order of their users.
+fn iscsi_passwords(volume: &IscsiVolume) -> Vec<&str> {
+    let discovery = volume.discovery.as_ref();
+    let asks = discovery.and_then(|discovery| discovery.chap.as_ref());
+    let first = volume.chap.is_none().then_some("");
+    let chap = volume.chap.iter().chain(asks).flat_map(|chap| {
+        let target = chap.target.as_ref().map(|(_, it)| it.expose());
+        [Some(chap.password.expose()), target].into_iter().flatten()
+    });
+    first.into_iter().chain(chap).collect()
 }
 
 fn nvme(volume: &NvmeVolume) -> Value {

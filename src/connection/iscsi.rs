@@ -37,6 +37,15 @@ pub struct IscsiVolume {
     pub identity: Option<String>,
     /// Only a multipath map will do, also over one path.
     pub enforce_multipath: bool,
+    /// The one portal is asked for the target's others first; `None`: `paths` has all.
+    pub discovery: Option<Discovery>,
+}
+
+/// Asking a portal for others (SendTargets, RFC 3720 appendix D).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Discovery {
+    /// Who asks; `None`: nobody wants to know.
+    pub chap: Option<Chap>,
 }
 
 /// One way to a LUN.
@@ -126,6 +135,7 @@ impl ConnectionInfo {
                 chap,
                 identity,
                 enforce_multipath,
+                discovery: None,
             }),
         })
     }
@@ -138,11 +148,19 @@ impl IscsiVolume {
             let text = data.text(key, IDENTITY).transpose()?;
             Some(text.and_then(|text| self::identity(&data.key(key), text)))
         });
+        let enforce_multipath = data.flag("enforce_multipath")?;
+        // As os-brick has it: who wants several paths and names one portal has it tell of the others.
+        let discover = enforce_multipath && !data.has("target_portals");
+        let discovery = discover.then(|| {
+            let chap = chap(data, "discovery_auth_")?;
+            Ok(Discovery { chap })
+        });
         Ok(Self {
             paths: paths(data)?,
-            chap: chap(data)?,
+            chap: chap(data, "auth_")?,
             identity: identity.transpose()?,
-            enforce_multipath: data.flag("enforce_multipath")?,
+            enforce_multipath,
+            discovery: discovery.transpose()?,
         })
     }
 }
@@ -308,29 +326,30 @@ fn lun(key: &str, number: u64, mode: Mode) -> Result<u64, ConnectionError> {
     Ok(if flat { number + MAX_LUN + 1 } else { number })
 }
 
-fn chap(data: &Fields<'_>) -> Result<Option<Chap>, ConnectionError> {
+/// A login, in the keys that begin with `prefix`.
+fn chap(data: &Fields<'_>, prefix: &str) -> Result<Option<Chap>, ConnectionError> {
+    let key = |name: &str| format!("{prefix}{name}");
+    let text = |name: &str| data.text(&key(name), TEXT);
     let method = "CHAP, or null where there is none";
-    match data.text("auth_method", method)? {
+    match data.text(&key("method"), method)? {
         None | Some("" | "None" | "none") => {
-            return match data.text("auth_username", TEXT)? {
+            return match text("username")? {
                 None | Some("") => Ok(None),
                 // Not to be dropped in silence.
-                Some(_) => {
-                    Err(data.missing("auth_method", "CHAP, since there is an auth_username"))
-                }
+                Some(_) => Err(data.missing(&key("method"), "CHAP, since there is a username")),
             };
         }
         Some(name) if name.eq_ignore_ascii_case("CHAP") => {}
-        Some(_) => return Err(data.invalid("auth_method", "is not CHAP", method)),
+        Some(_) => return Err(data.invalid(&key("method"), "is not CHAP", method)),
     }
-    let text = |key: &str| Ok(data.text(key, TEXT)?.unwrap_or_default());
+    let text = |name: &str| Ok(text(name)?.unwrap_or_default());
     let given = ChapText {
-        username: text("auth_username")?.to_owned(),
-        password: Secret::from(text("auth_password")?),
-        username_in: text("auth_username_in")?.to_owned(),
-        password_in: Secret::from(text("auth_password_in")?),
+        username: text("username")?.to_owned(),
+        password: Secret::from(text("password")?),
+        username_in: text("username_in")?.to_owned(),
+        password_in: Secret::from(text("password_in")?),
     };
-    checked(&data.key("auth_"), given).map(Some)
+    checked(&data.key(prefix), given).map(Some)
 }
 
 /// A login that a node record can hold; `at` is put before the names of keys in errors.

@@ -20,7 +20,7 @@ mod smb;
 mod tests;
 
 pub use error::ConnectionError;
-pub use iscsi::{Chap, ChapText, IscsiPath, IscsiPathText, IscsiVolume};
+pub use iscsi::{Chap, ChapText, Discovery, IscsiPath, IscsiPathText, IscsiVolume};
 pub use nvmeof::NvmeFields;
 pub use smb::SmbLogin;
 

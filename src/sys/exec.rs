@@ -14,8 +14,10 @@ use tokio::process::Command;
 pub struct Ended {
     /// Its exit code; `None`: a signal ended it.
     pub code: Option<i32>,
-    /// The end of what it said, both streams, in one line.
+    /// What it said first, both streams, in one line.
     pub said: String,
+    /// Its standard output, whole.
+    pub output: String,
 }
 
 /// Runs a program to its end.
@@ -42,6 +44,7 @@ pub async fn run(program: &str, args: &[&str], within: Duration) -> io::Result<E
     Ok(Ended {
         code: output.status.code(),
         said: said.join(" ").trim().to_owned(),
+        output: String::from_utf8_lossy(&output.stdout).into_owned(),
     })
 }
 
@@ -57,6 +60,7 @@ mod tests {
         assert_eq!(ended.code, Some(3));
         // Besides the two variables, what the shell itself sets.
         assert!(ended.said.starts_with("a b out "), "{}", ended.said);
+        assert!(ended.output.starts_with("out\n"), "{}", ended.output);
     }
 
     #[tokio::test]

@@ -119,6 +119,30 @@ fn iscsi_volumes_are_planned_or_refused() {
                 "CREDENTIALS_INVALID: the credentials in connection info's data.auth_password cannot be used: is empty",
             ),
             (
+                r#""target_portal":"[fd00::2]","target_iqn":"iqn.a","target_lun":1,"enforce_multipath":true,"discovery_auth_method":"CHAP","discovery_auth_username":"u","discovery_auth_password":"hunter2""#,
+                r#"rw: ask the portal for the target's others as "u" by CHAP, log in without credentials, scan for LUN 1 of iqn.a at [fd00::2]:3260; the disk must tell its identity, the same on every path; have multipathd join the paths as raw"#,
+            ),
+            (
+                r#""target_portal":"10.0.0.1","target_iqn":"iqn.a","target_lun":1,"enforce_multipath":true"#,
+                "rw: ask the portal for the target's others, log in without credentials, scan for LUN 1 of iqn.a at 10.0.0.1:3260; the disk must tell its identity, the same on every path; have multipathd join the paths as raw",
+            ),
+            (
+                r#""target_portal":"[fd00::2]:3260","target_lun":1,"enforce_multipath":true"#,
+                "INVALID_CONNECTION_INFO: connection info lacks data.target_iqn: expected a target's name such as iqn.2010-10.org.openstack:volume-1",
+            ),
+            (
+                r#""target_portal":"[fe80::1%eth0]:3260","target_iqn":"iqn.a","target_lun":1"#,
+                "INVALID_CONNECTION_INFO: connection info's data.target_portal is no address with a port: expected an address and port such as 10.0.0.1:3260 or [fd00::2]:3260",
+            ),
+            (
+                r#""target_portal":"10.0.0.1","target_iqn":"iqn.a","target_lun":1,"enforce_multipath":true,"discovery_auth_method":"CHAP","discovery_auth_username":"u""#,
+                "CREDENTIALS_INVALID: the credentials in connection info's data.discovery_auth_password cannot be used: is empty",
+            ),
+            (
+                r#""target_portal":"10.0.0.1","target_iqn":"iqn.a","target_lun":1,"enforce_multipath":true,"discovery_auth_username":"u""#,
+                "INVALID_CONNECTION_INFO: connection info lacks data.discovery_auth_method: expected CHAP, since there is a username",
+            ),
+            (
                 r#""target_portal":"10.0.0.1","target_iqn":"iqn.a","target_lun":1,"encrypted":true"#,
                 "ENCRYPTION_UNSUPPORTED: the volume is encrypted (connection info's data.encrypted), which volattach does not do: attach an unencrypted volume",
             ),

@@ -21,7 +21,8 @@ use volattach::admission::{Admitted, admit};
 use volattach::attach::{AttachRequest, ConnectRequest, Engine, Parts};
 use volattach::backend::{Backend, Backends, Presence};
 use volattach::connection::{
-    Common, ConnectionInfo, LocalVolume, NfsVolume, NvmeVolume, Protocol, SmbCredentials, SmbVolume,
+    Chap, Common, ConnectionInfo, IscsiPath, IscsiVolume, LocalVolume, NfsVolume, NvmeVolume,
+    Protocol, SmbCredentials, SmbVolume,
 };
 use volattach::journal::Record;
 use volattach::libvirt::DeviceGone;
@@ -161,11 +162,12 @@ impl World {
     /// The same, with another patience for guests.
     pub fn engine_with(&self, unplug_timeout: Duration) -> Engine {
         self.state().soon.clear();
-        let backends: [Arc<dyn Backend>; 4] = [
+        let backends: [Arc<dyn Backend>; 5] = [
             Arc::new(storage::FakeBackend::new(self, "smbfs")),
             Arc::new(storage::FakeBackend::new(self, "nfs")),
             Arc::new(storage::FakeBackend::new(self, "local")),
             Arc::new(storage::FakeBackend::new(self, "nvmeof")),
+            Arc::new(storage::FakeBackend::new(self, "iscsi")),
         ];
         Engine::new(Parts {
             journal: Arc::new(storage::FakeJournal::new(self)),
@@ -246,6 +248,29 @@ pub fn nvme(name: &str) -> ConnectionInfo {
             nsid: name.trim_start_matches('v').parse().ok(),
             host_nqn: None,
             format: ImageFormat::Raw,
+        }),
+    }
+}
+
+/// Connection info for a LUN by two portals of one target, with a login: the name's digits are its number.
+pub fn iscsi(name: &str) -> ConnectionInfo {
+    let path = |portal: &str| IscsiPath {
+        portal: portal.parse().unwrap(),
+        target: "iqn.x".into(),
+        lun: name.trim_start_matches('v').parse().unwrap(),
+    };
+    ConnectionInfo {
+        common: Common::default(),
+        protocol: Protocol::Iscsi(IscsiVolume {
+            paths: vec![path("10.0.0.1:3260"), path("[fd00::1]:3260")],
+            chap: Some(Chap {
+                username: "bob".into(),
+                password: Secret::from("hunter2"),
+                target: Some(("files".into(), Secret::from("hunter2back"))),
+            }),
+            identity: None,
+            enforce_multipath: true,
+            discovery: None,
         }),
     }
 }

@@ -196,7 +196,24 @@ impl Backend for FakeBackend {
                 let path = "/dev/disk/by-id/nvme-x".into();
                 (Some(volume.nqn.clone()), None, "/dev".into(), path)
             }
-            other => panic!("no fake of {}", other.name()),
+            Protocol::Iscsi(volume) => {
+                let paths = volume.paths.iter();
+                let paths = paths.map(|path| TargetPath {
+                    portal: path.portal.to_string(),
+                    name: path.target.clone(),
+                    lun: Some(path.lun),
+                });
+                target = Some(TargetPlan {
+                    transport: "tcp".to_owned(),
+                    paths: paths.collect(),
+                    interface: None,
+                    expected: volume.identity.clone(),
+                    verified: None,
+                });
+                let shared = format!("{}/{}", volume.paths[0].target, volume.paths[0].lun);
+                let path = format!("/dev/disk/by-path/{shared}").into();
+                (Some(shared), None, "/dev".into(), path)
+            }
         };
         Ok(HostPlan {
             protocol: self.protocol.to_owned(),
@@ -263,11 +280,14 @@ impl Backend for FakeBackend {
         if let Some(target) = &mut plan.target {
             let number = target.paths[0].lun.unwrap_or_default();
             target.verified = Some(format!("uuid.{number}"));
-            plan.path = format!("/dev/nvme0n{number}").into();
+            plan.path = match self.protocol {
+                "iscsi" => format!("/dev/dm-{number}").into(),
+                _ => format!("/dev/nvme0n{number}").into(),
+            };
         }
         Ok(Connected {
             plan,
-            inspected: false,
+            inspected: self.protocol == "iscsi",
         })
     }
 

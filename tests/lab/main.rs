@@ -18,6 +18,7 @@ mod extend_test;
 mod fault_test;
 mod grpc_test;
 mod guest;
+mod iscsi_portals_test;
 mod iscsi_stale_test;
 mod iscsi_test;
 mod leftovers;
@@ -73,6 +74,7 @@ const TESTS: &[&[Test]] = &[
     unit_test::TESTS,
     iscsi_test::TESTS,
     iscsi_stale_test::TESTS,
+    iscsi_portals_test::TESTS,
     nfs_test::TESTS,
     extend_test::TESTS,
     domains_test::TESTS,

@@ -15,13 +15,40 @@ use crate::model::{TargetPath, TargetPlan};
 use crate::sys::worker::{Job, SysfsJob, WorkerError};
 
 impl IscsiBackend {
-    /// The disks that there are at the plan's LUNs.
-    pub(super) fn units<'a>(&self, target: &'a TargetPlan) -> Vec<(&'a TargetPath, Unit)> {
-        let units = target.paths.iter().filter_map(|path| {
-            let unit = self.initiator.session(path)?.unit(path.lun?)?;
+    /// The disks that there are at the plan's LUNs, by its own paths, and those of the same volume by other portals of the
+    /// target: another attachment of it may have come by these, or one that discovered them before a crash.
+    pub(super) fn units(&self, target: &TargetPlan) -> Vec<(TargetPath, Unit)> {
+        let here = |path: TargetPath| {
+            let unit = self.initiator.session(&path)?.unit(path.lun?)?;
             Some((path, unit))
-        });
-        units.collect()
+        };
+        let own = target.paths.iter().cloned().filter_map(here);
+        let mut units: Vec<_> = own.collect();
+        let first = || self.seen.unit(self.sysfs(), &units.first()?.1);
+        if let Some(identity) = target.verified.clone().or_else(first) {
+            let others = self.elsewhere(target).into_iter().filter_map(here);
+            units.extend(others.filter(|(_, unit)| {
+                self.seen.unit(self.sysfs(), unit).as_ref() == Some(&identity)
+            }));
+        }
+        units
+    }
+
+    /// The plan's LUNs by sessions with other portals of its targets.
+    fn elsewhere(&self, target: &TargetPlan) -> Vec<TargetPath> {
+        let mut others = Vec::new();
+        for path in &target.paths {
+            for session in self.sysfs().sessions(&path.name) {
+                let other = TargetPath {
+                    portal: session.portal.to_string(),
+                    ..path.clone()
+                };
+                if !target.paths.contains(&other) && !others.contains(&other) {
+                    others.push(other);
+                }
+            }
+        }
+        others
     }
 
     /// Another attachment uses the LUN: all that can be this one's own is the map of a volume that is there no more.
@@ -63,7 +90,9 @@ impl IscsiBackend {
             .iter()
             .map(|(path, unit)| self.remove_unit(path, unit));
         let removed = join_all(removed).await;
-        let released = target.paths.iter().map(|path| self.initiator.release(path));
+        let mut left: Vec<&TargetPath> = target.paths.iter().collect();
+        left.extend(units.iter().map(|(path, _)| path));
+        let released = left.into_iter().map(|path| self.initiator.release(path));
         let released = join_all(released).await;
         removed.into_iter().chain(released).collect()
     }
@@ -84,7 +113,7 @@ impl IscsiBackend {
             {
                 let _ = self.remove_map(&map, DEVICE).await;
             }
-            if let Err(error) = self.remove_unit(path, &unit).await {
+            if let Err(error) = self.remove_unit(&path, &unit).await {
                 tracing::warn!(error = %crate::model::chain(&error), "a disk is left for the disconnect");
             }
         }

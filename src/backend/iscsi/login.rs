@@ -22,7 +22,7 @@ use crate::model::TargetPath;
 use crate::sys::exec::{self, Ended};
 
 /// How much longer than a login iscsiadm itself may take.
-const SPARE: Duration = Duration::from_secs(5);
+pub(super) const SPARE: Duration = Duration::from_secs(5);
 /// How long a logout may take: the initiator's own limit is 15 s.
 const LOGOUT: Duration = Duration::from_secs(20);
 /// How often the kernel's files are looked at.
@@ -47,7 +47,7 @@ pub(super) struct Initiator {
 
 /// Held by whoever uses a session without having a disk on it yet.
 #[derive(Debug, Default)]
-pub(super) struct Gate(tokio::sync::Mutex<()>);
+pub(super) struct Gate(pub(super) tokio::sync::Mutex<()>);
 
 impl Initiator {
     pub(super) fn new(settings: config::Iscsi, sysfs: Sysfs) -> Self {
@@ -60,10 +60,10 @@ impl Initiator {
 
     /// The session by that portal.
     pub(super) fn session(&self, path: &TargetPath) -> Option<Session> {
-        self.sysfs.session(path, &self.settings.interface)
+        self.sysfs.session(path)
     }
 
-    fn gate(&self, path: &TargetPath) -> Arc<Gate> {
+    pub(super) fn gate(&self, path: &TargetPath) -> Arc<Gate> {
         let key = TargetPath {
             lun: None,
             ..path.clone()
@@ -150,7 +150,11 @@ impl Initiator {
     }
 
     /// Whether somebody listens there: iscsid would take 17 s to say that nobody does.
-    async fn probe(&self, path: &TargetPath, address: SocketAddr) -> Result<(), BackendError> {
+    pub(super) async fn probe(
+        &self,
+        path: &TargetPath,
+        address: SocketAddr,
+    ) -> Result<(), BackendError> {
         let within = self.settings.probe_timeout;
         let (silent, outcome) =
             match tokio::time::timeout(within, probe::connect(address, None)).await {
@@ -264,7 +268,7 @@ impl Initiator {
 
 /// Runs iscsiadm. The first two at the same time since the host's boot both make the directory of its lock, and the second fails
 /// (open-iscsi, usr/idbm.c: `idbm_lock`): it finds it the next time.
-async fn iscsiadm(args: &[&str], within: Duration) -> io::Result<Ended> {
+pub(super) async fn iscsiadm(args: &[&str], within: Duration) -> io::Result<Ended> {
     let ended = exec::run("iscsiadm", args, within).await?;
     match ended.code {
         Some(DATABASE) => exec::run("iscsiadm", args, within).await,
@@ -277,7 +281,7 @@ pub(super) fn at(path: &TargetPath) -> String {
     format!("{} at {}", path.name, path.portal)
 }
 
-fn address(path: &TargetPath) -> Result<SocketAddr, BackendError> {
+pub(super) fn address(path: &TargetPath) -> Result<SocketAddr, BackendError> {
     let parsed = path.portal.parse::<SocketAddr>();
     parsed.map_err(mount::host(|| format!("use the portal {:?}", path.portal)))
 }

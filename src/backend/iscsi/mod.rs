@@ -2,14 +2,15 @@
 //! joined by multipathd where there are several paths.
 //!
 //! Invariants: a disk is handed out only after it told its identity to a fresh INQUIRY, the same on every path and on the map, and
-//! the one that the connection info names; a disk found at the LUN that tells another identity than when it was scanned is a
+//! the one that the connection info names; a disk found at the LUN that tells another identity than when it was first seen is a
 //! leftover of another volume, and removed before the LUN is scanned; only that LUN is scanned; what may hang on a dead
 //! target is a worker's or another program's, with a deadline; a disk that appears when nobody waits for it any more is removed; nothing is reported gone before the kernel has it no more.
 //!
-//! Uses are counted per volume (target and LUN), not per session: the session is left when the kernel has no disk on it any more,
-//! whoever's it was.
+//! Uses are counted per volume (target and LUN), whatever portals each came by: the last takes down what all came by. A session
+//! is left when the kernel has no disk on it any more, whoever's it was.
 
 mod disconnect;
+mod discover;
 mod disk;
 mod late;
 mod login;
@@ -28,7 +29,7 @@ use tokio::time::Instant;
 
 use super::{Backend, BackendError, Connected, Description, Presence, Setting, file, mount};
 use crate::config;
-use crate::connection::{IscsiVolume, Protocol};
+use crate::connection::{Discovery, IscsiVolume, Protocol};
 use crate::model::{Access, HostPlan, ImageFormat, SourceKind, TargetPath, TargetPlan};
 use crate::sys::worker::{Job, SysfsJob, Workers};
 use disk::Found;
@@ -402,6 +403,14 @@ impl Backend for IscsiBackend {
             Some(expected) => format!("must tell the identity {expected}"),
             None => "must tell its identity".to_owned(),
         };
+        let ask = match &volume.discovery {
+            Some(Discovery { chap: Some(chap) }) => format!(
+                "ask the portal for the target's others as {:?} by CHAP, ",
+                chap.username
+            ),
+            Some(_) => "ask the portal for the target's others, ".to_owned(),
+            None => String::new(),
+        };
         let map = match target.paths.len() > 1 || volume.enforce_multipath {
             true => ", the same on every path; have multipathd join the paths",
             false => "",
@@ -414,7 +423,7 @@ impl Backend for IscsiBackend {
         };
         Description {
             connect: format!(
-                "log in {login}, scan for {}; the disk {identity}{map}",
+                "{ask}log in {login}, scan for {}; the disk {identity}{map}",
                 each.join(" and for ")
             ),
             inspect: file::describe(plan),
@@ -450,8 +459,15 @@ impl Backend for IscsiBackend {
     }
 
     async fn connect(&self, plan: &HostPlan, info: &Protocol) -> Result<Connected, BackendError> {
-        let target = target_of(plan)?;
-        let attached = self.attach(plan, target, volume(info)?).await;
+        let (target, volume) = (target_of(plan)?, volume(info)?);
+        let mut target = target.clone();
+        if let (Some(discovery), [path]) = (&volume.discovery, &target.paths[..]) {
+            target.paths = self
+                .initiator
+                .discover(path, discovery.chap.as_ref())
+                .await?;
+        }
+        let attached = self.attach(plan, &target, volume).await;
         // Sessions that came to nothing; what is left after an error is `disconnect`'s.
         join_all(target.paths.iter().map(|path| self.initiator.release(path))).await;
         attached

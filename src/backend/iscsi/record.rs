@@ -41,36 +41,12 @@ impl Record<'_> {
             "default" => String::new(),
             name => std::fs::read_to_string(Path::new(INTERFACES).join(name))?,
         };
-        let text = self.text(&settings, &interface);
-        let file = self.file(nodes);
-        let mut make = std::fs::DirBuilder::new();
-        make.recursive(true).mode(0o700);
-        make.create(file.parent().unwrap_or(nodes))?;
-        // Beside the records: among them iscsiadm would take it for one.
-        let new = nodes.with_file_name(format!(".volattach-{}", uuid::Uuid::new_v4()));
-        let written = std::fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&new)
-            .and_then(|mut open| open.write_all(text.as_bytes()))
-            .and_then(|()| std::fs::rename(&new, &file));
-        if written.is_err() {
-            let _ = std::fs::remove_file(&new);
-        }
-        written
+        write(nodes, &self.file(nodes), &self.text(&settings, &interface))
     }
 
     /// Removes it, and the target's directory with the last.
     pub(super) fn remove(&self, nodes: &Path) -> io::Result<()> {
-        let file = self.file(nodes);
-        or_none(std::fs::remove_file(&file))?;
-        match file.parent().map(std::fs::remove_dir) {
-            Some(Err(error)) if error.kind() != io::ErrorKind::DirectoryNotEmpty => {
-                or_none(Err(error))
-            }
-            _ => Ok(()),
-        }
+        remove(&self.file(nodes))
     }
 
     /// The deployer's settings, then what this agent decides: the last of a key counts.
@@ -119,19 +95,56 @@ impl Record<'_> {
         for (key, value) in given(interface, &["iface."], &["iface.iscsi_ifacename"]) {
             add(&key, &value);
         }
-        match self.chap {
-            None => add("node.session.auth.authmethod", "None"),
-            Some(chap) => {
-                add("node.session.auth.authmethod", "CHAP");
-                add("node.session.auth.username", &chap.username);
-                add("node.session.auth.password", chap.password.expose());
-                if let Some((username, password)) = &chap.target {
-                    add("node.session.auth.username_in", username);
-                    add("node.session.auth.password_in", password.expose());
-                }
-            }
+        for (key, value) in login(self.chap) {
+            add(&format!("node.session.auth.{key}"), value);
         }
         text
+    }
+}
+
+/// A login in a record's words, without what stands before them.
+pub(super) fn login(chap: Option<&Chap>) -> Vec<(&'static str, &str)> {
+    let Some(chap) = chap else {
+        return vec![("authmethod", "None")];
+    };
+    let mut words = vec![
+        ("authmethod", "CHAP"),
+        ("username", chap.username.as_str()),
+        ("password", chap.password.expose()),
+    ];
+    if let Some((username, password)) = &chap.target {
+        words.push(("username_in", username));
+        words.push(("password_in", password.expose()));
+    }
+    words
+}
+
+/// Writes a file of the initiator's in one step, for root alone to read.
+pub(super) fn write(nodes: &Path, file: &Path, text: &str) -> io::Result<()> {
+    let mut make = std::fs::DirBuilder::new();
+    make.recursive(true).mode(0o700);
+    make.create(file.parent().unwrap_or(nodes))?;
+    // Beside the records: among them iscsiadm would take it for one.
+    let new = nodes.with_file_name(format!(".volattach-{}", uuid::Uuid::new_v4()));
+    let written = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&new)
+        .and_then(|mut open| open.write_all(text.as_bytes()))
+        .and_then(|()| std::fs::rename(&new, file));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&new);
+    }
+    written
+}
+
+/// Removes one, and its directory with the last.
+pub(super) fn remove(file: &Path) -> io::Result<()> {
+    or_none(std::fs::remove_file(file))?;
+    match file.parent().map(std::fs::remove_dir) {
+        Some(Err(error)) if error.kind() != io::ErrorKind::DirectoryNotEmpty => or_none(Err(error)),
+        _ => Ok(()),
     }
 }
 

@@ -2,6 +2,7 @@
 //! a disk is: what it knows of that is as old as the scan.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
@@ -20,6 +21,8 @@ pub(super) struct Sysfs {
 pub(super) struct Session {
     /// The number by which iscsiadm calls it.
     pub(super) id: u32,
+    /// Where the target was logged in to.
+    pub(super) portal: SocketAddr,
     /// The SCSI host's number.
     pub(super) host: u32,
     /// Its device's directory, beneath which its disks are.
@@ -51,33 +54,41 @@ impl Sysfs {
         Self { root }
     }
 
-    /// The session with that target by that portal and interface.
-    pub(super) fn session(&self, path: &TargetPath, interface: &str) -> Option<Session> {
+    /// The session with that target by that portal, over whichever of the initiator's interfaces: the configured one may be another
+    /// by now.
+    pub(super) fn session(&self, path: &TargetPath) -> Option<Session> {
+        let portal = path.portal.parse::<SocketAddr>().ok()?;
+        let mut sessions = self.sessions(&path.name).into_iter();
+        sessions.find(|session| session.portal == portal)
+    }
+
+    /// All sessions with that target.
+    pub(super) fn sessions(&self, target: &str) -> Vec<Session> {
         let names = list(&self.root.join("class/iscsi_session"));
-        names.into_iter().find_map(|name| {
-            let class = self.root.join("class/iscsi_session").join(&name);
-            let id = name.strip_prefix("session")?.parse().ok()?;
-            let device = class.join("device");
-            let is = |dir: &Path, file: &str, value: &str| read(dir, file) == value;
-            let by = format!("connection{id}:0");
-            let connection = device.join(&by).join("iscsi_connection").join(&by);
-            let portal = path.portal.parse::<std::net::SocketAddr>().ok()?;
-            let ours = is(&class, "targetname", &path.name)
-                && is(&class, "ifacename", interface)
-                && is(&connection, "persistent_port", &portal.port().to_string())
-                && read(&connection, "persistent_address").parse() == Ok(portal.ip());
-            if !ours {
-                return None;
-            }
-            let real = fs::canonicalize(&device).ok()?;
-            let host = real.parent()?.file_name()?.to_str()?.strip_prefix("host")?;
-            Some(Session {
-                id,
-                host: host.parse().ok()?,
-                device: real,
-                class,
+        names
+            .into_iter()
+            .filter_map(|name| {
+                let class = self.root.join("class/iscsi_session").join(&name);
+                let id = name.strip_prefix("session")?.parse().ok()?;
+                let device = class.join("device");
+                let by = format!("connection{id}:0");
+                let connection = device.join(&by).join("iscsi_connection").join(&by);
+                if read(&class, "targetname") != target {
+                    return None;
+                }
+                let address = read(&connection, "persistent_address").parse().ok()?;
+                let port = read(&connection, "persistent_port").parse().ok()?;
+                let real = fs::canonicalize(&device).ok()?;
+                let host = real.parent()?.file_name()?.to_str()?.strip_prefix("host")?;
+                Some(Session {
+                    id,
+                    portal: SocketAddr::new(address, port),
+                    host: host.parse().ok()?,
+                    device: real,
+                    class,
+                })
             })
-        })
+            .collect()
     }
 
     /// The file by which a session's host is told to scan.

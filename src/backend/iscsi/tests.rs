@@ -58,7 +58,6 @@ fn kernel() -> tempfile::TempDir {
     file(&format!("{connection}/persistent_port"), "3260\n");
     let class = "class/iscsi_session/session7";
     file(&format!("{class}/targetname"), "iqn.a\n");
-    file(&format!("{class}/ifacename"), "default\n");
     file(&format!("{class}/state"), "LOGGED_IN\n");
     file(&format!("{class}/username"), "(null)\n");
     symlink(
@@ -259,6 +258,7 @@ fn what_iscsiadm_ends_with_has_its_reason() {
         let ended = Ok(Ended {
             code,
             said: "x".into(),
+            output: String::new(),
         });
         let error = login::meaning(&path, address, None, ended, Duration::from_secs(3));
         assert_eq!(error.reason(), reason, "{code:?}: {error}");

@@ -43,6 +43,7 @@ fn one_portal_and_lists_are_read() {
             chap: None,
             identity: None,
             enforce_multipath: false,
+            discovery: None,
         }
     );
     // The lists win over the one portal beside them, and one of it twice is one path.
@@ -56,7 +57,7 @@ fn one_portal_and_lists_are_read() {
             path("[fd00::2]:3260", "iqn.b", 7)
         ]
     );
-    assert!(several.enforce_multipath);
+    assert!(several.enforce_multipath && several.discovery.is_none());
     let same_lun = r#","target_portals":["10.0.0.1","10.0.0.2"],"target_iqns":["iqn.a","iqn.a"]"#;
     let luns: Vec<u64> = volume(&one(same_lun)).paths.iter().map(|p| p.lun).collect();
     assert_eq!(luns, [1, 1]);
@@ -126,7 +127,7 @@ fn what_does_not_fit_is_refused_with_its_reason() {
     connection info's auth_method is not CHAP: expected CHAP, or null where there is none
     the credentials in connection info's auth_password cannot be used: is empty
     the credentials in connection info's auth_password cannot be used: has a control character, or a space at an end, which no node record can hold
-    connection info lacks auth_method: expected CHAP, since there is an auth_username
+    connection info lacks auth_method: expected CHAP, since there is a username
     the credentials in connection info's auth_password_in cannot be used: is empty
     the credentials in connection info's auth_password_in cannot be used: is the same as password: the two directions of mutual CHAP need two
     connection info's wwn is no NAA identifier: expected the volume's identity, such as 60014051b2d3e4f5061728394a5b6c7d

@@ -1,0 +1,109 @@
+//! The ways to an iSCSI target: IPv6, an interface of the initiator's, portals that one of them tells of, and sessions that others use.
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+
+use super::{
+    Lab, Test,
+    agent::Agent,
+    guest,
+    iscsi_test::{counts, host_path, refused},
+    targets::{Targets, head_hex, iscsi_info, multipath_info},
+};
+
+pub(crate) const TESTS: &[Test] = &[Test {
+    name: "iscsi_lun_by_discovered_portals",
+    run: portals,
+}];
+
+/// With one portal, and the wish for more.
+fn discovering(login: Option<(&str, &str)>) -> Value {
+    let mut info = iscsi_info(21, "t", 1);
+    info["data"]["enforce_multipath"] = json!(true);
+    if let Some((username, password)) = login {
+        info["data"]["discovery_auth_method"] = json!("CHAP");
+        info["data"]["discovery_auth_username"] = json!(username);
+        info["data"]["discovery_auth_password"] = json!(password);
+    }
+    info
+}
+
+fn portals(lab: &Lab) -> Result<()> {
+    let node = &lab.node;
+    node.write(
+        "/etc/iscsi/ifaces/storage0",
+        b"iface.iscsi_ifacename = storage0\niface.net_ifacename = storage\niface.transport_name = tcp\n",
+    )?;
+    let agent = Agent::start(node, "[iscsi]\ninterface = \"storage0\"\n")?;
+    let targets = Targets::new(node, &["va", "vb"])?;
+    targets.target("t", &[21, 22], &[(1, "va"), (2, "vb")])?;
+    targets.run(&["portal6", "t", "21"])?;
+    targets.run(&["multipathd"])?;
+    let expect = |what: &str| {
+        let found = counts(lab)?;
+        ensure!(found == what, "{found}, not {what}");
+        anyhow::Ok(())
+    };
+
+    // By IPv6, over an interface of the deployer's.
+    let mut by_ipv6 = iscsi_info(21, "t", 1);
+    by_ipv6["data"]["target_portal"] = json!("[fd99::21]:3260");
+    agent.attach("a", "va", &by_ipv6, &[])??;
+    ensure!(guest::sees(node, "va")?.head == head_hex("va"));
+    let session = node.sh(
+        "cd /sys/class/iscsi_session/session*; cat ifacename device/connection*/iscsi_connection/*/persistent_address",
+    )?;
+    ensure!(session == "storage0\nfd99::21", "{session}");
+    // It goes too where another interface is configured by then.
+    let agent = Agent::start(node, "")?;
+    agent.detach("a")??;
+    expect("0 sessions 0 disks 0 maps")?;
+
+    // One portal tells of the others, to who has the password.
+    let (password, wrong) = ("Cobalt5Wren6Yarn", "Juniper1Finch3Ink");
+    targets.run(&["discovery", "asker", password])?;
+    for login in [None, Some(("asker", wrong)), Some(("other", password))] {
+        let failure = refused(
+            agent.connect("d", "va", &discovering(login), &[])?,
+            "LOGON_FAILURE",
+        )?;
+        ensure!(failure.message.contains("discovery of"), "{failure:?}");
+        expect("0 sessions 0 disks 0 maps")?;
+    }
+    let attached = agent.attach("a", "va", &discovering(Some(("asker", password))), &[])??;
+    ensure!(host_path(&attached).starts_with("/dev/dm-"), "{attached}");
+    expect("3 sessions 3 disks 1 maps")?;
+    let disk = guest::sees(node, "va")?;
+    ensure!(
+        disk.head == head_hex("va") && disk.write == Ok(()),
+        "{disk:?}"
+    );
+    let found = node.sh(&format!(
+        "find /etc/iscsi/send_targets -type f; grep -rlE '{password}|{wrong}' /etc/iscsi /var/lib/volattach /var/log /run/systemd; \
+         journalctl -a --no-pager | grep -E '{password}|{wrong}'; true"
+    ))?;
+    ensure!(found.is_empty(), "{found}");
+    // Somebody else has the other LUN's disk, by one of the sessions.
+    let session = "$(grep -l 10.99.0.21 /sys/class/iscsi_session/session*/device/connection*/iscsi_connection/*/persistent_address)";
+    node.sh(&format!(
+        "host=$(readlink -f {session} | grep -o 'host[0-9]*' | head -n 1); echo '0 0 2' >/sys/class/scsi_host/$host/scan"
+    ))?;
+    expect("3 sessions 4 disks 1 maps")?;
+    agent.detach("a")??;
+    expect("1 sessions 1 disks 0 maps")?;
+    node.sh("echo 1 | tee /sys/class/scsi_disk/*/device/delete")?;
+
+    // Nobody is asked; and the last of two by different portals takes down what both came by.
+    targets.run(&["discovery"])?;
+    let read_only = ["--access", "ro"];
+    agent.connect("x", "va", &discovering(None), &read_only)??;
+    expect("3 sessions 3 disks 1 maps")?;
+    let other = multipath_info(&[(22, "t")], 1);
+    agent.connect("y", "va", &other, &read_only)??;
+    agent.disconnect("x")??;
+    expect("3 sessions 3 disks 1 maps")?;
+    agent.disconnect("y")??;
+    expect("0 sessions 0 disks 0 maps")?;
+    node.sh("rm /etc/iscsi/ifaces/storage0")?;
+    Ok(())
+}
