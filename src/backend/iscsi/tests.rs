@@ -3,6 +3,9 @@ use std::os::unix::fs::symlink;
 
 use nix::errno::Errno;
 
+use super::connect::worst;
+use super::disk::Found;
+use super::login::POLL;
 use super::*;
 use crate::connection::ConnectionInfo;
 use crate::model::Reason;

@@ -1,0 +1,235 @@
+//! Bringing a volume's disks up: every path, the map over several, and who they say they are.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use tokio::time::Instant;
+
+use super::disk::Found;
+use super::login::POLL;
+use super::{DEVICE, IscsiBackend, PROTOCOL, multipathd, node, volume_at};
+use crate::backend::{BackendError, Connected, mount};
+use crate::connection::IscsiVolume;
+use crate::model::{Access, HostPlan, TargetPath, TargetPlan};
+use crate::sys::worker::Job;
+
+/// How often multipathd is asked for a map that it does not make: it may not know the paths yet.
+const MAP: Duration = Duration::from_millis(500);
+
+impl IscsiBackend {
+    /// The map over the paths, made if need be: its block device, and whether it was there.
+    async fn map(
+        &self,
+        plan: &TargetPlan,
+        found: &[Found],
+        wwid: &str,
+    ) -> Result<(String, bool), BackendError> {
+        let within = self.initiator.settings.device_timeout;
+        let until = Instant::now() + within;
+        let path = &plan.paths[0];
+        let failed = |why: String| BackendError::MultipathFailed {
+            volume: volume_at(path),
+            why,
+        };
+        let silent = |error| failed(format!("multipathd does not answer ({error}): start it"));
+        if !multipathd::rechecks().await.map_err(silent)? {
+            return Err(failed(
+                "multipathd would take a path back that leads to another volume by now: set recheck_wwid to yes in \
+                 /etc/multipath.conf or beneath /etc/multipath/conf.d, and have it read that (multipathd reconfigure)"
+                    .to_owned(),
+            ));
+        }
+        // One that multipathd has just made of new disks by itself is nobody's.
+        let old = self.sysfs().map(wwid).is_some_and(|map| {
+            let has = self.sysfs().paths_of(&map);
+            let mut old = found.iter().filter(|path| path.old);
+            old.any(|path| has.contains(&path.block))
+        });
+        let mut next = Instant::now();
+        let map = loop {
+            if let Some(map) = self.sysfs().map(wwid) {
+                let has = self.sysfs().paths_of(&map);
+                if found.iter().all(|path| has.contains(&path.block)) {
+                    break map;
+                }
+            }
+            let now = Instant::now();
+            if now >= until {
+                return Err(failed(format!(
+                    "multipathd made none for {wwid} within {} s: look at its log, and whether its configuration excludes the \
+                     device",
+                    within.as_secs_f64()
+                )));
+            }
+            if now >= next {
+                for path in found {
+                    multipathd::ask(&format!("add path {}", path.block))
+                        .await
+                        .map_err(silent)?;
+                }
+                let _ = multipathd::ask(&format!("add map {wwid}")).await;
+                next = Instant::now() + MAP;
+                continue;
+            }
+            tokio::time::sleep(POLL).await;
+        };
+        // Whatever else it goes to, of an earlier time or another's making, must be the same volume too.
+        let mut devices = self.sysfs().paths_of(&map);
+        devices.retain(|block| found.iter().all(|path| path.block != *block));
+        devices.push(map.block.clone());
+        for block in devices {
+            let identity = self.identify(path, &block).await?;
+            if identity != wwid {
+                return Err(BackendError::DeviceIdentity {
+                    volume: volume_at(path),
+                    why: format!("/dev/{block}, of the map for {wwid}, says {identity}"),
+                });
+            }
+        }
+        Ok((map.block, old))
+    }
+
+    /// Whether a disk that was verified still is that volume.
+    pub(super) async fn verify(
+        &self,
+        plan: &TargetPlan,
+        path: &TargetPath,
+        block: &str,
+    ) -> Result<(), BackendError> {
+        let identity = self.identify(path, block).await?;
+        if Some(&identity) == plan.verified.as_ref() {
+            return Ok(());
+        }
+        Err(BackendError::DeviceIdentity {
+            volume: volume_at(path),
+            why: format!(
+                "/dev/{block} says {identity} now: the storage has put another volume there"
+            ),
+        })
+    }
+
+    /// Makes the device read-only as the attachment is; `old`: it was there.
+    pub(super) async fn protect(
+        &self,
+        plan: &HostPlan,
+        block: &str,
+        old: bool,
+    ) -> Result<(), BackendError> {
+        let read_only = self.sysfs().read_only(block);
+        if plan.access == Access::ReadWrite {
+            return match read_only {
+                false => Ok(()),
+                true => Err(BackendError::DeviceBusy {
+                    device: format!("/dev/{block}"),
+                    why: "it is read-only for another attachment on this host: detach that first"
+                        .to_owned(),
+                }),
+            };
+        }
+        if read_only || old {
+            // One that was there may be another attachment's, which writes.
+            return Ok(());
+        }
+        let set = self.workers.run(Job::SetReadOnly(node(block)), DEVICE);
+        set.await
+            .map(drop)
+            .map_err(mount::host(|| format!("make /dev/{block} read-only")))
+    }
+
+    /// Logs in by every path and makes one device of what there is; what fails leaves nothing new.
+    pub(super) async fn attach(
+        &self,
+        plan: &HostPlan,
+        target: &TargetPlan,
+        volume: &IscsiVolume,
+    ) -> Result<Connected, BackendError> {
+        let several = target.paths.len() > 1 || volume.enforce_multipath;
+        let own = (!several).then_some(plan.access);
+        let tried = target.paths.iter().map(|path| self.path(path, volume, own));
+        let (mut found, mut errors) = (Vec::new(), Vec::new());
+        for (path, result) in target.paths.iter().zip(join_all(tried).await) {
+            match result {
+                Ok(path) => found.push(path),
+                Err(error) => {
+                    tracing::warn!(target = path.name, portal = path.portal, error = %crate::model::chain(&error), "no path");
+                    errors.push(error);
+                }
+            }
+        }
+        let joined = self.join(plan, target, &found, errors, several).await;
+        if joined.is_err() {
+            // Not another attachment's: nobody is to find them.
+            self.remove_new(target, &found).await;
+        }
+        joined
+    }
+
+    /// Makes one device of the paths that there are.
+    async fn join(
+        &self,
+        plan: &HostPlan,
+        target: &TargetPlan,
+        found: &[Found],
+        mut errors: Vec<BackendError>,
+        several: bool,
+    ) -> Result<Connected, BackendError> {
+        // A LUN that is another volume is no path to do without.
+        let wrong = errors
+            .iter()
+            .position(|error| matches!(error, BackendError::DeviceIdentity { .. }));
+        if let Some(wrong) = wrong {
+            return Err(errors.swap_remove(wrong));
+        }
+        let Some(first) = found.first() else {
+            return Err(worst(errors));
+        };
+        let wwid = self.agree(target, found)?;
+        let (block, old) = match several {
+            true => self.map(target, found, &wwid).await?,
+            false => (first.block.clone(), first.old),
+        };
+        self.protect(plan, &block, old).await?;
+        Ok(Connected {
+            plan: HostPlan {
+                path: node(&block),
+                target: Some(TargetPlan {
+                    verified: Some(wwid),
+                    ..target.clone()
+                }),
+                ..plan.clone()
+            },
+            // A disk that is new was opened as it is to be used; raw, its bytes are not looked at.
+            inspected: !several && !old,
+        })
+    }
+}
+
+/// Of several paths' errors the one that tells most; what the others tell of their portals is added.
+pub(super) fn worst(mut errors: Vec<BackendError>) -> BackendError {
+    let rank = |error: &BackendError| match error {
+        BackendError::LoginRefused { .. } => 0,
+        BackendError::LoginFailed { .. } => 1,
+        BackendError::DeviceNotFound { .. } => 2,
+        BackendError::Silent { .. } => 4,
+        BackendError::Unreachable { .. } => 5,
+        _ => 3,
+    };
+    errors.sort_by_key(rank);
+    let mut errors = errors.into_iter();
+    let mut worst = errors.next().unwrap_or(BackendError::NotMine {
+        protocol: PROTOCOL,
+        what: "a plan without a path",
+    });
+    if let BackendError::Silent { attempts, .. } | BackendError::Unreachable { attempts, .. } =
+        &mut worst
+    {
+        for error in errors {
+            if let BackendError::Silent { attempts: more, .. }
+            | BackendError::Unreachable { attempts: more, .. } = error
+            {
+                attempts.extend(more);
+            }
+        }
+    }
+    worst
+}
