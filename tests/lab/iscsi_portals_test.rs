@@ -16,6 +16,9 @@ pub(crate) const TESTS: &[Test] = &[Test {
     run: portals,
 }];
 
+/// multipathd's configuration for the disks that it is to leave alone.
+const EXCLUDED: &str = "/etc/multipath/conf.d/lab.conf";
+
 /// With one portal, and the wish for more.
 fn discovering(login: Option<(&str, &str)>) -> Value {
     let mut info = iscsi_info(21, "t", 1);
@@ -38,6 +41,10 @@ fn portals(lab: &Lab) -> Result<()> {
     let targets = Targets::new(node, &["va", "vb"])?;
     targets.target("t", &[21, 22], &[(1, "va"), (2, "vb")])?;
     targets.run(&["portal6", "t", "21"])?;
+    // What is somebody else's stays so: multipathd makes maps of whatever it sees.
+    let wwn = targets.run(&["wwn", "vb"])?;
+    let excluded = format!("blacklist {{\n    wwid \"3{}\"\n}}\n", wwn.trim());
+    node.write(EXCLUDED, excluded.as_bytes())?;
     targets.run(&["multipathd"])?;
     let expect = |what: &str| {
         let found = counts(lab)?;
@@ -104,6 +111,6 @@ fn portals(lab: &Lab) -> Result<()> {
     expect("3 sessions 3 disks 1 maps")?;
     agent.disconnect("y")??;
     expect("0 sessions 0 disks 0 maps")?;
-    node.sh("rm /etc/iscsi/ifaces/storage0")?;
+    node.sh(&format!("rm /etc/iscsi/ifaces/storage0 {EXCLUDED}"))?;
     Ok(())
 }
