@@ -318,6 +318,16 @@ pub enum BackendError {
 }
 
 impl BackendError {
+    /// Something that is not this backend's.
+    pub(super) fn not_mine(protocol: &'static str, what: &'static str) -> Self {
+        Self::NotMine { protocol, what }
+    }
+
+    /// Another backend's connection info.
+    pub(super) fn foreign(protocol: &'static str) -> Self {
+        Self::not_mine(protocol, "connection info of another protocol")
+    }
+
     /// The stable reason.
     #[must_use]
     pub fn reason(&self) -> Reason {

@@ -82,10 +82,7 @@ impl LocalBackend {
 fn volume(info: &Protocol) -> Result<&LocalVolume, BackendError> {
     match info {
         Protocol::Local(volume) => Ok(volume),
-        _ => Err(BackendError::NotMine {
-            protocol: PROTOCOL,
-            what: "connection info of another protocol",
-        }),
+        _ => Err(BackendError::foreign(PROTOCOL)),
     }
 }
 
@@ -184,10 +181,6 @@ pub(super) async fn inspect(plan: &HostPlan) -> Result<u64, BackendError> {
 impl Backend for LocalBackend {
     fn protocol(&self) -> &'static str {
         PROTOCOL
-    }
-
-    fn read_only(&self, _info: &Protocol) -> bool {
-        false
     }
 
     fn plan(&self, info: &Protocol, access: Access) -> Result<HostPlan, BackendError> {

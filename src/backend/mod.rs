@@ -25,7 +25,7 @@ use async_trait::async_trait;
 pub use error::{Attempt, BackendError};
 
 use crate::connection::Protocol;
-use crate::model::{Access, HostPlan};
+use crate::model::{Access, HostPlan, TargetPlan};
 
 /// Whether something that a plan names is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +76,9 @@ pub trait Backend: Send + Sync {
     fn protocol(&self) -> &'static str;
 
     /// Whether this host's configuration makes the volume read-only.
-    fn read_only(&self, info: &Protocol) -> bool;
+    fn read_only(&self, _info: &Protocol) -> bool {
+        false
+    }
 
     /// Decides what connecting comes to: the same input gives the same plan, and nothing is touched.
     ///
@@ -107,6 +109,17 @@ pub trait Backend: Send + Sync {
     /// Takes the connection down, whole or partial; nothing there is success. Called for each volume; `last`: nobody
     /// else uses what it shares with others ([`HostPlan::shared`]), which else stays.
     async fn disconnect(&self, plan: &HostPlan, last: bool) -> Result<(), BackendError>;
+}
+
+/// The plan's target, which every plan of a target's backend has, with a path at least.
+fn target_of<'a>(
+    plan: &'a HostPlan,
+    protocol: &'static str,
+) -> Result<&'a TargetPlan, BackendError> {
+    let target = plan.target.as_ref();
+    target
+        .filter(|target| !target.paths.is_empty())
+        .ok_or(BackendError::not_mine(protocol, "a plan without a target"))
 }
 
 /// The backends of this build, by protocol.

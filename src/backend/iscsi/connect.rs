@@ -216,10 +216,9 @@ pub(super) fn worst(mut errors: Vec<BackendError>) -> BackendError {
     };
     errors.sort_by_key(rank);
     let mut errors = errors.into_iter();
-    let mut worst = errors.next().unwrap_or(BackendError::NotMine {
-        protocol: PROTOCOL,
-        what: "a plan without a path",
-    });
+    let mut worst = errors
+        .next()
+        .unwrap_or(BackendError::not_mine(PROTOCOL, "a plan without a path"));
     if let BackendError::Silent { attempts, .. } | BackendError::Unreachable { attempts, .. } =
         &mut worst
     {

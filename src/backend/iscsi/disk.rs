@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::login::Gate;
 use super::sysfs::{Session, Unit};
-use super::{DEVICE, IscsiBackend, by_path, node, not_mine, volume_at};
+use super::{DEVICE, IscsiBackend, PROTOCOL, by_path, node, volume_at};
 use crate::backend::{BackendError, mount};
 use crate::connection::IscsiVolume;
 use crate::model::{Access, TargetPath, TargetPlan};
@@ -137,7 +137,7 @@ impl IscsiBackend {
                     let identity = some(path, &block, identity)?;
                     return Ok((block, identity));
                 }
-                _ => return Err(not_mine("another job's reply")),
+                _ => return Err(BackendError::not_mine(PROTOCOL, "another job's reply")),
             }
         }
     }
@@ -150,7 +150,7 @@ impl IscsiBackend {
     ) -> Result<String, BackendError> {
         match self.workers.run(Job::Identify(node(block)), DEVICE).await {
             Ok(Reply::Identity(identity)) => some(path, block, identity),
-            Ok(_) => Err(not_mine("another job's reply")),
+            Ok(_) => Err(BackendError::not_mine(PROTOCOL, "another job's reply")),
             Err(error) => Err(silent(path, &format!("/dev/{block}"), error)),
         }
     }

@@ -28,7 +28,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::future::join_all;
 
-use super::{Backend, BackendError, Connected, Description, Presence, Setting, file, mount};
+use super::{
+    Backend, BackendError, Connected, Description, Presence, Setting, file, mount, target_of,
+};
 use crate::config;
 use crate::connection::{Discovery, IscsiVolume, Protocol};
 use crate::model::{Access, HostPlan, ImageFormat, SourceKind, TargetPath, TargetPlan};
@@ -71,13 +73,6 @@ impl IscsiBackend {
     }
 }
 
-fn not_mine(what: &'static str) -> BackendError {
-    BackendError::NotMine {
-        protocol: PROTOCOL,
-        what,
-    }
-}
-
 /// `LUN 1 of iqn.2026-01.org.lab:t at 10.0.0.1:3260`
 fn volume_at(path: &TargetPath) -> String {
     format!("LUN {} of {}", path.lun.unwrap_or_default(), at(path))
@@ -102,33 +97,14 @@ fn by_path(path: &TargetPath) -> PathBuf {
 fn volume(info: &Protocol) -> Result<&IscsiVolume, BackendError> {
     match info {
         Protocol::Iscsi(volume) => Ok(volume),
-        _ => Err(BackendError::NotMine {
-            protocol: PROTOCOL,
-            what: "connection info of another protocol",
-        }),
+        _ => Err(BackendError::foreign(PROTOCOL)),
     }
-}
-
-/// The plan's target, which every plan of this backend has, with a path at least.
-fn target_of(plan: &HostPlan) -> Result<&TargetPlan, BackendError> {
-    let target = plan
-        .target
-        .as_ref()
-        .filter(|target| !target.paths.is_empty());
-    target.ok_or(BackendError::NotMine {
-        protocol: PROTOCOL,
-        what: "a plan without a target",
-    })
 }
 
 #[async_trait]
 impl Backend for IscsiBackend {
     fn protocol(&self) -> &'static str {
         PROTOCOL
-    }
-
-    fn read_only(&self, _info: &Protocol) -> bool {
-        false
     }
 
     fn plan(&self, info: &Protocol, access: Access) -> Result<HostPlan, BackendError> {
@@ -224,7 +200,7 @@ impl Backend for IscsiBackend {
     }
 
     async fn find(&self, plan: &HostPlan) -> Result<Presence, BackendError> {
-        let target = target_of(plan)?;
+        let target = target_of(plan, PROTOCOL)?;
         let units = self.units(target);
         for (_, unit) in &units {
             // Of those that an earlier process of this agent has made.
@@ -247,7 +223,7 @@ impl Backend for IscsiBackend {
     }
 
     async fn connect(&self, plan: &HostPlan, info: &Protocol) -> Result<Connected, BackendError> {
-        let (target, volume) = (target_of(plan)?, volume(info)?);
+        let (target, volume) = (target_of(plan, PROTOCOL)?, volume(info)?);
         let mut target = target.clone();
         if let (Some(discovery), [path]) = (&volume.discovery, &target.paths[..]) {
             target.paths = self
@@ -266,7 +242,7 @@ impl Backend for IscsiBackend {
     }
 
     async fn extend(&self, plan: &HostPlan) -> Result<u64, BackendError> {
-        let target = target_of(plan)?;
+        let target = target_of(plan, PROTOCOL)?;
         let disks = self.units(target).into_iter();
         let disks: Vec<_> = disks
             .filter_map(|(path, unit)| Some((path, unit.dir, unit.block?)))
@@ -303,7 +279,7 @@ impl Backend for IscsiBackend {
     }
 
     async fn disconnect(&self, plan: &HostPlan, last: bool) -> Result<(), BackendError> {
-        let target = target_of(plan)?;
+        let target = target_of(plan, PROTOCOL)?;
         match last {
             true => self.take_down(target).await,
             false => self.leave(target).await,

@@ -332,10 +332,9 @@ pub(in crate::backend) fn of<'a>(
     plan: &'a HostPlan,
     protocol: &'static str,
 ) -> Result<&'a MountPlan, BackendError> {
-    plan.mount.as_ref().ok_or(BackendError::NotMine {
-        protocol,
-        what: "a plan without a mount",
-    })
+    plan.mount
+        .as_ref()
+        .ok_or(BackendError::not_mine(protocol, "a plan without a mount"))
 }
 
 /// An address as mount(2)'s `ip=` and `addr=` take it: the scope of a link-local one after a `%`.

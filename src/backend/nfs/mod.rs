@@ -57,10 +57,7 @@ impl NfsBackend {
 fn volume(info: &Protocol) -> Result<&NfsVolume, BackendError> {
     match info {
         Protocol::Nfs(volume) => Ok(volume),
-        _ => Err(BackendError::NotMine {
-            protocol: PROTOCOL,
-            what: "connection info of another protocol",
-        }),
+        _ => Err(BackendError::foreign(PROTOCOL)),
     }
 }
 

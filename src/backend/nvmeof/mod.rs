@@ -22,7 +22,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::mount::{self, blocking, host};
-use super::{Backend, BackendError, Connected, Description, Presence, Setting, file};
+use super::{Backend, BackendError, Connected, Description, Presence, Setting, file, target_of};
 use crate::config;
 use crate::connection::{NvmeVolume, Protocol};
 use crate::host::{Host, NvmeHost};
@@ -175,38 +175,25 @@ impl NvmeBackend {
 fn volume(info: &Protocol) -> Result<&NvmeVolume, BackendError> {
     match info {
         Protocol::Nvme(volume) => Ok(volume),
-        _ => Err(not_mine("connection info of another protocol")),
-    }
-}
-
-fn not_mine(what: &'static str) -> BackendError {
-    BackendError::NotMine {
-        protocol: PROTOCOL,
-        what,
+        _ => Err(BackendError::foreign(PROTOCOL)),
     }
 }
 
 fn target(plan: &HostPlan) -> Result<&TargetPlan, BackendError> {
-    plan.target
-        .as_ref()
-        .ok_or_else(|| not_mine("a plan without a target"))
+    target_of(plan, PROTOCOL)
 }
 
 /// The subsystem, which is the same on all paths.
 fn nqn(target: &TargetPlan) -> Result<&str, BackendError> {
     let path = target.paths.first();
     path.map(|path| path.name.as_str())
-        .ok_or_else(|| not_mine("a target without a path"))
+        .ok_or(BackendError::not_mine(PROTOCOL, "a target without a path"))
 }
 
 #[async_trait]
 impl Backend for NvmeBackend {
     fn protocol(&self) -> &'static str {
         PROTOCOL
-    }
-
-    fn read_only(&self, _info: &Protocol) -> bool {
-        false
     }
 
     fn plan(&self, info: &Protocol, access: Access) -> Result<HostPlan, BackendError> {

@@ -99,15 +99,8 @@ impl SmbBackend {
     fn volume<'a>(&self, info: &'a Protocol) -> Result<&'a SmbVolume, BackendError> {
         match info {
             Protocol::Smb(volume) => Ok(volume),
-            _ => Err(not_mine("connection info of another protocol")),
+            _ => Err(BackendError::foreign(PROTOCOL)),
         }
-    }
-}
-
-fn not_mine(what: &'static str) -> BackendError {
-    BackendError::NotMine {
-        protocol: PROTOCOL,
-        what,
     }
 }
 
