@@ -201,6 +201,13 @@ fn survive(
     Ok(())
 }
 
+/// Starts a server for each fault, and one that stays well.
+fn start_all<S>(start: impl Fn(&'static str, u8) -> Result<S>) -> Result<(Vec<S>, S)> {
+    let ill = FAULTS.iter().zip(11..);
+    let ill = ill.map(|(fault, octet)| start(fault.name, octet));
+    Ok((ill.collect::<Result<_>>()?, start("well", 14)?))
+}
+
 fn smb(lab: &Lab) -> Result<()> {
     let config = "[smb]\nprobe_timeout = \"8s\"\ndefault_options = \"echo_interval=2\"\n";
     let agent = Agent::start(&lab.node, config)?;
@@ -216,14 +223,7 @@ fn smb(lab: &Lab) -> Result<()> {
         let login = format!("-o username=bob,password=pw{more}");
         smb_info(server, "vols", name, &login)
     };
-    let (ill, well) = (
-        [
-            start("killed", 11)?,
-            start("stopped", 12)?,
-            start("lost", 13)?,
-        ],
-        start("well", 14)?,
-    );
+    let (ill, well) = start_all(start)?;
     let servers: Vec<_> = ill
         .iter()
         .zip(&FAULTS)
@@ -259,14 +259,7 @@ fn nfs(lab: &Lab) -> Result<()> {
         }
         anyhow::Ok(server)
     };
-    let (ill, well) = (
-        [
-            start("killed", 11)?,
-            start("stopped", 12)?,
-            start("lost", 13)?,
-        ],
-        start("well", 14)?,
-    );
+    let (ill, well) = start_all(start)?;
     let servers: Vec<_> = ill
         .iter()
         .zip(&FAULTS)

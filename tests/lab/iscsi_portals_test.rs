@@ -7,7 +7,7 @@ use super::{
     Lab, Test,
     agent::Agent,
     guest,
-    iscsi_test::{counts, host_path, refused},
+    iscsi_test::{expect, host_path, refused},
     targets::{Targets, head_hex, iscsi_info, multipath_info},
 };
 
@@ -46,11 +46,6 @@ fn portals(lab: &Lab) -> Result<()> {
     let excluded = format!("blacklist {{\n    wwid \"3{}\"\n}}\n", wwn.trim());
     node.write(EXCLUDED, excluded.as_bytes())?;
     targets.run(&["multipathd"])?;
-    let expect = |what: &str| {
-        let found = counts(lab)?;
-        ensure!(found == what, "{found}, not {what}");
-        anyhow::Ok(())
-    };
 
     // By IPv6, over an interface of the deployer's.
     let mut by_ipv6 = iscsi_info(21, "t", 1);
@@ -64,7 +59,7 @@ fn portals(lab: &Lab) -> Result<()> {
     // It goes too where another interface is configured by then.
     let agent = Agent::start(node, "")?;
     agent.detach("a")??;
-    expect("0 sessions 0 disks 0 maps")?;
+    expect(lab, "0 sessions 0 disks 0 maps")?;
 
     // One portal tells of the others, to who has the password.
     let (password, wrong) = ("Cobalt5Wren6Yarn", "Juniper1Finch3Ink");
@@ -75,11 +70,11 @@ fn portals(lab: &Lab) -> Result<()> {
             "LOGON_FAILURE",
         )?;
         ensure!(failure.message.contains("discovery of"), "{failure:?}");
-        expect("0 sessions 0 disks 0 maps")?;
+        expect(lab, "0 sessions 0 disks 0 maps")?;
     }
     let attached = agent.attach("a", "va", &discovering(Some(("asker", password))), &[])??;
     ensure!(host_path(&attached).starts_with("/dev/dm-"), "{attached}");
-    expect("3 sessions 3 disks 1 maps")?;
+    expect(lab, "3 sessions 3 disks 1 maps")?;
     let disk = guest::sees(node, "va")?;
     ensure!(
         disk.head == head_hex("va") && disk.write == Ok(()),
@@ -95,22 +90,22 @@ fn portals(lab: &Lab) -> Result<()> {
     node.sh(&format!(
         "host=$(readlink -f {session} | grep -o 'host[0-9]*' | head -n 1); echo '0 0 2' >/sys/class/scsi_host/$host/scan"
     ))?;
-    expect("3 sessions 4 disks 1 maps")?;
+    expect(lab, "3 sessions 4 disks 1 maps")?;
     agent.detach("a")??;
-    expect("1 sessions 1 disks 0 maps")?;
+    expect(lab, "1 sessions 1 disks 0 maps")?;
     node.sh("echo 1 | tee /sys/class/scsi_disk/*/device/delete")?;
 
     // Nobody is asked; and the last of two by different portals takes down what both came by.
     targets.run(&["discovery"])?;
     let read_only = ["--access", "ro"];
     agent.connect("x", "va", &discovering(None), &read_only)??;
-    expect("3 sessions 3 disks 1 maps")?;
+    expect(lab, "3 sessions 3 disks 1 maps")?;
     let other = multipath_info(&[(22, "t")], 1);
     agent.connect("y", "va", &other, &read_only)??;
     agent.disconnect("x")??;
-    expect("3 sessions 3 disks 1 maps")?;
+    expect(lab, "3 sessions 3 disks 1 maps")?;
     agent.disconnect("y")??;
-    expect("0 sessions 0 disks 0 maps")?;
+    expect(lab, "0 sessions 0 disks 0 maps")?;
     node.sh(&format!("rm /etc/iscsi/ifaces/storage0 {EXCLUDED}"))?;
     Ok(())
 }

@@ -10,7 +10,7 @@ use super::{
     Lab, Test,
     agent::Agent,
     guest,
-    iscsi_test::{counts, host_path, refused},
+    iscsi_test::{expect, host_path, refused},
     node::Node,
     process::{quote, wait_for},
     targets::{Targets, head, head_hex, iscsi_info, multipath_info},
@@ -118,22 +118,14 @@ fn under_a_guest(lab: &Lab) -> Result<()> {
     // libvirt 9.0 cannot take its label off a device that is gone, and would refuse the domain the next one of that name.
     lab.node
         .sh("nsenter -m -t $(cat /run/libvirt/qemu/inner.pid) rm /dev/sda")?;
-    ensure!(
-        counts(lab)? == "1 sessions 1 disks 0 maps",
-        "{}",
-        counts(lab)?
-    );
+    expect(lab, "1 sessions 1 disks 0 maps")?;
     ensure!(guest::sees(&lab.node, "vb")?.head == head_hex("vb"));
     // Once more, and nobody is attached before it is detached.
     targets.run(&["unmap", "t", "3"])?;
     targets.run(&["map", "t", "3", "vc"])?;
     agent.detach("b")??;
     guest::gone(&lab.node, "vb")?;
-    ensure!(
-        counts(lab)? == "0 sessions 0 disks 0 maps",
-        "{}",
-        counts(lab)?
-    );
+    expect(lab, "0 sessions 0 disks 0 maps")?;
     for (volume, text) in [
         ("va", "volattach-guest-was-here va"),
         ("vb", "volattach-guest-was-here vb"),
@@ -229,18 +221,10 @@ fn under_a_map(lab: &Lab) -> Result<()> {
     ensure!(qemu_reads(node, &old)?.is_empty());
     agent.detach("a")??;
     guest::gone(node, "va")?;
-    ensure!(
-        counts(lab)? == "2 sessions 2 disks 1 maps",
-        "{}",
-        counts(lab)?
-    );
+    expect(lab, "2 sessions 2 disks 1 maps")?;
     ensure!(qemu_reads(node, &new)? == head("vb"));
     agent.detach("b")??;
-    ensure!(
-        counts(lab)? == "0 sessions 0 disks 0 maps",
-        "{}",
-        counts(lab)?
-    );
+    expect(lab, "0 sessions 0 disks 0 maps")?;
     ensure!(written(lab, &targets, "vb")?.is_empty());
     Ok(())
 }

@@ -31,12 +31,14 @@ pub(crate) const TESTS: &[Test] = &[
     },
 ];
 
-/// Sessions, disks of SCSI hosts, and maps, as the kernel has them.
-pub(crate) fn counts(lab: &Lab) -> Result<String> {
-    lab.node.sh(
+/// Holds the node to so many sessions, disks of SCSI hosts, and maps, as the kernel has them.
+pub(crate) fn expect(lab: &Lab, counts: &str) -> Result<()> {
+    let found = lab.node.sh(
         "echo $(ls /sys/class/iscsi_session | wc -l) sessions $(ls /sys/class/scsi_disk | wc -l) disks \
          $(ls -d /sys/block/dm-* 2>/dev/null | wc -l) maps",
-    )
+    )?;
+    ensure!(found == counts, "{found}, not {counts}");
+    Ok(())
 }
 
 pub(crate) fn host_path(answer: &Value) -> &str {
@@ -74,17 +76,9 @@ fn shared_session(lab: &Lab) -> Result<()> {
             .sh(&format!("blockdev --getro {}", host_path(&attached)))?
             == "0"
     );
-    ensure!(
-        counts(lab)? == "1 sessions 2 disks 0 maps",
-        "{}",
-        counts(lab)?
-    );
+    expect(lab, "1 sessions 2 disks 0 maps")?;
     agent.detach("a")??;
-    ensure!(
-        counts(lab)? == "1 sessions 1 disks 0 maps",
-        "{}",
-        counts(lab)?
-    );
+    expect(lab, "1 sessions 1 disks 0 maps")?;
     let disk = guest::sees(&lab.node, "vb")?;
     ensure!(
         disk.head == head_hex("vb") && disk.write == Ok(()),
@@ -95,11 +89,7 @@ fn shared_session(lab: &Lab) -> Result<()> {
     lab.node.sh("systemctl kill -s KILL volattachd.service")?;
     agent.detach("b")??;
     guest::gone(&lab.node, "vb")?;
-    ensure!(
-        counts(lab)? == "0 sessions 0 disks 0 maps",
-        "{}",
-        counts(lab)?
-    );
+    expect(lab, "0 sessions 0 disks 0 maps")?;
     ensure!(lab.node.sh(&format!("sha256sum <{}", targets.path("va")))? == before);
     let written = lab.node.sh(&format!(
         "tail -c +{} {} | head -c {}",
@@ -148,11 +138,7 @@ fn logins(lab: &Lab) -> Result<()> {
         ];
         for refusal in refusals {
             refused(agent.connect("c", "va", &refusal, &[])?, "LOGON_FAILURE")?;
-            ensure!(
-                counts(lab)? == "0 sessions 0 disks 0 maps",
-                "{}",
-                counts(lab)?
-            );
+            expect(lab, "0 sessions 0 disks 0 maps")?;
             lab.node.sh("! ls /etc/iscsi/nodes/* 2>/dev/null")?;
         }
         targets.run(&["chap", "t", "alice", password, "target", back])?;
@@ -199,11 +185,7 @@ fn several_paths(lab: &Lab) -> Result<()> {
         disk.head == head_hex("va") && disk.write == Ok(()),
         "{disk:?}"
     );
-    ensure!(
-        counts(lab)? == "2 sessions 2 disks 1 maps",
-        "{}",
-        counts(lab)?
-    );
+    expect(lab, "2 sessions 2 disks 1 maps")?;
     // One portal dies: a read goes by the other.
     targets.run(&["silence", "21"])?;
     let read = lab.node.run(
@@ -220,21 +202,13 @@ fn several_paths(lab: &Lab) -> Result<()> {
     targets.run(&["unsilence", "21"])?;
     agent.detach("a")??;
     guest::gone(&lab.node, "va")?;
-    ensure!(
-        counts(lab)? == "0 sessions 0 disks 0 maps",
-        "{}",
-        counts(lab)?
-    );
+    expect(lab, "0 sessions 0 disks 0 maps")?;
 
     // Dead from the start: the other carries the volume.
     targets.run(&["silence", "22"])?;
     let connected = agent.connect("b", "va", &both, &[])??;
     ensure!(host_path(&connected).starts_with("/dev/dm-"), "{connected}");
-    ensure!(
-        counts(lab)? == "1 sessions 1 disks 1 maps",
-        "{}",
-        counts(lab)?
-    );
+    expect(lab, "1 sessions 1 disks 1 maps")?;
     agent.disconnect("b")??;
     targets.run(&["unsilence", "22"])?;
 
@@ -248,11 +222,7 @@ fn several_paths(lab: &Lab) -> Result<()> {
     named["data"]["wwn"] = json!(targets.run(&["wwn", "va"])?);
     agent.connect("d", "va", &named, &[])??;
     agent.disconnect("d")??;
-    ensure!(
-        counts(lab)? == "0 sessions 0 disks 0 maps",
-        "{}",
-        counts(lab)?
-    );
+    expect(lab, "0 sessions 0 disks 0 maps")?;
     Ok(())
 }
 
@@ -305,11 +275,7 @@ fn silent_and_absent(lab: &Lab) -> Result<()> {
         "SERVER_TIMEOUT",
     )?;
     targets.run(&["unsilence", "21"])?;
-    ensure!(
-        counts(lab)? == "0 sessions 0 disks 0 maps",
-        "{}",
-        counts(lab)?
-    );
+    expect(lab, "0 sessions 0 disks 0 maps")?;
 
     agent.attach("a", "va", &iscsi_info(21, "t", 1), &[])??;
     guest::sees(&lab.node, "va")?;
@@ -322,10 +288,6 @@ fn silent_and_absent(lab: &Lab) -> Result<()> {
         "volattach detach a && ! volattach show a",
         Duration::from_secs(200),
     )?;
-    ensure!(
-        counts(lab)? == "0 sessions 0 disks 0 maps",
-        "{}",
-        counts(lab)?
-    );
+    expect(lab, "0 sessions 0 disks 0 maps")?;
     Ok(())
 }
