@@ -45,7 +45,7 @@ async fn shared() -> MutexGuard<'static, Shared> {
     static SHARED: OnceLock<Mutex<Shared>> = OnceLock::new();
     let start = || {
         Mutex::new(Shared {
-            embed: Embed::start(),
+            embed: Embed::start(fixture::QEMU_CONF),
             guest: None,
         })
     };

@@ -78,7 +78,7 @@ fn say(text: &str) {
 
 fn attempt(verdict: &mut Verdict) {
     say("starting a guest under software emulation, on a libvirt of its own");
-    let embed = Embed::start();
+    let embed = Embed::start(fixture::QEMU_CONF);
     let read_only = embed.image("read-only.raw", SIZE);
     let read_write = embed.image("read-write.raw", SIZE);
     let guest = embed.boot("guest", 2);

@@ -33,7 +33,7 @@ pub(crate) struct Guest {
 
 /// QEMU's settings for a process that may be root in a container: QEMU runs as the same user, no file changes its
 /// owner, no namespaces, no cgroups.
-const QEMU_CONF: &str = r#"
+pub(crate) const QEMU_CONF: &str = r#"
 user = "root"
 group = "root"
 dynamic_ownership = 0
@@ -45,15 +45,15 @@ stdio_handler = "file"
 "#;
 
 impl Embed {
-    /// Starts libvirt. Must not be called twice in a process.
+    /// Starts libvirt with that qemu.conf. Must not be called twice in a process.
     ///
     /// # Panics
     /// Where it cannot, saying why.
-    pub(crate) fn start() -> Self {
+    pub(crate) fn start(qemu_conf: &str) -> Self {
         let kernel = guest_kernel();
         let scratch = Scratch::new("embed");
         fs::create_dir(scratch.root().join("etc")).expect("the configuration's directory");
-        fs::write(scratch.root().join("etc/qemu.conf"), QEMU_CONF).expect("qemu.conf");
+        fs::write(scratch.root().join("etc/qemu.conf"), qemu_conf).expect("qemu.conf");
         volattach::libvirt::run_event_loop().expect("libvirt's event loop");
         let connect =
             Connect::open(Some(&uri(scratch.root()))).expect("libvirt's embedded QEMU driver");
