@@ -12,7 +12,16 @@ use super::sysfs::{Map, Unit};
 use super::{DEVICE, IscsiBackend, multipathd, node};
 use crate::backend::{BackendError, mount};
 use crate::model::{TargetPath, TargetPlan};
-use crate::sys::worker::{Job, SysfsJob, WorkerError};
+use crate::sys::worker::{Job, Reply, SysfsJob, WorkerError};
+
+/// What may be in this host's cache of a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cached {
+    /// What was written to the disk, and must reach it.
+    Writes,
+    /// Nothing: a map was written to, or nobody ever wrote, or it is nobody's loss.
+    Nothing,
+}
 
 impl IscsiBackend {
     /// The disks that there are at the plan's LUNs, by its own paths, and those of the same volume by other portals of the
@@ -75,20 +84,19 @@ impl IscsiBackend {
             .verified
             .as_ref()
             .and_then(|wwid| self.sysfs().map(wwid));
-        match over.or(named) {
+        // What is written to a map is flushed there, and its paths have nothing of their own.
+        let cached = match over.or(named) {
             Some(map) => {
-                self.flush(&map.block).await?;
+                let flushed = self.workers.run(Job::Flush(node(&map.block)), DEVICE).await;
+                flushed.map_or_else(|error| not_flushed(&map.block, error), |_| Ok(()))?;
                 self.remove_map(&map, DEVICE).await?;
+                Cached::Nothing
             }
-            None => {
-                for block in units.iter().filter_map(|(_, unit)| unit.block.as_deref()) {
-                    self.flush(block).await?;
-                }
-            }
-        }
+            None => Cached::Writes,
+        };
         let removed = units
             .iter()
-            .map(|(path, unit)| self.remove_unit(path, unit));
+            .map(|(path, unit)| self.remove_unit(path, unit, cached));
         let removed = join_all(removed).await;
         let mut left: Vec<&TargetPath> = target.paths.iter().collect();
         left.extend(units.iter().map(|(path, _)| path));
@@ -113,28 +121,8 @@ impl IscsiBackend {
             {
                 let _ = self.remove_map(&map, DEVICE).await;
             }
-            if let Err(error) = self.remove_unit(&path, &unit).await {
+            if let Err(error) = self.remove_unit(&path, &unit, Cached::Nothing).await {
                 tracing::warn!(error = %crate::model::chain(&error), "a disk is left for the disconnect");
-            }
-        }
-    }
-
-    /// Writes out what this host has cached. A disk that cannot take it any more is taken down all the same; one that somebody
-    /// uses is not.
-    async fn flush(&self, block: &str) -> Result<(), BackendError> {
-        match self.workers.run(Job::Flush(node(block)), DEVICE).await {
-            Ok(_) => Ok(()),
-            Err(WorkerError::Failed {
-                errno: Errno::EBUSY,
-                ..
-            }) => Err(BackendError::DeviceBusy {
-                device: format!("/dev/{block}"),
-                why: "something on this host uses it: a mount, or another device (see lsblk)"
-                    .to_owned(),
-            }),
-            Err(error) => {
-                tracing::warn!(block, error = %crate::model::chain(&error), "not flushed");
-                Ok(())
             }
         }
     }
@@ -166,11 +154,12 @@ impl IscsiBackend {
         }))
     }
 
-    /// Removes a disk, and sees it gone. Where it hangs, its session is left, if nobody else has a disk there.
+    /// Removes a disk, and sees it gone; one that somebody uses stays where there may be writes to lose. Where it hangs, its session is left, if nobody else has a disk there.
     pub(super) async fn remove_unit(
         &self,
         path: &TargetPath,
         unit: &Unit,
+        cached: Cached,
     ) -> Result<(), BackendError> {
         if let Some(map) = unit
             .block
@@ -183,12 +172,17 @@ impl IscsiBackend {
             // It has it open. Nobody there has it not.
             let _ = multipathd::ask(&format!("del path {block}")).await;
         }
-        let delete = SysfsJob {
-            path: unit.dir.join("delete"),
-            value: "1".to_owned(),
+        let delete = || {
+            Job::WriteSysfs(SysfsJob {
+                path: unit.dir.join("delete"),
+                value: "1".to_owned(),
+            })
         };
         let until = Instant::now() + DEVICE;
-        let deleted = self.workers.run(Job::WriteSysfs(delete), DEVICE).await;
+        let deleted = match &unit.block {
+            Some(block) if cached == Cached::Writes => self.flush_and_delete(block, delete).await?,
+            _ => self.workers.run(delete(), DEVICE).await,
+        };
         while deleted.is_ok() && unit.is_there() && Instant::now() < until {
             tokio::time::sleep(POLL).await;
         }
@@ -206,6 +200,46 @@ impl IscsiBackend {
                     .to_owned(),
             }),
             Err(error) => Err(mount::host(|| format!("remove {device}"))(error)),
+        }
+    }
+
+    /// Both by one worker; gives what became of the deletion.
+    async fn flush_and_delete(
+        &self,
+        block: &str,
+        delete: impl Fn() -> Job,
+    ) -> Result<Result<Reply, WorkerError>, BackendError> {
+        let jobs = [Job::Flush(node(block)), delete()];
+        let flushed = async {
+            let mut worker = self.workers.start()?;
+            worker.give(&jobs).await?;
+            worker.reply(DEVICE).await?;
+            Ok(worker)
+        };
+        Ok(match flushed.await {
+            Ok(mut worker) => worker.reply(DEVICE).await,
+            Err(error) => {
+                not_flushed(block, error)?;
+                self.workers.run(delete(), DEVICE).await
+            }
+        })
+    }
+}
+
+/// A device that cannot take what is to be written any more is taken down all the same; one that somebody uses is not.
+fn not_flushed(block: &str, error: WorkerError) -> Result<(), BackendError> {
+    match error {
+        WorkerError::Failed {
+            errno: Errno::EBUSY,
+            ..
+        } => Err(BackendError::DeviceBusy {
+            device: format!("/dev/{block}"),
+            why: "something on this host uses it: a mount, or another device (see lsblk)"
+                .to_owned(),
+        }),
+        error => {
+            tracing::warn!(block, error = %crate::model::chain(&error), "not flushed");
+            Ok(())
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use tokio::time::Instant;
 
+use super::disconnect::Cached;
 use super::login::Gate;
 use super::sysfs::{Session, Unit};
 use super::{DEVICE, IscsiBackend, PROTOCOL, by_path, node, volume_at};
@@ -81,7 +82,7 @@ impl IscsiBackend {
             return Ok(now);
         }
         tracing::warn!(unit = %unit.dir.display(), first = ?scanned, ?now, "removing a leftover of another volume at this LUN");
-        self.remove_unit(path, unit).await?;
+        self.remove_unit(path, unit, Cached::Nothing).await?;
         if let Some(map) = scanned.and_then(|wwid| self.sysfs().map(&wwid))
             && self.sysfs().paths_of(&map).is_empty()
         {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
+use super::disconnect::Cached;
 use super::disk::silent;
 use super::sysfs::Session;
 use super::{IscsiBackend, by_path};
@@ -83,7 +84,7 @@ impl IscsiBackend {
             if !*others {
                 if let Some(unit) = path.lun.and_then(|lun| session.unit(lun)) {
                     tracing::warn!(unit = %unit.dir.display(), "removing a disk that appeared too late");
-                    if let Err(error) = self.remove_unit(&path, &unit).await {
+                    if let Err(error) = self.remove_unit(&path, &unit, Cached::Nothing).await {
                         tracing::error!(error = %crate::model::chain(&error), "a disk is left over");
                     }
                 }
