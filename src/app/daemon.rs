@@ -76,6 +76,7 @@ impl Daemon {
             key: state.key,
             unplug_timeout: settings.detach.unplug_timeout,
         });
+        engine.recall().await.context("cannot read the journal")?;
         let peers = LocalPeers::new(&settings.listen.group)?;
         let api = Api::new(engine.clone(), host, peers)
             .await

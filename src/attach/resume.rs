@@ -46,6 +46,21 @@ impl Engine {
         Ok(records.into_iter().map(|record| record.id).collect())
     }
 
+    /// Tells the backends what connections there are in the journal. To be called before anything else.
+    ///
+    /// # Errors
+    /// Where the journal fails.
+    pub async fn recall(&self) -> Result<(), Error> {
+        let parts = &self.0.parts;
+        for record in parts.journal.all().await? {
+            // A backend that this build has no more is told of by whoever needs it.
+            if let Ok(backend) = parts.backends.get(&record.host.protocol) {
+                backend.recall(&record.host);
+            }
+        }
+        Ok(())
+    }
+
     /// The records that the news is about.
     ///
     /// # Errors

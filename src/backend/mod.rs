@@ -89,6 +89,9 @@ pub trait Backend: Send + Sync {
     /// Tells a plan in words. Pure, like the plan.
     fn describe(&self, info: &Protocol, plan: &HostPlan) -> Description;
 
+    /// Is told, at the start, of a connection in the journal. Touches nothing.
+    fn recall(&self, _plan: &HostPlan) {}
+
     /// Looks whether the plan's connection is there, without touching the server.
     async fn find(&self, plan: &HostPlan) -> Result<Presence, BackendError>;
 

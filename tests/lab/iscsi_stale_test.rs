@@ -73,23 +73,25 @@ fn under_a_guest(lab: &Lab) -> Result<()> {
         named["data"]["wwn"] = json!(targets.run(&["wwn", volume])?);
         anyhow::Ok(named)
     };
+    let attached = agent.attach("a", "va", &info, &[])??;
+    let old = host_path(&attached).to_owned();
+    ensure!(guest::sees(&lab.node, "va")?.head == head_hex("va"));
+    targets.run(&["unmap", "t", "3"])?;
+    targets.run(&["map", "t", "3", "vb"])?;
+    // The trap: the old disk reads the new volume, and the kernel says that it is the old one.
+    ensure!(
+        qemu_reads(&lab.node, &old)? == head("vb"),
+        "the lab does not show the fault"
+    );
+    refused(agent.extend("a", 0)?, "DEVICE_IDENTITY")?;
+    // Somebody else on this host has the kernel look anew: now the kernel too says that it is the new one, and the next daemon
+    // knows better only by its journal.
+    let disk = old.replace("/dev/", "/sys/block/");
+    lab.node.sh(&format!("echo 1 >{disk}/device/rescan"))?;
+    lab.node.sh("systemctl restart volattachd.service")?;
+
     std::thread::scope(|scope| {
         let never = scope.spawn(|| agent.connect("never", "vx", &iscsi_info(22, "empty", 9), &[]));
-        let attached = agent.attach("a", "va", &info, &[])??;
-        let old = host_path(&attached).to_owned();
-        ensure!(guest::sees(&lab.node, "va")?.head == head_hex("va"));
-        targets.run(&["unmap", "t", "3"])?;
-        targets.run(&["map", "t", "3", "vb"])?;
-        // The trap: the old disk reads the new volume, and the kernel says that it is the old one.
-        ensure!(
-            qemu_reads(&lab.node, &old)? == head("vb"),
-            "the lab does not show the fault"
-        );
-        refused(agent.extend("a", 0)?, "DEVICE_IDENTITY")?;
-        // Somebody else on this host has the kernel look anew: now the kernel too says that it is the new one.
-        let disk = old.replace("/dev/", "/sys/block/");
-        lab.node.sh(&format!("echo 1 >{disk}/device/rescan"))?;
-
         // Another one was asked for. The old disk goes, so that nobody reads the new volume by it.
         let failure = refused(agent.attach("c", "vc", &of("vc")?, &[])?, "DEVICE_IDENTITY")?;
         ensure!(failure.message.contains("must be"), "{failure:?}");

@@ -27,15 +27,13 @@ impl IscsiBackend {
     /// The disks that there are at the plan's LUNs, by its own paths, and those of the same volume by other portals of the
     /// target: another attachment of it may have come by these, or one that discovered them before a crash.
     pub(super) fn units(&self, target: &TargetPlan) -> Vec<(TargetPath, Unit)> {
-        let here = |path: TargetPath| {
-            let unit = self.initiator.session(&path)?.unit(path.lun?)?;
-            Some((path, unit))
-        };
-        let own = target.paths.iter().cloned().filter_map(here);
+        let own = target.paths.iter().cloned();
+        let own = own.filter_map(|path| self.at(path));
         let mut units: Vec<_> = own.collect();
         let first = || self.seen.unit(self.sysfs(), &units.first()?.1);
         if let Some(identity) = target.verified.clone().or_else(first) {
-            let others = self.elsewhere(target).into_iter().filter_map(here);
+            let others = self.elsewhere(target).into_iter();
+            let others = others.filter_map(|path| self.at(path));
             units.extend(others.filter(|(_, unit)| {
                 self.seen.unit(self.sysfs(), unit).as_ref() == Some(&identity)
             }));
@@ -43,8 +41,14 @@ impl IscsiBackend {
         units
     }
 
+    /// The disk that there is by a path.
+    pub(super) fn at(&self, path: TargetPath) -> Option<(TargetPath, Unit)> {
+        let unit = self.initiator.session(&path)?.unit(path.lun?)?;
+        Some((path, unit))
+    }
+
     /// The plan's LUNs by sessions with other portals of its targets.
-    fn elsewhere(&self, target: &TargetPlan) -> Vec<TargetPath> {
+    pub(super) fn elsewhere(&self, target: &TargetPlan) -> Vec<TargetPath> {
         let mut others = Vec::new();
         for path in &target.paths {
             for session in self.sysfs().sessions(&path.name) {

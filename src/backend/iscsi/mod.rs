@@ -199,6 +199,18 @@ impl Backend for IscsiBackend {
         }
     }
 
+    fn recall(&self, plan: &HostPlan) {
+        let Some(target) = &plan.target else { return };
+        let Some(identity) = &target.verified else {
+            return;
+        };
+        for path in target.paths.iter().cloned().chain(self.elsewhere(target)) {
+            if let Some((_, unit)) = self.at(path) {
+                self.seen.recall(self.sysfs(), &unit, identity);
+            }
+        }
+    }
+
     async fn find(&self, plan: &HostPlan) -> Result<Presence, BackendError> {
         let target = target_of(plan, PROTOCOL)?;
         let units = self.units(target);

@@ -2,11 +2,12 @@
 //! does so to a path that is another volume by now, os-brick and administrators to what has grown.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::sysfs::{Sysfs, Unit};
 
-/// Identities, by [`Sysfs::sequence`]. It does not outlive the daemon: then it is the kernel's word of that time.
+/// Identities, by [`Sysfs::sequence`]. The next daemon has those of the attachments from the journal, and else takes the
+/// kernel's word.
 #[derive(Debug, Default)]
 pub(super) struct FirstSeen(Mutex<HashMap<u64, String>>);
 
@@ -25,7 +26,7 @@ impl FirstSeen {
         let Some(number) = sysfs.sequence(block) else {
             return now;
         };
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.lock();
         if let Some(first) = seen.get(&number) {
             return first.clone();
         }
@@ -33,6 +34,28 @@ impl FirstSeen {
         seen.retain(|number, _| there.contains(number));
         seen.insert(number, now.clone());
         now
+    }
+
+    /// Who the disk is that an earlier process connected as a volume with that identity. Where several volumes had the LUN in
+    /// turn, each with its attachment, it is the one whose identity the kernel tells.
+    pub(super) fn recall(&self, sysfs: &Sysfs, unit: &Unit, identity: &str) {
+        let Some(number) = unit
+            .block
+            .as_deref()
+            .and_then(|block| sysfs.sequence(block))
+        else {
+            return;
+        };
+        let is_told = unit.identity_at_scan().as_deref() == Some(identity);
+        let mut seen = self.lock();
+        let first = seen.entry(number).or_insert_with(|| identity.to_owned());
+        if is_told {
+            identity.clone_into(first);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -112,6 +112,31 @@ fn the_kernels_tree_is_read() {
     assert!(sysfs.read_only("sda") && !sysfs.read_only("dm-0"));
 }
 
+#[test]
+fn a_disk_is_who_the_journal_says_and_of_several_the_one_that_the_kernel_says() {
+    let kernel = kernel();
+    let sequence = kernel.path().join("block/sda/diskseq");
+    for (number, recalled, first) in [
+        (1, &["old"][..], "old"),
+        (2, &["old", WWID], WWID),
+        (3, &[WWID, "old"], WWID),
+        (4, &[], WWID),
+    ] {
+        fs::write(&sequence, format!("{number}\n")).unwrap();
+        let backend = backend(kernel.path());
+        let mut plan = backend.plan(&two_paths(), Access::ReadWrite).unwrap();
+        backend.recall(&plan); // nothing was verified
+        for identity in recalled {
+            plan.target.as_mut().unwrap().verified = Some((*identity).to_owned());
+            backend.recall(&plan);
+        }
+        let path = plan.target.unwrap().paths.swap_remove(0);
+        let (_, unit) = backend.at(path).unwrap();
+        let seen = backend.seen.unit(backend.sysfs(), &unit);
+        assert_eq!(seen.as_deref(), Some(first));
+    }
+}
+
 #[tokio::test]
 async fn what_was_not_verified_is_never_found_whole() {
     let kernel = kernel();
