@@ -30,8 +30,7 @@ impl<'node> NfsServer<'node> {
             name,
             address: format!("10.99.0.{octet}"),
         };
-        let path = server.path("");
-        let exports = format!("{path} *({options},no_subtree_check)\n");
+        let exports = format!("{} *({options},no_subtree_check)\n", server.export());
         let script = format!("lab-nfs start {name} {octet} {arguments}");
         let output = node.run(&script, exports.as_bytes(), Duration::from_secs(60))?;
         ensure!(
@@ -43,7 +42,13 @@ impl<'node> NfsServer<'node> {
         Ok(server)
     }
 
-    /// Where the server keeps a file, as a path in the node: the export's own is that of no file.
+    /// What it exports. At its root, as an appliance does: of a deeper path, each directory of the way is a file system of its own
+    /// for who mounts (mountd's `v4root`).
+    pub(crate) fn export(&self) -> String {
+        format!("/{}", self.name)
+    }
+
+    /// Where the server keeps a file, as a path in the node; that of no file is what is exported.
     pub(crate) fn path(&self, file: &str) -> String {
         format!("/srv/lab-nfs/{}/exports/{file}", self.name)
     }
@@ -63,7 +68,7 @@ impl<'node> NfsServer<'node> {
         json!({
             "driver_volume_type": "nfs",
             "data": {
-                "export": format!("{}:{}", self.address, self.path("")),
+                "export": format!("{}:{}", self.address, self.export()),
                 "name": name,
                 "format": "raw",
                 "options": options,

@@ -145,7 +145,7 @@ fn versions(lab: &Lab) -> Result<()> {
         )?;
     }
     let mut by_ipv6 = server.info("v.raw", "");
-    by_ipv6["data"]["export"] = json!(format!("[fd99::10]:{}", server.path("")));
+    by_ipv6["data"]["export"] = json!(format!("[fd99::10]:{}", server.export()));
     connect(&by_ipv6, "nfs4 ", "proto=tcp6,")?;
 
     // As the guest sees it too: version 3 has other locks.
