@@ -89,6 +89,13 @@ fn channel(runtime: &Runtime) -> Result<Channel> {
     Ok(runtime.block_on(endpoint.connect_with_connector(connector))?)
 }
 
+/// Waits for udev: what it does about a disk or mount is neither's work.
+fn settle() -> Result<()> {
+    wait_for("udev is idle", Duration::from_secs(60), || {
+        Ok((!Path::new("/run/udev/queue").exists()).then_some(()))
+    })
+}
+
 fn connects(info: String, rounds: usize) -> Result<Vec<Round>> {
     let runtime = Runtime::new()?;
     let mut client = VolumeAttachClient::new(channel(&runtime)?);
@@ -102,17 +109,20 @@ fn connects(info: String, rounds: usize) -> Result<Vec<Round>> {
     };
     let mut times = Vec::new();
     for _ in 0..rounds {
+        settle()?;
         fs::write(MARKER, "connect")?;
         let begun = Instant::now();
         runtime.block_on(client.connect_volume(request.clone()))?;
-        let connected = Instant::now();
+        let connect = begun.elapsed().as_secs_f64();
+        settle()?;
         fs::write(MARKER, "disconnect")?;
+        let begun = Instant::now();
         runtime.block_on(client.disconnect_volume(DisconnectVolumeRequest {
             attachment_id: ID.into(),
         }))?;
         times.push(Round {
-            connect: (connected - begun).as_secs_f64(),
-            disconnect: connected.elapsed().as_secs_f64(),
+            connect,
+            disconnect: begun.elapsed().as_secs_f64(),
         });
     }
     Ok(times)

@@ -5,6 +5,7 @@ stdin: {"protocol": "ISCSI" or "NFS", "data": what Cinder sends under `data`, "r
 stdout: [{"connect": seconds, "disconnect": seconds}, ...]
 """
 import json
+import os
 import subprocess
 import sys
 import time
@@ -27,6 +28,12 @@ def mark(text):
         marker.write(text)
 
 
+def settle():
+    """What udev does about a disk or mount is neither's work."""
+    while os.path.exists("/run/udev/queue"):
+        time.sleep(0.05)
+
+
 def main():
     job = json.load(sys.stdin)
     cfg.CONF([], project="bench")
@@ -40,16 +47,19 @@ def main():
     times = []
     for _ in range(job["rounds"]):
         data = dict(job["data"])
+        settle()
         mark("connect")
         begun = time.monotonic()
         device = client.connect_volume(data)
-        connected = time.monotonic()
+        took = time.monotonic() - begun
+        settle()
         mark("disconnect")
+        begun = time.monotonic()
         client.disconnect_volume(data, device)
         if job["protocol"] == "NFS":
             # os-brick leaves the share mounted; Nova unmounts it so.
             subprocess.run(["umount", device["path"].rsplit("/", 1)[0]], check=True)
-        times.append({"connect": connected - begun, "disconnect": time.monotonic() - connected})
+        times.append({"connect": took, "disconnect": time.monotonic() - begun})
     json.dump(times, sys.stdout)
 
 
