@@ -8,20 +8,11 @@ use tokio::time::Instant;
 
 use super::disk::Found;
 use super::login::POLL;
-use super::sysfs::{Map, Unit};
+use super::sysfs::{Cached, Map, Unit};
 use super::{DEVICE, IscsiBackend, multipathd, node};
 use crate::backend::{BackendError, mount};
 use crate::model::{TargetPath, TargetPlan};
 use crate::sys::worker::{Job, Reply, SysfsJob, WorkerError};
-
-/// What may be in this host's cache of a disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Cached {
-    /// What was written to the disk, and must reach it.
-    Writes,
-    /// Nothing: a map was written to, or nobody ever wrote, or it is nobody's loss.
-    Nothing,
-}
 
 impl IscsiBackend {
     /// The disks that there are at the plan's LUNs, by its own paths, and those of the same volume by other portals of the

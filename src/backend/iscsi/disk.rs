@@ -6,9 +6,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 use tokio::time::Instant;
 
-use super::disconnect::Cached;
 use super::login::Gate;
-use super::sysfs::{Session, Unit};
+use super::sysfs::{Cached, Session, Unit};
 use super::{DEVICE, IscsiBackend, PROTOCOL, by_path, node, volume_at};
 use crate::backend::{BackendError, mount};
 use crate::connection::IscsiVolume;

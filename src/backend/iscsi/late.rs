@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use super::disconnect::Cached;
 use super::disk::silent;
-use super::sysfs::Session;
+use super::sysfs::{Cached, Session};
 use super::{IscsiBackend, by_path};
 use crate::backend::{BackendError, mount};
 use crate::model::TargetPath;

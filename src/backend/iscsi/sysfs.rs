@@ -142,6 +142,15 @@ impl Sysfs {
     }
 }
 
+/// What may be in this host's cache of a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cached {
+    /// What was written to the disk, and must reach it.
+    Writes,
+    /// Nothing: a map was written to, or nobody ever wrote, or it is nobody's loss.
+    Nothing,
+}
+
 impl Session {
     /// Whether the target answers, as far as the kernel knows.
     pub(super) fn logged_in(&self) -> bool {
