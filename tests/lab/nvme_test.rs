@@ -136,6 +136,19 @@ fn two_volumes(lab: &Lab) -> Result<()> {
     agent.detach("a1")??;
     agent.detach("a2")??;
     no_controllers(node)?;
+
+    let mut by_ipv6 = server.info(B);
+    by_ipv6["data"]["portals"] = json!([["fd99::20", "4420", "tcp"]]);
+    agent.attach("a3", "volume-b", &by_ipv6, &[])??;
+    let disk = guest::sees(node, "volume-b")?;
+    ensure!(disk.head == guest::hex("volume B........"), "{disk:?}");
+    let connected = controllers(node)?;
+    ensure!(
+        connected == ["traddr=fd99::20 live 2 60 1 2"],
+        "{connected:?}"
+    );
+    agent.detach("a3")??;
+    no_controllers(node)?;
     for (image, volume) in [(image_a, "volume-a"), (image_b, "volume-b")] {
         node.sh(&format!(
             "grep -aqF 'volattach-guest-was-here {volume}' {image}"
