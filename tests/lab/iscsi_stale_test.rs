@@ -44,6 +44,19 @@ except OSError:
     pass
 "#;
 
+/// Listens where multipathd would, and answers that all is as it must be.
+const IMPOSTOR: &str = r#"
+import socket
+listener = socket.socket(socket.AF_UNIX)
+listener.bind("\0/org/kernel/linux/storage/multipathd")
+listener.listen()
+while True:
+    client, _ = listener.accept()
+    client.recv(4096)
+    answer = b'defaults {\n\trecheck_wwid "yes"\n}\n\0'
+    client.sendall(len(answer).to_bytes(8, "little") + answer)
+"#;
+
 /// What QEMU, and so the guest, reads at the beginning of a disk that was plugged as `device`; empty: nothing.
 fn qemu_reads(node: &Node, device: &str) -> Result<String> {
     let script = quote(QEMU_READS);
@@ -152,6 +165,19 @@ fn under_a_map(lab: &Lab) -> Result<()> {
         targets.run(&["map", target, "1", "vb"])
     };
     let both = multipath_info(&[(21, "t"), (22, "u")], 1);
+    // Whoever listens in multipathd's place is not believed.
+    let script = quote(IMPOSTOR);
+    node.sh(&format!(
+        "systemd-run -q --uid=nobody --unit=lab-impostor python3 -c {script}"
+    ))?;
+    node.wait(
+        "the impostor listens",
+        "grep storage/multipathd /proc/net/unix",
+        Duration::from_secs(30),
+    )?;
+    let failure = refused(agent.connect("m", "va", &both, &[])?, "MULTIPATH_FAILED")?;
+    ensure!(failure.message.contains("in its place"), "{failure:?}");
+    node.sh("systemctl stop lab-impostor")?;
     // Without the setting that this package brings, multipathd would mix them.
     let setting = "/etc/multipath/conf.d/volattach.conf";
     node.sh(&format!("mv {setting} /run/"))?;

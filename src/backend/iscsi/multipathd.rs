@@ -4,6 +4,7 @@
 use std::io;
 use std::time::Duration;
 
+use nix::unistd::Uid;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
@@ -49,6 +50,12 @@ async fn answer(command: &str) -> io::Result<String> {
 
 async fn exchange(socket: &str, command: &str) -> io::Result<String> {
     let mut stream = UnixStream::connect(socket).await?;
+    // A name of that space is whoever's takes it first.
+    let peer = Uid::from_raw(stream.peer_cred()?.uid());
+    if !peer.is_root() && peer != Uid::effective() {
+        let who = format!("user {peer} listens in its place");
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, who));
+    }
     stream.write_all(&(command.len() + 1).to_ne_bytes()).await?;
     stream.write_all(command.as_bytes()).await?;
     stream.write_all(&[0]).await?;
