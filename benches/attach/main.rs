@@ -4,8 +4,8 @@
 //! same run on the same guest: only their ratio says anything, so only ratios are printed. The daemon runs in this
 //! process, as libvirt's QEMU driver does (`qemu:///embed`); its client has a thread of its own, as `volattach` has. How
 //! long the bare call takes has two peaks, a third apart, by where the host's scheduler puts QEMU's threads: so the guest
-//! is kept on one CPU, is idle before each attach, and there are more pairs than a median usually needs. Its weight is that of a real volattachd that is connected to
-//! a libvirtd of its own, in another process.
+//! is kept on one CPU, is idle before each attach, and there are more pairs than a median usually needs. The daemon's weight
+//! is that of a real volattachd that is connected to a libvirtd of its own, in another process.
 //!
 //! Each number has its limit; one that is over it fails the run.
 #![allow(
@@ -94,7 +94,8 @@ fn pairs() -> (Vec<Duration>, Vec<Duration>) {
     let embed = Embed::start(QEMU_CONF);
     let image = embed.image("volume.raw", 8 << 20);
     let guest = embed.boot("guest", 1);
-    let qemu = Qemu::of(&embed);
+    let root = image.parent().unwrap();
+    let qemu = Qemu::of(root);
     qemu.keep_on_one_cpu();
     let dir = tempfile::tempdir().unwrap();
     let daemon = tokio::runtime::Builder::new_multi_thread()
@@ -104,7 +105,7 @@ fn pairs() -> (Vec<Duration>, Vec<Duration>) {
         .unwrap();
     let (stop, task) = {
         let _daemon = daemon.enter();
-        serve(dir.path(), &embed, image.parent().unwrap())
+        serve(dir.path(), &embed, root)
     };
     let client = tokio::runtime::Builder::new_current_thread()
         .enable_all()

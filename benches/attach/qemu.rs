@@ -7,8 +7,6 @@ use std::time::{Duration, Instant};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
-use crate::fixture::Embed;
-
 /// What a guest that has nothing to do may use of a processor in each [`WINDOW`].
 const IDLE: Duration = Duration::from_millis(5);
 const WINDOW: Duration = Duration::from_millis(50);
@@ -17,11 +15,9 @@ const WINDOW: Duration = Duration::from_millis(50);
 pub(super) struct Qemu(PathBuf);
 
 impl Qemu {
-    /// That of the domain `guest`.
-    pub(super) fn of(embed: &Embed) -> Self {
-        let uri = embed.uri();
-        let (_, root) = uri.split_once("root=").unwrap();
-        let pid = fs::read_to_string(Path::new(root).join("run/qemu/guest.pid")).unwrap();
+    /// That of the domain `guest` of the libvirt with this root.
+    pub(super) fn of(root: &Path) -> Self {
+        let pid = fs::read_to_string(root.join("run/qemu/guest.pid")).unwrap();
         Self(Path::new("/proc").join(pid.trim()).join("task"))
     }
 

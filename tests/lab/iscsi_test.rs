@@ -222,8 +222,7 @@ fn several_paths(lab: &Lab) -> Result<()> {
     named["data"]["wwn"] = json!(targets.run(&["wwn", "va"])?);
     agent.connect("d", "va", &named, &[])??;
     agent.disconnect("d")??;
-    expect(lab, "0 sessions 0 disks 0 maps")?;
-    Ok(())
+    expect(lab, "0 sessions 0 disks 0 maps")
 }
 
 /// Who waits for a LUN keeps nobody else from the target; a LUN that never appears and portals that do not answer fail by their
@@ -288,6 +287,5 @@ fn silent_and_absent(lab: &Lab) -> Result<()> {
         "volattach detach a && ! volattach show a",
         Duration::from_secs(200),
     )?;
-    expect(lab, "0 sessions 0 disks 0 maps")?;
-    Ok(())
+    expect(lab, "0 sessions 0 disks 0 maps")
 }

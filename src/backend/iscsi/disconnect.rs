@@ -149,7 +149,8 @@ impl IscsiBackend {
         }))
     }
 
-    /// Removes a disk, and sees it gone; one that somebody uses stays where there may be writes to lose. Where it hangs, its session is left, if nobody else has a disk there.
+    /// Removes a disk, and sees it gone; one that somebody uses stays where there may be writes to lose. Where it hangs, its
+    /// session is left, if nobody else has a disk there.
     pub(super) async fn remove_unit(
         &self,
         path: &TargetPath,

@@ -200,12 +200,11 @@ impl Backend for IscsiBackend {
     }
 
     fn recall(&self, plan: &HostPlan) {
-        let Some(target) = &plan.target else { return };
-        let Some(identity) = &target.verified else {
-            return;
-        };
-        for path in target.paths.iter().cloned().chain(self.elsewhere(target)) {
-            if let Some((_, unit)) = self.at(path) {
+        if let Some(target) = &plan.target
+            && let Some(identity) = &target.verified
+        {
+            let paths = target.paths.iter().cloned().chain(self.elsewhere(target));
+            for (_, unit) in paths.filter_map(|path| self.at(path)) {
                 self.seen.recall(self.sysfs(), &unit, identity);
             }
         }
@@ -214,10 +213,6 @@ impl Backend for IscsiBackend {
     async fn find(&self, plan: &HostPlan) -> Result<Presence, BackendError> {
         let target = target_of(plan, PROTOCOL)?;
         let units = self.units(target);
-        for (_, unit) in &units {
-            // Of those that an earlier process of this agent has made.
-            self.seen.unit(self.sysfs(), unit);
-        }
         let wanted = |block: &String| node(block) == plan.path;
         let present = target.verified.as_ref().is_some_and(|wwid| {
             let map = self.sysfs().map(wwid).map(|map| map.block);
