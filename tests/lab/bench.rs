@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 pub(crate) use client::run as run_client;
 
-use super::{agent, cache, leftovers, node::Node, process::quote, servers};
+use super::{agent, cache, leftovers, machine::Kind, node::Node, process::quote, servers};
 
 /// Where the client is in the node.
 const CLIENT: &str = "usr/local/bin/lab-bench-client";
@@ -21,7 +21,7 @@ pub(crate) fn run() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let package = agent::package(directory.path())?;
     add_programs(directory.path(), &package)?;
-    let node = Node::start(&package)?;
+    let node = Node::start(Kind::Kvm, &package)?;
     let smb = smb::run(&node)?;
     let peers = peers::run(&node)?;
     ensure!(smb && peers, "over the limit");

@@ -13,6 +13,7 @@ use super::{
     agent::{self, Agent},
     guest::{self, Disk},
     leftovers,
+    machine::Kind,
     node::Node,
     process::quote,
     servers::{self, SmbServer},
@@ -101,7 +102,7 @@ pub(crate) fn run() -> Result<()> {
 fn demonstrate(observed: &mut Observed) -> Result<()> {
     heading("A compute node: a virtual machine with systemd, libvirt, KVM and a running guest");
     let directory = tempfile::tempdir()?;
-    let node = Node::start(&agent::package(directory.path())?)?;
+    let node = Node::start(Kind::Kvm, &agent::package(directory.path())?)?;
     let screen = Screen { node: &node };
     let done = volumes_come_and_go(&screen, observed);
 

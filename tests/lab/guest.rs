@@ -14,6 +14,7 @@ pub(crate) struct Disk {
     /// In sectors of 512 bytes.
     pub(crate) sectors: u64,
     pub(crate) read_only: bool,
+    /// Its serial; on Xen, which has none, its name.
     pub(crate) serial: String,
     /// The first 16 bytes as found, in hexadecimal.
     pub(crate) head: String,
@@ -107,16 +108,22 @@ impl<'node> Second<'node> {
     /// Starts it, and waits until it is up.
     pub(crate) fn start(node: &'node Node) -> Result<Self> {
         let second = Self { node };
-        node.sh(&format!(
-            "sed 's/inner/{name}/' /run/inner.xml >/run/{name}.xml && virsh -q create /run/{name}.xml",
-            name = Self::NAME
-        ))?;
-        node.wait(
-            "the second guest's start",
-            &format!("grep -q '^GUEST up' /var/log/lab/{}.console", Self::NAME),
-            Duration::from_secs(180),
-        )?;
+        second.run("")?;
         Ok(second)
+    }
+
+    /// The same in a Xen node, with a device model: QEMU can serve it disks.
+    pub(crate) fn start_with_device_model(node: &'node Node) -> Result<Self> {
+        let second = Self { node };
+        second.run("--device-model")?;
+        Ok(second)
+    }
+
+    fn run(&self, option: &str) -> Result<()> {
+        let script = format!("lab-guest start {} {option}", Self::NAME);
+        let output = self.node.run(&script, b"", Duration::from_secs(240))?;
+        ensure!(output.status.success(), "{script}: {}", output.stderr);
+        Ok(())
     }
 
     /// As [`sees`].
@@ -128,10 +135,7 @@ impl<'node> Second<'node> {
 impl Drop for Second<'_> {
     fn drop(&mut self) {
         // Where it did not even start there is nothing to end.
-        let _ = self.node.sh(&format!(
-            "virsh -q destroy {name}; rm -f /var/log/lab/{name}.console",
-            name = Self::NAME
-        ));
+        let _ = self.node.sh(&format!("lab-guest end {}", Self::NAME));
     }
 }
 

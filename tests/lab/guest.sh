@@ -1,6 +1,6 @@
 #!/bin/bash
 # The inner guest: a kernel and an initramfs whose serial console tells what a guest sees of its disks
-# (guest/init says in which words). For any QEMU, on the development machine or in the lab's node.
+# (guest/init says in which words). For any QEMU, on the development machine or in the lab's node, and for Xen.
 #
 #   dir=$(tests/lab/guest.sh)     # some 5 s the first time, then at once
 #   qemu-system-x86_64 -m 160 -nographic -kernel "$dir/vmlinuz" -initrd "$dir/initrd.img" \
@@ -34,13 +34,14 @@ build() (
     dpkg-deb -x busybox-static_*.deb .
     dpkg-deb --fsys-tarfile linux-image-*.deb |
         tar -x --wildcards './boot/vmlinuz-*' './lib/modules/*/kernel/drivers/virtio/*' \
-            './lib/modules/*/kernel/drivers/block/virtio_blk.ko' './lib/modules/*/kernel/drivers/scsi/*'
+            './lib/modules/*/kernel/drivers/block/virtio_blk.ko' \
+            './lib/modules/*/kernel/drivers/block/xen-blkfront.ko' './lib/modules/*/kernel/drivers/scsi/*'
 
     mkdir -p tree/bin tree/modules
     cp bin/busybox tree/bin/
     install "$here/guest/init" tree/init
     local module
-    for module in $(sed -n '/^for module in/,/; do$/p' tree/init | grep -oE '(virtio|scsi|sd)_?[a-z_]*'); do
+    for module in $(sed -nE 's/^ *modules="(\$modules )?(.*)"$/\2/p' tree/init); do
         find lib/modules -name "$module.ko" -exec cp {} tree/modules/ \;
     done
     (cd tree && find . | cpio --quiet -o -H newc -R 0:0 | gzip -1) >../initrd.img

@@ -1,10 +1,12 @@
 #!/bin/bash
-# The lab's compute node as a disk image: Debian 12 with systemd, Samba, libvirt and QEMU, and the inner guest.
+# The lab's compute node as a disk image: Debian 12 with systemd, Samba, libvirt, QEMU and Xen, and the inner guest.
+# The same image is a KVM node where its kernel is booted, and a Xen node where Xen is booted with it.
 #
 #   dir=$(tests/lab/image.sh)     # some two minutes the first time, then at once
 #
-# Prints one line, the directory with the files disk.img (ext4, no partitions), vmlinuz, initrd.img, and the
-# key to log in as root; all else goes to stderr. Needs root (sudo, unless run by root) for the first time.
+# Prints one line, the directory with the files disk.img (ext4, no partitions), vmlinuz, initrd.img, xen, vmlinux (the
+# same kernel, unpacked), and the key to log in as root; all else goes to stderr. Needs root (sudo, unless run by root)
+# for the first time.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 . "$here/cache.sh"
@@ -19,6 +21,8 @@ packages=(
     nfs-kernel-server nfs-common rpcbind
     open-iscsi multipath-tools targetcli-fb sg3-utils # NVMe/TCP is all kernel
     openssh-server python3-minimal
+    xen-hypervisor-4.17-amd64 xen-utils-4.17 xenstore-utils libvirt-daemon-driver-xen
+    qemu-system-xen                                   # the device model of Xen's domains
 )
 # Services that cost seconds of an emulated boot, or run when a test least expects it, and serve nothing here.
 masked=(
@@ -27,7 +31,7 @@ masked=(
     open-iscsi.service multipathd.service multipathd.socket rtslib-fb-targetctl.service
     apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer
     fstrim.timer logrotate.timer systemd-pstore.service systemd-networkd-wait-online.service
-    "getty@tty1.service" systemd-hwdb-update.service systemd-journal-flush.service
+    "getty@tty1.service" xendomains.service systemd-hwdb-update.service systemd-journal-flush.service
 )
 # Kernel drivers of hardware that no QEMU machine of ours has: a third of the image.
 unneeded=(sound drivers/{gpu,media,infiniband,iio,hwmon,staging,usb,hid,isdn,comedi,bluetooth}
@@ -41,6 +45,17 @@ root=()
 sources() {
     apt-get indextargets --format '$(CREATED_BY) $(REPO_URI) $(RELEASE) $(COMPONENT)' |
         sed -nE "s/^Packages (\S+ $suite(-updates|-security)? (main))\$/deb \1/p" | sort -u
+}
+
+# unpack_kernel VMLINUZ: writes the ELF file within to stdout. An emulated processor would take Xen ten seconds for it.
+# Where it lies is told by the header of Linux's boot protocol: setup_sects, payload_offset and payload_length.
+unpack_kernel() {
+    local setup offset length
+    read -r setup < <(od -An -t u1 -j $((0x1f1)) -N 1 "$1")
+    read -r offset length < <(od -An -t u4 -j $((0x248)) -N 8 "$1")
+    # The size of the unpacked kernel follows the stream.
+    dd if="$1" bs=1M iflag=skip_bytes,count_bytes skip=$(((setup + 1) * 512 + offset)) count="$length" status=none |
+        xz -dc --single-stream
 }
 
 build() (
@@ -90,8 +105,11 @@ build() (
     truncate -s 6G disk.img
     "${root[@]}" mke2fs -q -t ext4 -d tree -L root -E lazy_itable_init=1,lazy_journal_init=1 disk.img
     "${root[@]}" cp -L tree/vmlinuz tree/initrd.img .
+    "${root[@]}" cp tree/boot/xen-*.gz xen.gz
     "${root[@]}" rm -rf tree overlay
-    "${root[@]}" chown "$(id -u):$(id -g)" disk.img vmlinuz initrd.img
+    "${root[@]}" chown "$(id -u):$(id -g)" disk.img vmlinuz initrd.img xen.gz
+    gunzip xen.gz
+    unpack_kernel vmlinuz >vmlinux
     say "built the node's disk image in $((SECONDS - start)) s, $(du -sh disk.img | cut -f1)"
 )
 

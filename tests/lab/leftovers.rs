@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::node::Node;
 
 /// Each line that this prints is something left over. libvirt and the journal are only one witness each: the
-/// kernel and the inner guest's QEMU are asked too.
+/// kernel and the inner guest's QEMU, or Xen's store, are asked too.
 const SCRIPT: &str = r#"
 base=/var/lib/volattach/mnt
 awk -v base="$base/" '$3 == "cifs" || $3 ~ /^nfs4?$/ || index($2, base) == 1 { print "mount: " $0 }' /proc/mounts
@@ -23,11 +23,17 @@ done
 find /etc/iscsi/nodes /etc/iscsi/.volattach* -type f -printf 'node record: %p\n' 2>/dev/null
 for domain in $(virsh list --name --all); do
     virsh -q domblklist "$domain" | sed "/^\$/d; s/^/disk of $domain: /"
-    if virsh domstate "$domain" | grep -Eq 'running|paused'; then
+    if virsh domstate "$domain" | grep -Eq 'running|paused' && [ ! -e /proc/xen ]; then
         virsh qemu-monitor-command "$domain" '{"execute":"query-named-block-nodes"}' |
             grep -o '"node-name":"[^"]*"' | sed "s/^/block node of $domain: /"
     fi
 done
+# The servers' own devices lie beneath /srv/lab-*, and go with them.
+losetup -nO NAME,BACK-FILE | grep -v ' /srv/lab-' | sed 's/^/loop device: /'
+if [ -e /proc/xen ]; then
+    # Each disk is entered by whoever serves it (the kernel or a QEMU), by the guest, and by Xen's tool stack.
+    xenstore-ls -f | sed -nE 's#^(/local/domain/0/backend/(vbd|qdisk)/[0-9]+/[0-9]+|/(local/domain|libxl)/[0-9]+/device/vbd/[0-9]+) = .*#disk in xenstore: \1#p'
+fi
 if systemctl is-active -q volattachd; then
     volattach list -o json | grep -v '^{"attachments":\[\]}$' | sed 's/^/attachment: /'
     main=$(systemctl show -p MainPID --value volattachd)

@@ -4,7 +4,7 @@
 //! Invariants: a test leaves nothing behind, which is checked after each; a test that failed costs its node;
 //! nothing that the lab starts outlives it; a filter that fits no test is an error.
 //!
-//! It has a runner of its own: all tests share one node, one after the other, and its end must not be left to luck.
+//! It has a runner of its own: all tests that need one kind of node share one, one after the other, and its end must not be left to luck.
 
 mod ad_test;
 mod agent;
@@ -23,6 +23,7 @@ mod iscsi_stale_test;
 mod iscsi_test;
 mod leftovers;
 mod local_test;
+mod machine;
 mod nfs_servers;
 mod nfs_test;
 mod node;
@@ -38,6 +39,7 @@ mod smb_servers_test;
 mod smb_test;
 mod targets;
 mod unit_test;
+mod xen_self_test;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -48,6 +50,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
+use machine::Kind;
 use node::Node;
 
 /// What a test works with.
@@ -61,48 +64,61 @@ pub(crate) struct Test {
     pub(crate) run: fn(&Lab) -> Result<()>,
 }
 
-const TESTS: &[&[Test]] = &[
-    self_test::TESTS,
-    agent_test::TESTS,
-    smb_test::TESTS,
-    smb_servers_test::TESTS,
-    demo::TESTS,
-    refusal_test::TESTS,
-    fault_test::TESTS,
-    secret_test::TESTS,
-    grpc_test::TESTS,
-    unit_test::TESTS,
-    iscsi_test::TESTS,
-    iscsi_stale_test::TESTS,
-    iscsi_portals_test::TESTS,
-    nfs_test::TESTS,
-    extend_test::TESTS,
-    domains_test::TESTS,
-    local_test::TESTS,
-    ad_test::TESTS,
-    nvme_test::TESTS,
-    dead_server_test::TESTS,
+/// The tests by the node that they need. No two nodes run at once.
+const TESTS: &[(Kind, &[&[Test]])] = &[
+    (
+        Kind::Kvm,
+        &[
+            self_test::TESTS,
+            agent_test::TESTS,
+            smb_test::TESTS,
+            smb_servers_test::TESTS,
+            demo::TESTS,
+            refusal_test::TESTS,
+            fault_test::TESTS,
+            secret_test::TESTS,
+            grpc_test::TESTS,
+            unit_test::TESTS,
+            iscsi_test::TESTS,
+            iscsi_stale_test::TESTS,
+            iscsi_portals_test::TESTS,
+            nfs_test::TESTS,
+            extend_test::TESTS,
+            domains_test::TESTS,
+            local_test::TESTS,
+            ad_test::TESTS,
+            nvme_test::TESTS,
+            dead_server_test::TESTS,
+        ],
+    ),
+    (Kind::Xen, &[xen_self_test::TESTS]),
 ];
+
+/// All tests, each with the node that it needs.
+fn tests() -> impl Iterator<Item = (Kind, &'static Test)> {
+    TESTS
+        .iter()
+        .flat_map(|(kind, lists)| lists.iter().map(move |tests| (*kind, *tests)))
+        .flat_map(|(kind, tests)| tests.iter().map(move |test| (kind, test)))
+}
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let done = match *args.as_slice() {
         ["--list"] => {
-            TESTS
-                .iter()
-                .flat_map(|tests| tests.iter())
-                .for_each(|test| println!("{}", test.name));
+            tests().for_each(|(_, test)| println!("{}", test.name));
             Ok(())
         }
-        ["--shell"] => shell(),
+        ["--shell"] | ["--shell", "kvm"] => shell(Kind::Kvm),
+        ["--shell", "xen"] => shell(Kind::Xen),
         ["--demo"] => demo::run(),
         ["--bench"] => bench::run(),
         ["--bench-client"] => bench::run_client(), // in the node, for --bench
         [] => run(""),
         [filter] if !filter.starts_with('-') => run(filter),
         _ => Err(anyhow::anyhow!(
-            "usage: lab [FILTER | --list | --shell | --demo | --bench]"
+            "usage: lab [FILTER | --list | --shell [kvm | xen] | --demo | --bench]"
         )),
     };
     match done {
@@ -116,10 +132,8 @@ fn main() -> ExitCode {
 
 /// Runs the tests whose name contains `filter`.
 fn run(filter: &str) -> Result<()> {
-    let tests: Vec<_> = TESTS
-        .iter()
-        .flat_map(|tests| tests.iter())
-        .filter(|test| test.name.contains(filter))
+    let tests: Vec<_> = tests()
+        .filter(|(_, test)| test.name.contains(filter))
         .collect();
     ensure!(
         !tests.is_empty(),
@@ -127,13 +141,14 @@ fn run(filter: &str) -> Result<()> {
     );
     let directory = tempfile::tempdir()?;
     let package = agent::package(directory.path())?;
-    let mut lab = None;
+    let mut lab: Option<Lab> = None;
     let mut failed = Vec::new();
-    for test in &tests {
-        let ready = match lab.take() {
+    for (kind, test) in &tests {
+        // Where it is of another kind, it ends here.
+        let ready = match lab.take().filter(|lab| lab.node.kind == *kind) {
             Some(lab) => lab,
             None => Lab {
-                node: Node::start(&package).context("starting the node")?,
+                node: Node::start(*kind, &package).context("starting the node")?,
             },
         };
         let start = Instant::now();
@@ -178,9 +193,9 @@ fn nothing_left(lab: &Lab) -> Result<()> {
 }
 
 /// Starts a node and says how to log in, until the end of stdin.
-fn shell() -> Result<()> {
+fn shell(kind: Kind) -> Result<()> {
     let directory = tempfile::tempdir()?;
-    let mut node = Node::start(&agent::package(directory.path())?)?;
+    let mut node = Node::start(kind, &agent::package(directory.path())?)?;
     println!("{}", node.login_command()?);
     eprintln!("lab: the node ends with the end of input (Ctrl-D)");
     std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;

@@ -14,8 +14,9 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::{
     cache,
+    machine::{Kind, Machine},
     process::{self, Guarded, Output, bound, quote, wait_for},
-    qemu::{self, Accel, Qemu},
+    qemu::{self, Accel, Qemu, comma},
 };
 
 /// What a command in the node may take unless a test says otherwise.
@@ -26,6 +27,7 @@ const PACKAGE_SIZE: u64 = 256 << 20;
 
 /// The node, up and reachable.
 pub(crate) struct Node {
+    pub(crate) kind: Kind,
     // Ended in this order.
     login: Guarded,
     qemu: Qemu,
@@ -35,31 +37,33 @@ pub(crate) struct Node {
 
 impl Node {
     /// Starts a fresh node, which finds the file `package` as its disk /dev/vdb. The first time ever this makes the
-    /// node's image (one minute) and its saved state (one more).
-    pub(crate) fn start(package: &Path) -> Result<Self> {
+    /// nodes' image (one minute) and this kind's saved state (one more).
+    pub(crate) fn start(kind: Kind, package: &Path) -> Result<Self> {
         let image = cache::script("image.sh")?;
-        let accel = Accel::choose(&cache::script("guest.sh")?)?;
-        let saved = saved(&image, accel)?;
+        let machine = Machine::choose(kind, || Accel::choose(&cache::script("guest.sh")?))?;
+        let saved = saved(&image, machine)?;
         let start = Instant::now();
         let disk = format!(
             "file={},if=virtio,cache=unsafe,snapshot=on",
             comma(&saved.join("disk.qcow2"))
         );
-        let mut args = machine(&image, accel);
+        let mut args = machine.args(&image);
         args.extend(["-drive".into(), disk]);
         args.extend(qemu::incoming(&saved.join("state")));
-        let node = Self::boot(&image, &args, Some(package), |qemu| qemu.resume())?;
+        let node = Self::boot(kind, &image, &args, Some(package), |qemu| qemu.resume())?;
         // The node's clock stood still since its state was saved.
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
         node.sh(&format!("date -s @{now:.3} >/dev/null"))?;
         eprintln!(
-            "lab: the node is up ({:.1} s, {accel:?})",
-            start.elapsed().as_secs_f64()
+            "lab: the node is up ({:.1} s, {kind:?}, {:?})",
+            start.elapsed().as_secs_f64(),
+            machine.accel
         );
         Ok(node)
     }
 
     fn boot(
+        kind: Kind,
         image: &Path,
         args: &[String],
         package: Option<&Path>,
@@ -97,6 +101,7 @@ impl Node {
         fs::set_permissions(&key, fs::Permissions::from_mode(0o600))?;
         let login = log_in(port, &key, &path("ssh"), &path("console"))?;
         Ok(Self {
+            kind,
             login,
             qemu,
             key,
@@ -194,7 +199,7 @@ impl Node {
     /// Copies what can tell why a test failed into `directory`.
     pub(crate) fn fetch_logs(&self, directory: &Path) -> Result<()> {
         fs::create_dir_all(directory)?;
-        let sources = [
+        let mut sources = vec![
             ("journal", "journalctl --no-pager -o short-precise -b"),
             (
                 "volattachd",
@@ -202,7 +207,7 @@ impl Node {
             ),
             (
                 "libvirtd",
-                "journalctl --no-pager -o short-precise -b -u libvirtd; tail -n +1 /var/log/libvirt/qemu/*",
+                "journalctl --no-pager -o short-precise -b -u libvirtd; tail -n +1 /var/log/libvirt/{qemu,libxl}/*",
             ),
             (
                 "samba",
@@ -216,6 +221,11 @@ impl Node {
                  cat /proc/fs/cifs/DebugData; find /var/lib/volattach /run/volattach -ls",
             ),
         ];
+        if self.kind == Kind::Xen {
+            let script =
+                "tail -n +1 /var/log/xen/{xen-hotplug,qemu-dm-*}.log; xl dmesg; xenstore-ls -f";
+            sources.push(("xen", script));
+        }
         for (name, script) in sources {
             let text = match self.run(&format!("{{ {script}; }} 2>&1"), b"", DEADLINE) {
                 Ok(output) => output.stdout,
@@ -240,48 +250,19 @@ impl Node {
     }
 }
 
-/// The machine, but for its disk.
-fn machine(image: &Path, accel: Accel) -> Vec<String> {
-    let mut args: Vec<String> = accel.args().map(String::from).into();
-    let rest = [
-        "-smp",
-        "2",
-        "-m",
-        "2048",
-        "-device",
-        "virtio-rng-pci",
-        // A port of this machine's loopback leads in; nothing leads out.
-        "-netdev",
-        "user,id=outside,restrict=on,hostfwd=tcp:127.0.0.1:0-:22",
-        "-device",
-        "virtio-net-pci,netdev=outside",
-    ];
-    args.extend(rest.map(String::from));
-    args.extend(qemu::kernel(
-        image,
-        "root=/dev/vda rw console=ttyS0 quiet mitigations=off net.ifnames=0",
-    ));
-    args
-}
-
-/// `path` as a value in one of QEMU's option lists.
-fn comma(path: &Path) -> String {
-    path.to_string_lossy().replace(',', ",,")
-}
-
 /// The cached state of a node that is up: its disk above the image, and the machine's memory.
-fn saved(image: &Path, accel: Accel) -> Result<PathBuf> {
-    let machine = machine(image, accel);
+fn saved(image: &Path, machine: Machine) -> Result<PathBuf> {
+    let args = machine.args(image);
     let name = format!(
         "node-{}",
         cache::key(&[
-            &machine.join("\n"),
+            &args.join("\n"),
             &PACKAGE_SIZE.to_string(),
             &qemu::version()?
         ])
     );
     cache::entry(image, &name, |directory| {
-        eprintln!("lab: booting the node for the first time (once, about a minute; {accel:?})");
+        eprintln!("lab: booting the node for the first time (once, about a minute; {machine:?})");
         let start = Instant::now();
         let disk = directory.join("disk.qcow2");
         let created = Command::new("qemu-img")
@@ -289,12 +270,12 @@ fn saved(image: &Path, accel: Accel) -> Result<PathBuf> {
             .args([&image.join("disk.img"), &disk])
             .status()?;
         ensure!(created.success(), "qemu-img create: {created}");
-        let mut args = machine.clone();
+        let mut args = args.clone();
         args.extend([
             "-drive".into(),
             format!("file={},if=virtio,cache=unsafe", comma(&disk)),
         ]);
-        let node = Node::boot(image, &args, None, |_| Ok(()))?;
+        let node = Node::boot(machine.kind, image, &args, None, |_| Ok(()))?;
         eprintln!(
             "lab: logged in after {:.0} s",
             start.elapsed().as_secs_f64()

@@ -240,6 +240,11 @@ impl Accel {
     }
 }
 
+/// `path` as a value in one of QEMU's option lists.
+pub(crate) fn comma(path: &Path) -> String {
+    path.to_string_lossy().replace(',', ",,")
+}
+
 /// The arguments to boot the kernel of `directory`.
 pub(crate) fn kernel(directory: &Path, command_line: &str) -> Vec<String> {
     let file = |name: &str| directory.join(name).to_string_lossy().into_owned();
