@@ -23,7 +23,7 @@ done
 find /etc/iscsi/nodes /etc/iscsi/.volattach* -type f -printf 'node record: %p\n' 2>/dev/null
 for domain in $(virsh list --name --all); do
     virsh -q domblklist "$domain" | sed "/^\$/d; s/^/disk of $domain: /"
-    if virsh domstate "$domain" | grep -Eq 'running|paused' && [ ! -e /proc/xen ]; then
+    if [ ! -e /proc/xen ] && virsh domstate "$domain" | grep -Eq 'running|paused'; then
         virsh qemu-monitor-command "$domain" '{"execute":"query-named-block-nodes"}' |
             grep -o '"node-name":"[^"]*"' | sed "s/^/block node of $domain: /"
     fi

@@ -38,7 +38,7 @@ impl Machine {
     pub(crate) fn args(self, image: &Path) -> Vec<String> {
         let (cpus, memory) = match self.kind {
             Kind::Kvm => ("2", "2048"),
-            Kind::Xen => ("2", "1536"),
+            Kind::Xen => ("1", "1536"),
         };
         let mut args: Vec<String> = [
             "-smp",

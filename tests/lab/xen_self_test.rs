@@ -91,7 +91,7 @@ fn device_model(lab: &Lab) -> Result<()> {
     ))?;
     nothing_left(lab)?;
     let written = format!(
-        "qemu-img convert -O raw {image} {image}.raw && grep -a -c '^volattach-guest' {image}.raw; rm {image}*"
+        "qemu-img convert -O raw {image} {image}.raw && grep -a -c volattach-guest {image}.raw; rm {image}*"
     );
     ensure!(
         node.sh(&written)? == "1",
