@@ -7,7 +7,7 @@ packages=(
     gcc libc6-dev pkg-config libvirt-dev                           # the build
     libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients      # qemu:///embed on this machine
     qemu-system-x86 qemu-utils                                     # the lab's node, and the embedded guests
-    mmdebstrap debian-archive-keyring e2fsprogs cpio openssh-client # the lab's image, and the way into it
+    mmdebstrap debian-archive-keyring e2fsprogs cpio xz-utils openssh-client # the lab's image, and the way into it
     python3-grpcio python3-protobuf                                # a foreign client of the API
 )
 

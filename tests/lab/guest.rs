@@ -107,23 +107,16 @@ impl<'node> Second<'node> {
 
     /// Starts it, and waits until it is up.
     pub(crate) fn start(node: &'node Node) -> Result<Self> {
-        let second = Self { node };
-        second.run("")?;
-        Ok(second)
+        Self::start_as(node, "")
     }
 
-    /// The same in a Xen node, with a device model: QEMU can serve it disks.
-    pub(crate) fn start_with_device_model(node: &'node Node) -> Result<Self> {
+    /// The same in a Xen node, where there are several kinds: pv, pv-qemu, pvh and hvm (see lab-guest).
+    pub(crate) fn start_as(node: &'node Node, kind: &str) -> Result<Self> {
         let second = Self { node };
-        second.run("--device-model")?;
-        Ok(second)
-    }
-
-    fn run(&self, option: &str) -> Result<()> {
-        let script = format!("lab-guest start {} {option}", Self::NAME);
-        let output = self.node.run(&script, b"", Duration::from_secs(240))?;
+        let script = format!("lab-guest start {} {kind}", Self::NAME);
+        let output = node.run(&script, b"", Duration::from_secs(240))?;
         ensure!(output.status.success(), "{script}: {}", output.stderr);
-        Ok(())
+        Ok(second)
     }
 
     /// As [`sees`].

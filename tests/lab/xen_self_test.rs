@@ -73,7 +73,7 @@ fn nothing_left(lab: &Lab) -> Result<()> {
 /// A guest with a device model reads and writes what only QEMU can serve.
 fn device_model(lab: &Lab) -> Result<()> {
     let node = &lab.node;
-    let second = Second::start_with_device_model(node)?;
+    let second = Second::start_as(node, "pv-qemu")?;
     let image = "/var/lib/libvirt/images/self.qcow2";
     node.sh(&format!(
         "qemu-img create -q -f qcow2 {image} 16M && \
