@@ -15,3 +15,8 @@ mod reasons;
 mod server;
 #[path = "contract/services.rs"]
 mod services;
+
+use volattach::model::Dialect;
+
+/// What runs the fakes' domain.
+const DIALECT: Dialect = Dialect::Qemu;

@@ -18,7 +18,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("config", &["model"]),
     ("connection", &["model"]),
     ("journal", &["model"]),
-    ("libvirt", &["model", "config"]),
+    ("libvirt", &["model", "config", "sys"]),
     ("host", &["model", "sys"]),
     ("backend", &["model", "config", "connection", "sys", "host"]),
     ("auth", &["model", "config", "sys"]),

@@ -16,7 +16,7 @@ use volattach::attach::{Engine, Error};
 use volattach::backend::Presence;
 use volattach::connection::ConnectionInfo;
 use volattach::journal::Step;
-use volattach::model::State;
+use volattach::model::{Dialect, State};
 use volattach::reconcile;
 
 /// Connection info for the volume of that name.
@@ -30,6 +30,9 @@ const BACKENDS: &[(&str, Info)] = &[
     ("nvmeof", nvme),
     ("iscsi", iscsi),
 ];
+
+/// The hypervisors. A new one is added here.
+const DIALECTS: [Dialect; 2] = [Dialect::Qemu, Dialect::Xen];
 
 /// The calls that a step's run and undo make. A step without its calls here does not compile; a call that no
 /// fault struck fails the test.
@@ -151,13 +154,14 @@ fn look(world: &World, bystander: Option<&BTreeSet<String>>) -> There {
 
 /// One case: the `at`-th call goes wrong. Returns what was struck, or `None` where there are not so many calls.
 async fn strike(
+    dialect: Dialect,
     operation: Operation,
     info: Info,
     fault: Fault,
     at: usize,
     bystander: bool,
 ) -> Option<String> {
-    let world = World::new();
+    let world = World::of(dialect);
     let engine = world.engine();
     let bystander = if bystander {
         engine
@@ -178,7 +182,7 @@ async fn strike(
     };
     let struck = world.gate.disarm()?;
     let context = format!(
-        "{operation:?}, {fault:?} at {at} ({struck}), bystander {}",
+        "{dialect:?}, {operation:?}, {fault:?} at {at} ({struck}), bystander {}",
         bystander.is_some()
     );
 
@@ -239,27 +243,38 @@ async fn strike(
     Some(struck)
 }
 
+/// Runs the case with each number there is; how many those are.
+fn run_each<F>(case: impl Fn(usize) -> F, struck: &mut BTreeSet<String>) -> usize
+where
+    F: Future<Output = Option<String>>,
+{
+    let mut cases = 0;
+    loop {
+        // A runtime of its own: dropping it drops the dead process's tasks, as the kernel would.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        let Some(name) = runtime.block_on(case(cases)) else {
+            return cases;
+        };
+        struck.insert(name.split(' ').next().unwrap().to_owned());
+        cases += 1;
+    }
+}
+
 fn run_all(fault: Fault) {
     let mut struck = BTreeSet::new();
-    for &(protocol, info) in BACKENDS {
-        for operation in Operation::ALL {
-            for bystander in [false, true] {
-                let mut cases = 0;
-                loop {
-                    // A runtime of its own: dropping it drops the dead process's tasks, as the kernel would.
-                    let runtime = tokio::runtime::Builder::new_current_thread()
-                        .enable_time()
-                        .start_paused(true)
-                        .build()
-                        .unwrap();
-                    let case = strike(operation, info, fault, cases, bystander);
-                    let Some(name) = runtime.block_on(case) else {
-                        break;
-                    };
-                    struck.insert(name.split(' ').next().unwrap().to_owned());
-                    cases += 1;
+    for dialect in DIALECTS {
+        for &(protocol, info) in BACKENDS {
+            for operation in Operation::ALL {
+                for bystander in [false, true] {
+                    let case = |at| strike(dialect, operation, info, fault, at, bystander);
+                    let cases = run_each(case, &mut struck);
+                    let name = format!("{dialect:?} {protocol} {operation:?}");
+                    assert!(cases >= 3, "{name}: only {cases} calls");
                 }
-                assert!(cases >= 3, "{protocol} {operation:?}: only {cases} calls");
             }
         }
     }

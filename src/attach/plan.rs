@@ -50,13 +50,20 @@ pub fn plan_attach(
     } else {
         ""
     };
+    let left_out = match disk.left_out.as_slice() {
+        [] => String::new(),
+        names => format!(
+            ", without {}, which its hypervisor has not",
+            names.join(", ")
+        ),
+    };
     let steps = vec![
         ("connect", words.connect),
         ("inspect", words.inspect),
         (
             "attach",
             format!(
-                "plug {} into {place} as {}{read_only}",
+                "plug {} into {place} as {}{read_only}{left_out}",
                 host.path.display(),
                 disk.target
             ),

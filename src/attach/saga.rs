@@ -139,7 +139,10 @@ impl Inner {
         };
         record.set(Step::Connect, Progress::Done);
         if record.domain.is_none() && record.host.path != forward.spec.path {
-            record.disk = plan_disk(&DomainView::empty(), &forward.spec_at(&record.host.path))?;
+            record.disk = plan_disk(
+                &DomainView::empty(forward.spec.options.bus),
+                &forward.spec_at(&record.host.path),
+            )?;
         }
         Ok(inspected)
     }
@@ -171,6 +174,9 @@ impl Inner {
                 return Ok(());
             }
             record.disk = plan_disk(&view, &spec)?;
+        }
+        if !record.disk.left_out.is_empty() {
+            tracing::warn!(options = ?record.disk.left_out, "left out: its hypervisor has no such thing");
         }
         record.state = State::Attaching;
         record.updated = SystemTime::now();

@@ -24,10 +24,11 @@ use crate::sys::worker::Workers;
 pub(super) fn plan(args: PlanArgs, format: Format) -> Result<(), Failure> {
     let path = args.config.clone().unwrap_or_else(|| DEFAULT_PATH.into());
     let settings = Settings::load(&path).map_err(|e| Failure::from_error(&e, e.reason()))?;
-    let mut view = DomainView::empty();
-    view.domain.name = args.domain.clone().unwrap_or_default();
+    let domain = args.domain.clone().unwrap_or_default();
     let request = decode::attach(request::plan(args)?);
     let request = request.map_err(|e| Failure::from_error(&e, e.reason()))?;
+    let mut view = DomainView::empty(request.disk.bus);
+    view.domain.name = domain;
     let plan = plan_attach(&backends(settings), &view, &request)
         .map_err(|e| Failure::from_error(&e, e.reason()))?;
     output::to_stdout(&output::plan(format, &encode::plan(plan)))

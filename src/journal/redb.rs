@@ -174,7 +174,7 @@ mod tests {
     use super::*;
     use crate::journal::{Direction, Progress, Step, StepRecord};
     use crate::model::{
-        Access, AccessDecision, DiskPlan, HostPlan, ImageFormat, Scope, SourceKind, State,
+        Access, AccessDecision, Dialect, DiskPlan, HostPlan, ImageFormat, Scope, SourceKind, State,
     };
 
     fn record(id: &str) -> Record {
@@ -197,6 +197,8 @@ mod tests {
                 access: Access::ReadWrite,
             },
             disk: DiskPlan {
+                dialect: Dialect::Qemu,
+                left_out: Vec::new(),
                 alias: "ua-v".into(),
                 target: "vda".into(),
                 xml: "<disk/>".into(),

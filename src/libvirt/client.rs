@@ -19,11 +19,12 @@ use super::pool::{CallError, Pool};
 use super::raw::{self, Event};
 use super::size::{self, Grown};
 use super::unplugs::Unplugs;
-use super::view::{Devices, DomainView};
+use super::view::{self, Devices, DomainView};
+use super::xen::Xen;
 use super::xml::Element;
 use super::{DeviceGone, Hypervisor, Unplug};
 use crate::config;
-use crate::model::{DiskPlan, Domain, DomainRef, Scope};
+use crate::model::{Dialect, DiskPlan, Domain, DomainRef, Reason, Scope};
 
 /// How often a wait looks for itself: events get lost when libvirtd restarts.
 const LOOK: Duration = Duration::from_secs(1);
@@ -33,6 +34,7 @@ const EVENTS: usize = 1024;
 /// The hypervisor behind libvirt.
 pub struct Libvirt {
     pool: Pool,
+    xen: Xen,
     unplugs: Arc<Unplugs>,
     events: broadcast::Sender<Event>,
     gone: broadcast::Sender<DeviceGone>,
@@ -66,13 +68,15 @@ impl Libvirt {
         };
         Self {
             pool: Pool::new(settings, sink),
+            xen: Xen::default(),
             unplugs,
             events,
             gone,
         }
     }
 
-    /// The domain's devices in each configuration of the scope; `None` where there is no such domain.
+    /// The domain's devices in each configuration of the scope; `None` where there is no such domain. Of a running Xen domain
+    /// with the disks that libvirt does not know.
     async fn view(
         &self,
         name: DomainRef,
@@ -83,10 +87,31 @@ impl Libvirt {
             .pool
             .run(&label, move |connect| read_documents(connect, &name, scope))
             .await;
-        match result {
-            Ok(documents) => documents.view().map(Some),
-            Err(CallError::Libvirt(error)) if error.code == sys::VIR_ERR_NO_DOMAIN => Ok(None),
-            Err(error) => Err(failed("look at the disks", &label, error)),
+        let mut view = match result {
+            Ok(documents) => documents.view()?,
+            Err(CallError::Libvirt(error)) if error.code == sys::VIR_ERR_NO_DOMAIN => {
+                return Ok(None);
+            }
+            Err(error) => return Err(failed("look at the disks", &label, error)),
+        };
+        if view.dialect == Dialect::Xen {
+            self.xen.complete(&mut view).await?;
+        }
+        Ok(Some(view))
+    }
+
+    /// The number of the running Xen domain whose disk this is; `None` where QEMU runs it, or the scope is not about that.
+    async fn xen_number(
+        &self,
+        domain: Uuid,
+        disk: &DiskPlan,
+    ) -> Result<Option<u32>, HypervisorError> {
+        match disk.dialect {
+            Dialect::Xen if disk.scope.live() => {
+                self.on_domain(domain, "look at", |domain| Ok(domain.id()))
+                    .await
+            }
+            _ => Ok(None),
         }
     }
 
@@ -112,15 +137,20 @@ impl Libvirt {
     async fn detach(
         &self,
         domain: Uuid,
-        alias: &str,
+        disk: &DiskPlan,
         flag: u32,
         action: &str,
     ) -> Result<(), HypervisorError> {
-        let alias = alias.to_owned();
+        let disk = disk.clone();
         let result = self
             .pool
             .run(&domain.to_string(), move |connect| {
-                raw::detach_alias(&lookup(connect, domain)?, &alias, flag)
+                let domain = lookup(connect, domain)?;
+                match disk.dialect {
+                    Dialect::Qemu => raw::detach_alias(&domain, &disk.alias, flag),
+                    // It knows no aliases, and waits some seconds for the guest.
+                    Dialect::Xen => domain.detach_device_flags(&disk.xml, flag).map(drop),
+                }
             })
             .await;
         match result {
@@ -156,10 +186,15 @@ impl Hypervisor for Libvirt {
 
     async fn has_disk(&self, domain: Uuid, disk: &DiskPlan) -> Result<bool, HypervisorError> {
         let view = self.view(DomainRef::Uuid(domain), disk.scope).await?;
-        Ok(view.is_some_and(|view| {
+        let id = view.as_ref().and_then(|view| view.id);
+        let shown = view.is_some_and(|view| {
             view.devices(disk.scope)
                 .any(|devices| devices.disk(&disk.alias).is_some())
-        }))
+        });
+        match disk.dialect {
+            Dialect::Xen if !shown => self.xen.has(domain, id, disk).await,
+            _ => Ok(shown),
+        }
     }
 
     async fn plug(&self, domain: Uuid, disk: &DiskPlan) -> Result<(), HypervisorError> {
@@ -167,7 +202,11 @@ impl Hypervisor for Libvirt {
         let (xml, flags) = (disk.xml.clone(), flags(disk.scope));
         let scope = disk.scope;
         let alias = disk.alias.clone();
-        let shown = self
+        let xen = self.xen_number(domain, disk).await?;
+        if let Some(id) = xen {
+            self.xen.make_room(domain, id, disk).await?;
+        }
+        let plugged = self
             .pool
             .run(&domain.to_string(), move |connect| {
                 let domain = lookup(connect, domain)?;
@@ -175,14 +214,25 @@ impl Hypervisor for Libvirt {
                 shows(&domain, &alias, scope)
             })
             .await
-            .map_err(|error| failed(&action, &domain.to_string(), error))?;
-        if !shown {
-            return Err(HypervisorError::NotShown {
+            .map_err(|error| failed(&action, &domain.to_string(), error));
+        match (plugged, xen) {
+            (Ok(false), _) => Err(HypervisorError::NotShown {
                 action,
                 domain: domain.to_string(),
-            });
+            }),
+            (Ok(true), Some(id)) => self.xen.connected(domain, id, disk).await,
+            (Ok(true), None) => Ok(()),
+            // libvirt does not know why.
+            (
+                Err(HypervisorError::Failed {
+                    reason: Reason::HypervisorError,
+                    source,
+                    ..
+                }),
+                Some(id),
+            ) => Err(self.xen.failed(domain, id, disk, source).await),
+            (Err(error), _) => Err(error),
         }
-        Ok(())
     }
 
     async fn request_unplug(&self, domain: Uuid, disk: &DiskPlan) -> Result<(), HypervisorError> {
@@ -196,19 +246,27 @@ impl Hypervisor for Libvirt {
                 "remove disk {} from the persistent configuration",
                 disk.target
             );
-            self.detach(domain, &disk.alias, sys::VIR_DOMAIN_AFFECT_CONFIG, &action)
+            self.detach(domain, disk, sys::VIR_DOMAIN_AFFECT_CONFIG, &action)
                 .await?;
         }
+        let xen = view.id.filter(|_| disk.dialect == Dialect::Xen);
         if disk.scope.live() && view.live.disk(&disk.alias).is_some() {
+            if let Some(id) = xen {
+                self.xen.leaves(domain, id, disk).await?;
+            }
             // Before it is asked: the refusal may come first.
             self.unplugs.ask(domain, &disk.alias);
             let asked = self
-                .detach(domain, &disk.alias, sys::VIR_DOMAIN_AFFECT_LIVE, &action)
+                .detach(domain, disk, sys::VIR_DOMAIN_AFFECT_LIVE, &action)
                 .await;
             // The disk may have gone, or the domain stopped, since the look.
             if asked.is_err() && self.has_disk(domain, disk).await? {
                 return asked;
             }
+        } else if disk.scope.live()
+            && let Some(id) = xen
+        {
+            self.xen.remove(domain, id, disk).await?;
         }
         Ok(())
     }
@@ -248,6 +306,9 @@ impl Hypervisor for Libvirt {
     }
 
     async fn size(&self, domain: Uuid, disk: &DiskPlan) -> Result<Option<u64>, HypervisorError> {
+        if let Some(id) = self.xen_number(domain, disk).await? {
+            return self.xen.size(domain, id, disk).await;
+        }
         let alias = disk.alias.clone();
         self.on_domain(domain, "ask for a disk's size", move |domain| {
             size::shown(domain, &alias)
@@ -261,6 +322,9 @@ impl Hypervisor for Libvirt {
         disk: &DiskPlan,
         bytes: u64,
     ) -> Result<Option<u64>, HypervisorError> {
+        if let Some(id) = self.xen_number(domain, disk).await? {
+            return self.xen.grow(domain, id, disk, bytes).await;
+        }
         let action = format!("grow disk {}", disk.target);
         let alias = disk.alias.clone();
         let grown = self
@@ -307,7 +371,13 @@ impl Documents {
         let (live, config) = (read(self.live)?, read(self.config)?);
         // Of a domain that does not run, libvirt shows the persistent configuration; only a running one has a number.
         let live = live.filter(|domain| domain.attribute("id").is_some());
+        let one = live.as_ref().or(config.as_ref());
         Ok(DomainView {
+            dialect: one.map(view::dialect).unwrap_or_default(),
+            id: live
+                .as_ref()
+                .and_then(|domain| domain.attribute("id")?.parse().ok()),
+            device_model: true,
             running: live.is_some(),
             persistent: config.is_some(),
             live: live.as_ref().map(Devices::of).unwrap_or_default(),

@@ -18,7 +18,12 @@ const BLOCK_SIZES: std::ops::RangeInclusive<u32> = 512..=2 * 1024 * 1024;
 /// libvirt's limit of an I/O limit (`QEMU_BLOCK_IOTUNE_MAX`).
 const MAX_IOTUNE: u64 = 1_000_000_000_000_000;
 
-fn invalid(option: &'static str, value: impl ToString, rule: impl Into<String>) -> HypervisorError {
+/// An option that cannot be.
+pub(super) fn invalid(
+    option: &'static str,
+    value: impl ToString,
+    rule: impl Into<String>,
+) -> HypervisorError {
     HypervisorError::DiskOptionInvalid {
         option,
         value: value.to_string().chars().take(200).collect(),
@@ -40,17 +45,6 @@ pub(super) fn write(
     check_modes(spec)?;
     let bus = options.bus.unwrap_or(Bus::Virtio);
     let serial = serial(spec, bus)?;
-    let path = spec.path.to_str().ok_or_else(|| {
-        invalid(
-            "path",
-            spec.path.display(),
-            "a path that is not UTF-8 cannot be given to libvirt: rename the file",
-        )
-    })?;
-    let (kind, attribute) = match spec.kind {
-        SourceKind::File => ("file", "file"),
-        SourceKind::Block => ("block", "dev"),
-    };
     let driver = Element::new("driver")
         .with("name", "qemu")
         .with("type", spec.format.as_str())
@@ -58,14 +52,11 @@ pub(super) fn write(
         .with_some("io", options.io)
         .with_some("discard", options.discard)
         .with_some("detect_zeroes", options.detect_zeroes);
-    let disk = Element::new("disk")
-        .with("type", kind)
-        .with("device", "disk")
+    let (disk, source) = disk_and_source(spec)?;
+    let disk = disk
         .with_children([
             driver,
-            Element::new("source")
-                .with(attribute, path)
-                .with_children(spec.keeps_owner.then(keep_owner)),
+            source.with_children(spec.keeps_owner.then(keep_owner)),
             Element::new("target").with("dev", target).with("bus", bus),
         ])
         .with_children(iotune(options)?)
@@ -78,6 +69,30 @@ pub(super) fn write(
             Element::new("alias").with("name", spec.volume.alias()),
         ])
         .with_children(address.map(address_element));
+    written(&disk, spec)
+}
+
+/// The `<disk>` for this volume, without anything in it, and its `<source>`.
+pub(super) fn disk_and_source(spec: &DiskSpec) -> Result<(Element, Element), HypervisorError> {
+    let path = spec.path.to_str().ok_or_else(|| {
+        invalid(
+            "path",
+            spec.path.display(),
+            "a path that is not UTF-8 cannot be given to libvirt: rename the file",
+        )
+    })?;
+    let (kind, attribute) = match spec.kind {
+        SourceKind::File => ("file", "file"),
+        SourceKind::Block => ("block", "dev"),
+    };
+    let disk = Element::new("disk")
+        .with("type", kind)
+        .with("device", "disk");
+    Ok((disk, Element::new("source").with(attribute, path)))
+}
+
+/// The document.
+pub(super) fn written(disk: &Element, spec: &DiskSpec) -> Result<String, HypervisorError> {
     disk.write().map_err(|source| match source {
         XmlError::Character { value, .. } => invalid(
             "path",
@@ -138,7 +153,7 @@ fn serial(spec: &DiskSpec, bus: Bus) -> Result<String, HypervisorError> {
     }
     let longest = match bus {
         Bus::Scsi => MAX_SCSI_SERIAL,
-        Bus::Virtio => MAX_SERIAL,
+        Bus::Virtio | Bus::Xen => MAX_SERIAL,
     };
     if serial.len() > longest {
         return Err(invalid(

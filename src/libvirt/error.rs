@@ -1,7 +1,8 @@
 //! Why the hypervisor failed, in words, and the stable reason of each.
 
+use super::xen::StoreError;
 use super::xml::XmlError;
-use crate::model::{Bus, Reason};
+use crate::model::{Bus, ImageFormat, Reason};
 
 /// What libvirt said.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -88,6 +89,50 @@ pub enum HypervisorError {
         /// What is allowed.
         rule: String,
     },
+    /// The hypervisor does not serve volumes of this format, or not so.
+    #[error("a volume of format {format} cannot be plugged in: {why}")]
+    FormatUnsupported {
+        /// The format.
+        format: ImageFormat,
+        /// Why, and what to do.
+        why: &'static str,
+    },
+    /// Xen's toolstack or the guest did not connect the disk.
+    #[error("cannot plug disk {target} into domain {domain}: {why}; {hint}")]
+    NotConnected {
+        /// The domain.
+        domain: String,
+        /// The disk's target.
+        target: String,
+        /// What happened, in Xen's own words where it has any.
+        why: String,
+        /// The reason, by those words.
+        reason: Reason,
+        /// What to do.
+        hint: &'static str,
+        /// libvirt's word on it, where it had one.
+        source: Option<LibvirtError>,
+    },
+    /// What Xen knows of the domain's disks cannot be read or changed.
+    #[error(
+        "cannot {action}; is this the host's control domain, and does xenstored run (`xenstore-ls /libxl`)?"
+    )]
+    Xenstore {
+        /// What was tried, on what.
+        action: String,
+        /// What happened.
+        source: StoreError,
+    },
+    /// A disk of a stale attach cannot be removed, or its loop device.
+    #[error("cannot remove what is left of disk {target} of domain {domain}: {why}")]
+    NotCleared {
+        /// The domain.
+        domain: String,
+        /// The disk's target.
+        target: String,
+        /// What is left, and what to do.
+        why: String,
+    },
     /// libvirt refused or failed.
     #[error("cannot {action} on domain {domain}; {hint}")]
     Failed {
@@ -127,6 +172,18 @@ pub enum HypervisorError {
         /// What it was to see.
         bytes: u64,
     },
+    /// The disk of a Xen domain cannot be made larger.
+    #[error("cannot grow disk {target} of domain {domain}: {why}")]
+    NotGrown {
+        /// The domain.
+        domain: String,
+        /// The disk's target.
+        target: String,
+        /// The reason.
+        reason: Reason,
+        /// What happened, and what to do.
+        why: String,
+    },
     /// libvirt reported success, and the guest sees the old size.
     #[error(
         "libvirt reported success to grow disk {target} of domain {domain} to {bytes} bytes, but the guest sees {shown}; see \
@@ -164,11 +221,16 @@ impl HypervisorError {
             Self::VolumeInUse { .. } => Reason::VolumeInUse,
             Self::BusFull { .. } => Reason::BusFull,
             Self::DiskOptionInvalid { .. } => Reason::DiskOptionInvalid,
-            Self::Failed { reason, .. } => *reason,
+            Self::Failed { reason, .. }
+            | Self::NotConnected { reason, .. }
+            | Self::NotGrown { reason, .. } => *reason,
+            Self::FormatUnsupported { .. } => Reason::FormatUnsupported,
+            Self::Xenstore { .. } => Reason::HypervisorUnavailable,
             Self::ReadOnlyDisk { .. } => Reason::ResizeUnsupported,
-            Self::NotShown { .. } | Self::NotResized { .. } | Self::Xml { .. } => {
-                Reason::HypervisorError
-            }
+            Self::NotShown { .. }
+            | Self::NotResized { .. }
+            | Self::NotCleared { .. }
+            | Self::Xml { .. } => Reason::HypervisorError,
         }
     }
 }

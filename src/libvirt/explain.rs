@@ -155,6 +155,45 @@ const RULES: &[Rule] = &[
     ),
 ];
 
+/// What Xen's hot-plug script (/etc/xen/scripts/block) leaves in xenstore, and what it means.
+const HOTPLUG_RULES: &[(&str, Reason, &str)] = &[
+    (
+        "does not exist",
+        Reason::VolumeNotFound,
+        "the volume must be there for Xen's hot-plug script too",
+    ),
+    (
+        "is already in use",
+        Reason::VolumeInUse,
+        "Xen lets one domain alone write to a device: detach it there, or attach it read-only to all",
+    ),
+    (
+        "mounted",
+        Reason::VolumeInUse,
+        "the device is mounted, in this host or a domain: unmount it there",
+    ),
+    (
+        "losetup",
+        Reason::VolumeUnreadable,
+        "the hot-plug script, as root, could not make a loop device of the volume: may root read it (an export with root \
+         squashed lets it not), and is a loop device free (`losetup`)?",
+    ),
+];
+
+/// The reason and what to do, by what the hot-plug script has left; empty: nothing.
+pub(super) fn explain_hotplug(error: &str) -> (Reason, &'static str) {
+    HOTPLUG_RULES
+        .iter()
+        .find(|(text, ..)| error.contains(text))
+        .map_or(
+            (
+                Reason::HypervisorError,
+                "see /var/log/libvirt/libxl/libxl-driver.log and the log of Xen's hot-plug scripts beneath /var/log/xen",
+            ),
+            |(_, reason, hint)| (*reason, *hint),
+        )
+}
+
 /// The error of a call that tried to do `action` on the domain.
 pub(super) fn explain(action: &str, domain: &str, source: LibvirtError) -> HypervisorError {
     let fits = |rule: &&Rule| {

@@ -15,6 +15,7 @@ mod raw;
 mod size;
 mod unplugs;
 mod view;
+mod xen;
 mod xml;
 
 pub use client::Libvirt;
@@ -22,6 +23,7 @@ pub use connection::run_event_loop;
 pub use error::{HypervisorError, LibvirtError};
 pub use plan::plan_disk;
 pub use view::{Devices, DiskView, DomainView};
+pub use xen::StoreError;
 pub use xml::XmlError;
 
 use async_trait::async_trait;
@@ -63,12 +65,13 @@ pub trait Hypervisor: Send + Sync {
     /// Whether the domain has the disk in any configuration of its scope. A domain that is gone or stopped has no live disks.
     async fn has_disk(&self, domain: Uuid, disk: &DiskPlan) -> Result<bool, HypervisorError>;
 
-    /// Plugs the disk in; success means that the domain's XML shows it.
+    /// Plugs the disk in; success means that the domain's XML shows it, and in a Xen domain that the guest has it.
     ///
     /// The plan is only as good as the view it was made from: whoever calls holds a lock for the domain from
     /// [`Hypervisor::domain`] through [`plan_disk`] to the end of this call, or two plugs choose the same place and
     /// the second is refused (`TARGET_IN_USE`). On an error nothing is left in the domain, except where the
-    /// connection ended during the call (`HYPERVISOR_UNAVAILABLE`): then [`Hypervisor::has_disk`] tells.
+    /// connection ended during the call, or the guest has not connected to a disk that was plugged in: then
+    /// [`Hypervisor::has_disk`] tells.
     async fn plug(&self, domain: Uuid, disk: &DiskPlan) -> Result<(), HypervisorError>;
 
     /// Asks the guest to let go of the disk (and removes it from the persistent configuration, where that is in

@@ -3,7 +3,8 @@
 use super::disk;
 use super::error::HypervisorError;
 use super::view::{Devices, DiskView, DomainView};
-use crate::model::{Bus, DiskAddress, DiskPlan, DiskSpec, Scope};
+use super::xen;
+use crate::model::{Bus, Dialect, DiskAddress, DiskPlan, DiskSpec, Scope};
 
 /// The letters a target may have after `vd` or `sd`: more disks than any bus holds.
 const MAX_LETTERS: usize = 3;
@@ -32,7 +33,10 @@ pub fn plan_disk(view: &DomainView, spec: &DiskSpec) -> Result<DiskPlan, Hypervi
             target: disk.target.clone(),
         });
     }
-    let bus = spec.options.bus.unwrap_or(Bus::Virtio);
+    if view.dialect == Dialect::Xen {
+        xen::check_unused(view, spec)?;
+    }
+    let bus = bus(view.dialect, spec.options.bus)?;
     let target = match &spec.options.target {
         Some(hint) => checked_target(view, scope, bus, hint)?,
         None => free_target(view, scope, bus)?,
@@ -40,14 +44,39 @@ pub fn plan_disk(view: &DomainView, spec: &DiskSpec) -> Result<DiskPlan, Hypervi
     let address = match (bus, spec.options.address) {
         (_, Some(address)) => Some(checked_address(view, scope, bus, address)?),
         (Bus::Scsi, None) => Some(free_unit(view, scope)?),
-        (Bus::Virtio, None) => None,
+        (Bus::Virtio | Bus::Xen, None) => None,
+    };
+    let (xml, left_out) = match view.dialect {
+        Dialect::Qemu => (disk::write(spec, &target, address)?, Vec::new()),
+        Dialect::Xen => xen::write(spec, &target, view.device_model)?,
     };
     Ok(DiskPlan {
-        xml: disk::write(spec, &target, address)?,
+        xml,
         alias,
         target,
         scope,
+        dialect: view.dialect,
+        left_out,
     })
+}
+
+/// The bus, where the domain has one such.
+fn bus(dialect: Dialect, wanted: Option<Bus>) -> Result<Bus, HypervisorError> {
+    match (dialect, wanted) {
+        (Dialect::Qemu, None) => Ok(Bus::Virtio),
+        (Dialect::Qemu, Some(bus @ (Bus::Virtio | Bus::Scsi))) => Ok(bus),
+        (Dialect::Xen, None | Some(Bus::Xen)) => Ok(Bus::Xen),
+        (Dialect::Qemu, Some(bus)) => Err(disk::invalid(
+            "bus",
+            bus,
+            "only Xen's domains have it: use virtio or scsi, or leave it out",
+        )),
+        (Dialect::Xen, Some(bus)) => Err(disk::invalid(
+            "bus",
+            bus,
+            "a Xen domain takes no disk while it runs but on the bus xen: leave it out",
+        )),
+    }
 }
 
 fn check_state(view: &DomainView, scope: Scope) -> Result<(), HypervisorError> {
@@ -80,6 +109,7 @@ fn prefix(bus: Bus) -> &'static str {
     match bus {
         Bus::Virtio => "vd",
         Bus::Scsi => "sd",
+        Bus::Xen => "xvd",
     }
 }
 
@@ -94,7 +124,10 @@ fn holder(disk: &DiskView) -> String {
 fn find_target<'a>(view: &'a DomainView, scope: Scope, target: &str) -> Option<&'a DiskView> {
     view.devices(scope)
         .flat_map(|devices| &devices.disks)
-        .find(|disk| disk.target == target)
+        .find(|disk| match view.dialect {
+            Dialect::Qemu => disk.target == target,
+            Dialect::Xen => xen::is_same_place(&disk.target, target),
+        })
 }
 
 fn checked_target(
@@ -166,6 +199,7 @@ fn checked_address(
         DiskAddress::Drive { .. } => devices.scsi.contains(&address),
     };
     match (bus, address) {
+        (Bus::Xen, _) => return Err(invalid("a Xen disk has none: its target is its place")),
         (Bus::Virtio, DiskAddress::Drive { .. }) => {
             return Err(invalid(
                 "a virtio disk sits on PCI, such as pci:0000:00:07.0",

@@ -7,13 +7,19 @@ use std::path::PathBuf;
 use uuid::Uuid;
 
 use super::xml::{Element, XmlError};
-use crate::model::{DiskAddress, DiskPlan, Domain, Scope};
+use crate::model::{Bus, Dialect, DiskAddress, DiskPlan, Domain, Scope};
 
 /// A domain as it is now, in the configurations that a scope is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DomainView {
     /// Its names.
     pub domain: Domain,
+    /// How its disks are written.
+    pub dialect: Dialect,
+    /// Its number while it runs.
+    pub id: Option<u32>,
+    /// Of a Xen domain: whether a device model (QEMU) runs for it, which reads images that the kernel's block backend does not.
+    pub device_model: bool,
     /// Whether it runs (paused is running), and the scope is about that.
     pub running: bool,
     /// Whether it has a persistent configuration, and the scope is about that.
@@ -46,7 +52,8 @@ pub struct DiskView {
     pub target: String,
     /// The bus in libvirt's word, such as `virtio`, `sata` or `usb`.
     pub bus: String,
-    /// The alias; a persistent configuration has only those that its author gave.
+    /// The alias; a persistent configuration has only those that its author gave. libvirt's libxl driver forgets aliases, and
+    /// no guest of Xen sees a serial: there the serial is the alias.
     pub alias: Option<String>,
     /// The serial.
     pub serial: Option<String>,
@@ -60,9 +67,9 @@ pub struct DiskView {
 
 impl DomainView {
     /// A domain without a name that has nothing but one virtio-scsi controller: for a plan made without a hypervisor, and for the
-    /// XML of a volume that is connected only.
+    /// XML of a volume that is connected only. It is Xen's if the bus is.
     #[must_use]
-    pub fn empty() -> Self {
+    pub fn empty(bus: Option<Bus>) -> Self {
         let devices = Devices {
             virtio_scsi: vec![0],
             ..Devices::default()
@@ -72,6 +79,12 @@ impl DomainView {
                 uuid: Uuid::nil(),
                 name: String::new(),
             },
+            dialect: match bus {
+                Some(Bus::Xen) => Dialect::Xen,
+                _ => Dialect::Qemu,
+            },
+            id: None,
+            device_model: true,
             running: true,
             persistent: true,
             live: devices.clone(),
@@ -117,7 +130,11 @@ impl Devices {
                 ..Self::default()
             };
         };
-        let disks: Vec<DiskView> = devices.children_named("disk").map(DiskView::of).collect();
+        let dialect = dialect(domain);
+        let disks: Vec<DiskView> = devices
+            .children_named("disk")
+            .map(|disk| DiskView::of(disk, dialect))
+            .collect();
         let addresses = devices.children.iter().filter_map(address);
         let scsi_disks = disks.iter().filter(|disk| disk.bus == "scsi");
         let scsi_hosts = devices.children_named("hostdev").filter_map(address);
@@ -146,19 +163,32 @@ impl Devices {
     }
 }
 
+/// How the disks of a `<domain>` are written: its own type says so, whatever the connection is to.
+pub(super) fn dialect(domain: &Element) -> Dialect {
+    match domain.attribute("type") {
+        Some("xen") => Dialect::Xen,
+        _ => Dialect::Qemu,
+    }
+}
+
 impl DiskView {
-    fn of(disk: &Element) -> Self {
+    pub(super) fn of(disk: &Element, dialect: Dialect) -> Self {
         let target = disk.child("target");
         let attribute = |name: &str| target.and_then(|target| target.attribute(name));
         let source = disk.child("source");
+        let serial = || disk.child("serial").map(|serial| serial.text.clone());
+        let alias = || {
+            let alias = disk.child("alias")?.attribute("name")?;
+            Some(alias.to_owned())
+        };
         Self {
             target: attribute("dev").unwrap_or_default().to_owned(),
             bus: attribute("bus").unwrap_or_default().to_owned(),
-            alias: disk
-                .child("alias")
-                .and_then(|alias| alias.attribute("name"))
-                .map(str::to_owned),
-            serial: disk.child("serial").map(|serial| serial.text.clone()),
+            alias: match dialect {
+                Dialect::Qemu => alias(),
+                Dialect::Xen => serial(),
+            },
+            serial: serial(),
             source: source
                 .and_then(|source| source.attribute("file").or_else(|| source.attribute("dev")))
                 .map(PathBuf::from),

@@ -61,6 +61,8 @@ words!(
         Virtio = "virtio",
         /// virtio-scsi: units on a controller, targets `sd*`.
         Scsi = "scsi",
+        /// Xen's paravirtual block device, the one bus of Xen's domains: targets `xvd*`.
+        Xen = "xen",
     }
 );
 words!(
@@ -318,7 +320,7 @@ iotune! {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DiskOptions {
-    /// The bus; default virtio.
+    /// The bus; default: `virtio`, or `xen` in a Xen domain.
     pub bus: Option<Bus>,
     /// The target, such as `vdb`; default: the first that is free.
     pub target: Option<String>,
@@ -357,7 +359,10 @@ mod tests {
     #[test]
     fn an_unknown_word_names_the_known_ones() {
         let error = "ide".parse::<Bus>().unwrap_err().to_string();
-        assert_eq!(error, "bus \"ide\" is not known: use one of virtio, scsi");
+        assert_eq!(
+            error,
+            "bus \"ide\" is not known: use one of virtio, scsi, xen"
+        );
     }
 
     #[test]

@@ -38,7 +38,9 @@ pub use disk::{
 pub use id::{AttachmentId, DomainRef, InvalidId, VolumeId};
 pub use key::HostKey;
 pub(crate) use nearest::{hint, nearest};
-pub use plan::{DiskPlan, DiskSpec, HostPlan, MountPlan, SourceKind, TargetPath, TargetPlan};
+pub use plan::{
+    Dialect, DiskPlan, DiskSpec, HostPlan, MountPlan, SourceKind, TargetPath, TargetPlan,
+};
 pub use reason::Reason;
 pub use secret::Secret;
 pub use server::server_name;

@@ -101,6 +101,17 @@ pub struct DiskSpec {
     pub options: DiskOptions,
 }
 
+/// In which of libvirt's two dialects a domain's disks are written and plugged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Dialect {
+    /// Of domains that QEMU runs, by KVM or by emulation.
+    #[default]
+    Qemu,
+    /// Of domains that Xen runs (libvirt's libxl driver).
+    Xen,
+}
+
 /// A disk as it is to be plugged into one domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskPlan {
@@ -112,4 +123,10 @@ pub struct DiskPlan {
     pub xml: String,
     /// Which configuration has it.
     pub scope: Scope,
+    /// How it is plugged in and unplugged.
+    #[serde(default)]
+    pub dialect: Dialect,
+    /// Options that were asked for and that this hypervisor has no such thing as.
+    #[serde(default)]
+    pub left_out: Vec<String>,
 }

@@ -6,6 +6,7 @@
 pub mod beneath;
 pub mod exec;
 mod inherited;
+pub mod loop_device;
 pub mod mount;
 pub mod mountinfo;
 pub mod nvme;

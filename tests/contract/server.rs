@@ -75,7 +75,7 @@ impl Server {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("s");
         let listener = UnixListener::bind(&socket).unwrap();
-        let world = World::new();
+        let world = World::of(crate::DIALECT);
         let engine = world.engine();
         let own_uid = nix::unistd::Uid::effective().as_raw();
         let peers = LocalPeers::with_ids(own_uid, None);

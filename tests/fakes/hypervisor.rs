@@ -7,7 +7,7 @@ use uuid::Uuid;
 use volattach::libvirt::{
     DeviceGone, Devices, DomainView, Hypervisor, HypervisorError, LibvirtError, Unplug,
 };
-use volattach::model::{DiskPlan, Domain, DomainRef, Reason, Scope};
+use volattach::model::{Dialect, DiskPlan, Domain, DomainRef, Reason, Scope};
 
 use super::gate::{Failed, Moment};
 use super::{DOMAIN, Guest, World};
@@ -72,8 +72,12 @@ impl Hypervisor for FakeHypervisor {
             });
         }
         let disks: String = state.disks.values().map(|disk| disk.xml.as_str()).collect();
+        let kind = match state.dialect {
+            Dialect::Qemu => "kvm",
+            Dialect::Xen => "xen",
+        };
         let live = Devices::read(&format!(
-            "<domain type='kvm'><name>web</name><uuid>{DOMAIN}</uuid>\
+            "<domain type='{kind}'><name>web</name><uuid>{DOMAIN}</uuid>\
              <os><type machine='pc-i440fx-7.2'>hvm</type></os><devices>{disks}</devices></domain>"
         ))
         .unwrap();
@@ -84,6 +88,9 @@ impl Hypervisor for FakeHypervisor {
         let config = Devices::default();
         Ok(DomainView {
             domain,
+            dialect: state.dialect,
+            id: state.running.then_some(3),
+            device_model: true,
             running: state.running,
             persistent: true,
             live,
@@ -101,6 +108,7 @@ impl Hypervisor for FakeHypervisor {
         self.pass("hypervisor.plug", Moment::Before).await?;
         {
             let mut state = self.world.state();
+            assert_eq!(disk.dialect, state.dialect, "a disk of another dialect");
             if let Some(reason) = state.plug_fails.take() {
                 return Err(fail(reason));
             }

@@ -27,7 +27,7 @@ use volattach::connection::{
 use volattach::journal::Record;
 use volattach::libvirt::DeviceGone;
 use volattach::model::{
-    Access, Actor, DiskOptions, DiskPlan, HostKey, ImageFormat, Reason, Secret,
+    Access, Actor, Dialect, DiskOptions, DiskPlan, HostKey, ImageFormat, Reason, Secret,
 };
 
 pub use gate::{Fault, Gate};
@@ -58,6 +58,8 @@ pub struct State {
     pub soon: BTreeMap<String, Vec<u8>>,
     /// What the deployer configured for mounts.
     pub configuration: &'static str,
+    /// What runs the domain.
+    pub dialect: Dialect,
     /// How the guest behaves.
     pub guest: Guest,
     /// How often the guest was asked to let go.
@@ -103,7 +105,13 @@ impl State {
 }
 
 impl World {
+    /// A host with a domain of QEMU's.
     pub fn new() -> Self {
+        Self::of(Dialect::Qemu)
+    }
+
+    /// A host with a domain of this kind.
+    pub fn of(dialect: Dialect) -> Self {
         Self {
             state: Arc::new(Mutex::new(State {
                 connections: BTreeMap::new(),
@@ -111,6 +119,7 @@ impl World {
                 records: BTreeMap::new(),
                 soon: BTreeMap::new(),
                 configuration: "",
+                dialect,
                 guest: Guest::Obeys,
                 unplugs_asked: 0,
                 running: true,
