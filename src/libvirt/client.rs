@@ -8,26 +8,27 @@ use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 use uuid::Uuid;
-use virt::connect::Connect;
 use virt::domain::Domain as VirtDomain;
 use virt::error::Error;
 use virt_sys as sys;
 
+use super::documents::{lookup, read_documents, shows};
 use super::error::{HypervisorError, LibvirtError};
 use super::explain::explain;
 use super::pool::{CallError, Pool};
 use super::raw::{self, Event};
 use super::size::{self, Grown};
 use super::unplugs::Unplugs;
-use super::view::{self, Devices, DomainView};
+use super::view::DomainView;
 use super::xen::Xen;
-use super::xml::Element;
 use super::{DeviceGone, Hypervisor, Unplug};
 use crate::config;
-use crate::model::{Dialect, DiskPlan, Domain, DomainRef, Reason, Scope};
+use crate::model::{Dialect, DiskPlan, DomainRef, Reason, Scope};
 
 /// How often a wait looks for itself: events get lost when libvirtd restarts.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often where there are no events: libvirt's libxl driver has none for devices.
+const XEN_LOOK: Duration = Duration::from_millis(200);
 /// Events kept for a slow receiver; one that is slower still is told so, and looks for itself.
 const EVENTS: usize = 1024;
 
@@ -38,13 +39,6 @@ pub struct Libvirt {
     unplugs: Arc<Unplugs>,
     events: broadcast::Sender<Event>,
     gone: broadcast::Sender<DeviceGone>,
-}
-
-/// A domain's documents: what libvirt shows of the domain itself (running or not), and of its persistent configuration.
-struct Documents {
-    domain: Domain,
-    live: Option<String>,
-    config: Option<String>,
 }
 
 impl Libvirt {
@@ -160,6 +154,30 @@ impl Libvirt {
         }
     }
 
+    /// Whether the domain has the disk, where Xen runs it. What the guest has let go of, as it was asked to, is taken away
+    /// here: whoever asked may be a process that is no more.
+    async fn xen_has_disk(&self, domain: Uuid, disk: &DiskPlan) -> Result<bool, HypervisorError> {
+        let look = || self.view(DomainRef::Uuid(domain), disk.scope);
+        let mut view = look().await?;
+        if let Some(there) = &view
+            && let Some(id) = there.id
+            && there.live.disk(&disk.alias).is_some()
+            && self.xen.is_let_go(domain, id, disk).await?
+        {
+            let action = format!("take disk {} away", disk.target);
+            self.detach(domain, disk, sys::VIR_DOMAIN_AFFECT_LIVE, &action)
+                .await?;
+            view = look().await?;
+        }
+        match &view {
+            Some(view) if view.has(disk) => Ok(true),
+            _ => {
+                let id = view.and_then(|view| view.id);
+                self.xen.has(domain, id, disk).await
+            }
+        }
+    }
+
     /// Whether the wait is over: the disk is gone, or was refused.
     async fn unplugged(
         &self,
@@ -185,15 +203,12 @@ impl Hypervisor for Libvirt {
     }
 
     async fn has_disk(&self, domain: Uuid, disk: &DiskPlan) -> Result<bool, HypervisorError> {
-        let view = self.view(DomainRef::Uuid(domain), disk.scope).await?;
-        let id = view.as_ref().and_then(|view| view.id);
-        let shown = view.is_some_and(|view| {
-            view.devices(disk.scope)
-                .any(|devices| devices.disk(&disk.alias).is_some())
-        });
         match disk.dialect {
-            Dialect::Xen if !shown => self.xen.has(domain, id, disk).await,
-            _ => Ok(shown),
+            Dialect::Qemu => {
+                let view = self.view(DomainRef::Uuid(domain), disk.scope).await?;
+                Ok(view.is_some_and(|view| view.has(disk)))
+            }
+            Dialect::Xen => self.xen_has_disk(domain, disk).await,
         }
     }
 
@@ -251,8 +266,10 @@ impl Hypervisor for Libvirt {
         }
         let xen = view.id.filter(|_| disk.dialect == Dialect::Xen);
         if disk.scope.live() && view.live.disk(&disk.alias).is_some() {
-            if let Some(id) = xen {
-                self.xen.leaves(domain, id, disk).await?;
+            if let Some(id) = xen
+                && self.xen.ask(domain, id, disk).await?
+            {
+                return Ok(());
             }
             // Before it is asked: the refusal may come first.
             self.unplugs.ask(domain, &disk.alias);
@@ -289,7 +306,11 @@ impl Hypervisor for Libvirt {
                 // libvirt may come back within the deadline, so only now is its absence an error.
                 return looked.map(|_| Unplug::Pending);
             }
-            let next_look = sleep_until(deadline.min(now + LOOK));
+            let look = match disk.dialect {
+                Dialect::Qemu => LOOK,
+                Dialect::Xen => XEN_LOOK,
+            };
+            let next_look = sleep_until(deadline.min(now + look));
             tokio::pin!(next_look);
             loop {
                 tokio::select! {
@@ -356,37 +377,6 @@ impl Hypervisor for Libvirt {
     }
 }
 
-impl Documents {
-    fn view(self) -> Result<DomainView, HypervisorError> {
-        let name = self.domain.to_string();
-        let read = |document: Option<String>| {
-            let read = document
-                .map(|document| Element::read(&document))
-                .transpose();
-            read.map_err(|source| HypervisorError::Xml {
-                what: format!("domain {name}"),
-                source,
-            })
-        };
-        let (live, config) = (read(self.live)?, read(self.config)?);
-        // Of a domain that does not run, libvirt shows the persistent configuration; only a running one has a number.
-        let live = live.filter(|domain| domain.attribute("id").is_some());
-        let one = live.as_ref().or(config.as_ref());
-        Ok(DomainView {
-            dialect: one.map(view::dialect).unwrap_or_default(),
-            id: live
-                .as_ref()
-                .and_then(|domain| domain.attribute("id")?.parse().ok()),
-            device_model: true,
-            running: live.is_some(),
-            persistent: config.is_some(),
-            live: live.as_ref().map(Devices::of).unwrap_or_default(),
-            config: config.as_ref().map(Devices::of).unwrap_or_default(),
-            domain: self.domain,
-        })
-    }
-}
-
 impl Event {
     /// Whether a wait for that device should look again.
     fn concerns(&self, of: Uuid, device: &str) -> bool {
@@ -437,36 +427,4 @@ fn flags(scope: Scope) -> u32 {
         0
     };
     live | config
-}
-
-fn lookup(connect: &Connect, domain: Uuid) -> Result<VirtDomain, Error> {
-    connect.lookup_domain_by_uuid(domain)
-}
-
-/// Whether every configuration of the scope shows the disk. A document that cannot be read shows nothing.
-fn shows(domain: &VirtDomain, alias: &str, scope: Scope) -> Result<bool, Error> {
-    let shown =
-        |document: &str| Devices::read(document).is_ok_and(|devices| devices.disk(alias).is_some());
-    Ok((!scope.live() || shown(&domain.xml_desc(0)?))
-        && (!scope.config() || shown(&domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE)?)))
-}
-
-/// Only what the scope is about: each document is a round trip, and takes libvirtd longer the more devices there are.
-fn read_documents(connect: &Connect, name: &DomainRef, scope: Scope) -> Result<Documents, Error> {
-    let domain = match name {
-        DomainRef::Uuid(uuid) => lookup(connect, *uuid)?,
-        DomainRef::Name(name) => connect.lookup_domain_by_name(name)?,
-    };
-    let live = scope.live().then(|| domain.xml_desc(0)).transpose()?;
-    let config = (scope.config() && domain.is_persistent()?)
-        .then(|| domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE))
-        .transpose()?;
-    Ok(Documents {
-        domain: Domain {
-            uuid: domain.uuid()?,
-            name: domain.name()?,
-        },
-        live,
-        config,
-    })
 }

@@ -7,6 +7,7 @@
 mod client;
 mod connection;
 mod disk;
+mod documents;
 mod error;
 mod explain;
 mod plan;

@@ -95,6 +95,13 @@ fn check_state(view: &DomainView, scope: Scope) -> Result<(), HypervisorError> {
             "start it first, or change its persistent configuration only",
         );
     }
+    if scope.live() && view.paused {
+        return error(
+            "is paused",
+            "running configuration",
+            "resume it first: a Xen guest connects to its disks itself",
+        );
+    }
     if scope.config() && !view.persistent {
         return error(
             "is transient",

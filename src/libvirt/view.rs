@@ -18,6 +18,8 @@ pub struct DomainView {
     pub dialect: Dialect,
     /// Its number while it runs.
     pub id: Option<u32>,
+    /// Of a running Xen domain: whether it is paused. Its guest could not connect to a disk.
+    pub paused: bool,
     /// Of a Xen domain: whether a device model (QEMU) runs for it, which reads images that the kernel's block backend does not.
     pub device_model: bool,
     /// Whether it runs (paused is running), and the scope is about that.
@@ -84,6 +86,7 @@ impl DomainView {
                 _ => Dialect::Qemu,
             },
             id: None,
+            paused: false,
             device_model: true,
             running: true,
             persistent: true,
@@ -97,6 +100,13 @@ impl DomainView {
         let live = scope.live().then_some(&self.live);
         let config = scope.config().then_some(&self.config);
         live.into_iter().chain(config)
+    }
+
+    /// Whether any configuration that the disk's scope is about has it.
+    #[must_use]
+    pub fn has(&self, disk: &DiskPlan) -> bool {
+        self.devices(disk.scope)
+            .any(|devices| devices.disk(&disk.alias).is_some())
     }
 
     /// Whether every configuration that the disk's scope is about has it.

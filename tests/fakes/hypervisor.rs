@@ -90,6 +90,7 @@ impl Hypervisor for FakeHypervisor {
             domain,
             dialect: state.dialect,
             id: state.running.then_some(3),
+            paused: false,
             device_model: true,
             running: state.running,
             persistent: true,

@@ -2,8 +2,9 @@
 //! attach leaves.
 //!
 //! Invariants: libvirt's success is believed only when the backend in xenstore is connected to the guest's frontend; a
-//! backend that nobody goes on with is taken away, for it keeps every later disk from its target; a disk is not gone while
-//! its backend is there, nor while the loop device that the hot-plug script made has its file.
+//! backend that nobody goes on with is taken away, for it keeps every later disk from its target; a disk that a guest may have
+//! unwritten data for is never taken from it by force, as libvirt's own detach does after ten seconds; a disk is not gone
+//! while its backend is there, nor while the loop device that the hot-plug script made has its file.
 
 mod disk;
 mod store;
@@ -207,7 +208,7 @@ impl Xen {
         }
     }
 
-    /// Whether Xen still has the disk, whatever libvirt shows, or dom0 its file.
+    /// Whether Xen still has the disk that libvirt shows no more, or dom0 its file.
     pub(super) async fn has(
         &self,
         domain: Uuid,
@@ -234,22 +235,44 @@ impl Xen {
         Ok(has_file)
     }
 
-    /// The disk is about to be unplugged: takes note of the loop device, which outlives the backend.
-    pub(super) async fn leaves(
+    /// Asks the guest to let go of the disk, as libxl does before it loses patience. `false`: there is nobody to ask, and
+    /// the toolstack may take it away.
+    pub(super) async fn ask(
         &self,
         domain: Uuid,
         id: u32,
         disk: &DiskPlan,
-    ) -> Result<(), HypervisorError> {
+    ) -> Result<bool, HypervisorError> {
         let place = Place::new(domain, id, disk);
-        if let Some(vbd) = place.vbd().await?
-            && vbd.is_of(&place.source)
-            && let Some(device) = vbd.device
-            && loop_device::backing_file(&device).is_some()
+        let Some(vbd) = place.vbd().await?.filter(|vbd| vbd.is_of(&place.source)) else {
+            return Ok(false);
+        };
+        if let Some(device) = &vbd.device
+            && loop_device::backing_file(device).is_some()
         {
-            self.leaving().insert((domain, disk.alias.clone()), device);
+            let key = (domain, disk.alias.clone());
+            self.leaving().insert(key, device.clone());
         }
-        Ok(())
+        if !vbd.is_guests() {
+            return Ok(false);
+        }
+        let asked = async { close(&mut Store::open().await?, &vbd).await };
+        asked
+            .await
+            .map_err(|source| place.store_failed("unplug", source))?;
+        Ok(true)
+    }
+
+    /// Whether the guest has let go of the disk, as it was asked to, and the toolstack may take it away.
+    pub(super) async fn is_let_go(
+        &self,
+        domain: Uuid,
+        id: u32,
+        disk: &DiskPlan,
+    ) -> Result<bool, HypervisorError> {
+        let place = Place::new(domain, id, disk);
+        let vbd = place.vbd().await?;
+        Ok(vbd.is_some_and(|vbd| vbd.is_of(&place.source) && vbd.is_let_go()))
     }
 
     /// Takes away the disk of which libvirt knows nothing.
@@ -338,12 +361,8 @@ impl Xen {
         );
         let cleared = async {
             let mut store = Store::open().await?;
-            let online = format!("{}/online", vbd.backend);
             let state = format!("{}/state", vbd.backend);
-            if store.read(&state).await?.is_some() {
-                store.write(&online, "0").await?;
-                store.write(&state, &XenbusState::CLOSING.number()).await?;
-            }
+            close(&mut store, &vbd).await?;
             let deadline = Instant::now() + CLOSE;
             let closed = XenbusState::CLOSED.number();
             while let Some(now) = store.read(&state).await? {
@@ -367,6 +386,17 @@ impl Xen {
             None => Ok(()),
         }
     }
+}
+
+/// Asks both ends to let go of each other.
+async fn close(store: &mut Store, vbd: &Vbd) -> Result<(), StoreError> {
+    let state = format!("{}/state", vbd.backend);
+    let closed = XenbusState::CLOSED.number();
+    if store.read(&state).await?.is_none_or(|now| now == closed) {
+        return Ok(());
+    }
+    store.write(&format!("{}/online", vbd.backend), "0").await?;
+    store.write(&state, &XenbusState::CLOSING.number()).await
 }
 
 /// Has a loop device let go of the file, if it has it.

@@ -16,6 +16,8 @@ pub(super) const SECTOR: u64 = 512;
 pub(super) struct XenbusState(u32);
 
 impl XenbusState {
+    /// There is no such end.
+    const NOWHERE: Self = Self(0);
     /// Both ends are connected: the guest has the disk.
     pub(super) const CONNECTED: Self = Self(4);
     /// What a toolstack writes to have a device taken away.
@@ -38,7 +40,7 @@ impl fmt::Display for XenbusState {
         const NAMES: [&str; 9] = [
             "unknown",
             "initialising",
-            "waiting for the hot-plug script",
+            "waiting for the guest",
             "initialised",
             "connected",
             "closing",
@@ -71,6 +73,10 @@ pub(super) struct Vbd {
     pub(super) readonly: bool,
     /// How far the backend is.
     pub(super) state: XenbusState,
+    /// How far the guest is; nowhere, where it has no frontend.
+    pub(super) guest: XenbusState,
+    /// Whether it is to stay: a toolstack that takes it away says so first.
+    pub(super) online: bool,
     /// What the hot-plug script failed of.
     pub(super) error: Option<String>,
     /// The device that the hot-plug script made of the source: itself, or a loop device.
@@ -108,6 +114,8 @@ impl Vbd {
             return Ok(None);
         };
         let frontend = store.read(&format!("{node}/frontend")).await?;
+        let frontend = frontend.unwrap_or_default();
+        let guest = store.read(&format!("{frontend}/state")).await?;
         let mut of = async |key: &str| store.read(&format!("{backend}/{key}")).await;
         let device = of("physical-device-path").await?;
         let sectors = of("sectors").await?;
@@ -116,10 +124,12 @@ impl Vbd {
             source: source(&of("params").await?.unwrap_or_default()),
             readonly: of("mode").await?.is_some_and(|mode| mode == "r"),
             state: XenbusState::parse(of("state").await?.as_deref()),
+            guest: XenbusState::parse(guest.as_deref()),
+            online: of("online").await?.is_none_or(|online| online != "0"),
             error: of("hotplug-error").await?,
             device: device.map(PathBuf::from),
             bytes: sectors.and_then(|sectors| Some(sectors.parse::<u64>().ok()? * SECTOR)),
-            frontend: frontend.unwrap_or_default(),
+            frontend,
             backend,
             node,
         };
@@ -128,7 +138,18 @@ impl Vbd {
 
     /// Whether it is what a failed attach has left: no guest has it, and no toolstack goes on with it.
     pub(super) fn is_stale(&self) -> bool {
-        self.error.is_some() || self.state == XenbusState::CLOSED
+        self.error.is_some() || self.is_let_go()
+    }
+
+    /// Whether a guest may have unwritten data for it: it is connected, or was asked to let go and has not yet.
+    pub(super) fn is_guests(&self) -> bool {
+        matches!(self.state, XenbusState::CONNECTED | XenbusState::CLOSING)
+    }
+
+    /// Whether the guest has let go of it, as it was asked to.
+    pub(super) fn is_let_go(&self) -> bool {
+        let gone = |state| matches!(state, XenbusState::CLOSED | XenbusState::NOWHERE);
+        !self.online && (gone(self.state) || gone(self.guest))
     }
 
     /// Whether dom0's kernel serves it, and no device model.
@@ -180,7 +201,7 @@ mod tests {
     #[test]
     fn states_in_words() {
         let words = |text| XenbusState::parse(Some(text)).to_string();
-        assert_eq!(words("2"), "waiting for the hot-plug script (2)");
+        assert_eq!(words("2"), "waiting for the guest (2)");
         assert_eq!(words("77"), "77");
         assert_eq!(words("?"), "unknown (0)");
     }

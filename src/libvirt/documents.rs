@@ -1,0 +1,96 @@
+//! What libvirt shows of a domain, read into a view.
+
+use uuid::Uuid;
+use virt::connect::Connect;
+use virt::domain::Domain as VirtDomain;
+use virt::error::Error;
+use virt_sys as sys;
+
+use super::error::HypervisorError;
+use super::view::{self, Devices, DomainView};
+use super::xml::Element;
+use crate::model::{Domain, DomainRef, Scope};
+
+/// A domain's documents: what libvirt shows of the domain itself (running or not), and of its persistent configuration.
+pub(super) struct Documents {
+    domain: Domain,
+    live: Option<String>,
+    config: Option<String>,
+    paused: bool,
+}
+
+impl Documents {
+    /// Reads them.
+    pub(super) fn view(self) -> Result<DomainView, HypervisorError> {
+        let name = self.domain.to_string();
+        let read = |document: Option<String>| {
+            let read = document
+                .map(|document| Element::read(&document))
+                .transpose();
+            read.map_err(|source| HypervisorError::Xml {
+                what: format!("domain {name}"),
+                source,
+            })
+        };
+        let (live, config) = (read(self.live)?, read(self.config)?);
+        // Of a domain that does not run, libvirt shows the persistent configuration; only a running one has a number.
+        let live = live.filter(|domain| domain.attribute("id").is_some());
+        let one = live.as_ref().or(config.as_ref());
+        Ok(DomainView {
+            dialect: one.map(view::dialect).unwrap_or_default(),
+            id: live
+                .as_ref()
+                .and_then(|domain| domain.attribute("id")?.parse().ok()),
+            paused: self.paused,
+            device_model: true,
+            running: live.is_some(),
+            persistent: config.is_some(),
+            live: live.as_ref().map(Devices::of).unwrap_or_default(),
+            config: config.as_ref().map(Devices::of).unwrap_or_default(),
+            domain: self.domain,
+        })
+    }
+}
+
+/// The domain of that UUID.
+pub(super) fn lookup(connect: &Connect, domain: Uuid) -> Result<VirtDomain, Error> {
+    connect.lookup_domain_by_uuid(domain)
+}
+
+/// Whether every configuration of the scope shows the disk. A document that cannot be read shows nothing.
+pub(super) fn shows(domain: &VirtDomain, alias: &str, scope: Scope) -> Result<bool, Error> {
+    let shown =
+        |document: &str| Devices::read(document).is_ok_and(|devices| devices.disk(alias).is_some());
+    Ok((!scope.live() || shown(&domain.xml_desc(0)?))
+        && (!scope.config() || shown(&domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE)?)))
+}
+
+/// Only what the scope is about: each document is a round trip, and takes libvirtd longer the more devices there are.
+pub(super) fn read_documents(
+    connect: &Connect,
+    name: &DomainRef,
+    scope: Scope,
+) -> Result<Documents, Error> {
+    let domain = match name {
+        DomainRef::Uuid(uuid) => lookup(connect, *uuid)?,
+        DomainRef::Name(name) => connect.lookup_domain_by_name(name)?,
+    };
+    let live = scope.live().then(|| domain.xml_desc(0)).transpose()?;
+    let config = (scope.config() && domain.is_persistent()?)
+        .then(|| domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE))
+        .transpose()?;
+    // Of no consequence for QEMU's disks: not worth the round trip.
+    let xen = live
+        .as_deref()
+        .is_some_and(|document| document.starts_with("<domain type='xen'"));
+    let paused = xen && domain.state()?.0.to_raw() == sys::VIR_DOMAIN_PAUSED;
+    Ok(Documents {
+        paused,
+        domain: Domain {
+            uuid: domain.uuid()?,
+            name: domain.name()?,
+        },
+        live,
+        config,
+    })
+}
