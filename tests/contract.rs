@@ -9,6 +9,8 @@ mod cli;
 #[path = "contract/extend.rs"]
 mod extend;
 mod fakes;
+#[path = "contract/qemu.rs"]
+mod qemu;
 #[path = "contract/reasons.rs"]
 mod reasons;
 #[path = "contract/server.rs"]
@@ -20,3 +22,5 @@ use volattach::model::Dialect;
 
 /// What runs the fakes' domain.
 const DIALECT: Dialect = Dialect::Qemu;
+/// The targets of its first disks.
+const TARGETS: [&str; 3] = ["vda", "vdb", "vdc"];

@@ -15,8 +15,12 @@ mod reasons;
 mod server;
 #[path = "contract/services.rs"]
 mod services;
+#[path = "contract/xen.rs"]
+mod xen;
 
 use volattach::model::Dialect;
 
 /// What runs the fakes' domain.
 const DIALECT: Dialect = Dialect::Xen;
+/// The targets of its first disks.
+const TARGETS: [&str; 3] = ["xvda", "xvdb", "xvdc"];

@@ -98,12 +98,10 @@ pub enum HypervisorError {
         why: &'static str,
     },
     /// Xen's toolstack or the guest did not connect the disk.
-    #[error("cannot plug disk {target} into domain {domain}: {why}; {hint}")]
+    #[error("cannot plug disk {place}: {why}; {hint}")]
     NotConnected {
-        /// The domain.
-        domain: String,
-        /// The disk's target.
-        target: String,
+        /// Which disk, into which domain.
+        place: String,
         /// What happened, in Xen's own words where it has any.
         why: String,
         /// The reason, by those words.

@@ -39,7 +39,7 @@ async fn attach_shows_everything_and_detach_leaves_nothing() {
     assert_eq!(made.protocol, "smbfs");
     assert_eq!(made.access(), v1::Access::ReadWrite);
     assert_eq!(made.state(), State::Attached);
-    assert_eq!(made.target, "vda");
+    assert_eq!(made.target, crate::TARGETS[0]);
     assert!(made.host_path.ends_with("/a1"), "{}", made.host_path);
     assert!(made.disk_xml.contains("ua-v-a1"), "{}", made.disk_xml);
     assert!(made.error.is_empty() && made.error_reason.is_empty());

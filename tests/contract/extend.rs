@@ -8,21 +8,21 @@ use volattach::model::{ImageFormat, Reason};
 use crate::fakes::{Fault, Guest};
 use crate::server::{Client, Server, attach, connect, detach, extend, soon};
 
-const MIB: u64 = 1 << 20;
+pub(super) const MIB: u64 = 1 << 20;
 
-async fn call(client: &mut Client, id: &str, bytes: u64) -> Result<u64, Status> {
+pub(super) async fn call(client: &mut Client, id: &str, bytes: u64) -> Result<u64, Status> {
     let answer = client.extend_volume(extend(id, bytes)).await;
     answer.map(|answer| answer.into_inner().size_bytes)
 }
 
-async fn refused(client: &mut Client, id: &str, bytes: u64) -> String {
+pub(super) async fn refused(client: &mut Client, id: &str, bytes: u64) -> String {
     let status = call(client, id, bytes).await.unwrap_err();
     let info = status.get_details_error_info();
     info.unwrap_or_else(|| panic!("{status:?}")).reason
 }
 
 /// A server with volume `v-a1` of that format attached, which its guest sees at 1 MiB and its storage at `stored`.
-async fn attached(format: ImageFormat, stored: u64) -> (Server, Client) {
+pub(super) async fn attached(format: ImageFormat, stored: u64) -> (Server, Client) {
     let server = Server::start().await;
     server.world.state().format = format;
     let mut client = server.client().await;
@@ -32,7 +32,7 @@ async fn attached(format: ImageFormat, stored: u64) -> (Server, Client) {
 }
 
 /// What the guest sees of `v-a1`.
-fn shown(server: &Server) -> u64 {
+pub(super) fn shown(server: &Server) -> u64 {
     server.world.state().shown["ua-v-a1"]
 }
 
@@ -60,26 +60,6 @@ async fn what_no_running_domain_has_is_seen_by_the_host_alone() {
     assert_eq!(call(&mut client, "c1", 4 * MIB).await.unwrap(), 4 * MIB);
     let more = refused(&mut client, "c1", 5 * MIB).await;
     assert_eq!(more, "VOLUME_NOT_GROWN");
-}
-
-#[tokio::test]
-async fn an_image_is_grown_by_the_hypervisor_that_has_it_open() {
-    let (server, mut client) = attached(ImageFormat::Qcow2, 200 << 10).await;
-    assert_eq!(call(&mut client, "a1", 0).await.unwrap(), MIB);
-    for _ in 0..2 {
-        assert_eq!(call(&mut client, "a1", 3 * MIB).await.unwrap(), 3 * MIB);
-    }
-    assert_eq!(shown(&server), 3 * MIB);
-    assert_eq!(refused(&mut client, "a1", MIB).await, "SHRINK_REFUSED");
-
-    client.connect_volume(connect("c1")).await.unwrap();
-    for bytes in [0, 3 * MIB] {
-        let unused = refused(&mut client, "c1", bytes).await;
-        assert_eq!(unused, "RESIZE_UNSUPPORTED");
-    }
-    let (_server, mut client) = attached(ImageFormat::Vmdk, MIB).await;
-    let vmdk = refused(&mut client, "a1", 2 * MIB).await;
-    assert_eq!(vmdk, "RESIZE_UNSUPPORTED");
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::{node::Node, process::quote};
+use super::{machine::Kind, node::Node, process::quote};
 
 /// Makes `directory`/package.tar of what is installed on a node, without debugging symbols.
 pub(crate) fn package(directory: &Path) -> Result<PathBuf> {
@@ -58,6 +58,11 @@ pub(crate) struct Failure {
 impl<'node> Agent<'node> {
     /// Installs the package if it is not, and starts the daemon afresh with `config` as its configuration.
     pub(crate) fn start(node: &'node Node, config: &str) -> Result<Self> {
+        let hypervisor = match node.kind {
+            Kind::Kvm => "",
+            Kind::Xen => "[libvirt]\nuri = \"xen:///system\"\n",
+        };
+        let config = format!("{hypervisor}{config}");
         node.write("/etc/volattach/volattachd.toml", config.as_bytes())?;
         // A fast node gets through more starts in ten seconds than systemd allows, unless it forgets them.
         node.sh("if ! [ -e /usr/sbin/volattachd ]; then

@@ -261,6 +261,7 @@ impl Screen<'_> {
 fn verdict_follows_what_was_observed(_: &Lab) -> Result<()> {
     let disk = |read_only, write| {
         Some(Disk {
+            known_as: String::new(),
             name: "vda".into(),
             sectors: 1,
             read_only,

@@ -97,7 +97,7 @@ fn stopped_server(lab: &Lab) -> Result<()> {
 }
 
 /// A suspended guest does not let go: the error says so, the state too, and the detach completes by itself.
-fn suspended_guest(lab: &Lab) -> Result<()> {
+pub(crate) fn suspended_guest(lab: &Lab) -> Result<()> {
     let agent = Agent::start(&lab.node, "[detach]\nunplug_timeout = \"3s\"\n")?;
     let server = server(lab, "nas", 10)?;
     agent.attach("a1", "v1", &info(&server), &[])??;
@@ -121,7 +121,7 @@ fn suspended_guest(lab: &Lab) -> Result<()> {
 }
 
 /// libvirtd restarts while a disk is attached: the guest keeps it, and the daemon finds its way back.
-fn libvirtd_restarts(lab: &Lab) -> Result<()> {
+pub(crate) fn libvirtd_restarts(lab: &Lab) -> Result<()> {
     let agent = Agent::start(&lab.node, "")?;
     let server = server(lab, "nas", 10)?;
     agent.attach("a1", "v1", &info(&server), &[])??;
@@ -132,7 +132,7 @@ fn libvirtd_restarts(lab: &Lab) -> Result<()> {
 }
 
 /// The daemon is killed while a disk is attached, and in the middle of an attach and of a detach.
-fn daemon_killed(lab: &Lab) -> Result<()> {
+pub(crate) fn daemon_killed(lab: &Lab) -> Result<()> {
     let agent = Agent::start(&lab.node, "[smb]\nprobe_timeout = \"60s\"\n")?;
     let server = server(lab, "nas", 10)?;
     let kill = "systemctl kill -s KILL volattachd.service";
@@ -225,7 +225,7 @@ fn server_stops(lab: &Lab) -> Result<()> {
 }
 
 /// The same request is answered the same, another one under its id is refused.
-fn repeated(lab: &Lab) -> Result<()> {
+pub(crate) fn repeated(lab: &Lab) -> Result<()> {
     let agent = Agent::start(&lab.node, "")?;
     let server = server(lab, "nas", 10)?;
     let first = agent.attach("a1", "v1", &info(&server), &[])??;

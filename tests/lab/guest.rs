@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{node::Node, process::wait_for};
+use super::{machine::Kind, node::Node, process::wait_for};
 
 /// A disk as the guest sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,8 +14,10 @@ pub(crate) struct Disk {
     /// In sectors of 512 bytes.
     pub(crate) sectors: u64,
     pub(crate) read_only: bool,
-    /// Its serial; on Xen, which has none, its name.
+    /// Its serial, as the guest tells it; on Xen, which has none, its name.
     pub(crate) serial: String,
+    /// Which disk it is: its serial; on Xen the volume for which libvirt has it, if it has it for one.
+    pub(crate) known_as: String,
     /// The first 16 bytes as found, in hexadecimal.
     pub(crate) head: String,
     /// Why the guest could not write, if so.
@@ -23,6 +25,11 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
+    /// Whether libvirt has the disk for a volume, where that is asked.
+    fn is_known(&self) -> bool {
+        self.known_as != self.name
+    }
+
     /// What the guest has written at [`WRITTEN_AT`] if it could write.
     pub(crate) fn pattern(&self) -> String {
         format!("volattach-guest-was-here {}\n", self.serial)
@@ -48,7 +55,25 @@ pub(crate) fn disks(node: &Node) -> Result<BTreeMap<String, Disk>> {
 fn disks_of(node: &Node, domain: &str) -> Result<BTreeMap<String, Disk>> {
     let console = format!("cat /var/log/lab/{domain}.console");
     let output = node.run(&console, b"", Duration::from_secs(20))?;
-    parse(&output.stdout)
+    let mut disks = parse(&output.stdout)?;
+    if node.kind == Kind::Xen {
+        let xml = node.sh(&format!("virsh dumpxml {domain}"))?;
+        for disk in disks.values_mut() {
+            if let Some(volume) = volume_at(&xml, &disk.name) {
+                disk.known_as = volume;
+            }
+        }
+    }
+    Ok(disks)
+}
+
+/// The volume for which the agent has plugged in the disk at that target.
+fn volume_at(domain: &str, target: &str) -> Option<String> {
+    let disk = domain
+        .split("<disk ")
+        .find(|disk| disk.contains(&format!("<target dev='{target}'")))?;
+    let (_, serial) = disk.split_once("<serial>ua-")?;
+    Some(serial.split_once("</serial>")?.0.to_owned())
 }
 
 /// Waits until the guest has reported a disk with this serial.
@@ -63,7 +88,7 @@ fn sees_in(node: &Node, domain: &str, serial: &str) -> Result<Disk> {
         || {
             Ok(disks_of(node, domain)?
                 .into_values()
-                .find(|disk| disk.serial == serial))
+                .find(|disk| disk.known_as == serial))
         },
     )
 }
@@ -76,13 +101,14 @@ pub(crate) fn sees_bytes(node: &Node, serial: &str, bytes: u64) -> Result<()> {
         || {
             let mut disks = disks(node)?.into_values();
             Ok(disks
-                .any(|disk| disk.serial == serial && disk.sectors == bytes / 512)
+                .any(|disk| disk.known_as == serial && disk.sectors == bytes / 512)
                 .then_some(()))
         },
     )
 }
 
-/// Waits until the guest has no disk with this serial.
+/// Waits until the guest has no disk with this serial. On Xen, where libvirt has forgotten which that was, nor any that libvirt
+/// does not have.
 pub(crate) fn gone(node: &Node, serial: &str) -> Result<()> {
     wait_for(
         &format!("disk {serial:?} is gone from the guest"),
@@ -90,7 +116,7 @@ pub(crate) fn gone(node: &Node, serial: &str) -> Result<()> {
         || {
             Ok(disks(node)?
                 .values()
-                .all(|disk| disk.serial != serial)
+                .all(|disk| disk.known_as != serial && (node.kind == Kind::Kvm || disk.is_known()))
                 .then_some(()))
         },
     )
@@ -165,6 +191,7 @@ fn disk(line: &str) -> Option<Disk> {
         sectors: sectors.parse().ok()?,
         read_only: read_only == "1",
         serial: serial.to_owned(),
+        known_as: serial.to_owned(),
         head: head.to_owned(),
         write: if write == "ok" {
             Ok(())

@@ -52,7 +52,7 @@ pub(crate) fn refused<T>(answer: Result<T, Failure>, reason: &str) -> Result<Fai
 }
 
 /// Read-only is read-only on the device and in the guest; a second LUN joins the session and keeps it.
-fn shared_session(lab: &Lab) -> Result<()> {
+pub(crate) fn shared_session(lab: &Lab) -> Result<()> {
     let agent = Agent::start(&lab.node, "")?;
     let targets = Targets::new(&lab.node, &["va", "vb"])?;
     targets.target("t", &[21], &[(0, "va"), (300, "vb")])?;

@@ -44,7 +44,7 @@ fn info(path: &str) -> Value {
 }
 
 /// Read-write and read-only, grown, and nothing that the deployer has not named.
-fn device_and_file(lab: &Lab) -> Result<()> {
+pub(crate) fn device_and_file(lab: &Lab) -> Result<()> {
     let node = &lab.node;
     let agent = Agent::start(
         node,

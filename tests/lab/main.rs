@@ -39,7 +39,9 @@ mod smb_servers_test;
 mod smb_test;
 mod targets;
 mod unit_test;
+mod xen_kill_test;
 mod xen_self_test;
+mod xen_test;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -91,7 +93,10 @@ const TESTS: &[(Kind, &[&[Test]])] = &[
             dead_server_test::TESTS,
         ],
     ),
-    (Kind::Xen, &[xen_self_test::TESTS]),
+    (
+        Kind::Xen,
+        &[xen_self_test::TESTS, xen_test::TESTS, xen_kill_test::TESTS],
+    ),
 ];
 
 /// All tests, each with the node that it needs.

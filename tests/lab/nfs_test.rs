@@ -53,7 +53,7 @@ fn failure(answer: Result<Value, Failure>, what: &str, reason: &str) -> Result<F
 
 /// Read-only wherever it can be; what the guest writes is on the server; one mount for all with the same access; and the
 /// server's owners stay as they are, also where root is root.
-fn volumes(lab: &Lab) -> Result<()> {
+pub(crate) fn volumes(lab: &Lab) -> Result<()> {
     let agent = Agent::start(&lab.node, "")?;
     let server = NfsServer::start(&lab.node, "nas", 10, "rw,no_root_squash", "")?;
     for volume in ["ro.raw", "rw.raw", "more.raw"] {

@@ -156,7 +156,7 @@ fn printed(lab: &Lab, args: &str, stdin: &str) -> Result<String> {
 
 /// With everything in the log: while a mount is under way, while the volume is attached, after refusals, after the
 /// detach.
-fn nowhere(lab: &Lab) -> Result<()> {
+pub(crate) fn nowhere(lab: &Lab) -> Result<()> {
     let node = &lab.node;
     let server = holding_server(lab)?;
     node.write(
@@ -166,10 +166,11 @@ fn nowhere(lab: &Lab) -> Result<()> {
     node.sh("systemctl daemon-reload")?;
     let agent = Agent::start(node, "[smb]\nmount_timeout = \"120s\"\n")?;
     plant(node)?;
-    let info_of = |login: &str| info(&server, login);
+    // Of another volume of the share: a guest has one volume once.
+    let other_of = |login: &str| smb_info(&server, "volumes", "w.raw", login);
 
     std::thread::scope(|scope| {
-        let attaching = scope.spawn(|| agent.attach("a1", "v1", &info_of(&login()), &[]));
+        let attaching = scope.spawn(|| agent.attach("a1", "v1", &info(&server, &login()), &[]));
         let searched = (|| {
             held(node)?;
             let processes = search_in_vain(node, "while the mount is under way")?;
@@ -195,13 +196,18 @@ fn nowhere(lab: &Lab) -> Result<()> {
     // Plans tell the mount's options.
     for command in ["plan", "-o json plan --offline"] {
         let args = format!("{command} --volume v2 --domain inner --connection-info -");
-        let text = printed(lab, &args, &info_of(&login()).to_string())?;
+        let text = printed(lab, &args, &other_of(&login()).to_string())?;
         ensure!(text.contains("password"), "{args}: {text}");
         tells_nothing(&args, &text)?;
     }
 
     let failure = agent
-        .attach("a2", "v2", &info_of(&format!("-o user=alice%{WRONG}")), &[])?
+        .attach(
+            "a2",
+            "v2",
+            &other_of(&format!("-o user=alice%{WRONG}")),
+            &[],
+        )?
         .err()
         .context("attached with the wrong password")?;
     ensure!(failure.reason == "LOGON_FAILURE", "{failure:?}");
@@ -219,7 +225,7 @@ fn nowhere(lab: &Lab) -> Result<()> {
         (format!("password={long}"), "CREDENTIALS_INVALID"),
         (format!("passwd={one}"), "MOUNT_OPTION_REFUSED"),
     ] {
-        let info = info_of(&format!("-o username=alice,{login}"));
+        let info = other_of(&format!("-o username=alice,{login}"));
         let args = "attach --id a2 --volume v2 --domain inner --connection-info -";
         let text = printed(lab, args, &info.to_string())?;
         ensure!(text.contains(reason), "{login}: {text}");

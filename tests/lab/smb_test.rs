@@ -80,7 +80,7 @@ fn text<'a>(answer: &'a Value, key: &str) -> &'a str {
 }
 
 /// Read-only wherever it can be: the mount, the XML, the guest, whose write fails and changes no byte.
-fn read_only(lab: &Lab) -> Result<()> {
+pub(crate) fn read_only(lab: &Lab) -> Result<()> {
     let agent = Agent::start(&lab.node, "")?;
     let server = server(lab)?;
     let image = server.path("vols", "v.raw");
@@ -116,7 +116,7 @@ fn read_only(lab: &Lab) -> Result<()> {
 }
 
 /// What the guest writes is in the image on the server.
-fn read_write(lab: &Lab) -> Result<()> {
+pub(crate) fn read_write(lab: &Lab) -> Result<()> {
     let agent = Agent::start(&lab.node, "")?;
     let server = server(lab)?;
     let info = smb_info(&server, "vols", "v.raw", LOGIN);

@@ -35,6 +35,9 @@ use crate::sys::loop_device;
 const CONNECT: Duration = Duration::from_secs(30);
 /// How long the two ends of a stale device may take to let go of each other.
 const CLOSE: Duration = Duration::from_secs(5);
+/// How long a toolstack may be at an attach of which we have no answer: it gives its hot-plug script 40 s
+/// (`LIBXL_HOTPLUG_TIMEOUT`).
+const SETTLE: Duration = Duration::from_secs(45);
 /// How long a grown disk's new size may take to be seen: the backend looks at least each second.
 const GROW: Duration = Duration::from_secs(10);
 /// How often xenstore is looked at in a wait.
@@ -98,8 +101,7 @@ impl<'a> Place<'a> {
         let error = device.and_then(|vbd| vbd.error.as_deref());
         let (reason, hint) = explain_hotplug(error.unwrap_or_default());
         HypervisorError::NotConnected {
-            domain: self.domain.clone(),
-            target: self.disk.target.clone(),
+            place: format!("{} into domain {}", self.disk.target, self.domain),
             why: match error {
                 Some(error) => format!("{why}: {error:?}"),
                 None => why,
@@ -208,7 +210,7 @@ impl Xen {
         }
     }
 
-    /// Whether Xen still has the disk that libvirt shows no more, or dom0 its file.
+    /// Whether Xen still has the disk that libvirt does not show, or dom0 its file. What the guest has let go of is taken away.
     pub(super) async fn has(
         &self,
         domain: Uuid,
@@ -217,12 +219,12 @@ impl Xen {
     ) -> Result<bool, HypervisorError> {
         let place = Place::new(domain, id.unwrap_or_default(), disk);
         if id.is_some()
-            && place
-                .vbd()
-                .await?
-                .is_some_and(|vbd| vbd.is_of(&place.source))
+            && let Some(vbd) = place.vbd().await?.filter(|vbd| vbd.is_of(&place.source))
         {
-            return Ok(true);
+            if !vbd.is_let_go() {
+                return Ok(true);
+            }
+            self.clear(&place, vbd).await?;
         }
         let key = (domain, disk.alias.clone());
         let Some(device) = self.leaving().get(&key).cloned() else {
@@ -275,7 +277,27 @@ impl Xen {
         Ok(vbd.is_some_and(|vbd| vbd.is_of(&place.source) && vbd.is_let_go()))
     }
 
-    /// Takes away the disk of which libvirt knows nothing.
+    /// Waits while a toolstack is at the attach of the disk that libvirt does not show: its caller may be a process that is no
+    /// more.
+    pub(super) async fn settle(
+        &self,
+        domain: Uuid,
+        id: u32,
+        disk: &DiskPlan,
+    ) -> Result<(), HypervisorError> {
+        let place = Place::new(domain, id, disk);
+        let deadline = Instant::now() + SETTLE;
+        while let Some(vbd) = place.vbd().await?.filter(|vbd| vbd.is_of(&place.source))
+            && !vbd.is_guests()
+            && !vbd.is_stale()
+            && Instant::now() < deadline
+        {
+            sleep(POLL).await;
+        }
+        Ok(())
+    }
+
+    /// Takes away the disk of which libvirt knows nothing, once the guest has let go of it.
     pub(super) async fn remove(
         &self,
         domain: Uuid,
@@ -284,8 +306,11 @@ impl Xen {
     ) -> Result<(), HypervisorError> {
         let place = Place::new(domain, id, disk);
         match place.vbd().await? {
-            Some(vbd) if vbd.is_of(&place.source) => self.clear(&place, vbd).await,
-            _ => Ok(()),
+            Some(vbd) if vbd.is_of(&place.source) && !vbd.is_guests() => {
+                self.clear(&place, vbd).await
+            }
+            Some(_) => self.ask(domain, id, disk).await.map(drop),
+            None => Ok(()),
         }
     }
 
