@@ -44,6 +44,7 @@ fn calls(step: Step) -> &'static [&'static str] {
             "hypervisor.domain",
             "hypervisor.plug",
             "hypervisor.has_disk",
+            "hypervisor.is_plugged",
             "hypervisor.request_unplug",
             "hypervisor.wait_unplugged",
         ],

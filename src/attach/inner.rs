@@ -93,7 +93,7 @@ impl Inner {
             Some(domain) if connected => Ok(self
                 .parts
                 .hypervisor
-                .has_disk(domain.uuid, &record.disk)
+                .is_plugged(domain.uuid, &record.disk)
                 .await?),
             _ => Ok(connected),
         }

@@ -62,7 +62,7 @@ impl Libvirt {
         };
         Self {
             pool: Pool::new(settings, sink),
-            xen: Xen::default(),
+            xen: Xen::new(gone.clone()),
             unplugs,
             events,
             gone,
@@ -200,6 +200,19 @@ impl Hypervisor for Libvirt {
         view.ok_or_else(|| HypervisorError::DomainNotFound {
             domain: name.to_string(),
         })
+    }
+
+    async fn is_plugged(&self, domain: Uuid, disk: &DiskPlan) -> Result<bool, HypervisorError> {
+        let view = self.view(DomainRef::Uuid(domain), disk.scope).await?;
+        let Some(view) = view.filter(|view| view.has(disk)) else {
+            return Ok(false);
+        };
+        match view.id {
+            Some(id) if disk.dialect == Dialect::Xen && view.live.disk(&disk.alias).is_some() => {
+                self.xen.is_connected(domain, id, disk).await
+            }
+            _ => Ok(true),
+        }
     }
 
     async fn has_disk(&self, domain: Uuid, disk: &DiskPlan) -> Result<bool, HypervisorError> {

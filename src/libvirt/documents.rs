@@ -42,6 +42,7 @@ impl Documents {
                 .as_ref()
                 .and_then(|domain| domain.attribute("id")?.parse().ok()),
             paused: self.paused,
+            elsewhere: Vec::new(),
             device_model: true,
             running: live.is_some(),
             persistent: config.is_some(),

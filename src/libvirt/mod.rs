@@ -63,7 +63,11 @@ pub trait Hypervisor: Send + Sync {
     /// `DOMAIN_NOT_FOUND`, or where the hypervisor fails.
     async fn domain(&self, name: &DomainRef, scope: Scope) -> Result<DomainView, HypervisorError>;
 
-    /// Whether the domain has the disk in any configuration of its scope. A domain that is gone or stopped has no live disks.
+    /// Whether the domain has the disk as [`Hypervisor::plug`] left it, in any configuration of its scope. A domain that is gone or
+    /// stopped has no live disks.
+    async fn is_plugged(&self, domain: Uuid, disk: &DiskPlan) -> Result<bool, HypervisorError>;
+
+    /// Whether anything of the disk is left in any configuration of its scope, or about to come.
     async fn has_disk(&self, domain: Uuid, disk: &DiskPlan) -> Result<bool, HypervisorError>;
 
     /// Plugs the disk in; success means that the domain's XML shows it, and in a Xen domain that the guest has it.

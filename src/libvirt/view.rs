@@ -20,6 +20,8 @@ pub struct DomainView {
     pub id: Option<u32>,
     /// Of a running Xen domain: whether it is paused. Its guest could not connect to a disk.
     pub paused: bool,
+    /// Of a running Xen domain: the disks of the others, by number, since nothing else keeps two of them from writing to one file.
+    pub elsewhere: Vec<(u32, DiskView)>,
     /// Of a Xen domain: whether a device model (QEMU) runs for it, which reads images that the kernel's block backend does not.
     pub device_model: bool,
     /// Whether it runs (paused is running), and the scope is about that.
@@ -87,6 +89,7 @@ impl DomainView {
             },
             id: None,
             paused: false,
+            elsewhere: Vec::new(),
             device_model: true,
             running: true,
             persistent: true,

@@ -91,6 +91,7 @@ impl Hypervisor for FakeHypervisor {
             dialect: state.dialect,
             id: state.running.then_some(3),
             paused: false,
+            elsewhere: Vec::new(),
             device_model: true,
             running: state.running,
             persistent: true,
@@ -101,6 +102,12 @@ impl Hypervisor for FakeHypervisor {
 
     async fn has_disk(&self, domain: Uuid, disk: &DiskPlan) -> Result<bool, HypervisorError> {
         self.pass("hypervisor.has_disk", Moment::Before).await?;
+        let state = self.world.state();
+        Ok(state.defined && domain == DOMAIN && state.disks.contains_key(&disk.alias))
+    }
+
+    async fn is_plugged(&self, domain: Uuid, disk: &DiskPlan) -> Result<bool, HypervisorError> {
+        self.pass("hypervisor.is_plugged", Moment::Before).await?;
         let state = self.world.state();
         Ok(state.defined && domain == DOMAIN && state.disks.contains_key(&disk.alias))
     }

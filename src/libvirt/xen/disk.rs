@@ -88,19 +88,28 @@ fn driver(spec: &DiskSpec, device_model: bool) -> Result<&'static str, Hyperviso
     }
 }
 
-/// Refuses a volume that the domain has already under another name: Xen would let it write to both.
+/// Refuses a volume that the domain has already under another name, or another domain of the host while one of them writes:
+/// Xen knows no locks, and its hot-plug script means to look, but compares hexadecimal to decimal numbers.
 pub(in crate::libvirt) fn check_unused(
     view: &DomainView,
     spec: &DiskSpec,
 ) -> Result<(), HypervisorError> {
-    let disks = view
+    let own = view
         .devices(spec.options.scope)
-        .flat_map(|devices| &devices.disks);
-    let mut same = disks.filter(|disk| disk.source.as_deref() == Some(&spec.path));
-    match same.find(|disk| !(disk.readonly && spec.access.is_read_only())) {
+        .flat_map(|devices| &devices.disks)
+        .map(|disk| (view.domain.to_string(), disk));
+    let others = view
+        .elsewhere
+        .iter()
+        .filter(|_| spec.options.scope.live() && !spec.options.shareable)
+        .map(|(number, disk)| (format!("number {number}"), disk));
+    let mut same = own
+        .chain(others)
+        .filter(|(_, disk)| disk.source.as_deref() == Some(&spec.path));
+    match same.find(|(_, disk)| !(disk.readonly && spec.access.is_read_only())) {
         None => Ok(()),
-        Some(disk) => Err(HypervisorError::VolumeInUse {
-            domain: view.domain.to_string(),
+        Some((domain, disk)) => Err(HypervisorError::VolumeInUse {
+            domain,
             alias: disk
                 .alias
                 .clone()

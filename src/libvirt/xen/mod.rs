@@ -7,34 +7,34 @@
 //! while its backend is there, nor while the loop device that the hot-plug script made has its file.
 
 mod disk;
+mod place;
 mod store;
 mod vbd;
 
 pub(super) use disk::{check_unused, is_same_place, write};
 pub use store::StoreError;
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::broadcast;
 use tokio::time::{Instant, sleep};
-use tracing::{info, warn};
+use tracing::warn;
 use uuid::Uuid;
 
+use self::place::Place;
 use self::store::Store;
 use self::vbd::{SECTOR, Vbd, XenbusState};
+use super::DeviceGone;
 use super::error::{HypervisorError, LibvirtError};
-use super::explain::explain_hotplug;
-use super::view::{DiskView, DomainView};
-use super::xml::Element;
-use crate::model::{Dialect, DiskPlan, Reason};
+use super::view::DomainView;
+use crate::model::{DiskPlan, Reason};
 use crate::sys::loop_device;
 
 /// How long the guest's frontend may take to connect to its new disk.
 const CONNECT: Duration = Duration::from_secs(30);
-/// How long the two ends of a stale device may take to let go of each other.
-const CLOSE: Duration = Duration::from_secs(5);
 /// How long a toolstack may be at an attach of which we have no answer: it gives its hot-plug script 40 s
 /// (`LIBXL_HOTPLUG_TIMEOUT`).
 const SETTLE: Duration = Duration::from_secs(45);
@@ -43,82 +43,37 @@ const GROW: Duration = Duration::from_secs(10);
 /// How often xenstore is looked at in a wait.
 const POLL: Duration = Duration::from_millis(50);
 
+/// How often a disk is looked at whose guest was asked long ago to let go of it.
+const WATCH: Duration = Duration::from_secs(1);
+
+/// A disk: its domain and alias.
+type Key = (Uuid, String);
+
 /// What Xen's toolstack knows and libvirt does not.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Xen {
-    /// The devices by which dom0 serves disks that are being unplugged, by domain and alias.
-    leaving: Mutex<HashMap<(Uuid, String), PathBuf>>,
+    /// The devices by which dom0 serves disks that are being unplugged.
+    leaving: Mutex<HashMap<Key, PathBuf>>,
+    /// Disks that a task waits for to be let go of.
+    watched: Arc<Mutex<HashSet<Key>>>,
+    gone: broadcast::Sender<DeviceGone>,
 }
 
-/// A running domain and a disk of it, for messages.
-struct Place<'a> {
-    domain: String,
-    id: u32,
-    disk: &'a DiskPlan,
-    source: PathBuf,
-}
-
-impl<'a> Place<'a> {
-    fn new(domain: Uuid, id: u32, disk: &'a DiskPlan) -> Self {
-        let source = Element::read(&disk.xml)
-            .ok()
-            .and_then(|xml| DiskView::of(&xml, Dialect::Xen).source);
-        Self {
-            domain: domain.to_string(),
-            id,
-            disk,
-            source: source.unwrap_or_default(),
-        }
-    }
-
-    /// The disk's device, whoever made it.
-    async fn vbd(&self) -> Result<Option<Vbd>, HypervisorError> {
-        let found = async {
-            let mut store = Store::open().await?;
-            Vbd::at(&mut store, self.id, &self.disk.target).await
-        };
-        found
-            .await
-            .map_err(|source| self.store_failed("look at", source))
-    }
-
-    fn store_failed(&self, verb: &str, source: StoreError) -> HypervisorError {
-        HypervisorError::Xenstore {
-            action: format!(
-                "{verb} disk {} of domain {} in xenstore",
-                self.disk.target, self.domain
-            ),
-            source,
-        }
-    }
-
-    fn not_connected(
-        &self,
-        why: String,
-        device: Option<&Vbd>,
-        source: Option<LibvirtError>,
-    ) -> HypervisorError {
-        let error = device.and_then(|vbd| vbd.error.as_deref());
-        let (reason, hint) = explain_hotplug(error.unwrap_or_default());
-        HypervisorError::NotConnected {
-            place: format!("{} into domain {}", self.disk.target, self.domain),
-            why: match error {
-                Some(error) => format!("{why}: {error:?}"),
-                None => why,
-            },
-            reason,
-            hint,
-            source,
-        }
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Xen {
-    fn leaving(&self) -> MutexGuard<'_, HashMap<(Uuid, String), PathBuf>> {
-        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
+    /// `gone`: who is told of disks that guests have let go of at last.
+    pub(super) fn new(gone: broadcast::Sender<DeviceGone>) -> Self {
+        Self {
+            leaving: Mutex::default(),
+            watched: Arc::default(),
+            gone,
+        }
     }
 
-    /// Adds to what libvirt shows of a running domain: its device model, and disks that others have given it.
+    /// Adds to what libvirt shows of a running domain: its device model, disks that others have given it, and other domains'.
     pub(super) async fn complete(&self, view: &mut DomainView) -> Result<(), HypervisorError> {
         let Some(id) = view.id else { return Ok(()) };
         let looked = async {
@@ -126,13 +81,17 @@ impl Xen {
             let state = format!("/local/domain/0/device-model/{id}/state");
             let state = store.read(&state).await?;
             let disks = Vbd::all(&mut store, id).await?;
-            Ok((state.is_some_and(|state| state == "running"), disks))
+            let elsewhere = vbd::elsewhere(&mut store, id).await?;
+            let device_model = state.is_some_and(|state| state == "running");
+            Ok((device_model, disks, elsewhere))
         };
-        let (device_model, disks) = looked.await.map_err(|source| HypervisorError::Xenstore {
-            action: format!("look at domain {} in xenstore", view.domain),
-            source,
-        })?;
+        let (device_model, disks, elsewhere) =
+            looked.await.map_err(|source| HypervisorError::Xenstore {
+                action: format!("look at domain {} in xenstore", view.domain),
+                source,
+            })?;
         view.device_model = device_model;
+        view.elsewhere = elsewhere;
         let known = |target: &str| view.live.disks.iter().any(|disk| disk.target == target);
         let unknown: Vec<_> = disks
             .into_iter()
@@ -152,7 +111,7 @@ impl Xen {
     ) -> Result<(), HypervisorError> {
         let place = Place::new(domain, id, disk);
         match place.vbd().await? {
-            Some(vbd) if vbd.is_stale() => self.clear(&place, vbd).await,
+            Some(vbd) if vbd.is_stale() => place.clear(vbd).await,
             _ => Ok(()),
         }
     }
@@ -173,7 +132,7 @@ impl Xen {
         let error =
             place.not_connected("Xen's toolstack failed".into(), left.as_ref(), Some(source));
         if let Some(vbd) = left
-            && let Err(error) = self.clear(&place, vbd).await
+            && let Err(error) = place.clear(vbd).await
         {
             warn!(error = &error as &dyn std::error::Error, "left over");
         }
@@ -210,6 +169,17 @@ impl Xen {
         }
     }
 
+    /// Whether the guest has the disk.
+    pub(super) async fn is_connected(
+        &self,
+        domain: Uuid,
+        id: u32,
+        disk: &DiskPlan,
+    ) -> Result<bool, HypervisorError> {
+        let vbd = Place::new(domain, id, disk).vbd().await?;
+        Ok(vbd.is_some_and(|vbd| vbd.state == XenbusState::CONNECTED))
+    }
+
     /// Whether Xen still has the disk that libvirt does not show, or dom0 its file. What the guest has let go of is taken away.
     pub(super) async fn has(
         &self,
@@ -224,15 +194,15 @@ impl Xen {
             if !vbd.is_let_go() {
                 return Ok(true);
             }
-            self.clear(&place, vbd).await?;
+            place.clear(vbd).await?;
         }
         let key = (domain, disk.alias.clone());
-        let Some(device) = self.leaving().get(&key).cloned() else {
+        let Some(device) = lock(&self.leaving).get(&key).cloned() else {
             return Ok(false);
         };
         let has_file = loop_device::backing_file(&device).is_some_and(|file| file == place.source);
         if !has_file {
-            self.leaving().remove(&key);
+            lock(&self.leaving).remove(&key);
         }
         Ok(has_file)
     }
@@ -253,15 +223,12 @@ impl Xen {
             && loop_device::backing_file(device).is_some()
         {
             let key = (domain, disk.alias.clone());
-            self.leaving().insert(key, device.clone());
+            lock(&self.leaving).insert(key, device.clone());
         }
         if !vbd.is_guests() {
             return Ok(false);
         }
-        let asked = async { close(&mut Store::open().await?, &vbd).await };
-        asked
-            .await
-            .map_err(|source| place.store_failed("unplug", source))?;
+        place.close(&vbd).await?;
         Ok(true)
     }
 
@@ -274,7 +241,36 @@ impl Xen {
     ) -> Result<bool, HypervisorError> {
         let place = Place::new(domain, id, disk);
         let vbd = place.vbd().await?;
-        Ok(vbd.is_some_and(|vbd| vbd.is_of(&place.source) && vbd.is_let_go()))
+        let asked = vbd.filter(|vbd| vbd.is_of(&place.source) && !vbd.online);
+        Ok(match asked {
+            Some(vbd) if vbd.is_let_go() => true,
+            Some(_) => {
+                self.watch(domain, id, disk);
+                false
+            }
+            None => false,
+        })
+    }
+
+    /// Tells of the disk when its guest has let go of it at last: libvirt's libxl driver has no such event.
+    fn watch(&self, domain: Uuid, id: u32, disk: &DiskPlan) {
+        let key = (domain, disk.alias.clone());
+        if !lock(&self.watched).insert(key.clone()) {
+            return;
+        }
+        let (watched, gone, disk) = (Arc::clone(&self.watched), self.gone.clone(), disk.clone());
+        tokio::spawn(async move {
+            let place = Place::new(domain, id, &disk);
+            let has = |vbd: Vbd| vbd.is_of(&place.source) && !vbd.is_let_go();
+            // A store that cannot be read now may be read later.
+            while place.vbd().await.map_or(true, |vbd| vbd.is_some_and(has)) {
+                sleep(WATCH).await;
+            }
+            lock(&watched).remove(&key);
+            let (domain, alias) = key;
+            let alias = Some(alias);
+            let _ = gone.send(DeviceGone { domain, alias }); // nobody listening is fine
+        });
     }
 
     /// Waits while a toolstack is at the attach of the disk that libvirt does not show: its caller may be a process that is no
@@ -306,9 +302,7 @@ impl Xen {
     ) -> Result<(), HypervisorError> {
         let place = Place::new(domain, id, disk);
         match place.vbd().await? {
-            Some(vbd) if vbd.is_of(&place.source) && !vbd.is_guests() => {
-                self.clear(&place, vbd).await
-            }
+            Some(vbd) if vbd.is_of(&place.source) && !vbd.is_guests() => place.clear(vbd).await,
             Some(_) => self.ask(domain, id, disk).await.map(drop),
             None => Ok(()),
         }
@@ -374,68 +368,4 @@ impl Xen {
             sleep(POLL).await;
         }
     }
-
-    /// Has both ends let go, as a toolstack does (libxl's `libxl__initiate_device_generic_remove` and
-    /// `libxl__device_destroy`), removes the device's nodes, and the loop device that its hot-plug script made.
-    async fn clear(&self, place: &Place<'_>, vbd: Vbd) -> Result<(), HypervisorError> {
-        info!(
-            target = vbd.target,
-            state = %vbd.state,
-            error = vbd.error,
-            "taking away a disk that libvirt does not know"
-        );
-        let cleared = async {
-            let mut store = Store::open().await?;
-            let state = format!("{}/state", vbd.backend);
-            close(&mut store, &vbd).await?;
-            let deadline = Instant::now() + CLOSE;
-            let closed = XenbusState::CLOSED.number();
-            while let Some(now) = store.read(&state).await? {
-                if now == closed || Instant::now() >= deadline {
-                    break;
-                }
-                sleep(POLL).await;
-            }
-            for node in [&vbd.frontend, &vbd.backend, &vbd.node] {
-                if !node.is_empty() {
-                    store.remove(node).await?;
-                }
-            }
-            Ok(())
-        };
-        cleared
-            .await
-            .map_err(|source| place.store_failed("take away", source))?;
-        match &vbd.device {
-            Some(device) => release(place, device, &vbd.source),
-            None => Ok(()),
-        }
-    }
-}
-
-/// Asks both ends to let go of each other.
-async fn close(store: &mut Store, vbd: &Vbd) -> Result<(), StoreError> {
-    let state = format!("{}/state", vbd.backend);
-    let closed = XenbusState::CLOSED.number();
-    if store.read(&state).await?.is_none_or(|now| now == closed) {
-        return Ok(());
-    }
-    store.write(&format!("{}/online", vbd.backend), "0").await?;
-    store.write(&state, &XenbusState::CLOSING.number()).await
-}
-
-/// Has a loop device let go of the file, if it has it.
-fn release(place: &Place<'_>, device: &Path, source: &Path) -> Result<(), HypervisorError> {
-    if loop_device::backing_file(device).is_none_or(|file| file != source) {
-        return Ok(());
-    }
-    loop_device::release(device).map_err(|(step, errno)| HypervisorError::NotCleared {
-        domain: place.domain.clone(),
-        target: place.disk.target.clone(),
-        why: format!(
-            "{step} {}: {errno}; `losetup -d {}` does it by hand",
-            device.display(),
-            device.display()
-        ),
-    })
 }

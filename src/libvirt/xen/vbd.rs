@@ -174,6 +174,34 @@ impl Vbd {
     }
 }
 
+/// The disks of all running domains but that one, with their numbers: what each is of, and whether it may be written.
+pub(super) async fn elsewhere(
+    store: &mut Store,
+    domain: u32,
+) -> Result<Vec<(u32, DiskView)>, StoreError> {
+    let mut found = Vec::new();
+    let running = store.list("/libxl").await?;
+    let others = running.iter().filter_map(|number| number.parse().ok());
+    for other in others.filter(|other| *other != domain) {
+        let nodes = format!("/libxl/{other}/device/vbd");
+        for number in store.list(&nodes).await? {
+            let mut of = async |key: &str| store.read(&format!("{nodes}/{number}/{key}")).await;
+            let Some(params) = of("params").await? else {
+                continue;
+            };
+            let disk = DiskView {
+                target: of("dev").await?.unwrap_or_default(),
+                source: Some(source(&params)),
+                readonly: of("mode").await?.is_some_and(|mode| mode == "r"),
+                bus: Bus::Xen.to_string(),
+                ..DiskView::default()
+            };
+            found.push((other, disk));
+        }
+    }
+    Ok(found)
+}
+
 /// The path in a backend's parameters: alone, or (of a device model) after a format, as in `qcow2:/volumes/v`.
 fn source(params: &str) -> PathBuf {
     match params.split_once(':') {

@@ -190,6 +190,28 @@ fn a_domain_writes_to_a_volume_by_one_disk_alone() {
         Reason::VolumeInUse
     );
     assert_eq!(of("/c", Access::ReadOnly).unwrap(), "xvdd");
+    let mut elsewhere = self::view("");
+    elsewhere.elsewhere = view
+        .live
+        .disks
+        .iter()
+        .map(|disk| (7, disk.clone()))
+        .collect();
+    let other = |access, shareable| {
+        let options = DiskOptions {
+            shareable,
+            ..DiskOptions::default()
+        };
+        let spec = DiskSpec {
+            path: "/c".into(),
+            access,
+            ..spec(options)
+        };
+        planned(&elsewhere, &spec).map_err(|(_, text)| text)
+    };
+    assert_snapshot!(other(Access::ReadWrite, false).unwrap_err(), @"domain number 7 already has the disk ua-v3, at target xvdc; detach it first");
+    assert!(other(Access::ReadWrite, true).is_ok());
+    assert!(other(Access::ReadOnly, false).is_ok());
     let again = DiskSpec {
         volume: "v3".parse().unwrap(),
         ..spec(DiskOptions::default())
