@@ -132,7 +132,7 @@ async fn a_call_is_not_turned_away_while_the_attachment_is_merely_looked_at() {
     };
     world.gate.died().await;
     let waits_at = world.gate.disarm();
-    assert_eq!(waits_at.as_deref(), Some("hypervisor.has_disk Before"));
+    assert_eq!(waits_at.as_deref(), Some("hypervisor.is_plugged Before"));
     engine.detach(by_root(id("a1"))).await.unwrap();
     // What it sees now is of a record that is no more.
     world.gate.release();

@@ -44,7 +44,6 @@ fn calls(step: Step) -> &'static [&'static str] {
             "hypervisor.domain",
             "hypervisor.plug",
             "hypervisor.has_disk",
-            "hypervisor.is_plugged",
             "hypervisor.request_unplug",
             "hypervisor.wait_unplugged",
         ],

@@ -170,7 +170,7 @@ async fn what_failed_half_way_is_repeated() {
         struck,
         [
             "backend.find Before",
-            "hypervisor.has_disk Before",
+            "hypervisor.is_plugged Before",
             "hypervisor.size Before",
             "backend.extend Before",
             "hypervisor.resize Before",

@@ -171,7 +171,7 @@ fn a_wrong_disk_option_is_named() {
     }
     assert_eq!(
         text(|d| &mut d.bus, "ide").1,
-        "the disk option bus cannot be used: bus \"ide\" is not known: use one of virtio, scsi"
+        "the disk option bus cannot be used: bus \"ide\" is not known: use one of virtio, scsi, xen"
     );
 }
 
