@@ -64,6 +64,10 @@ pub(crate) const TESTS: &[Test] = &[
         run: images,
     },
     Test {
+        name: "xen_pvh_and_hvm_guests",
+        run: other_kinds,
+    },
+    Test {
         name: "xen_what_is_refused",
         run: refusals,
     },
@@ -151,7 +155,7 @@ fn images(lab: &Lab) -> Result<()> {
     ensure!(none.message.contains("device model"), "{none:?}");
     server.resume()?;
 
-    let second = Second::start_with_device_model(node)?;
+    let second = Second::start_as(node, "pv-qemu")?;
     let to = |volume, name, options: &[&str], reason| {
         refused(&agent, Second::NAME, volume, &info(name), options, reason)
     };
@@ -167,6 +171,41 @@ fn images(lab: &Lab) -> Result<()> {
         guest::WRITTEN_AT + 1
     ))?;
     ensure!(found == "volattach-guest-was-here", "{found:?}");
+    Ok(())
+}
+
+/// Guests that are not paravirtual: PVH without a device model, HVM with one, which serves it an image too.
+fn other_kinds(lab: &Lab) -> Result<()> {
+    let node = &lab.node;
+    let agent = Agent::start(node, Files::CONFIG)?;
+    let _files = Files::new(node, &["a.raw", "b.raw"])?;
+    node.sh("qemu-img create -q -f qcow2 /srv/local/c.qcow2 16M")?;
+    let [a, b, mut c] = ["a.raw", "b.raw", "c.qcow2"].map(Files::info);
+    c["data"]["format"] = json!("qcow2");
+    for kind in ["pvh", "hvm"] {
+        let second = Second::start_as(node, kind)?;
+        agent.attach_to(Second::NAME, "a1", "va", &a, &[])??;
+        agent.attach_to(Second::NAME, "a2", "vb", &b, &["--access", "ro"])??;
+        let disk = second.sees("va")?;
+        ensure!(disk.write == Ok(()), "{kind}: {disk:?}");
+        let disk = second.sees("vb")?;
+        ensure!(disk.read_only && disk.write.is_err(), "{kind}: {disk:?}");
+        let mut ids = vec!["a1", "a2"];
+        if kind == "hvm" {
+            agent.attach_to(Second::NAME, "a3", "vc", &c, &[])??;
+            let disk = second.sees("vc")?;
+            ensure!(
+                disk.sectors == 16 * 2048 && disk.write == Ok(()),
+                "{disk:?}"
+            );
+            ids.push("a3");
+        } else {
+            refused(&agent, Second::NAME, "vc", &c, &[], "FORMAT_UNSUPPORTED")?;
+        }
+        for id in ids {
+            agent.detach(id)??;
+        }
+    }
     Ok(())
 }
 
