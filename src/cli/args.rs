@@ -184,7 +184,7 @@ pub(super) enum AccessArg {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Disk options")]
 pub(super) struct DiskArgs {
-    /// virtio or scsi [default: virtio]
+    /// virtio or scsi, xen in Xen domains [default: virtio, or xen]
     #[arg(long)]
     pub(super) bus: Option<String>,
     /// The target, such as vdb [default: the first that is free]

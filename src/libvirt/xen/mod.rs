@@ -42,7 +42,6 @@ const SETTLE: Duration = Duration::from_secs(45);
 const GROW: Duration = Duration::from_secs(10);
 /// How often xenstore is looked at in a wait.
 const POLL: Duration = Duration::from_millis(50);
-
 /// How often a disk is looked at whose guest was asked long ago to let go of it.
 const WATCH: Duration = Duration::from_secs(1);
 
@@ -194,6 +193,7 @@ impl Xen {
             if !vbd.is_let_go() {
                 return Ok(true);
             }
+            self.note(domain, disk, &vbd);
             place.clear(vbd).await?;
         }
         let key = (domain, disk.alias.clone());
@@ -205,6 +205,16 @@ impl Xen {
             lock(&self.leaving).remove(&key);
         }
         Ok(has_file)
+    }
+
+    /// Remembers the loop device of a disk that goes.
+    fn note(&self, domain: Uuid, disk: &DiskPlan, vbd: &Vbd) {
+        if let Some(device) = &vbd.device
+            && loop_device::backing_file(device).is_some()
+        {
+            let key = (domain, disk.alias.clone());
+            lock(&self.leaving).insert(key, device.clone());
+        }
     }
 
     /// Asks the guest to let go of the disk, as libxl does before it loses patience. `false`: there is nobody to ask, and
@@ -219,12 +229,7 @@ impl Xen {
         let Some(vbd) = place.vbd().await?.filter(|vbd| vbd.is_of(&place.source)) else {
             return Ok(false);
         };
-        if let Some(device) = &vbd.device
-            && loop_device::backing_file(device).is_some()
-        {
-            let key = (domain, disk.alias.clone());
-            lock(&self.leaving).insert(key, device.clone());
-        }
+        self.note(domain, disk, &vbd);
         if !vbd.is_guests() {
             return Ok(false);
         }
@@ -243,7 +248,10 @@ impl Xen {
         let vbd = place.vbd().await?;
         let asked = vbd.filter(|vbd| vbd.is_of(&place.source) && !vbd.online);
         Ok(match asked {
-            Some(vbd) if vbd.is_let_go() => true,
+            Some(vbd) if vbd.is_let_go() => {
+                self.note(domain, disk, &vbd);
+                true
+            }
             Some(_) => {
                 self.watch(domain, id, disk);
                 false
@@ -302,7 +310,10 @@ impl Xen {
     ) -> Result<(), HypervisorError> {
         let place = Place::new(domain, id, disk);
         match place.vbd().await? {
-            Some(vbd) if vbd.is_of(&place.source) && !vbd.is_guests() => place.clear(vbd).await,
+            Some(vbd) if vbd.is_of(&place.source) && !vbd.is_guests() => {
+                self.note(domain, disk, &vbd);
+                place.clear(vbd).await
+            }
             Some(_) => self.ask(domain, id, disk).await.map(drop),
             None => Ok(()),
         }
