@@ -266,20 +266,10 @@ impl Hypervisor for Libvirt {
     }
 
     async fn request_unplug(&self, domain: Uuid, disk: &DiskPlan) -> Result<(), HypervisorError> {
-        let look = || self.view(DomainRef::Uuid(domain), disk.scope);
-        let Some(mut view) = look().await? else {
+        let view = self.view(DomainRef::Uuid(domain), disk.scope).await?;
+        let Some(view) = view else {
             return Ok(());
         };
-        if let Some(id) = view.id
-            && disk.dialect == Dialect::Xen
-            && !view.has(disk)
-        {
-            self.xen.settle(domain, id, disk).await?;
-            let Some(settled) = look().await? else {
-                return Ok(());
-            };
-            view = settled;
-        }
         let action = format!("unplug disk {}", disk.target);
         if disk.scope.config() && view.config.disk(&disk.alias).is_some() {
             let action = format!(

@@ -35,9 +35,6 @@ use crate::sys::loop_device;
 
 /// How long the guest's frontend may take to connect to its new disk.
 const CONNECT: Duration = Duration::from_secs(30);
-/// How long a toolstack may be at an attach of which we have no answer: it gives its hot-plug script 40 s
-/// (`LIBXL_HOTPLUG_TIMEOUT`).
-const SETTLE: Duration = Duration::from_secs(45);
 /// How long a grown disk's new size may take to be seen: the backend looks at least each second.
 const GROW: Duration = Duration::from_secs(10);
 /// How often xenstore is looked at in a wait.
@@ -281,27 +278,10 @@ impl Xen {
         });
     }
 
-    /// Waits while a toolstack is at the attach of the disk that libvirt does not show: its caller may be a process that is no
-    /// more.
-    pub(super) async fn settle(
-        &self,
-        domain: Uuid,
-        id: u32,
-        disk: &DiskPlan,
-    ) -> Result<(), HypervisorError> {
-        let place = Place::new(domain, id, disk);
-        let deadline = Instant::now() + SETTLE;
-        while let Some(vbd) = place.vbd().await?.filter(|vbd| vbd.is_of(&place.source))
-            && !vbd.is_guests()
-            && !vbd.is_stale()
-            && Instant::now() < deadline
-        {
-            sleep(POLL).await;
-        }
-        Ok(())
-    }
-
     /// Takes away the disk of which libvirt knows nothing, once the guest has let go of it.
+    ///
+    /// libvirt's libxl driver answers no question about a domain while it attaches something to it: what it does not show when
+    /// it has answered, it is done with, also where its caller is a process that is no more.
     pub(super) async fn remove(
         &self,
         domain: Uuid,
