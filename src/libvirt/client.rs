@@ -54,7 +54,7 @@ impl Libvirt {
             Arc::new(move |event: Event| {
                 debug!(?event, "libvirt event");
                 unplugs.note(&event);
-                if let Some(device) = device_gone(&event) {
+                if let Some(device) = event.gone() {
                     let _ = gone.send(device); // nobody listening is fine
                 }
                 let _ = events.send(event);
@@ -389,32 +389,6 @@ impl Hypervisor for Libvirt {
 
     fn events(&self) -> broadcast::Receiver<DeviceGone> {
         self.gone.subscribe()
-    }
-}
-
-impl Event {
-    /// Whether a wait for that device should look again.
-    fn concerns(&self, of: Uuid, device: &str) -> bool {
-        match self {
-            Self::Removed { domain, alias } | Self::RemovalFailed { domain, alias } => {
-                *domain == of && alias == device
-            }
-            Self::Stopped { domain } | Self::Undefined { domain } => *domain == of,
-        }
-    }
-}
-
-fn device_gone(event: &Event) -> Option<DeviceGone> {
-    match event {
-        Event::Removed { domain, alias } => Some(DeviceGone {
-            domain: *domain,
-            alias: Some(alias.clone()),
-        }),
-        Event::Stopped { domain } => Some(DeviceGone {
-            domain: *domain,
-            alias: None,
-        }),
-        Event::RemovalFailed { .. } | Event::Undefined { .. } => None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Why the hypervisor failed, in words, and the stable reason of each.
 
-use super::xen::StoreError;
+use super::xen::store::StoreError;
 use super::xml::XmlError;
 use crate::model::{Bus, ImageFormat, Reason};
 

@@ -24,7 +24,7 @@ pub use connection::run_event_loop;
 pub use error::{HypervisorError, LibvirtError};
 pub use plan::plan_disk;
 pub use view::{Devices, DiskView, DomainView};
-pub use xen::StoreError;
+pub use xen::store::StoreError;
 pub use xml::XmlError;
 
 use async_trait::async_trait;

@@ -13,6 +13,8 @@ use virt::domain::Domain;
 use virt::error::Error;
 use virt_sys as sys;
 
+use super::DeviceGone;
+
 /// Something happened to a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Event {
@@ -24,6 +26,33 @@ pub(super) enum Event {
     Stopped { domain: Uuid },
     /// The domain's persistent configuration is gone.
     Undefined { domain: Uuid },
+}
+
+impl Event {
+    /// Whether a wait for that device should look again.
+    pub(super) fn concerns(&self, of: Uuid, device: &str) -> bool {
+        match self {
+            Self::Removed { domain, alias } | Self::RemovalFailed { domain, alias } => {
+                *domain == of && alias == device
+            }
+            Self::Stopped { domain } | Self::Undefined { domain } => *domain == of,
+        }
+    }
+
+    /// The disks that it tells are gone.
+    pub(super) fn gone(&self) -> Option<DeviceGone> {
+        match self {
+            Self::Removed { domain, alias } => Some(DeviceGone {
+                domain: *domain,
+                alias: Some(alias.clone()),
+            }),
+            Self::Stopped { domain } => Some(DeviceGone {
+                domain: *domain,
+                alias: None,
+            }),
+            Self::RemovalFailed { .. } | Self::Undefined { .. } => None,
+        }
+    }
 }
 
 /// Who is told of events, on the event loop's thread: it must not block.

@@ -8,11 +8,10 @@
 
 mod disk;
 mod place;
-mod store;
+pub(super) mod store;
 mod vbd;
 
 pub(super) use disk::{check_unused, is_same_place, write};
-pub use store::StoreError;
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
