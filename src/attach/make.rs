@@ -109,10 +109,10 @@ impl Inner {
 
     /// The domain that is wanted, as it is now.
     async fn look(&self, wanted: &Wanted) -> Result<(Option<Domain>, DomainView), Error> {
-        let Some(domain) = &wanted.domain else {
-            return Ok((None, DomainView::empty(wanted.disk.bus)));
-        };
         let hypervisor = &self.parts.hypervisor;
+        let Some(domain) = &wanted.domain else {
+            return Ok((None, DomainView::empty(hypervisor.dialect())));
+        };
         let view = hypervisor.domain(domain, wanted.disk.scope).await?;
         Ok((Some(view.domain.clone()), view))
     }

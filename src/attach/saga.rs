@@ -140,7 +140,7 @@ impl Inner {
         record.set(Step::Connect, Progress::Done);
         if record.domain.is_none() && record.host.path != forward.spec.path {
             record.disk = plan_disk(
-                &DomainView::empty(forward.spec.options.bus),
+                &DomainView::empty(self.parts.hypervisor.dialect()),
                 &forward.spec_at(&record.host.path),
             )?;
         }

@@ -17,7 +17,7 @@ use crate::backend::{Backend, Backends};
 use crate::config::{DEFAULT_PATH, Settings};
 use crate::host::Host;
 use crate::libvirt::DomainView;
-use crate::model::HostKey;
+use crate::model::{Bus, Dialect, HostKey};
 use crate::sys::worker::Workers;
 
 /// Plans, and prints the plan. Nothing is touched: no worker runs, and no server is asked.
@@ -27,7 +27,11 @@ pub(super) fn plan(args: PlanArgs, format: Format) -> Result<(), Failure> {
     let domain = args.domain.clone().unwrap_or_default();
     let request = decode::attach(request::plan(args)?);
     let request = request.map_err(|e| Failure::from_error(&e, e.reason()))?;
-    let mut view = DomainView::empty(request.disk.bus);
+    // No hypervisor is asked: the bus says whose domain it is.
+    let mut view = DomainView::empty(match request.disk.bus {
+        Some(Bus::Xen) => Dialect::Xen,
+        _ => Dialect::Qemu,
+    });
     view.domain.name = domain;
     let plan = plan_attach(&backends(settings), &view, &request)
         .map_err(|e| Failure::from_error(&e, e.reason()))?;

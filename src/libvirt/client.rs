@@ -195,6 +195,10 @@ impl Libvirt {
 
 #[async_trait]
 impl Hypervisor for Libvirt {
+    fn dialect(&self) -> Dialect {
+        self.pool.dialect()
+    }
+
     async fn domain(&self, name: &DomainRef, scope: Scope) -> Result<DomainView, HypervisorError> {
         let view = self.view(name.clone(), scope).await?;
         view.ok_or_else(|| HypervisorError::DomainNotFound {

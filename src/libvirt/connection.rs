@@ -14,6 +14,7 @@ use virt::event::{event_register_default_impl, event_run_default_impl};
 
 use super::error::LibvirtError;
 use super::raw::{self, CloseSink, EventSink};
+use crate::model::Dialect;
 
 /// How often a silent libvirtd is asked for a sign of life, and how many times it may fail to answer. libvirt closes
 /// the connection, and fails every call that waits on it, within three such intervals.
@@ -72,6 +73,14 @@ impl Connection {
     /// libvirt's connection.
     pub(super) fn connect(&self) -> &Connect {
         &self.connect
+    }
+
+    /// How the disks of its domains are written, by the name of its driver (`virConnectGetType`).
+    pub(super) fn dialect(&self) -> Dialect {
+        match self.connect.driver_type().as_deref() {
+            Ok("Xen") => Dialect::Xen,
+            _ => Dialect::Qemu,
+        }
     }
 
     /// Whether calls can go through it; asks nobody.

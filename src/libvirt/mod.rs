@@ -32,7 +32,7 @@ use tokio::sync::broadcast;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::model::{DiskPlan, DomainRef, Scope};
+use crate::model::{Dialect, DiskPlan, DomainRef, Scope};
 
 /// What became of an unplug within the time given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +57,9 @@ pub struct DeviceGone {
 /// Where hot-plug happens.
 #[async_trait]
 pub trait Hypervisor: Send + Sync {
+    /// How its domains' disks are written, for a volume that no domain is named for. QEMU's until it was reached.
+    fn dialect(&self) -> Dialect;
+
     /// The domain as it is now, in the configurations of the scope.
     ///
     /// # Errors

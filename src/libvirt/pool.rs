@@ -10,7 +10,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Mutex as AsyncMutex, Notify, Semaphore, oneshot};
@@ -24,6 +24,7 @@ use super::connection::Connection;
 use super::error::{HypervisorError, LibvirtError};
 use super::raw::EventSink;
 use crate::config;
+use crate::model::Dialect;
 
 /// Connections to a daemon.
 const CONNECTIONS: usize = 3;
@@ -54,6 +55,8 @@ struct Shared {
     call_timeout: Duration,
     slots: Vec<Slot>,
     permits: Arc<Semaphore>,
+    /// What the connection is to, once there was one.
+    dialect: OnceLock<Dialect>,
     /// Domains with calls past their deadline, and how many.
     overdue: Mutex<HashMap<String, usize>>,
     events: EventSink,
@@ -106,6 +109,7 @@ impl Pool {
         let shared = Arc::new(Shared {
             uri: uri.clone(),
             call_timeout: settings.call_timeout,
+            dialect: OnceLock::new(),
             overdue: Mutex::default(),
             slots: (0..connections).map(|_| Slot::default()).collect(),
             permits: Arc::new(Semaphore::new(CONNECTIONS * CALLS)),
@@ -114,6 +118,11 @@ impl Pool {
         });
         let keeper = tokio::spawn(keep_events(Arc::clone(&shared))).abort_handle();
         Self { shared, keeper }
+    }
+
+    /// How the disks of the connection's domains are written.
+    pub(super) fn dialect(&self) -> Dialect {
+        self.shared.dialect.get().copied().unwrap_or_default()
     }
 
     /// Runs a call about a domain on a blocking thread. It goes on there when the future is dropped.
@@ -267,7 +276,10 @@ impl Shared {
         let opened = timeout_at(deadline, opening).await.map_err(|_| silent())?;
         state.opening = None;
         let connection = match opened {
-            Ok(Ok(connection)) => Arc::new(connection),
+            Ok(Ok(connection)) => {
+                self.dialect.get_or_init(|| connection.dialect());
+                Arc::new(connection)
+            }
             Ok(Err(error)) => {
                 return Err(self.unavailable("it cannot be connected to", Some(error)));
             }

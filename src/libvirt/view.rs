@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use uuid::Uuid;
 
 use super::xml::{Element, XmlError};
-use crate::model::{Bus, Dialect, DiskAddress, DiskPlan, Domain, Scope};
+use crate::model::{Dialect, DiskAddress, DiskPlan, Domain, Scope};
 
 /// A domain as it is now, in the configurations that a scope is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,9 +71,9 @@ pub struct DiskView {
 
 impl DomainView {
     /// A domain without a name that has nothing but one virtio-scsi controller: for a plan made without a hypervisor, and for the
-    /// XML of a volume that is connected only. It is Xen's if the bus is.
+    /// XML of a volume that is connected only.
     #[must_use]
-    pub fn empty(bus: Option<Bus>) -> Self {
+    pub fn empty(dialect: Dialect) -> Self {
         let devices = Devices {
             virtio_scsi: vec![0],
             ..Devices::default()
@@ -83,10 +83,7 @@ impl DomainView {
                 uuid: Uuid::nil(),
                 name: String::new(),
             },
-            dialect: match bus {
-                Some(Bus::Xen) => Dialect::Xen,
-                _ => Dialect::Qemu,
-            },
+            dialect,
             id: None,
             paused: false,
             elsewhere: Vec::new(),

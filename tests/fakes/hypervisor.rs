@@ -62,6 +62,10 @@ fn fail(reason: Reason) -> HypervisorError {
 
 #[async_trait]
 impl Hypervisor for FakeHypervisor {
+    fn dialect(&self) -> Dialect {
+        self.world.state().dialect
+    }
+
     async fn domain(&self, name: &DomainRef, _scope: Scope) -> Result<DomainView, HypervisorError> {
         self.pass("hypervisor.domain", Moment::Before).await?;
         let state = self.world.state();

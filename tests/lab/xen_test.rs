@@ -226,6 +226,11 @@ fn refusals(lab: &Lab) -> Result<()> {
     let plan = agent.call(&plan, &a.to_string())??.to_string();
     ensure!(plan.contains("without cache, serial"), "{plan}");
 
+    // The connection is to Xen, whether a domain is named or not.
+    let connected = agent.connect("c1", "vb", &b, &[])??.to_string();
+    ensure!(connected.contains("xvda"), "{connected}");
+    agent.disconnect("c1")??;
+
     agent.attach("a1", "va", &a, &["--dev", "xvdc"])??;
     ensure!(guest::sees(node, "va")?.name == "xvdc");
     inner("vb", &b, &["--dev", "xvdc"], "TARGET_IN_USE")?;

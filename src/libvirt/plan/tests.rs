@@ -4,7 +4,7 @@ use insta::assert_snapshot;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{Access, DiskOptions, ImageFormat, Reason, SourceKind};
+use crate::model::{Access, Dialect, DiskOptions, ImageFormat, Reason, SourceKind};
 
 fn spec(options: DiskOptions) -> DiskSpec {
     DiskSpec {
@@ -30,7 +30,7 @@ fn disk(target: &str, bus: &str, address: Option<&str>) -> DiskView {
 
 /// A domain whose running and persistent configurations have these disks.
 fn view(disks: Vec<DiskView>) -> DomainView {
-    let mut view = DomainView::empty(None);
+    let mut view = DomainView::empty(Dialect::Qemu);
     view.domain.name = "web".into();
     view.live.scsi = disks
         .iter()
@@ -88,7 +88,7 @@ fn the_first_free_target_is_taken() {
     assert_eq!(target(&view, hint("vdzz")), "vdzz");
     assert_eq!(target(&view, scsi(DiskOptions::default())), "sdb");
     assert_eq!(
-        target(&DomainView::empty(None), DiskOptions::default()),
+        target(&DomainView::empty(Dialect::Qemu), DiskOptions::default()),
         "vda"
     );
 }
@@ -107,15 +107,16 @@ fn a_bad_target_is_refused() {
     for bad in [
         "", "vd", "sda", "vdB", "vda1", "vdabcd", "hda", "vd\u{e4}", "/dev/vda",
     ] {
-        let (reason, text) = error(&DomainView::empty(None), hint(bad));
+        let (reason, text) = error(&DomainView::empty(Dialect::Qemu), hint(bad));
         assert_eq!(reason, Reason::DiskOptionInvalid, "{bad}: {text}");
     }
-    assert_snapshot!(error(&DomainView::empty(None), scsi(hint("vdb"))).1, @r#"disk option target "vdb" is invalid: on the scsi bus it is sd and one to 3 letters, such as sdb"#);
+    assert_snapshot!(error(&DomainView::empty(Dialect::Qemu), scsi(hint("vdb"))).1, @r#"disk option target "vdb" is invalid: on the scsi bus it is sd and one to 3 letters, such as sdb"#);
 }
 
 #[test]
 fn an_address_that_virtio_scsi_lacks_is_refused() {
-    let planned = |address: &str| plan_disk(&DomainView::empty(None), &spec(scsi(at(address))));
+    let planned =
+        |address: &str| plan_disk(&DomainView::empty(Dialect::Qemu), &spec(scsi(at(address))));
     let xml = planned("drive:0:0:255:16383").unwrap().xml;
     assert!(xml.contains(r#"target="255" unit="16383""#), "{xml}");
     for bad in ["drive:0:1:0:0", "drive:0:0:256:0", "drive:0:0:0:16384"] {

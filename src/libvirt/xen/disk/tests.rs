@@ -5,7 +5,7 @@ use super::*;
 use crate::libvirt::plan_disk;
 use crate::libvirt::view::Devices;
 use crate::libvirt::xml::tests::xml_text;
-use crate::model::{Access, Cache, Discard, DiskOptions, DiskPlan, Reason, SourceKind};
+use crate::model::{Access, Cache, Dialect, Discard, DiskOptions, DiskPlan, Reason, SourceKind};
 
 fn spec(options: DiskOptions) -> DiskSpec {
     DiskSpec {
@@ -22,7 +22,7 @@ fn spec(options: DiskOptions) -> DiskSpec {
 /// A domain of Xen's with these `<disk>`s.
 fn view(disks: &str) -> DomainView {
     let document = format!("<domain type='xen'><devices>{disks}</devices></domain>");
-    let mut view = DomainView::empty(Some(Bus::Xen));
+    let mut view = DomainView::empty(Dialect::Xen);
     view.domain.name = "web".into();
     view.device_model = false;
     view.live = Devices::read(&document).unwrap();
@@ -109,7 +109,7 @@ fn what_the_guest_would_miss_is_refused() {
     assert_snapshot!(refused(DiskOptions { target: Some("vdb".into()), ..options() }), @r#"disk option target "vdb" is invalid: on the xen bus it is xvd and one to 3 letters, such as xvdb"#);
     assert_snapshot!(refused(DiskOptions { boot_order: Some(1), ..options() }), @r#"disk option boot_order "1" is invalid: libvirt boots Xen's domains by <os><boot> alone: leave it out"#);
     assert_snapshot!(refused(DiskOptions { address: Some("drive:0:0:0:1".parse().unwrap()), ..options() }), @r#"disk option address "drive:0:0:0:1" is invalid: a Xen disk has none: its target is its place"#);
-    let qemu = DomainView::empty(None);
+    let qemu = DomainView::empty(Dialect::Qemu);
     let xen = spec(DiskOptions {
         bus: Some(Bus::Xen),
         ..options()
