@@ -98,7 +98,11 @@ async fn connect_gives_path_and_xml_and_disconnect_leaves_nothing() {
     );
     assert!(made.host_path.ends_with("/c1"), "{}", made.host_path);
     assert!(made.disk_xml.contains("<readonly"), "{}", made.disk_xml);
-    assert!(made.disk_xml.contains(crate::TARGETS[1]), "{}", made.disk_xml);
+    assert!(
+        made.disk_xml.contains(crate::TARGETS[1]),
+        "{}",
+        made.disk_xml
+    );
     let again = client.connect_volume(request).await.unwrap();
     assert_eq!(again.into_inner().attachment.unwrap(), made);
 
