@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use fakes::{DOMAIN, Fault, Guest, World, attach, by_root, connect, local, nvme, smb};
 use volattach::attach::{Engine, Error, Filter};
-use volattach::model::{Access, AccessSource, Attachment, AttachmentId, Reason, State};
+use volattach::model::{Access, AccessSource, Attachment, AttachmentId, Dialect, Reason, State};
 use volattach::reconcile;
 
 fn id(id: &str) -> AttachmentId {

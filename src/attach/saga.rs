@@ -169,11 +169,19 @@ impl Inner {
         {
             let view = look().await?;
             if forward.again && view.shows(&record.disk) {
-                // It was the connection that was lost: the domain has the disk still.
-                record.set(Step::Attach, Progress::Done);
-                return Ok(());
+                let hypervisor = &self.parts.hypervisor;
+                if hypervisor.is_plugged(domain, &record.disk).await? {
+                    // It was the connection that was lost: the domain has the disk still.
+                    record.set(Step::Attach, Progress::Done);
+                    return Ok(());
+                }
+                // It is shown, and the guest has it no more: what is left is in the way.
+                self.unplug(record, Why::CleanUp).await?;
+                record.unplug_requested = None;
+                record.disk = plan_disk(&look().await?, &spec)?;
+            } else {
+                record.disk = plan_disk(&view, &spec)?;
             }
-            record.disk = plan_disk(&view, &spec)?;
         }
         if !record.disk.left_out.is_empty() {
             tracing::warn!(options = ?record.disk.left_out, "left out: its hypervisor has no such thing");

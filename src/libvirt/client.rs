@@ -165,9 +165,14 @@ impl Libvirt {
             && self.xen.is_let_go(domain, id, disk).await?
         {
             let action = format!("take disk {} away", disk.target);
-            self.detach(domain, disk, sys::VIR_DOMAIN_AFFECT_LIVE, &action)
-                .await?;
+            let taken = self
+                .detach(domain, disk, sys::VIR_DOMAIN_AFFECT_LIVE, &action)
+                .await;
             view = look().await?;
+            // Somebody else may have taken it away.
+            if view.as_ref().is_some_and(|view| view.has(disk)) {
+                taken?;
+            }
         }
         match &view {
             Some(view) if view.has(disk) => Ok(true),
@@ -201,9 +206,13 @@ impl Hypervisor for Libvirt {
 
     async fn domain(&self, name: &DomainRef, scope: Scope) -> Result<DomainView, HypervisorError> {
         let view = self.view(name.clone(), scope).await?;
-        view.ok_or_else(|| HypervisorError::DomainNotFound {
+        let mut view = view.ok_or_else(|| HypervisorError::DomainNotFound {
             domain: name.to_string(),
-        })
+        })?;
+        if view.dialect == Dialect::Xen {
+            self.xen.add_others(&mut view).await?;
+        }
+        Ok(view)
     }
 
     async fn is_plugged(&self, domain: Uuid, disk: &DiskPlan) -> Result<bool, HypervisorError> {

@@ -23,6 +23,7 @@ const KEEP_ALIVE: (i32, u32) = (3, 2);
 /// An open connection.
 pub(super) struct Connection {
     connect: Connect,
+    dialect: Dialect,
     closed: Arc<AtomicBool>,
     events: Vec<c_int>,
     remote: bool,
@@ -37,8 +38,13 @@ impl Connection {
         on_close: &Arc<Notify>,
     ) -> Result<Self, LibvirtError> {
         run_event_loop()?;
+        let connect = Connect::open(Some(uri))?;
         let mut connection = Self {
-            connect: Connect::open(Some(uri))?,
+            dialect: match connect.driver_type()?.as_str() {
+                "Xen" => Dialect::Xen,
+                _ => Dialect::Qemu,
+            },
+            connect,
             closed: Arc::new(AtomicBool::new(false)),
             events: Vec::new(),
             remote: false,
@@ -77,10 +83,7 @@ impl Connection {
 
     /// How the disks of its domains are written, by the name of its driver (`virConnectGetType`).
     pub(super) fn dialect(&self) -> Dialect {
-        match self.connect.driver_type().as_deref() {
-            Ok("Xen") => Dialect::Xen,
-            _ => Dialect::Qemu,
-        }
+        self.dialect
     }
 
     /// Whether calls can go through it; asks nobody.

@@ -155,30 +155,39 @@ const RULES: &[Rule] = &[
     ),
 ];
 
-/// What Xen's hot-plug script (/etc/xen/scripts/block) leaves in xenstore, and what it means.
+/// What Xen's hot-plug script (/etc/xen/scripts/block of Xen 4.17) leaves in xenstore, and what it means. A path may be part of
+/// it, so each is more than a word.
 const HOTPLUG_RULES: &[(&str, Reason, &str)] = &[
     (
-        "does not exist",
-        Reason::VolumeNotFound,
-        "the volume must be there for Xen's hot-plug script too",
+        "cannot be mounted now",
+        Reason::VolumeInUse,
+        "Xen lets one domain alone write to a device: detach it there, or unmount it in this host",
     ),
     (
-        "is already in use",
-        Reason::VolumeInUse,
-        "Xen lets one domain alone write to a device: detach it there, or attach it read-only to all",
+        "is read-only, and so I will not mount it read-write",
+        Reason::VolumeUnreadable,
+        "the volume may not be written: attach it read-only",
     ),
     (
-        "mounted",
-        Reason::VolumeInUse,
-        "the device is mounted, in this host or a domain: unmount it there",
+        "Failed to find an unused loop device",
+        Reason::HypervisorError,
+        "the host has no loop device left: `losetup` shows what uses them",
     ),
     (
         "losetup",
         Reason::VolumeUnreadable,
         "the hot-plug script, as root, could not make a loop device of the volume: may root read it (an export with root \
-         squashed lets it not), and is a loop device free (`losetup`)?",
+         squashed lets it not)?",
+    ),
+    (
+        " does not exist",
+        Reason::VolumeNotFound,
+        "the volume must be there for Xen's hot-plug script too",
     ),
 ];
+
+/// What the hot-plug script has left no word of.
+const HOTPLUG_LOG: &str = "see /var/log/libvirt/libxl/libxl-driver.log and the log of Xen's hot-plug scripts beneath /var/log/xen";
 
 /// The reason and what to do, by what the hot-plug script has left; empty: nothing.
 pub(super) fn explain_hotplug(error: &str) -> (Reason, &'static str) {
@@ -186,10 +195,7 @@ pub(super) fn explain_hotplug(error: &str) -> (Reason, &'static str) {
         .iter()
         .find(|(text, ..)| error.contains(text))
         .map_or(
-            (
-                Reason::HypervisorError,
-                "see /var/log/libvirt/libxl/libxl-driver.log and the log of Xen's hot-plug scripts beneath /var/log/xen",
-            ),
+            (Reason::HypervisorError, HOTPLUG_LOG),
             |(_, reason, hint)| (*reason, *hint),
         )
 }
@@ -218,6 +224,34 @@ pub(super) fn explain(action: &str, domain: &str, source: LibvirtError) -> Hyper
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Messages of Xen 4.17's script.
+    #[test]
+    fn what_the_hotplug_script_leaves_has_its_reason() {
+        for (error, reason) in [
+            ("/dev/sdz does not exist", Reason::VolumeNotFound),
+            (
+                "Device /dev/sda is mounted in a guest domain,\nand so cannot be mounted now.",
+                Reason::VolumeInUse,
+            ),
+            (
+                "File /v is read-only, and so I will not mount it read-write in a guest domain.",
+                Reason::VolumeUnreadable,
+            ),
+            (
+                "/etc/xen/scripts/block failed; error detected: losetup /dev/loop0 /v",
+                Reason::VolumeUnreadable,
+            ),
+            (
+                "Failed to find an unused loop device",
+                Reason::HypervisorError,
+            ),
+            ("something mounted", Reason::HypervisorError),
+            ("", Reason::HypervisorError),
+        ] {
+            assert_eq!(explain_hotplug(error).0, reason, "{error}");
+        }
+    }
 
     /// Messages of libvirt 9.0 over QEMU 7.2.
     #[test]

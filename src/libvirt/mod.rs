@@ -108,7 +108,7 @@ pub trait Hypervisor: Send + Sync {
     /// what a raw volume has on its storage, and no other.
     ///
     /// # Errors
-    /// `RESIZE_UNSUPPORTED` for a disk that the domain may only read.
+    /// `RESIZE_UNSUPPORTED` for a disk that the domain may only read (QEMU's), or that a device model serves (Xen's).
     async fn resize(
         &self,
         domain: Uuid,

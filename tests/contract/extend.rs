@@ -2,7 +2,6 @@
 
 use tonic::Status;
 use tonic_types::StatusExt;
-use volattach::api::v1;
 use volattach::model::{ImageFormat, Reason};
 
 use crate::fakes::{Fault, Guest};
@@ -78,21 +77,6 @@ async fn what_is_refused_changes_nothing() {
         assert_eq!(shown(&server), MIB);
         assert_eq!(server.world.records(), records);
     }
-}
-
-#[tokio::test]
-async fn a_guest_that_may_only_read_sees_no_new_size_until_it_is_attached_again() {
-    let server = Server::start().await;
-    let mut client = server.client().await;
-    let mut request = attach("a1");
-    request.access = v1::Access::ReadOnly.into();
-    client.attach_volume(request.clone()).await.unwrap();
-    assert_eq!(call(&mut client, "a1", 0).await.unwrap(), MIB);
-    server.world.state().stored = 2 * MIB;
-    assert_eq!(refused(&mut client, "a1", 0).await, "RESIZE_UNSUPPORTED");
-    client.detach_volume(detach("a1")).await.unwrap();
-    client.attach_volume(request).await.unwrap();
-    assert_eq!(call(&mut client, "a1", 2 * MIB).await.unwrap(), 2 * MIB);
 }
 
 #[tokio::test]

@@ -2,7 +2,8 @@
 
 use crate::cli::json;
 use crate::extend::{MIB, attached, call, refused, shown};
-use crate::server::{Server, connect};
+use crate::server::{Server, attach, connect, detach};
+use volattach::api::v1;
 use volattach::model::ImageFormat;
 
 #[tokio::test]
@@ -79,4 +80,19 @@ async fn an_image_is_grown_by_the_hypervisor_that_has_it_open() {
     let (_server, mut client) = attached(ImageFormat::Vmdk, MIB).await;
     let vmdk = refused(&mut client, "a1", 2 * MIB).await;
     assert_eq!(vmdk, "RESIZE_UNSUPPORTED");
+}
+
+#[tokio::test]
+async fn a_guest_that_may_only_read_sees_no_new_size_until_it_is_attached_again() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    let mut request = attach("a1");
+    request.access = v1::Access::ReadOnly.into();
+    client.attach_volume(request.clone()).await.unwrap();
+    assert_eq!(call(&mut client, "a1", 0).await.unwrap(), MIB);
+    server.world.state().stored = 2 * MIB;
+    assert_eq!(refused(&mut client, "a1", 0).await, "RESIZE_UNSUPPORTED");
+    client.detach_volume(detach("a1")).await.unwrap();
+    client.attach_volume(request).await.unwrap();
+    assert_eq!(call(&mut client, "a1", 2 * MIB).await.unwrap(), 2 * MIB);
 }

@@ -5,11 +5,11 @@ use tonic_types::StatusExt;
 use volattach::api::status::code;
 use volattach::api::v1;
 use volattach::auth::PeerCredentials;
-use volattach::model::Reason;
+use volattach::model::{ImageFormat, Reason};
 use volattach::reconcile;
 
 use crate::fakes::{Fault, Guest};
-use crate::server::{Client, Server, attach, cinder, detach, extend, get, info, soon};
+use crate::server::{Client, Server, attach, cinder, connect, detach, extend, get, info, soon};
 
 /// How a reason reaches a caller.
 enum Met {
@@ -178,10 +178,9 @@ async fn meet(reason: Reason) -> Met {
             extend_refused(client, 1).await
         }
         Reason::ResizeUnsupported => {
-            let mut request = attach("a1");
-            request.access = v1::Access::ReadOnly.into();
-            client.attach_volume(request).await.unwrap();
-            world.state().stored = 2 << 20;
+            // Its size stands in the image.
+            world.state().format = ImageFormat::Qcow2;
+            client.connect_volume(connect("a1")).await.unwrap();
             extend_refused(client, 0).await
         }
         Reason::NameResolution

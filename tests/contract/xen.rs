@@ -1,9 +1,11 @@
 //! What only domains of Xen have.
 
+use volattach::api::v1;
 use volattach::model::ImageFormat;
 
 use crate::cli::{failure, json};
-use crate::server::Server;
+use crate::extend::{MIB, call};
+use crate::server::{Server, attach};
 
 fn plan<'a>(options: &[&'a str]) -> Vec<&'a str> {
     let plan = ["plan", "--domain", "web", "--connection-info", "-"];
@@ -48,4 +50,15 @@ async fn an_image_that_xen_does_not_serve_is_refused_before_anything_is_connecte
     let (_, reason) = failure(&server, &attach).await;
     assert_eq!(reason, "FORMAT_UNSUPPORTED");
     assert!(server.world.state().connections.is_empty());
+}
+
+#[tokio::test]
+async fn a_guest_that_may_only_read_sees_a_new_size() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    let mut request = attach("a1");
+    request.access = v1::Access::ReadOnly.into();
+    client.attach_volume(request).await.unwrap();
+    server.world.state().stored = 2 * MIB;
+    assert_eq!(call(&mut client, "a1", 0).await.unwrap(), 2 * MIB);
 }

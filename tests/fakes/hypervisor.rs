@@ -113,7 +113,8 @@ impl Hypervisor for FakeHypervisor {
     async fn is_plugged(&self, domain: Uuid, disk: &DiskPlan) -> Result<bool, HypervisorError> {
         self.pass("hypervisor.is_plugged", Moment::Before).await?;
         let state = self.world.state();
-        Ok(state.defined && domain == DOMAIN && state.disks.contains_key(&disk.alias))
+        let there = state.defined && domain == DOMAIN && state.disks.contains_key(&disk.alias);
+        Ok(there && !state.hollow.contains(&disk.alias))
     }
 
     async fn plug(&self, _domain: Uuid, disk: &DiskPlan) -> Result<(), HypervisorError> {
@@ -145,6 +146,7 @@ impl Hypervisor for FakeHypervisor {
             state.unplugs_asked += 1;
             if state.guest == Guest::Obeys {
                 state.disks.remove(&disk.alias);
+                state.hollow.remove(&disk.alias);
             }
         }
         self.pass("hypervisor.request_unplug", Moment::After).await
@@ -185,7 +187,11 @@ impl Hypervisor for FakeHypervisor {
     ) -> Result<Option<u64>, HypervisorError> {
         self.pass("hypervisor.resize", Moment::Before).await?;
         match self.shown(disk) {
-            Some(shown) if shown < bytes && disk.xml.contains("<readonly") => {
+            Some(shown)
+                if shown < bytes
+                    && disk.dialect == Dialect::Qemu
+                    && disk.xml.contains("<readonly") =>
+            {
                 return Err(HypervisorError::ReadOnlyDisk {
                     domain: "web".into(),
                     target: disk.target.clone(),

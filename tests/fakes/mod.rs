@@ -11,7 +11,7 @@ mod gate;
 mod hypervisor;
 mod storage;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -64,6 +64,8 @@ pub struct State {
     pub guest: Guest,
     /// How often the guest was asked to let go.
     pub unplugs_asked: usize,
+    /// The aliases of disks that the domain shows and its guest has no more.
+    pub hollow: BTreeSet<String>,
     /// Whether the domain runs.
     pub running: bool,
     /// Whether the domain exists.
@@ -122,6 +124,7 @@ impl World {
                 dialect,
                 guest: Guest::Obeys,
                 unplugs_asked: 0,
+                hollow: BTreeSet::new(),
                 running: true,
                 defined: true,
                 connect_fails: None,

@@ -68,6 +68,14 @@ pub(crate) const TESTS: &[Test] = &[
         run: other_kinds,
     },
     Test {
+        name: "xen_disks_grow_and_get_lost",
+        run: grow_and_get_lost,
+    },
+    Test {
+        name: "xen_guest_does_not_connect",
+        run: never_connected,
+    },
+    Test {
         name: "xen_what_is_refused",
         run: refusals,
     },
@@ -206,6 +214,58 @@ fn other_kinds(lab: &Lab) -> Result<()> {
             agent.detach(id)??;
         }
     }
+    Ok(())
+}
+
+/// A file that its guest writes and one that it only reads grow under it. What the toolstack has taken away behind libvirt's back
+/// is lost, comes back when it is asked for again, and is gone when it is not wanted.
+fn grow_and_get_lost(lab: &Lab) -> Result<()> {
+    let node = &lab.node;
+    let agent = Agent::start(node, Files::CONFIG)?;
+    let _files = Files::new(node, &["a.raw", "b.raw"])?;
+    let attach = |id, volume, file, access| {
+        agent.attach(id, volume, &Files::info(file), &["--access", access])
+    };
+    attach("a1", "va", "a.raw", "rw")??;
+    attach("a2", "vb", "b.raw", "ro")??;
+    node.sh("truncate -s 12M /srv/local/a.raw /srv/local/b.raw")?;
+    for (id, volume) in [("a1", "va"), ("a2", "vb")] {
+        ensure!(agent.extend(id, 12 << 20)?? == 12 << 20, "{volume}");
+        guest::sees_bytes(node, volume, 12 << 20)?;
+    }
+    agent.detach("a2")??;
+
+    let target = guest::sees(node, "va")?.name;
+    let take_away = || node.sh(&format!("xl block-detach inner {target}"));
+    take_away()?;
+    attach("a1", "va", "a.raw", "rw")??;
+    guest::sees(node, "va")?;
+    take_away()?;
+    agent.detach("a1")??;
+    // libvirt has not heard of either, and would show them until its guest ends.
+    node.sh("lab-guest end inner && lab-guest start inner")?;
+    Ok(())
+}
+
+/// What libvirt reports as plugged in and no guest connects to is undone.
+fn never_connected(lab: &Lab) -> Result<()> {
+    let node = &lab.node;
+    let agent = Agent::start(node, Files::CONFIG)?;
+    let _files = Files::new(node, &["a.raw"])?;
+    let info = Files::info("a.raw");
+    {
+        let _script = Script::with(node, "[ $1 != add ] || xl pause inner")?;
+        let failure = refused(&agent, "inner", "v", &info, &[], "HYPERVISOR_ERROR");
+        node.sh("xl unpause inner")?;
+        let failure = failure?;
+        ensure!(
+            failure.message.contains("waiting for the guest"),
+            "{failure:?}"
+        );
+    }
+    agent.attach("a1", "v", &info, &[])??;
+    ensure!(guest::sees(node, "v")?.write == Ok(()));
+    agent.detach("a1")??;
     Ok(())
 }
 

@@ -74,3 +74,17 @@ async fn the_last_that_is_made_again_elsewhere_takes_its_mount_down() {
     engine.detach(by_root(id("a1"))).await.unwrap();
     nothing_left(&world);
 }
+
+/// As a disk of Xen that its guest has unbound: the domain goes on showing it.
+#[tokio::test]
+async fn a_disk_that_the_guest_has_no_more_is_plugged_in_anew() {
+    let world = World::of(Dialect::Xen);
+    let engine = world.engine();
+    let request = || by_root(attach("a1", "v1", smb("v1")));
+    engine.attach(request()).await.unwrap();
+    world.state().hollow.insert("ua-v1".into());
+    engine.attach(request()).await.unwrap();
+    assert_eq!(world.state().unplugs_asked, 1);
+    assert!(world.state().hollow.is_empty());
+    assert!(world.state().disks.contains_key("ua-v1"));
+}

@@ -23,8 +23,8 @@ use tokio::time::{Instant, sleep};
 use tracing::warn;
 use uuid::Uuid;
 
-use self::place::Place;
-use self::store::Store;
+use self::place::{Place, ask_loop, look};
+use self::store::StoreError;
 use self::vbd::{SECTOR, Vbd, XenbusState};
 use super::DeviceGone;
 use super::error::{HypervisorError, LibvirtError};
@@ -58,6 +58,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+fn looking(view: &DomainView, source: StoreError) -> HypervisorError {
+    HypervisorError::Xenstore {
+        action: format!("look at domain {} in xenstore", view.domain),
+        source,
+    }
+}
+
 impl Xen {
     /// `gone`: who is told of disks that guests have let go of at last.
     pub(super) fn new(gone: broadcast::Sender<DeviceGone>) -> Self {
@@ -68,25 +75,25 @@ impl Xen {
         }
     }
 
-    /// Adds to what libvirt shows of a running domain: its device model, disks that others have given it, and other domains'.
+    /// Corrects what libvirt shows of a running domain: its device model, and the disks that Xen has for it. One that libvirt alone
+    /// shows keeps its target from others, and is nobody's.
     pub(super) async fn complete(&self, view: &mut DomainView) -> Result<(), HypervisorError> {
         let Some(id) = view.id else { return Ok(()) };
-        let looked = async {
-            let mut store = Store::open().await?;
+        let looked = look(async |store| {
             let state = format!("/local/domain/0/device-model/{id}/state");
             let state = store.read(&state).await?;
-            let disks = Vbd::all(&mut store, id).await?;
-            let elsewhere = vbd::elsewhere(&mut store, id).await?;
-            let device_model = state.is_some_and(|state| state == "running");
-            Ok((device_model, disks, elsewhere))
-        };
-        let (device_model, disks, elsewhere) =
-            looked.await.map_err(|source| HypervisorError::Xenstore {
-                action: format!("look at domain {} in xenstore", view.domain),
-                source,
-            })?;
-        view.device_model = device_model;
-        view.elsewhere = elsewhere;
+            Ok((state, Vbd::all(store, id).await?))
+        });
+        let (state, disks) = looked.await.map_err(|source| looking(view, source))?;
+        view.device_model = state.is_some_and(|state| state == "running");
+        for disk in &mut view.live.disks {
+            let there = disks
+                .iter()
+                .any(|vbd| vbd.target == disk.target && Some(&vbd.source) == disk.source.as_ref());
+            if !there && disk.alias.take().is_some() {
+                warn!(domain = %view.domain, target = disk.target, "libvirt shows a disk that Xen does not have");
+            }
+        }
         let known = |target: &str| view.live.disks.iter().any(|disk| disk.target == target);
         let unknown: Vec<_> = disks
             .into_iter()
@@ -94,6 +101,14 @@ impl Xen {
             .map(Vbd::disk)
             .collect();
         view.live.disks.extend(unknown);
+        Ok(())
+    }
+
+    /// Adds the disks of the other domains, for a plan.
+    pub(super) async fn add_others(&self, view: &mut DomainView) -> Result<(), HypervisorError> {
+        let Some(id) = view.id else { return Ok(()) };
+        let looked = look(async |store| vbd::elsewhere(store, id).await).await;
+        view.elsewhere = looked.map_err(|source| looking(view, source))?;
         Ok(())
     }
 
@@ -105,7 +120,7 @@ impl Xen {
         disk: &DiskPlan,
     ) -> Result<(), HypervisorError> {
         let place = Place::new(domain, id, disk);
-        match place.vbd().await? {
+        match place.occupant().await? {
             Some(vbd) if vbd.is_stale() => place.clear(vbd).await,
             _ => Ok(()),
         }
@@ -121,12 +136,16 @@ impl Xen {
     ) -> HypervisorError {
         let place = Place::new(domain, id, disk);
         let left = match place.vbd().await {
-            Ok(left) => left.filter(|vbd| vbd.is_of(&place.source)),
-            Err(error) => return error,
+            Ok(left) => left,
+            Err(error) => {
+                warn!(error = &error as &dyn std::error::Error, "no word of why");
+                None
+            }
         };
         let error =
             place.not_connected("Xen's toolstack failed".into(), left.as_ref(), Some(source));
-        if let Some(vbd) = left
+        // A disk that the guest has is the undo's to ask it for.
+        if let Some(vbd) = left.filter(|vbd| !vbd.may_have_unwritten())
             && let Err(error) = place.clear(vbd).await
         {
             warn!(error = &error as &dyn std::error::Error, "left over");
@@ -142,17 +161,18 @@ impl Xen {
         disk: &DiskPlan,
     ) -> Result<(), HypervisorError> {
         let place = Place::new(domain, id, disk);
-        let deadline = Instant::now() + CONNECT;
+        let start = Instant::now();
         loop {
             let vbd = place.vbd().await?;
             match &vbd {
                 Some(vbd) if vbd.state == XenbusState::CONNECTED => return Ok(()),
-                Some(vbd) if !vbd.is_stale() && Instant::now() < deadline => sleep(POLL).await,
+                Some(vbd) if !vbd.is_stale() && start.elapsed() < CONNECT => sleep(POLL).await,
                 Some(failed) => {
                     let why = format!(
-                        "libvirt reported success, but the disk's backend is {} after {} s at most",
+                        "libvirt reported success, but the disk's backend is {} after {} s: does the guest run, with a driver for \
+                         Xen's disks (xen-blkfront)?",
                         failed.state,
-                        CONNECT.as_secs()
+                        start.elapsed().as_secs()
                     );
                     return Err(place.not_connected(why, vbd.as_ref(), None));
                 }
@@ -184,7 +204,7 @@ impl Xen {
     ) -> Result<bool, HypervisorError> {
         let place = Place::new(domain, id.unwrap_or_default(), disk);
         if id.is_some()
-            && let Some(vbd) = place.vbd().await?.filter(|vbd| vbd.is_of(&place.source))
+            && let Some(vbd) = place.vbd().await?
         {
             if !vbd.is_let_go() {
                 return Ok(true);
@@ -222,11 +242,11 @@ impl Xen {
         disk: &DiskPlan,
     ) -> Result<bool, HypervisorError> {
         let place = Place::new(domain, id, disk);
-        let Some(vbd) = place.vbd().await?.filter(|vbd| vbd.is_of(&place.source)) else {
+        let Some(vbd) = place.vbd().await? else {
             return Ok(false);
         };
         self.note(domain, disk, &vbd);
-        if !vbd.is_guests() {
+        if !vbd.may_have_unwritten() {
             return Ok(false);
         }
         place.close(&vbd).await?;
@@ -242,7 +262,7 @@ impl Xen {
     ) -> Result<bool, HypervisorError> {
         let place = Place::new(domain, id, disk);
         let vbd = place.vbd().await?;
-        let asked = vbd.filter(|vbd| vbd.is_of(&place.source) && !vbd.online);
+        let asked = vbd.filter(|vbd| !vbd.online);
         Ok(match asked {
             Some(vbd) if vbd.is_let_go() => {
                 self.note(domain, disk, &vbd);
@@ -265,7 +285,7 @@ impl Xen {
         let (watched, gone, disk) = (Arc::clone(&self.watched), self.gone.clone(), disk.clone());
         tokio::spawn(async move {
             let place = Place::new(domain, id, &disk);
-            let has = |vbd: Vbd| vbd.is_of(&place.source) && !vbd.is_let_go();
+            let has = |vbd: Vbd| !vbd.is_let_go();
             // A store that cannot be read now may be read later.
             while place.vbd().await.map_or(true, |vbd| vbd.is_some_and(has)) {
                 sleep(WATCH).await;
@@ -289,7 +309,7 @@ impl Xen {
     ) -> Result<(), HypervisorError> {
         let place = Place::new(domain, id, disk);
         match place.vbd().await? {
-            Some(vbd) if vbd.is_of(&place.source) && !vbd.is_guests() => {
+            Some(vbd) if !vbd.may_have_unwritten() => {
                 self.note(domain, disk, &vbd);
                 place.clear(vbd).await
             }
@@ -336,7 +356,7 @@ impl Xen {
                 reason,
                 why,
             };
-            if !vbd.is_kernels() {
+            if !vbd.served_by_kernel() {
                 let why = "its device model cannot be told to; detach and attach the volume";
                 return Err(refused(Reason::ResizeUnsupported, why.to_owned()));
             }
@@ -344,10 +364,12 @@ impl Xen {
                 && loop_device::backing_file(device).is_some()
                 && !told
             {
-                loop_device::grow(device).map_err(|(step, errno)| {
-                    let why = format!("{step} {}: {errno}", device.display());
-                    refused(Reason::HypervisorError, why)
-                })?;
+                ask_loop(device, loop_device::grow)
+                    .await
+                    .map_err(|(step, errno)| {
+                        let why = format!("{step} {}: {errno}", device.display());
+                        refused(Reason::HypervisorError, why)
+                    })?;
                 told = true;
             }
             if Instant::now() >= deadline {

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use nix::errno::Errno;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep, timeout};
 use tracing::info;
 use uuid::Uuid;
 
@@ -15,12 +17,17 @@ use crate::libvirt::explain::explain_hotplug;
 use crate::libvirt::view::DiskView;
 use crate::libvirt::xml::Element;
 use crate::model::{Dialect, DiskPlan};
+use crate::sys::beneath::Failed;
 use crate::sys::loop_device;
 
 /// How long the two ends of a stale device may take to let go of each other.
 const CLOSE: Duration = Duration::from_secs(5);
+/// How long a look into xenstore may take.
+const LOOK: Duration = Duration::from_secs(5);
+/// How long a loop device may take to let go of its file, or to see its new size.
+const LOOP: Duration = Duration::from_secs(10);
 
-/// A running domain and a disk of it, for messages.
+/// A running domain and a disk of it.
 pub(super) struct Place<'a> {
     pub(super) domain: String,
     id: u32,
@@ -42,15 +49,18 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// The disk's device, whoever made it.
-    pub(super) async fn vbd(&self) -> Result<Option<Vbd>, HypervisorError> {
-        let found = async {
-            let mut store = Store::open().await?;
-            Vbd::at(&mut store, self.id, &self.disk.target).await
-        };
+    /// The device at the disk's target, whose ever it is.
+    pub(super) async fn occupant(&self) -> Result<Option<Vbd>, HypervisorError> {
+        let found = look(async |store| Vbd::at(store, self.id, &self.disk.target).await);
         found
             .await
             .map_err(|source| self.store_failed("look at", source))
+    }
+
+    /// The disk's own device.
+    pub(super) async fn vbd(&self) -> Result<Option<Vbd>, HypervisorError> {
+        let occupant = self.occupant().await?;
+        Ok(occupant.filter(|vbd| vbd.source == self.source))
     }
 
     pub(super) fn store_failed(&self, verb: &str, source: StoreError) -> HypervisorError {
@@ -103,6 +113,8 @@ impl<'a> Place<'a> {
         let cleared = async {
             let mut store = Store::open().await?;
             let state = format!("{}/state", vbd.backend);
+            let before = Vbd::at(&mut store, self.id, &vbd.target).await?;
+            let guests = before.is_some_and(|vbd| vbd.may_have_unwritten());
             close(&mut store, &vbd).await?;
             let deadline = Instant::now() + CLOSE;
             let closed = XenbusState::CLOSED.number();
@@ -112,36 +124,77 @@ impl<'a> Place<'a> {
                 }
                 sleep(POLL).await;
             }
+            // It may have connected in the meantime, and then only the guest may let go.
+            let now = Vbd::at(&mut store, self.id, &vbd.target).await?;
+            let kept =
+                |now: Vbd| !now.is_let_go() && (guests || now.state == XenbusState::CONNECTED);
+            if now.is_some_and(kept) {
+                return Ok(false);
+            }
             for node in [&vbd.frontend, &vbd.backend, &vbd.node] {
                 if !node.is_empty() {
                     store.remove(node).await?;
                 }
             }
-            Ok(())
+            Ok(true)
         };
-        cleared
+        let cleared = cleared
             .await
             .map_err(|source| self.store_failed("take away", source))?;
+        if !cleared {
+            return Err(self.not_cleared(
+                "its guest has it, and was asked to let go: ask again when it has".to_owned(),
+            ));
+        }
         match &vbd.device {
-            Some(device) => self.release(device, &vbd.source),
+            Some(device) => self.release(device, &vbd.source).await,
             None => Ok(()),
         }
     }
 
     /// Has a loop device let go of the file, if it has it.
-    fn release(&self, device: &Path, source: &Path) -> Result<(), HypervisorError> {
+    async fn release(&self, device: &Path, source: &Path) -> Result<(), HypervisorError> {
         if loop_device::backing_file(device).is_none_or(|file| file != source) {
             return Ok(());
         }
-        loop_device::release(device).map_err(|(step, errno)| HypervisorError::NotCleared {
+        let released = ask_loop(device, loop_device::release).await;
+        released.map_err(|(step, errno)| {
+            let device = device.display();
+            self.not_cleared(format!(
+                "{step} {device}: {errno}; `losetup -d {device}` does it by hand"
+            ))
+        })
+    }
+
+    fn not_cleared(&self, why: String) -> HypervisorError {
+        HypervisorError::NotCleared {
             domain: self.domain.clone(),
             target: self.disk.target.clone(),
-            why: format!(
-                "{step} {}: {errno}; `losetup -d {}` does it by hand",
-                device.display(),
-                device.display()
-            ),
-        })
+            why,
+        }
+    }
+}
+
+/// Looks into xenstore, within [`LOOK`].
+pub(super) async fn look<T>(
+    what: impl AsyncFnOnce(&mut Store) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    let looked = async { what(&mut Store::open().await?).await };
+    timeout(LOOK, looked)
+        .await
+        .unwrap_or(Err(StoreError::Silent))
+}
+
+/// Asks a loop device, off the runtime's threads: what lies behind it may be on a server that is dead.
+pub(super) async fn ask_loop(
+    device: &Path,
+    ask: fn(&Path) -> Result<(), Failed>,
+) -> Result<(), Failed> {
+    let device = device.to_owned();
+    let asked = spawn_blocking(move || ask(&device));
+    match timeout(LOOP, asked).await {
+        Ok(Ok(done)) => done,
+        Ok(Err(_)) | Err(_) => Err(("wait for the loop device", Errno::ETIMEDOUT)),
     }
 }
 

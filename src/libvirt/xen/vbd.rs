@@ -2,7 +2,7 @@
 //! with it.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::store::{Store, StoreError};
 use crate::libvirt::view::DiskView;
@@ -128,7 +128,7 @@ impl Vbd {
             online: of("online").await?.is_none_or(|online| online != "0"),
             error: of("hotplug-error").await?,
             device: device.map(PathBuf::from),
-            bytes: sectors.and_then(|sectors| Some(sectors.parse::<u64>().ok()? * SECTOR)),
+            bytes: sectors.and_then(|sectors| sectors.parse::<u64>().ok()?.checked_mul(SECTOR)),
             frontend,
             backend,
             node,
@@ -138,12 +138,12 @@ impl Vbd {
 
     /// Whether it is what a failed attach has left: no guest has it, and no toolstack goes on with it.
     pub(super) fn is_stale(&self) -> bool {
-        self.error.is_some() || self.is_let_go()
+        self.is_let_go() || self.error.is_some() && !self.may_have_unwritten()
     }
 
     /// Whether a guest may have unwritten data for it: it is connected, or was asked to let go and has not yet.
-    pub(super) fn is_guests(&self) -> bool {
-        matches!(self.state, XenbusState::CONNECTED | XenbusState::CLOSING)
+    pub(super) fn may_have_unwritten(&self) -> bool {
+        matches!(self.state, XenbusState::CONNECTED | XenbusState::CLOSING) && !self.is_let_go()
     }
 
     /// Whether the guest has let go of it, as it was asked to.
@@ -153,13 +153,8 @@ impl Vbd {
     }
 
     /// Whether dom0's kernel serves it, and no device model.
-    pub(super) fn is_kernels(&self) -> bool {
+    pub(super) fn served_by_kernel(&self) -> bool {
         self.device.is_some()
-    }
-
-    /// Whether it is a disk of this file or device.
-    pub(super) fn is_of(&self, source: &Path) -> bool {
-        self.source == source
     }
 
     /// As libvirt would show it, if it knew.
@@ -174,7 +169,7 @@ impl Vbd {
     }
 }
 
-/// The disks of all running domains but that one, with their numbers: what each is of, and whether it may be written.
+/// The disks of all running domains but that one, with those domains' numbers.
 pub(super) async fn elsewhere(
     store: &mut Store,
     domain: u32,
@@ -183,21 +178,9 @@ pub(super) async fn elsewhere(
     let running = store.list("/libxl").await?;
     let others = running.iter().filter_map(|number| number.parse().ok());
     for other in others.filter(|other| *other != domain) {
-        let nodes = format!("/libxl/{other}/device/vbd");
-        for number in store.list(&nodes).await? {
-            let mut of = async |key: &str| store.read(&format!("{nodes}/{number}/{key}")).await;
-            let Some(params) = of("params").await? else {
-                continue;
-            };
-            let disk = DiskView {
-                target: of("dev").await?.unwrap_or_default(),
-                source: Some(source(&params)),
-                readonly: of("mode").await?.is_some_and(|mode| mode == "r"),
-                bus: Bus::Xen.to_string(),
-                ..DiskView::default()
-            };
-            found.push((other, disk));
-        }
+        let disks = Vbd::all(store, other).await?;
+        let disks = disks.into_iter().filter(|vbd| !vbd.is_stale());
+        found.extend(disks.map(|vbd| (other, vbd.disk())));
     }
     Ok(found)
 }
@@ -212,6 +195,8 @@ fn source(params: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
