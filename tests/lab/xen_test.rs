@@ -1,5 +1,7 @@
 //! Volumes on domains of Xen, as the guest sees them. Much of what is tested on KVM is the same test here.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
@@ -235,11 +237,12 @@ fn grow_and_get_lost(lab: &Lab) -> Result<()> {
     }
     agent.detach("a2")??;
 
-    let target = guest::sees(node, "va")?.name;
-    let take_away = || node.sh(&format!("xl block-detach inner {target}"));
+    let take_away = || {
+        let target = guest::sees(node, "va")?.name;
+        node.sh(&format!("xl block-detach inner {target}"))
+    };
     take_away()?;
     attach("a1", "va", "a.raw", "rw")??;
-    guest::sees(node, "va")?;
     take_away()?;
     agent.detach("a1")??;
     // libvirt has not heard of either, and would show them until its guest ends.
@@ -247,22 +250,39 @@ fn grow_and_get_lost(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// What libvirt reports as plugged in and no guest connects to is undone.
+/// What libvirt reports as plugged in and no guest connects to is undone. The guest is paused while the server keeps the agent
+/// waiting, which has looked at the guest before.
 fn never_connected(lab: &Lab) -> Result<()> {
     let node = &lab.node;
-    let agent = Agent::start(node, Files::CONFIG)?;
-    let _files = Files::new(node, &["a.raw"])?;
-    let info = Files::info("a.raw");
-    {
-        let _script = Script::with(node, "[ $1 != add ] || xl pause inner")?;
-        let failure = refused(&agent, "inner", "v", &info, &[], "HYPERVISOR_ERROR");
-        node.sh("xl unpause inner")?;
-        let failure = failure?;
-        ensure!(
-            failure.message.contains("waiting for the guest"),
-            "{failure:?}"
-        );
-    }
+    let agent = Agent::start(node, "[smb]\nprobe_timeout = \"60s\"\n")?;
+    let server = SmbServer::start(node, "nas", 10, &["vols"], "")?;
+    server.user("bob", "pw")?;
+    server.volume("vols", "v.raw", 8, "")?;
+    let info = smb_info(&server, "vols", "v.raw", LOGIN);
+    server.pause()?;
+    let failure = std::thread::scope(|scope| {
+        let attaching = scope.spawn(|| agent.attach("a1", "v", &info, &["--timeout", "150"]));
+        let paused = node
+            .wait(
+                "the attach is under way",
+                "volattach show a1",
+                Duration::from_secs(30),
+            )
+            .and_then(|()| node.sh("virsh -q suspend inner"));
+        server.resume()?;
+        let answer = attaching
+            .join()
+            .map_err(|_| anyhow::anyhow!("the attach panicked"))?;
+        node.sh("virsh -q resume inner")?;
+        paused?;
+        answer?.err().context("attached to a paused guest")
+    })?;
+    ensure!(failure.reason == "HYPERVISOR_ERROR", "{failure:?}");
+    ensure!(
+        failure.message.contains("waiting for the guest"),
+        "{failure:?}"
+    );
+
     agent.attach("a1", "v", &info, &[])??;
     ensure!(guest::sees(node, "v")?.write == Ok(()));
     agent.detach("a1")??;

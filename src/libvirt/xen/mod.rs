@@ -90,7 +90,7 @@ impl Xen {
             let there = disks
                 .iter()
                 .any(|vbd| vbd.target == disk.target && Some(&vbd.source) == disk.source.as_ref());
-            if !there && disk.alias.take().is_some() {
+            if !there && disk.source.take().is_some() && disk.alias.take().is_some() {
                 warn!(domain = %view.domain, target = disk.target, "libvirt shows a disk that Xen does not have");
             }
         }
