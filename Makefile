@@ -39,6 +39,10 @@ demo: deps ## SMB volumes on a guest of a virtual compute node; minutes the firs
 lab-test: deps ## tests in a virtual compute node; FILTER=text: those whose name contains it
 	@cargo test --locked --quiet --test lab -- $(FILTER)
 
+.PHONY: soak
+soak: deps ## what takes too long for every run: an HVM guest of Xen
+	@cargo test --locked --quiet --test lab -- --soak
+
 .PHONY: bench
 bench: deps ## what attaches cost over libvirt itself and mount(2), connects beside os-brick's, the idle daemon's weight
 	@status=0; \

@@ -233,7 +233,7 @@ fn server_stops(lab: &Lab) -> Result<()> {
 }
 
 /// The same request is answered the same, another one under its id is refused.
-pub(crate) fn repeated(lab: &Lab) -> Result<()> {
+fn repeated(lab: &Lab) -> Result<()> {
     let agent = Agent::start(&lab.node, "")?;
     let server = server(lab, "nas", 10)?;
     let first = agent.attach("a1", "v1", &info(&server), &[])??;

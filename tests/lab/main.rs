@@ -99,10 +99,14 @@ const TESTS: &[(Kind, &[&[Test]])] = &[
     ),
 ];
 
-/// All tests, each with the node that it needs.
-fn tests() -> impl Iterator<Item = (Kind, &'static Test)> {
-    TESTS
-        .iter()
+/// Those that take too long for every run.
+const SOAK: &[(Kind, &[&[Test]])] = &[(Kind::Xen, &[xen_test::SOAK])];
+
+/// A list's tests, each with the node that it needs.
+fn each(
+    list: &'static [(Kind, &'static [&'static [Test]])],
+) -> impl Iterator<Item = (Kind, &'static Test)> {
+    list.iter()
         .flat_map(|(kind, lists)| lists.iter().map(move |tests| (*kind, *tests)))
         .flat_map(|(kind, tests)| tests.iter().map(move |test| (kind, test)))
 }
@@ -112,7 +116,7 @@ fn main() -> ExitCode {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let done = match *args.as_slice() {
         ["--list"] => {
-            tests().for_each(|(_, test)| println!("{}", test.name));
+            each(TESTS).for_each(|(_, test)| println!("{}", test.name));
             Ok(())
         }
         ["--shell"] | ["--shell", "kvm"] => shell(Kind::Kvm),
@@ -120,10 +124,11 @@ fn main() -> ExitCode {
         ["--demo"] => demo::run(),
         ["--bench"] => bench::run(),
         ["--bench-client"] => bench::run_client(), // in the node, for --bench
-        [] => run(""),
-        [filter] if !filter.starts_with('-') => run(filter),
+        ["--soak"] => run(each(SOAK), ""),
+        [] => run(each(TESTS), ""),
+        [filter] if !filter.starts_with('-') => run(each(TESTS), filter),
         _ => Err(anyhow::anyhow!(
-            "usage: lab [FILTER | --list | --shell [kvm | xen] | --demo | --bench]"
+            "usage: lab [FILTER | --list | --shell [kvm | xen] | --soak | --demo | --bench]"
         )),
     };
     match done {
@@ -135,9 +140,9 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs the tests whose name contains `filter`.
-fn run(filter: &str) -> Result<()> {
-    let tests: Vec<_> = tests()
+/// Runs those of the tests whose name contains `filter`.
+fn run(tests: impl Iterator<Item = (Kind, &'static Test)>, filter: &str) -> Result<()> {
+    let tests: Vec<_> = tests
         .filter(|(_, test)| test.name.contains(filter))
         .collect();
     ensure!(

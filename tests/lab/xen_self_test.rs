@@ -5,9 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use super::{
-    Lab, Test,
-    guest::{self, Second},
-    leftovers,
+    Lab, Test, guest, leftovers,
     process::wait_for,
     self_test::{IMAGE, healthy, plug, unplug, written},
 };
@@ -20,14 +18,6 @@ pub(crate) const TESTS: &[Test] = &[
     Test {
         name: "xen_self_guest_reads_and_writes",
         run: guest_reads_and_writes,
-    },
-    Test {
-        name: "xen_self_guest_read_only",
-        run: guest_read_only,
-    },
-    Test {
-        name: "xen_self_device_model",
-        run: device_model,
     },
     Test {
         name: "xen_self_leftovers",
@@ -54,50 +44,11 @@ fn guest_reads_and_writes(lab: &Lab) -> Result<()> {
     nothing_left(lab)
 }
 
-fn guest_read_only(lab: &Lab) -> Result<()> {
-    plug(lab, "xvdc --mode readonly")?;
-    let disk = guest::sees(&lab.node, "xvdc")?;
-    ensure!(disk.read_only && disk.write.is_err(), "{disk:?}");
-    ensure!(!written(lab, &disk)?, "the guest wrote to a read-only disk");
-    unplug(lab, "xvdc")?;
-    nothing_left(lab)
-}
-
 /// Xen lets go of a disk some time after the guest has.
 fn nothing_left(lab: &Lab) -> Result<()> {
     wait_for("the end of the disk", Duration::from_secs(20), || {
         Ok(leftovers::find(&lab.node)?.is_empty().then_some(()))
     })
-}
-
-/// A guest with a device model reads and writes what only QEMU can serve.
-fn device_model(lab: &Lab) -> Result<()> {
-    let node = &lab.node;
-    let second = Second::start_as(node, "pv-qemu")?;
-    let image = "/var/lib/libvirt/images/self.qcow2";
-    node.sh(&format!(
-        "qemu-img create -q -f qcow2 {image} 16M && \
-         virsh -q attach-disk {} {image} xvdb --live --driver qemu --subdriver qcow2",
-        Second::NAME
-    ))?;
-    let disk = second.sees("xvdb")?;
-    ensure!(
-        disk.sectors == 16 * 2048 && disk.write == Ok(()),
-        "{disk:?}"
-    );
-    node.sh(&format!(
-        "virsh -q detach-disk {} xvdb --live",
-        Second::NAME
-    ))?;
-    nothing_left(lab)?;
-    let written = format!(
-        "qemu-img convert -O raw {image} {image}.raw && grep -a -c volattach-guest {image}.raw; rm {image}*"
-    );
-    ensure!(
-        node.sh(&written)? == "1",
-        "the guest's line is not in {image}"
-    );
-    Ok(())
 }
 
 /// The search for leftovers finds each kind of them that a Xen node adds.
