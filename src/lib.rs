@@ -17,5 +17,6 @@ pub mod host;
 pub mod journal;
 pub mod libvirt;
 pub mod model;
+pub mod policy;
 pub mod reconcile;
 pub mod sys;

@@ -17,6 +17,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("sys", &[]),
     ("config", &["model"]),
     ("connection", &["model"]),
+    ("policy", &["model"]),
     ("journal", &["model"]),
     ("libvirt", &["model", "config", "sys"]),
     ("host", &["model", "sys"]),

@@ -13,6 +13,7 @@
 mod daemon;
 mod listen;
 mod logging;
+mod policy;
 mod privileges;
 mod state;
 mod supervisor;
@@ -22,7 +23,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, Parser, Subcommand};
 use nix::sys::prctl::set_dumpable;
 use nix::sys::stat::{Mode, umask};
 use tokio::signal::unix::{SignalKind, signal};
@@ -42,7 +43,7 @@ const BLOCKING_GRACE: std::time::Duration = std::time::Duration::from_secs(1);
 /// Exit codes: 0 stopped as asked, or the configuration is valid; 1 cannot start or go on, or the configuration is
 /// invalid; 2 the command line is malformed.
 #[derive(Debug, Parser)]
-#[command(name = "volattachd", version)]
+#[command(name = "volattachd", version, args_conflicts_with_subcommands = true)]
 pub struct Options {
     /// The configuration; the drop-ins FILE.d/*.toml are read after it, in the order of their names
     #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
@@ -53,12 +54,22 @@ pub struct Options {
     /// Prints the man page, and ends: for those who package
     #[arg(long, hide = true)]
     man: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Policy(policy::PolicyArgs),
 }
 
 /// The whole life of a daemon, from its command line to its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
-    let options = Options::parse();
+    let mut options = Options::parse();
+    if let Some(Command::Policy(args)) = options.command.take() {
+        return policy::run(args);
+    }
     let result = if options.man {
         print_man()
     } else {

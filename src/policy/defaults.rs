@@ -1,0 +1,258 @@
+//! The rules that hold where no file says otherwise, named and worded as Cinder's are.
+
+/// A rule in code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RuleDefault {
+    /// What files call it.
+    pub name: &'static str,
+    /// The rule.
+    pub check: &'static str,
+    /// What it is for, in a sentence.
+    pub description: &'static str,
+    /// The paths of the calls that ask for it; none: other rules refer to it.
+    pub operations: &'static [&'static str],
+    /// The scopes that a token may have; none: any.
+    pub scopes: &'static [Scope],
+    /// What it was before.
+    pub deprecated: Option<Deprecated>,
+}
+
+/// What a rule was in an earlier version: files may still have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deprecated {
+    /// Its name then.
+    pub name: &'static str,
+    /// The rule then.
+    pub check: &'static str,
+    /// Why it changed.
+    pub reason: &'static str,
+    /// The version that changed it.
+    pub since: &'static str,
+}
+
+/// What a token is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// The whole deployment.
+    System,
+    /// A domain of Keystone's.
+    Domain,
+    /// A project; also what a token without any scope is taken for.
+    Project,
+}
+
+impl Scope {
+    /// As oslo.policy calls it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::Domain => "domain",
+            Self::Project => "project",
+        }
+    }
+}
+
+/// A method of `volattach.v1.VolumeAttach`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rpc {
+    /// `AttachVolume`
+    AttachVolume,
+    /// `DetachVolume`
+    DetachVolume,
+    /// `ConnectVolume`
+    ConnectVolume,
+    /// `DisconnectVolume`
+    DisconnectVolume,
+    /// `GetAttachment`
+    GetAttachment,
+    /// `ListAttachments`
+    ListAttachments,
+    /// `WatchAttachments`
+    WatchAttachments,
+    /// `PlanAttach`
+    PlanAttach,
+    /// `GetConnector`
+    GetConnector,
+    /// `ExtendVolume`
+    ExtendVolume,
+}
+
+impl Rpc {
+    /// The rule that decides who may call it.
+    #[must_use]
+    pub const fn rule(self) -> &'static str {
+        match self {
+            Self::AttachVolume => "volume:attachment_create",
+            Self::DetachVolume => "volume:attachment_delete",
+            Self::ConnectVolume => "volume_extension:volume_actions:initialize_connection",
+            Self::DisconnectVolume => "volume_extension:volume_actions:terminate_connection",
+            Self::GetAttachment => "volume:attachment_get",
+            Self::ListAttachments => "volume:attachment_get_all",
+            Self::WatchAttachments => "volume:attachment_watch",
+            Self::PlanAttach => "volume:attachment_plan",
+            Self::GetConnector => "volume:connector_get",
+            Self::ExtendVolume => "volume:extend",
+        }
+    }
+
+    /// Its path in gRPC.
+    #[must_use]
+    pub const fn path(self) -> &'static str {
+        match self {
+            Self::AttachVolume => "/volattach.v1.VolumeAttach/AttachVolume",
+            Self::DetachVolume => "/volattach.v1.VolumeAttach/DetachVolume",
+            Self::ConnectVolume => "/volattach.v1.VolumeAttach/ConnectVolume",
+            Self::DisconnectVolume => "/volattach.v1.VolumeAttach/DisconnectVolume",
+            Self::GetAttachment => "/volattach.v1.VolumeAttach/GetAttachment",
+            Self::ListAttachments => "/volattach.v1.VolumeAttach/ListAttachments",
+            Self::WatchAttachments => "/volattach.v1.VolumeAttach/WatchAttachments",
+            Self::PlanAttach => "/volattach.v1.VolumeAttach/PlanAttach",
+            Self::GetConnector => "/volattach.v1.VolumeAttach/GetConnector",
+            Self::ExtendVolume => "/volattach.v1.VolumeAttach/ExtendVolume",
+        }
+    }
+}
+
+/// The rule that `is_admin` is computed from.
+pub(super) const CONTEXT_IS_ADMIN: &str = "context_is_admin";
+
+/// The rule that stands in for one that is missing.
+pub(super) const DEFAULT_RULE: &str = "default";
+
+/// What rules may ask of the caller.
+pub(super) const CREDENTIALS: [&str; 16] = [
+    "user_id",
+    "user_domain_id",
+    "project_id",
+    "project_domain_id",
+    "domain_id",
+    "system",
+    "system_scope",
+    "roles",
+    "is_admin",
+    "is_admin_project",
+    "service_user_id",
+    "service_user_domain_id",
+    "service_project_id",
+    "service_project_domain_id",
+    "service_roles",
+    "groups",
+];
+
+/// What rules may ask of what is called for. Each call gives all of them; what does not apply is null.
+pub(super) const TARGET: [&str; 6] = [
+    "project_id",
+    "user_id",
+    "attachment_id",
+    "volume_id",
+    "domain",
+    "access",
+];
+
+/// Roles that a Keystone has once it is set up, and the one that services are given.
+pub(super) const ROLES: [&str; 5] = ["admin", "manager", "member", "reader", "service"];
+
+const fn base(name: &'static str, check: &'static str, description: &'static str) -> RuleDefault {
+    RuleDefault {
+        name,
+        check,
+        description,
+        operations: &[],
+        scopes: &[],
+        deprecated: None,
+    }
+}
+
+macro_rules! rpc {
+    ($rpc:ident, $check:expr, $description:literal) => {
+        RuleDefault {
+            operations: &[Rpc::$rpc.path()],
+            ..base(Rpc::$rpc.rule(), $check, $description)
+        }
+    };
+}
+
+const MEMBER: &str = "rule:xena_system_admin_or_project_member";
+const READER: &str = "rule:xena_system_admin_or_project_reader";
+
+/// The rules of this service.
+pub const DEFAULTS: &[RuleDefault] = &[
+    base(
+        CONTEXT_IS_ADMIN,
+        "role:admin",
+        "Who is an administrator: what is_admin is computed from, once per request.",
+    ),
+    base(
+        "admin_api",
+        "is_admin:True or (role:admin and is_admin_project:True)",
+        "Administrators.",
+    ),
+    base(
+        "admin_or_owner",
+        "is_admin:True or (role:admin and is_admin_project:True) or project_id:%(project_id)s",
+        "Administrators, and everyone in the project that the volume belongs to, whatever their roles.",
+    ),
+    base(
+        "xena_system_admin_or_project_reader",
+        "(role:admin) or (role:reader and project_id:%(project_id)s)",
+        "Administrators, and those who may look at what is in the volume's project.",
+    ),
+    base(
+        "xena_system_admin_or_project_member",
+        "(role:admin) or (role:member and project_id:%(project_id)s)",
+        "Administrators, and those who may change what is in the volume's project.",
+    ),
+    rpc!(AttachVolume, MEMBER, "Attach a volume to a domain."),
+    rpc!(DetachVolume, MEMBER, "Detach a volume from its domain."),
+    rpc!(
+        ConnectVolume,
+        MEMBER,
+        "Connect a volume to this host, without a domain."
+    ),
+    rpc!(
+        DisconnectVolume,
+        MEMBER,
+        "Disconnect a volume from this host."
+    ),
+    rpc!(
+        ExtendVolume,
+        MEMBER,
+        "Have this host and the guest see a volume that its storage has grown."
+    ),
+    rpc!(GetAttachment, READER, "Show one attachment."),
+    rpc!(
+        ListAttachments,
+        READER,
+        "List attachments. Each is listed to those only who may see it."
+    ),
+    rpc!(
+        WatchAttachments,
+        READER,
+        "Watch attachments. Each is shown to those only who may see it."
+    ),
+    rpc!(
+        PlanAttach,
+        MEMBER,
+        "Tell what attaching a volume would do, without doing it."
+    ),
+    rpc!(
+        GetConnector,
+        "rule:admin_api or service_roles:service",
+        "Show what this host can connect to: its initiator's name, its addresses. It belongs to no project."
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_there_once_and_described() {
+        let names: BTreeSet<_> = DEFAULTS.iter().map(|rule| rule.name).collect();
+        assert_eq!(names.len(), DEFAULTS.len());
+        assert!(DEFAULTS.iter().all(|rule| rule.description.ends_with('.')));
+    }
+}
