@@ -23,7 +23,7 @@ $(deny):
 lint: deps $(deny) ## formatting, clippy, rustdoc, licences and sources of dependencies
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
-	cargo clippy --locked --test lab -- -D warnings # --all-targets leaves it out, also where both are named
+	cargo clippy --locked --test lab --test oslo -- -D warnings # --all-targets leaves them out, also where both are named
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items --quiet
 	$(deny) --log-level error --locked check bans licenses sources
 
@@ -42,6 +42,11 @@ lab-test: deps ## tests in a virtual compute node; FILTER=text: those whose name
 .PHONY: soak
 soak: deps ## what takes too long for every run: an HVM guest of Xen
 	@cargo test --locked --quiet --test lab -- --soak
+
+.PHONY: oslo-test
+oslo-test: deps ## random policies, decided here and by oslo.policy (from PyPI); CASES=number, SEED=number: other ones
+	@VOLATTACH_OSLO_CASES=$(CASES) VOLATTACH_OSLO_SEED=$(SEED) \
+	tests/policy/oslo.sh cargo test --locked --quiet --test oslo -- --nocapture
 
 .PHONY: bench
 bench: deps ## what attaches cost over libvirt itself and mount(2), connects beside os-brick's, the idle daemon's weight
@@ -71,6 +76,6 @@ install: ## binaries and systemd units beneath $(DESTDIR)/usr, a setting of mult
 	install -D -m 644 multipath/volattach.conf $(DESTDIR)/etc/multipath/conf.d/volattach.conf
 	install -d $(DESTDIR)$(prefix)/share/man/man1 $(DESTDIR)$(prefix)/share/man/man8
 	target/$(profile)/volattach man $(DESTDIR)$(prefix)/share/man/man1
-	target/$(profile)/volattachd --man >$(DESTDIR)$(prefix)/share/man/man8/volattachd.8
+	target/$(profile)/volattachd --man $(DESTDIR)$(prefix)/share/man/man8
 	install -d $(DESTDIR)$(prefix)/share/bash-completion/completions
 	target/$(profile)/volattach completions bash >$(DESTDIR)$(prefix)/share/bash-completion/completions/volattach

@@ -24,6 +24,7 @@ stage() {
 
 stage lint make --no-print-directory lint
 stage cargo cargo test --locked --no-fail-fast
+stage oslo make --no-print-directory oslo-test
 stage try make --no-print-directory try
 stage lab make --no-print-directory lab-test
 

@@ -19,7 +19,7 @@ mod state;
 mod supervisor;
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -51,9 +51,9 @@ pub struct Options {
     /// Checks the configuration, and ends
     #[arg(long)]
     check_config: bool,
-    /// Prints the man page, and ends: for those who package
-    #[arg(long, hide = true)]
-    man: bool,
+    /// Writes the man pages into a directory, and ends: for those who package
+    #[arg(long, value_name = "DIR", hide = true)]
+    man: Option<PathBuf>,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -70,10 +70,9 @@ pub fn main() -> ExitCode {
     if let Some(Command::Policy(args)) = options.command.take() {
         return policy::run(args);
     }
-    let result = if options.man {
-        print_man()
-    } else {
-        start(&options)
+    let result = match &options.man {
+        Some(dir) => write_man(dir),
+        None => start(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -85,11 +84,19 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn print_man() -> anyhow::Result<()> {
-    clap_mangen::Man::new(Options::command())
-        .section("8")
-        .render(&mut std::io::stdout())
-        .context("cannot print the man page")
+/// One page a command, in the section of daemons.
+fn write_man(dir: &Path) -> anyhow::Result<()> {
+    let mut command = Options::command().disable_help_subcommand(true);
+    command.build();
+    let mut commands = vec![command];
+    while let Some(command) = commands.pop() {
+        commands.extend(command.get_subcommands().cloned());
+        clap_mangen::Man::new(command)
+            .section("8")
+            .generate_to(dir)
+            .with_context(|| format!("cannot write the man pages into {}", dir.display()))?;
+    }
+    Ok(())
 }
 
 fn start(options: &Options) -> anyhow::Result<()> {

@@ -24,10 +24,6 @@ pub struct Deprecated {
     pub name: &'static str,
     /// The rule then.
     pub check: &'static str,
-    /// Why it changed.
-    pub reason: &'static str,
-    /// The version that changed it.
-    pub since: &'static str,
 }
 
 /// What a token is good for.
@@ -121,7 +117,7 @@ pub(super) const CONTEXT_IS_ADMIN: &str = "context_is_admin";
 pub(super) const DEFAULT_RULE: &str = "default";
 
 /// What rules may ask of the caller.
-pub(super) const CREDENTIALS: [&str; 16] = [
+pub(super) const CREDENTIALS: [&str; 15] = [
     "user_id",
     "user_domain_id",
     "project_id",
@@ -137,7 +133,6 @@ pub(super) const CREDENTIALS: [&str; 16] = [
     "service_project_id",
     "service_project_domain_id",
     "service_roles",
-    "groups",
 ];
 
 /// What rules may ask of what is called for. Each call gives all of them; what does not apply is null.
@@ -221,16 +216,8 @@ pub const DEFAULTS: &[RuleDefault] = &[
         "Have this host and the guest see a volume that its storage has grown."
     ),
     rpc!(GetAttachment, READER, "Show one attachment."),
-    rpc!(
-        ListAttachments,
-        READER,
-        "List attachments. Each is listed to those only who may see it."
-    ),
-    rpc!(
-        WatchAttachments,
-        READER,
-        "Watch attachments. Each is shown to those only who may see it."
-    ),
+    rpc!(ListAttachments, READER, "List attachments."),
+    rpc!(WatchAttachments, READER, "Watch attachments."),
     rpc!(
         PlanAttach,
         MEMBER,

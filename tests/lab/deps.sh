@@ -9,6 +9,7 @@ packages=(
     qemu-system-x86 qemu-utils                                     # the lab's node, and the embedded guests
     mmdebstrap debian-archive-keyring e2fsprogs cpio xz-utils openssh-client # the lab's image, and the way into it
     python3-grpcio python3-protobuf                                # a foreign client of the API
+    python3-venv                                                   # oslo.policy, to compare decisions with
 )
 
 missing=()
