@@ -163,6 +163,35 @@ const VALUES: [&str; 22] = [
     "p1", "p2", "u1", "Member", "member", "d1", "g2", "x", "5", "16", "1.5", "True", "False",
     "None", "true", "100%", "%", "%%", "%(n", "", "['p1']", "all",
 ];
+/// Checks that hold, as long as nothing else was put in place of what they ask for.
+const HOLD: [&str; 26] = [
+    "system:all",
+    "system_scope:all",
+    "user_id.domain.id:d1",
+    "user_id.id:%(user_id)s",
+    "groups.id:g2",
+    "tags:y",
+    "n:5",
+    "f:1.5",
+    "f:%(f)s",
+    "none:None",
+    "none:%(none)s",
+    "is_admin:False",
+    "is_admin:True",
+    "project_id:%(project_id)s",
+    "True:%(user.enabled)s",
+    "'Member':%(name)s",
+    "'Mem':%(name).3s",
+    "16:%(n)d",
+    "'10':%(n)x",
+    "0x10:%(n)s",
+    "mixed.id:g2",
+    "deep.list:p1",
+    "odd..key:p1",
+    "user-id:u1",
+    "1.5:%(f)g",
+    "service_roles:service",
+];
 const ROLES: [&str; 6] = [
     "Member",
     "member",
@@ -187,6 +216,18 @@ pub(crate) fn question(random: &mut Random) -> Value {
         "t"
     };
     json!({"rules": rules, "credentials": credentials(random), "target": target(random), "rule": rule})
+}
+
+/// A question for the two sides of a check; one of them is plain.
+pub(crate) fn sides_question(random: &mut Random) -> Value {
+    let (left, right) = match random.one_in(2) {
+        true => (
+            "is_admin".to_owned(),
+            format!("{}{}", right(random), right(random)),
+        ),
+        false => (left(random), "x".to_owned()),
+    };
+    json!({"left": left, "right": right, "credentials": credentials(random), "target": target(random)})
 }
 
 /// A question whose policy is a text, in which little is sure.
@@ -357,6 +398,7 @@ fn leaf(random: &mut Random, name: &str) -> String {
         3..=6 => format!("role:{}", random.pick(&ROLES)),
         7 => format!("role:{}", right(random)),
         8..=10 => reference(random, name),
+        11..=15 => random.pick(&HOLD).to_owned(),
         _ => format!("{}:{}", left(random), right(random)),
     }
 }

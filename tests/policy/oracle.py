@@ -8,8 +8,12 @@ a policy file. The answer has:
   strings  whether each name was a string, and each rule a string, or a list of strings and lists of strings; also those
            that are overridden by a later one of the same name
   circle   whether rules refer to each other in a circle, also beneath `not` and by way of `default`
+
+A question may instead have the two sides of a check, `left` and `right`. The answer has what they come to, `text`; or
+`missing`, where the target has no such key; or `path`, where the left side is no literal; or `raised`.
 """
 
+import ast
 import json
 import logging
 import sys
@@ -93,5 +97,22 @@ def answer(question):
         return {"answer": None, **told, "raised": type(error).__name__}
 
 
+def side(compute, other, named):
+    try:
+        return {"text": str(compute())}
+    except other:
+        return {named: True}
+    except Exception as error:
+        return {"raised": type(error).__name__}
+
+
+def sides(question):
+    return {
+        "left": side(lambda: ast.literal_eval(question["left"]), ValueError, "path"),
+        "right": side(lambda: question["right"] % question["target"], KeyError, "missing"),
+    }
+
+
 for line in sys.stdin:
-    print(json.dumps(answer(json.loads(line))), flush=False)
+    question = json.loads(line)
+    print(json.dumps(sides(question) if "left" in question else answer(question)))

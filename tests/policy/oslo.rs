@@ -8,12 +8,12 @@ mod generate;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use generate::Random;
 use serde_json::Value;
-use volattach::policy::{self, Policy, PolicyError, Refusal, Sources, Target, Why};
+use volattach::policy::{self, Credentials, Policy, PolicyError, Refusal, Sources, Target, Why};
 
 /// Which cases: the same ones each time, unless somebody asks for others.
 const SEED: u64 = 1;
@@ -57,32 +57,96 @@ enum Ours {
     Refused(PolicyError),
 }
 
-fn ask_here(file: &PathBuf, question: &Value) -> Ours {
-    let text = match &question["yaml"] {
-        Value::String(text) => text.clone(),
-        _ => question["rules"].to_string(),
-    };
+/// A policy, a caller and a target.
+type Case = (Policy, Credentials, Target);
+
+fn load(file: &Path, text: &str, question: &Value) -> Result<Case, PolicyError> {
     std::fs::write(file, text).unwrap();
     let attributes = |value: &Value| match serde_json::from_value(value.clone()).unwrap() {
         policy::Value::Map(entries) => entries,
         other => panic!("{other:?}"),
     };
-    let sources = Sources {
+    let policy = Policy::load(Sources {
         defaults: &[],
         enforce_new_defaults: true,
         file: Some(file),
         dir: None,
+    })?;
+    let caller = policy.credentials(attributes(&question["credentials"]));
+    Ok((policy, caller, Target::new(attributes(&question["target"]))))
+}
+
+fn ask_here(file: &Path, question: &Value) -> Ours {
+    let text = match &question["yaml"] {
+        Value::String(text) => text.clone(),
+        _ => question["rules"].to_string(),
     };
-    let policy = match Policy::load(sources) {
-        Ok(policy) => policy,
+    let (policy, caller, target) = match load(file, &text, question) {
+        Ok(case) => case,
         Err(error) => return Ours::Refused(error),
     };
-    let caller = policy.credentials(attributes(&question["credentials"]));
-    let target = Target::new(attributes(&question["target"]));
     let decision = policy.decide(question["rule"].as_str().unwrap(), &caller, &target);
     match decision.why {
         why @ Why::Fault { .. } => Ours::Fault(why),
         _ => Ours::Decided(decision.allowed),
+    }
+}
+
+/// Whether a fault is one of those that docs/policy.md tells of.
+fn is_documented(why: &str) -> bool {
+    ["not read", "128 bits", "more than 4096"]
+        .iter()
+        .any(|known| why.contains(known))
+}
+
+/// How the sides of a check compare, as an explanation shows them.
+fn compare_sides(file: &Path, question: &Value, oslo: &Value) -> Result<&'static str, String> {
+    let (left, right) = (
+        question["left"].as_str().unwrap(),
+        question["right"].as_str().unwrap(),
+    );
+    let rules = serde_json::json!({"t": [format!("{left}:{right}")]});
+    let (policy, caller, target) =
+        load(file, &rules.to_string(), question).map_err(|e| e.to_string())?;
+    let explained = policy.explain("t", &caller, &target);
+    let shown = explained.to_string();
+    if matches!(explained.decision.why, Why::Fault { .. }) {
+        let raised = [&oslo["left"], &oslo["right"]]
+            .iter()
+            .any(|side| side["raised"].is_string());
+        return match (
+            raised,
+            oslo["left"]["path"] == true && right == "x",
+            is_documented(&shown),
+        ) {
+            (true, ..) => Ok("a fault where Python raises an exception"),
+            (_, true, false) if shown.contains(", and has no ") => {
+                Ok("a path into what has no parts")
+            }
+            (.., true) => Ok("a fault for what is documented not to be read"),
+            _ => Err(shown),
+        };
+    }
+    let wanted = match &oslo["right"]["text"] {
+        Value::String(text) => format!("(wanted {text:?}; "),
+        _ if oslo["right"]["missing"] == true => "(the target has no ".to_owned(),
+        _ => {
+            return Err(format!(
+                "Python raises {}: {shown}",
+                oslo["right"]["raised"]
+            ));
+        }
+    };
+    let literal = match &oslo["left"]["text"] {
+        Value::String(text) if right == "x" => format!("{left} is {text:?}"),
+        _ if oslo["left"]["raised"].is_string() => return Err(format!("Python raises: {shown}")),
+        _ => String::new(),
+    };
+    match shown.contains(&wanted) && shown.contains(&literal) {
+        true if oslo["right"]["missing"] == true => Ok("a missing key"),
+        true if literal.is_empty() => Ok("the same, filled in"),
+        true => Ok("the same literal"),
+        false => Err(format!("{wanted} {literal}: {shown}")),
     }
 }
 
@@ -104,16 +168,10 @@ fn compare(ours: &Ours, oslo: &Value) -> Result<&'static str, String> {
             "{ours} here, and oslo.policy raises {}",
             oslo["raised"]
         )),
-        (Ours::Fault(why), Some(oslo)) => {
-            let why = why.to_string();
-            match ["not read", "128 bits", "in the middle, deep"]
-                .iter()
-                .any(|known| why.contains(known))
-            {
-                true => Ok("denied for an expression that is documented not to be read"),
-                false => Err(format!("{why}, and oslo.policy says {oslo}")),
-            }
-        }
+        (Ours::Fault(why), Some(oslo)) => match is_documented(&why.to_string()) {
+            true => Ok("denied for what is documented not to be read"),
+            false => Err(format!("{why}, and oslo.policy says {oslo}")),
+        },
         (Ours::Refused(PolicyError::Refused { fault, .. }), _) => match fault {
             Refusal::Cycle(_) if oslo["circle"] == true => Ok("refused for a circle"),
             Refusal::Cycle(_) => Err("refused for a circle that is none".to_owned()),
@@ -133,7 +191,13 @@ fn compare(ours: &Ours, oslo: &Value) -> Result<&'static str, String> {
     }
 }
 
-fn differ(make: fn(&mut Random) -> Value, cases: usize) {
+/// Asks both, and counts how they compare.
+fn differ(
+    cases: usize,
+    make: fn(&mut Random) -> Value,
+    compare: fn(&Path, &Value, &Value) -> Result<&'static str, String>,
+    at_least: [&'static str; 2],
+) {
     let seed = setting("VOLATTACH_OSLO_SEED").map_or(SEED, |seed| seed.parse().unwrap());
     let mut random = Random(seed);
     let questions: Vec<_> = (0..cases).map(|_| make(&mut random)).collect();
@@ -144,7 +208,7 @@ fn differ(make: fn(&mut Random) -> Value, cases: usize) {
     let mut counts = BTreeMap::new();
     let mut faults = Vec::new();
     for (question, answer) in questions.iter().zip(&answers) {
-        match compare(&ask_here(&file, question), answer) {
+        match compare(&file, question, answer) {
             Ok(kind) => *counts.entry(kind).or_insert(0) += 1,
             Err(fault) => faults.push(format!("{fault}\n  {question}\n  {answer}")),
         }
@@ -161,7 +225,7 @@ fn differ(make: fn(&mut Random) -> Value, cases: usize) {
         faults.len(),
         shown.join("\n")
     );
-    for kind in ["both allow", "both deny"] {
+    for kind in at_least {
         assert!(
             counts.get(kind).is_some_and(|count| count * 20 > cases),
             "too few: {kind}"
@@ -175,10 +239,34 @@ fn cases() -> usize {
 
 #[test]
 fn random_rules_are_decided_as_by_oslo_policy() {
-    differ(generate::question, cases());
+    let compare =
+        |file: &Path, question: &Value, oslo: &Value| compare(&ask_here(file, question), oslo);
+    differ(
+        cases(),
+        generate::question,
+        compare,
+        ["both allow", "both deny"],
+    );
+}
+
+#[test]
+fn random_sides_of_a_check_are_read_as_by_python() {
+    differ(
+        cases(),
+        generate::sides_question,
+        compare_sides,
+        ["the same, filled in", "the same literal"],
+    );
 }
 
 #[test]
 fn random_files_are_read_as_by_oslo_policy_or_refused() {
-    differ(generate::yaml_question, cases() / 4);
+    let compare =
+        |file: &Path, question: &Value, oslo: &Value| compare(&ask_here(file, question), oslo);
+    differ(
+        cases() / 4,
+        generate::yaml_question,
+        compare,
+        ["both allow", "both deny"],
+    );
 }
