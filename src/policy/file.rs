@@ -60,7 +60,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The next event, and its line. Tags and aliases are refused wherever they are.
+    /// The next event, and its line. Tags, anchors and aliases are refused wherever they are.
     fn next(&mut self) -> Result<(Event<'a>, usize), PolicyError> {
         let (event, start) = match self.parser.next_event() {
             Some(Ok((event, span))) => (event, span.start),
@@ -81,8 +81,15 @@ impl<'a> Reader<'a> {
             let advice = "put quotes around the rule, as in \"!\"";
             return self.refuse(start.line(), Refusal::Unread { what, advice });
         }
-        if matches!(event, Event::Alias(_)) {
-            let what = "aliases are not read here";
+        let anchored = match &event {
+            Event::Alias(_) => true,
+            Event::Scalar(_, _, anchor, _)
+            | Event::SequenceStart(anchor, _)
+            | Event::MappingStart(anchor, _) => *anchor != 0,
+            _ => false,
+        };
+        if anchored {
+            let what = "anchors and aliases are not read here";
             let advice = "write the rule out, or give it a name and refer to it by rule:NAME";
             return self.refuse(start.line(), Refusal::Unread { what, advice });
         }
@@ -272,7 +279,6 @@ mod tests {
             Ok(plain("role:a"))
         );
         assert_eq!(one("\u{feff}t: role:a"), Ok(plain("role:a")));
-        assert_eq!(one("t: &x role:a"), Ok(plain("role:a")));
         for text in [
             "t: role:1",
             "t: 0x10:%(n)s",
@@ -335,7 +341,8 @@ mod tests {
             ("t: !\n", "p.yaml:1: tags"),
             ("t: !!str x\n", "p.yaml:1: tags"),
             ("t: [!x y]\n", "p.yaml:1: tags"),
-            ("a: &x role:a\nb: *x\n", "p.yaml:2: aliases"),
+            ("a: '@'\nb: &x role:a\n", "p.yaml:2: anchors"),
+            ("a: '@'\nb: [*x]\n", "p.yaml:2: "),
             (
                 "a: '@'\nb: '!'\na: '!'\n",
                 "p.yaml:3: rule \"a\" is in line 1 already",

@@ -183,7 +183,7 @@ fn compare(ours: &Ours, oslo: &Value) -> Result<&'static str, String> {
                 Ok("refused: a string that looks like a number")
             }
             Refusal::Duplicate { .. } | Refusal::Unread { .. } => {
-                Ok("refused: a duplicate, tag or alias")
+                Ok("refused: a duplicate, tag or anchor")
             }
             fault => Err(format!("refused, and all rules are strings: {fault}")),
         },
