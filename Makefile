@@ -40,7 +40,7 @@ lab-test: deps ## tests in a virtual compute node; FILTER=text: those whose name
 	@cargo test --locked --quiet --test lab -- $(FILTER)
 
 .PHONY: soak
-soak: deps ## what takes too long for every run: an HVM guest of Xen
+soak: deps ## what takes too long for every run: more of Xen, an HVM guest among it
 	@cargo test --locked --quiet --test lab -- --soak
 
 .PHONY: oslo-test
