@@ -100,7 +100,8 @@ impl Engine {
     /// that. An act does, and is done only if the record is still the one that was looked at.
     ///
     /// # Errors
-    /// Where the look or the act fails; it is tried again the next time.
+    /// `OPERATION_IN_PROGRESS` where a call is working on it, and where the look or the act fails; it is tried again the next
+    /// time.
     pub(crate) async fn settle(
         &self,
         id: AttachmentId,
@@ -110,25 +111,21 @@ impl Engine {
             return Ok(Action::Nothing);
         };
         if self.0.busy.has(&id) {
-            return Ok(Action::Nothing);
+            let state = seen.state.as_str();
+            return Err(Error::InProgress { id, state });
         }
         let action = decide(&seen, self.0.reality(&seen).await?);
         if action == Action::Nothing {
             return Ok(action);
         }
         let engine = self.clone();
-        let acted = self
-            .run(id.clone(), async move {
-                if engine.0.parts.journal.get(&id).await?.as_ref() != Some(&seen) {
-                    return Ok(Action::Nothing);
-                }
-                engine.0.act(seen, action).await
-            })
-            .await;
-        match acted {
-            Err(Error::InProgress { .. }) => Ok(Action::Nothing),
-            other => other,
-        }
+        self.run(id.clone(), async move {
+            if engine.0.parts.journal.get(&id).await?.as_ref() != Some(&seen) {
+                return Ok(Action::Nothing);
+            }
+            engine.0.act(seen, action).await
+        })
+        .await
     }
 }
 

@@ -23,6 +23,10 @@ use crate::model::{AttachmentId, Reason, State};
 /// How often everything is looked at, whatever the events say.
 const INTERVAL: Duration = Duration::from_secs(60);
 
+/// How often a record that a call is working on is looked at again before it is left to that call, and how soon.
+const BUSY_LOOKS: usize = 10;
+const BUSY: Duration = Duration::from_millis(500);
+
 /// Decides what to do about a record that no call is working on.
 #[must_use]
 pub fn decide(record: &Record, reality: Reality) -> Action {
@@ -111,10 +115,18 @@ pub async fn run(engine: &Engine) {
 /// Settles one record, and gives its id back.
 async fn settle(engine: &Engine, id: AttachmentId) -> AttachmentId {
     let span = tracing::info_span!("reconcile", attachment = %id);
-    let settled = engine.settle(id.clone(), decide).instrument(span.clone());
-    let settled = settled.await;
+    let mut looks = 1;
+    let settled = loop {
+        let settled = engine.settle(id.clone(), decide).instrument(span.clone());
+        match settled.await {
+            // A caller who asks again and again after a crash is turned away each time, and must not keep this away.
+            Err(Error::InProgress { .. }) if looks < BUSY_LOOKS => looks += 1,
+            settled => break settled,
+        }
+        tokio::time::sleep(BUSY).await;
+    };
     span.in_scope(|| match settled {
-        Ok(Action::Nothing) | Err(Error::ShuttingDown) => {}
+        Ok(Action::Nothing) | Err(Error::ShuttingDown | Error::InProgress { .. }) => {}
         Ok(action) => tracing::info!(?action, "reconciled"),
         Err(error) => {
             tracing::warn!(reason = %error.reason(), error = %error.chain(), "not yet");
