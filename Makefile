@@ -23,9 +23,20 @@ $(deny):
 lint: deps $(deny) ## formatting, clippy, rustdoc, licences and sources of dependencies
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
-	cargo clippy --locked --test lab --test oslo -- -D warnings # --all-targets leaves them out, also where both are named
+	cargo clippy --locked --test lab --test oslo --test keystone -- -D warnings # --all-targets leaves them out, also where all are named
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items --quiet
 	$(deny) --log-level error --locked check bans licenses sources
+
+# Compiled in target/, since the compiler leaves its files beside the sources.
+selinux_module = target/selinux/volattach.pp
+$(selinux_module): selinux/volattach.te selinux/volattach.fc selinux/volattach.if
+	@mkdir -p $(@D)
+	@cp $^ $(@D)
+	@$(MAKE) --no-print-directory -C $(@D) -f /usr/share/selinux/devel/Makefile $(@F)
+
+.PHONY: selinux
+selinux: deps $(selinux_module) ## the SELinux module, in target/selinux, and a check of what it allows
+	tests/selinux.sh $(selinux_module) target/selinux/check
 
 .PHONY: try
 try: deps ## the daemon and the command line at work on this machine, with a small guest; seconds
@@ -48,6 +59,10 @@ oslo-test: deps ## random policies, decided here and by oslo.policy (from PyPI);
 	@VOLATTACH_OSLO_CASES=$(CASES) VOLATTACH_OSLO_SEED=$(SEED) \
 	tests/policy/oslo.sh cargo test --locked --quiet --test oslo -- --nocapture
 
+.PHONY: keystone-test
+keystone-test: deps ## tokens, asked about at a real Keystone (from PyPI); FILTER=text: tests whose name contains it
+	@tests/keystone/keystone.sh cargo test --locked --quiet --test keystone -- $(FILTER)
+
 .PHONY: bench
 bench: deps ## what attaches cost over libvirt itself and mount(2), connects beside os-brick's, the idle daemon's weight
 	@status=0; \
@@ -65,7 +80,7 @@ build: deps ## the optimised binaries, in target/release
 
 # `make build install` on a node; `make install DESTDIR=…` for a package; `profile=debug` takes what `cargo build` made.
 .PHONY: install
-install: ## binaries and systemd units beneath $(DESTDIR)/usr, a setting of multipathd
+install: ## binaries and systemd units beneath $(DESTDIR)/usr, a setting of multipathd, the SELinux module if it was made
 	install -D -m 755 -t $(DESTDIR)$(prefix)/sbin target/$(profile)/volattachd target/$(profile)/volattachd-worker
 	install -D -m 755 -t $(DESTDIR)$(prefix)/bin target/$(profile)/volattach
 	install -D -m 644 -t $(DESTDIR)$(prefix)/lib/systemd/system systemd/volattachd.socket
@@ -74,6 +89,7 @@ install: ## binaries and systemd units beneath $(DESTDIR)/usr, a setting of mult
 		>$(DESTDIR)$(prefix)/lib/systemd/system/volattachd.service
 	install -D -m 644 systemd/volattach.sysusers.conf $(DESTDIR)$(prefix)/lib/sysusers.d/volattach.conf
 	install -D -m 644 multipath/volattach.conf $(DESTDIR)/etc/multipath/conf.d/volattach.conf
+	[ ! -e $(selinux_module) ] || install -D -m 644 -t $(DESTDIR)$(prefix)/share/selinux/packages $(selinux_module)
 	install -d $(DESTDIR)$(prefix)/share/man/man1 $(DESTDIR)$(prefix)/share/man/man8
 	target/$(profile)/volattach man $(DESTDIR)$(prefix)/share/man/man1
 	target/$(profile)/volattachd --man $(DESTDIR)$(prefix)/share/man/man8

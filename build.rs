@@ -2,6 +2,9 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
+    // A sixteenth of the relocations' size, all of which the loader reads at the start: 0.4 MiB less in memory on every
+    // node. glibc 2.36 and binutils 2.38, Debian 12's or newer, know them (DT_RELR).
+    println!("cargo:rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler
         .include_imports(true)

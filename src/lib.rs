@@ -13,6 +13,9 @@ pub mod backend;
 pub mod cli;
 pub mod config;
 pub mod connection;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod host;
 pub mod journal;
 pub mod libvirt;

@@ -24,7 +24,9 @@ stage() {
 
 stage lint make --no-print-directory lint
 stage cargo cargo test --locked --no-fail-fast
+stage selinux make --no-print-directory selinux
 stage oslo make --no-print-directory oslo-test
+stage keystone make --no-print-directory keystone-test
 stage try make --no-print-directory try
 stage lab make --no-print-directory lab-test
 

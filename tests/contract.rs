@@ -2,6 +2,8 @@
 
 #![cfg(test)]
 
+#[path = "hostile/call.rs"]
+mod call;
 #[path = "contract/calls.rs"]
 mod calls;
 #[path = "contract/cli.rs"]
@@ -9,6 +11,14 @@ mod cli;
 #[path = "contract/extend.rs"]
 mod extend;
 mod fakes;
+#[path = "hostile/fields.rs"]
+mod fields;
+#[path = "contract/hostile.rs"]
+mod hostile;
+#[path = "contract/limits.rs"]
+mod limits;
+#[path = "contract/permissions.rs"]
+mod permissions;
 #[path = "contract/qemu.rs"]
 mod qemu;
 #[path = "contract/reasons.rs"]
@@ -17,6 +27,7 @@ mod reasons;
 mod server;
 #[path = "contract/services.rs"]
 mod services;
+mod socket;
 
 use volattach::model::Dialect;
 

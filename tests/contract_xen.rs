@@ -9,12 +9,17 @@ mod cli;
 #[path = "contract/extend.rs"]
 mod extend;
 mod fakes;
+#[path = "contract/limits.rs"]
+mod limits;
+#[path = "contract/permissions.rs"]
+mod permissions;
 #[path = "contract/reasons.rs"]
 mod reasons;
 #[path = "contract/server.rs"]
 mod server;
 #[path = "contract/services.rs"]
 mod services;
+mod socket;
 #[path = "contract/xen.rs"]
 mod xen;
 

@@ -3,6 +3,12 @@
 
 #![cfg(test)]
 
+mod pki;
+mod socket;
+#[path = "daemon/tls.rs"]
+mod tls;
+mod web;
+
 use std::fs;
 use std::io::Read;
 use std::os::fd::OwnedFd;
@@ -12,11 +18,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use hyper_util::rt::TokioIo;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
-use tonic::transport::{Endpoint, Uri};
+use tonic::transport::Endpoint;
 use volattach::api::v1::ListAttachmentsRequest;
 use volattach::api::v1::volume_attach_client::VolumeAttachClient;
 
@@ -123,19 +128,8 @@ impl Drop for Daemon {
 
 /// Makes a call: whether the daemon answers.
 async fn call(socket: &Path) -> Result<(), tonic::Status> {
-    let socket = socket.to_owned();
-    let connector = tower::service_fn(move |_: Uri| {
-        let socket = socket.clone();
-        async move {
-            tokio::net::UnixStream::connect(socket)
-                .await
-                .map(TokioIo::new)
-        }
-    });
-    let channel = Endpoint::from_static("http://localhost")
-        .connect_with_connector(connector)
-        .await
-        .unwrap();
+    let endpoint = Endpoint::from_static("http://localhost");
+    let channel = socket::connect(endpoint, socket).await.unwrap();
     let listed = VolumeAttachClient::new(channel)
         .list_attachments(ListAttachmentsRequest::default())
         .await?;
@@ -166,6 +160,44 @@ async fn systemd_hears_of_its_start_life_and_end() {
     let (code, said) = daemon.end();
     assert_eq!(code, Some(0), "{said}");
     assert!(!socket.exists());
+}
+
+/// Whoever started it with whatever rights: each of its threads has those that it needs, and can get no others.
+#[test]
+fn each_thread_has_only_the_rights_that_are_needed() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIPPED: root's rights are only root's to drop");
+        return;
+    }
+    let place = Place::new();
+    let daemon = place.start(place.command(&[]));
+    // capabilities(7): CAP_DAC_OVERRIDE is bit 1, DAC_READ_SEARCH 2, SETGID 6, SETUID 7, SYS_ADMIN 21.
+    let rights = format!("{:016x}", 1 << 1 | 1 << 2 | 1 << 6 | 1 << 7 | 1 << 21);
+    let none = format!("{:016x}", 0);
+    let process = PathBuf::from(format!("/proc/{}", daemon.0.id()));
+    let threads: Vec<_> = fs::read_dir(process.join("task"))
+        .unwrap()
+        .map(|thread| fs::read_to_string(thread.unwrap().path().join("status")).unwrap())
+        .collect();
+    assert!(threads.len() > 1);
+    for status in threads {
+        for (set, wanted) in [
+            ("CapInh", &none),
+            ("CapPrm", &rights),
+            ("CapEff", &rights),
+            ("CapBnd", &rights),
+            ("CapAmb", &none),
+        ] {
+            assert!(status.contains(&format!("{set}:\t{wanted}\n")), "{status}");
+        }
+        assert!(status.contains("NoNewPrivs:\t1\n"), "{status}");
+    }
+    let limits = fs::read_to_string(process.join("limits")).unwrap();
+    let core = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"));
+    let words: Vec<_> = core.unwrap().split_whitespace().collect();
+    assert_eq!(words[4..6], ["0", "0"], "{limits}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -233,4 +265,112 @@ fn the_configuration_is_checked_without_starting() {
             .code(),
         Some(2)
     );
+}
+
+#[tokio::test]
+async fn a_call_is_audited() {
+    let place = Place::new();
+    let mut daemon = place.start(place.command(&[]));
+    call(&place.path("run/volattachd.sock")).await.unwrap();
+    daemon.signal(Signal::SIGTERM);
+    let (code, said) = daemon.end();
+    assert_eq!(code, Some(0), "{said}");
+    let audited = said.lines().find(|line| line.contains(" audit rule="));
+    let audited = audited.unwrap_or_else(|| panic!("no audit: {said}"));
+    for part in [
+        "rule=\"volume:attachment_get_all\"",
+        "user=\"uid:",
+        "decision=\"allow\"",
+    ] {
+        assert!(audited.contains(part), "{part}: {audited}");
+    }
+}
+
+#[tokio::test]
+async fn a_policy_is_read_again_and_a_broken_one_is_told_of() {
+    let place = Place::new();
+    let (config, policy) = (place.path("volattachd.toml"), place.path("policy.yaml"));
+    let text = fs::read_to_string(&config).unwrap();
+    let figures = place.path("volattach.prom");
+    let added = format!("metrics_file = {figures:?}\npolicy.file = {policy:?}\n");
+    fs::write(&config, added + &text).unwrap();
+    fs::write(&policy, "'volume:attachment_get_all': '!'\n").unwrap();
+    let mut daemon = place.start(place.command(&[]));
+    let socket = place.path("run/volattachd.sock");
+    assert!(call(&socket).await.is_err());
+    fs::write(&policy, "'volume:attachment_get_all': 'rule:admin_api'\n").unwrap();
+    call(&socket).await.unwrap();
+    fs::write(&policy, "'volume:attachment_get_all': 0\n").unwrap();
+    call(&socket).await.unwrap();
+    let figures = fs::read_to_string(&figures).unwrap();
+    for figure in [
+        "volattach_policy_reloads_total{result=\"ok\"} 1\n",
+        "volattach_policy_reloads_total{result=\"failed\"} 1\n",
+        "volattach_policy_broken 1\n",
+    ] {
+        assert!(figures.contains(figure), "{figure}: {figures}");
+    }
+    daemon.signal(Signal::SIGTERM);
+    let (_, said) = daemon.end();
+    let told = said.lines().find(|line| line.contains("cannot be used"));
+    assert!(
+        told.is_some_and(|line| line.contains("policy.yaml:1")),
+        "{said}"
+    );
+    // With no earlier one to go on with, it does not start.
+    let mut check = place.command(&[]);
+    let checked = check.arg("--check-config").output().unwrap();
+    assert_eq!(checked.status.code(), Some(1));
+    let mut again = Daemon(place.command(&[]).spawn().unwrap());
+    let (code, said) = again.end();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("policy.yaml:1"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_s_server_is_asked_while_others_are_served() {
+    let (address, asked) = web::serve(|path| match path {
+        "/yes" => web::ok("True"),
+        "/no" => web::ok("False"),
+        _ => String::new(),
+    });
+    let place = Place::new();
+    let (config, policy) = (place.path("volattachd.toml"), place.path("policy.yaml"));
+    let rule = |path: &str| {
+        let text = format!("'volume:attachment_get_all': 'http://{address}/{path}'\n");
+        fs::write(&policy, text).unwrap();
+    };
+    rule("yes");
+    let text = fs::read_to_string(&config).unwrap();
+    let text = format!("{text}[policy]\nfile = {policy:?}\nremote_timeout = \"20s\"\n");
+    fs::write(&config, text).unwrap();
+    let mut daemon = place.start(place.command(&[]));
+    let socket = place.path("run/volattachd.sock");
+    call(&socket).await.unwrap();
+    assert!(
+        asked
+            .recv_timeout(LONG)
+            .unwrap()
+            .body
+            .contains("attachment_get_all")
+    );
+    rule("no");
+    let denied = call(&socket).await.unwrap_err();
+    assert_eq!(denied.code(), tonic::Code::PermissionDenied);
+    // More calls than the daemon has threads wait for a server that never answers.
+    rule("silent");
+    let waiting: Vec<_> = (0..8)
+        .map(|_| {
+            let socket = socket.clone();
+            tokio::spawn(async move { call(&socket).await })
+        })
+        .collect();
+    for _ in 0..9 {
+        asked.recv_timeout(LONG).unwrap();
+    }
+    rule("yes");
+    call(&socket).await.unwrap();
+    assert!(waiting.iter().all(|call| !call.is_finished()));
+    daemon.signal(Signal::SIGKILL);
+    daemon.end();
 }

@@ -17,19 +17,21 @@ const TABLE: &[(&str, &[&str])] = &[
     ("sys", &[]),
     ("config", &["model"]),
     ("connection", &["model"]),
-    ("policy", &["model"]),
+    ("policy", &["model", "sys"]),
     ("journal", &["model"]),
     ("libvirt", &["model", "config", "sys"]),
     ("host", &["model", "sys"]),
     ("backend", &["model", "config", "connection", "sys", "host"]),
     ("auth", &["model", "config", "sys"]),
-    ("admission", &["model", "connection"]),
+    ("admission", &["model", "policy"]),
     (
         "attach",
         &[
             "model",
             "connection",
             "admission::Admitted",
+            "admission::Denied",
+            "admission::Grant",
             "journal",
             "backend",
             "libvirt",
@@ -41,12 +43,21 @@ const TABLE: &[(&str, &[&str])] = &[
     ),
     (
         "api",
-        &["model", "connection", "host", "auth", "admission", "attach"],
+        &[
+            "model",
+            "config",
+            "connection",
+            "policy",
+            "host",
+            "auth",
+            "admission",
+            "attach",
+        ],
     ),
 ];
 
 /// The modules that put the parts together: they import what they need, and nobody imports them.
-const TOP: &[&str] = &["app", "cli"];
+const TOP: &[&str] = &["app", "cli", "fuzz"];
 
 /// The modules where `unsafe` may be, in files that allow it by name.
 const UNSAFE: &[&str] = &["sys", "libvirt"];

@@ -6,8 +6,11 @@
 mod commands;
 #[path = "policy/observer.rs"]
 mod observer;
+#[path = "policy/remote.rs"]
+mod remote;
 #[path = "policy/vectors.rs"]
 mod vectors;
+mod web;
 
 use std::path::PathBuf;
 use std::process::{Command, Output};

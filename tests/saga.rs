@@ -6,13 +6,16 @@
 mod fakes;
 #[path = "saga/lost.rs"]
 mod lost;
+#[path = "saga/permissions.rs"]
+mod permissions;
 
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use fakes::{DOMAIN, Fault, Guest, World, attach, by_root, connect, local, nvme, smb};
+use fakes::{DOMAIN, Fault, Guest, World, attach, by_root, connect, end, local, nvme, smb};
 use volattach::attach::{Engine, Error, Filter};
+use volattach::connection::ConnectionInfo;
 use volattach::model::{Access, AccessSource, Attachment, AttachmentId, Dialect, Reason, State};
 use volattach::reconcile;
 
@@ -52,7 +55,7 @@ async fn unanswered_detach(world: &World, engine: &Engine) -> JoinHandle<Result<
     world.state().guest = Guest::Ignores;
     let detach = {
         let engine = engine.clone();
-        tokio::spawn(async move { engine.detach(by_root(id("a1"))).await })
+        tokio::spawn(async move { engine.detach(by_root(end("a1"))).await })
     };
     until("the guest is asked", async || {
         world.state().unplugs_asked == 1
@@ -82,8 +85,8 @@ async fn the_same_request_twice_is_one_attachment() {
         (first.state, first.target.as_deref()),
         (State::Attached, Some("vda"))
     );
-    engine.detach(by_root(id("a1"))).await.unwrap();
-    engine.detach(by_root(id("a1"))).await.unwrap();
+    engine.detach(by_root(end("a1"))).await.unwrap();
+    engine.detach(by_root(end("a1"))).await.unwrap();
     nothing_left(&world);
 }
 
@@ -115,7 +118,7 @@ async fn another_request_under_the_same_id_conflicts() {
         .await;
     assert_eq!(reason(host_only), Reason::AttachmentConflict);
     assert_eq!(
-        reason(engine.disconnect(by_root(id("a1"))).await),
+        reason(engine.disconnect(by_root(end("a1"))).await),
         Reason::AttachmentKind
     );
 }
@@ -133,7 +136,7 @@ async fn a_call_is_not_turned_away_while_the_attachment_is_merely_looked_at() {
     world.gate.died().await;
     let waits_at = world.gate.disarm();
     assert_eq!(waits_at.as_deref(), Some("hypervisor.is_plugged Before"));
-    engine.detach(by_root(id("a1"))).await.unwrap();
+    engine.detach(by_root(end("a1"))).await.unwrap();
     // What it sees now is of a record that is no more.
     world.gate.release();
     look.await.unwrap();
@@ -147,7 +150,7 @@ async fn a_second_call_on_the_same_attachment_is_turned_away() {
     attached(&engine, "a1", "v1").await;
     let detach = unanswered_detach(&world, &engine).await;
     assert_eq!(
-        reason(engine.detach(by_root(id("a1"))).await),
+        reason(engine.detach(by_root(end("a1"))).await),
         Reason::OperationInProgress
     );
     let again = engine.attach(by_root(attach("a1", "v1", smb("v1")))).await;
@@ -182,13 +185,13 @@ async fn a_targets_volume_is_not_shared_by_a_writer_and_a_reader() {
         engine.connect(by_root(request)).await.unwrap();
     }
     for id in ["a1", "a2", "b1", "b2"] {
-        engine.disconnect(by_root(self::id(id))).await.unwrap();
+        engine.disconnect(by_root(end(id))).await.unwrap();
     }
     nothing_left(&world);
 }
 
 #[tokio::test]
-async fn a_volume_is_shared_only_by_readers_or_by_consent() {
+async fn a_volume_is_shared_by_readers_beside_one_writer_or_by_consent() {
     let world = World::new();
     let engine = world.engine();
     attached(&engine, "a1", "v1").await;
@@ -198,15 +201,15 @@ async fn a_volume_is_shared_only_by_readers_or_by_consent() {
     assert_eq!(reason(writer), Reason::VolumeInUse);
     let mut reader = connect("a2", "v1", smb("v1"));
     reader.access = Some(Access::ReadOnly);
-    assert_eq!(
-        reason(engine.connect(by_root(reader.clone())).await),
-        Reason::VolumeInUse
-    );
-    engine.detach(by_root(id("a1"))).await.unwrap();
-
     engine.connect(by_root(reader.clone())).await.unwrap();
+    engine.detach(by_root(end("a1"))).await.unwrap();
     reader.id = id("a3");
     engine.connect(by_root(reader)).await.unwrap();
+    // The second knew of no writer.
+    let writer = engine
+        .connect(by_root(connect("a4", "v1", smb("v1"))))
+        .await;
+    assert_eq!(reason(writer), Reason::VolumeInUse);
     for shared in ["a4", "a5"] {
         let mut request = connect(shared, "v2", smb("v2"));
         request.info.common.multiattach = true;
@@ -229,11 +232,11 @@ async fn one_mount_serves_two_volumes_and_goes_with_the_last() {
         2,
         "read-only is another mount"
     );
-    engine.detach(by_root(id("a1"))).await.unwrap();
+    engine.detach(by_root(end("a1"))).await.unwrap();
     assert_eq!(world.state().connections.len(), 2);
-    engine.detach(by_root(id("a2"))).await.unwrap();
+    engine.detach(by_root(end("a2"))).await.unwrap();
     assert_eq!(world.state().connections.len(), 1);
-    engine.detach(by_root(id("a3"))).await.unwrap();
+    engine.detach(by_root(end("a3"))).await.unwrap();
     nothing_left(&world);
 }
 
@@ -248,7 +251,7 @@ async fn of_many_users_at_once_one_mounts_and_one_unmounts() {
             tokio::spawn(async move {
                 let (id, volume) = (format!("a{n}"), format!("v{n}"));
                 attached(&engine, &id, &volume).await;
-                engine.detach(by_root(self::id(&id))).await.unwrap();
+                engine.detach(by_root(end(&id))).await.unwrap();
             })
         });
         for call in futures::future::join_all(calls).await {
@@ -270,12 +273,12 @@ async fn a_guest_that_does_not_let_go_is_not_asked_again_too_soon_and_completes_
     attached(&engine, "a1", "v1").await;
     world.state().guest = Guest::Ignores;
     assert_eq!(
-        reason(engine.detach(by_root(id("a1"))).await),
+        reason(engine.detach(by_root(end("a1"))).await),
         Reason::UnplugPending
     );
     assert_eq!(state(&engine, "a1").await, State::Detaching);
     assert_eq!(
-        reason(engine.detach(by_root(id("a1"))).await),
+        reason(engine.detach(by_root(end("a1"))).await),
         Reason::UnplugPending
     );
     assert_eq!(world.state().unplugs_asked, 1, "asked again too soon");
@@ -301,11 +304,11 @@ async fn a_guest_that_refuses_keeps_its_disk_and_may_be_asked_again() {
     attached(&engine, "a1", "v1").await;
     world.state().guest = Guest::Refuses;
     assert_eq!(
-        reason(engine.detach(by_root(id("a1"))).await),
+        reason(engine.detach(by_root(end("a1"))).await),
         Reason::UnplugRefused
     );
     world.state().guest = Guest::Obeys;
-    engine.detach(by_root(id("a1"))).await.unwrap();
+    engine.detach(by_root(end("a1"))).await.unwrap();
     nothing_left(&world);
 }
 
@@ -316,7 +319,7 @@ async fn a_detach_that_a_restart_cut_short_goes_on() {
     attached(&engine, "a1", "v1").await;
     world.state().guest = Guest::Ignores;
     assert_eq!(
-        reason(engine.detach(by_root(id("a1"))).await),
+        reason(engine.detach(by_root(end("a1"))).await),
         Reason::UnplugPending
     );
     drop(engine);
@@ -333,7 +336,7 @@ async fn a_detach_cut_short_after_the_unplug_needs_no_hypervisor_to_go_on() {
     attached(&engine, "a1", "v1").await;
     world.state().disconnect_fails = Some(Reason::ServerUnreachable);
     assert_eq!(
-        reason(engine.detach(by_root(id("a1"))).await),
+        reason(engine.detach(by_root(end("a1"))).await),
         Reason::ServerUnreachable
     );
     assert_eq!(state(&engine, "a1").await, State::Failed);
@@ -355,7 +358,7 @@ async fn a_domain_that_is_gone_or_stopped_does_not_keep_its_volume() {
         state.defined = false;
         state.disks.clear();
     }
-    engine.detach(by_root(id("a1"))).await.unwrap();
+    engine.detach(by_root(end("a1"))).await.unwrap();
     nothing_left(&world);
     let gone = engine.attach(by_root(attach("a1", "v1", smb("v1")))).await;
     assert_eq!(reason(gone), Reason::DomainNotFound);
@@ -375,7 +378,7 @@ async fn a_target_that_was_taken_since_the_look_is_chosen_anew() {
     let engine = world.engine();
     world.state().plug_fails = Some(Reason::TargetInUse);
     attached(&engine, "a1", "v1").await;
-    engine.detach(by_root(id("a1"))).await.unwrap();
+    engine.detach(by_root(end("a1"))).await.unwrap();
     nothing_left(&world);
 }
 
@@ -434,7 +437,7 @@ async fn a_guest_that_does_not_answer_keeps_no_news_of_others_waiting() {
         attached(&engine, attachment, volume).await;
     }
     world.state().hypervisor_down = true;
-    engine.detach(by_root(id("a1"))).await.unwrap_err();
+    engine.detach(by_root(end("a1"))).await.unwrap_err();
     {
         let mut state = world.state();
         state.hypervisor_down = false;
@@ -467,7 +470,7 @@ async fn news_of_others_do_not_put_off_the_look_at_everything() {
     let engine = world.engine();
     attached(&engine, "a1", "v1").await;
     world.state().disconnect_fails = Some(Reason::UnmountFailed);
-    engine.detach(by_root(id("a1"))).await.unwrap_err();
+    engine.detach(by_root(end("a1"))).await.unwrap_err();
     world.state().disconnect_fails = Some(Reason::UnmountFailed);
     let reconciling = {
         let engine = engine.clone();
@@ -494,7 +497,7 @@ async fn a_guest_that_was_asked_before_a_crash_is_not_asked_again() {
     attached(&engine, "a1", "v1").await;
     world.state().guest = Guest::Ignores;
     // Its process ends while it waits for the guest: this call goes no further.
-    let cut_short = tokio::spawn(async move { engine.detach(by_root(id("a1"))).await });
+    let cut_short = tokio::spawn(async move { engine.detach(by_root(end("a1"))).await });
     until("the journal knows that the guest was asked", async || {
         world.records()[0].unplug_requested.is_some()
     })

@@ -6,14 +6,22 @@
 #![cfg(test)]
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::mount::{MsFlags, mount};
 use volattach::backend::smb::SmbBackend;
-use volattach::backend::{Backend, Presence};
+use volattach::backend::{Backend, Presence, Release};
 use volattach::config;
 use volattach::connection::{Protocol, SmbCredentials, SmbVolume};
+use volattach::host::Host;
 use volattach::model::{Access, HostKey, HostPlan, ImageFormat, Reason};
 use volattach::sys::worker::Workers;
+
+/// Of a volume that nobody else shares anything with.
+const LAST: Release = Release {
+    last: true,
+    force: false,
+};
 
 /// Set in the process that is in the namespace.
 const INSIDE: &str = "VOLATTACH_TEST_MOUNT_NAMESPACE";
@@ -61,6 +69,7 @@ fn backend(mount_base: &Path) -> SmbBackend {
         mount_base.into(),
         HostKey::new([1; 32]),
         Workers::from_executable(worker),
+        Arc::new(Host::this()),
     )
 }
 
@@ -103,12 +112,12 @@ async fn mounts_over_and_beneath_each_other_all_go() {
     let neighbour = plan.root.with_extension("other");
     mount_tmpfs(&neighbour);
     assert_eq!(backend.find(&plan).await.unwrap(), Presence::Partial);
-    backend.disconnect(&plan, true).await.unwrap();
+    backend.disconnect(&plan, LAST).await.unwrap();
     assert_eq!(backend.find(&plan).await.unwrap(), Presence::Absent);
     assert!(!plan.root.exists());
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(table.contains(neighbour.to_str().unwrap()));
-    backend.disconnect(&plan, true).await.unwrap();
+    backend.disconnect(&plan, LAST).await.unwrap();
 }
 
 /// As on a real share: the hypervisor's user owns its folders, and nobody else may pass.
@@ -136,7 +145,7 @@ async fn what_is_beneath_anothers_folders_goes_and_is_looked_at() {
         };
         backend.inspect(&plan).await.unwrap();
     }
-    backend.disconnect(&plan, true).await.unwrap();
+    backend.disconnect(&plan, LAST).await.unwrap();
     assert_eq!(backend.find(&plan).await.unwrap(), Presence::Absent);
 }
 
@@ -150,12 +159,12 @@ async fn a_mount_in_use_stays_and_says_so() {
     let plan = plan(&backend);
     mount_tmpfs(&plan.root);
     let held = std::fs::File::create(&plan.path).unwrap();
-    let error = backend.disconnect(&plan, true).await.unwrap_err();
+    let error = backend.disconnect(&plan, LAST).await.unwrap_err();
     assert_eq!(error.reason(), Reason::UnmountFailed);
     assert!(error.to_string().contains("fuser -vm"), "{error}");
     assert_eq!(backend.find(&plan).await.unwrap(), Presence::Partial);
     drop(held);
-    backend.disconnect(&plan, true).await.unwrap();
+    backend.disconnect(&plan, LAST).await.unwrap();
     assert_eq!(backend.find(&plan).await.unwrap(), Presence::Absent);
 }
 

@@ -11,7 +11,7 @@ mod fakes;
 
 use std::collections::BTreeSet;
 
-use fakes::{Fault, World, attach, by_root, connect, iscsi, local, nfs, nvme, smb};
+use fakes::{Fault, World, attach, by_root, connect, end, iscsi, local, nfs, nvme, smb};
 use volattach::attach::{Engine, Error};
 use volattach::backend::Presence;
 use volattach::connection::ConnectionInfo;
@@ -67,7 +67,6 @@ impl Operation {
     }
 
     async fn run(self, engine: &Engine, info: ConnectionInfo) -> Result<(), Error> {
-        let id = "a1".parse().unwrap();
         match self {
             Self::Attach => engine
                 .attach(by_root(attach("a1", "v1", info)))
@@ -77,8 +76,8 @@ impl Operation {
                 .connect(by_root(connect("a1", "v1", info)))
                 .await
                 .map(drop),
-            Self::Detach => engine.detach(by_root(id)).await,
-            Self::Disconnect => engine.disconnect(by_root(id)).await,
+            Self::Detach => engine.detach(by_root(end("a1"))).await,
+            Self::Disconnect => engine.disconnect(by_root(end("a1"))).await,
         }
     }
 
@@ -233,7 +232,7 @@ async fn strike(
     operation.end().run(&engine, info("v1")).await.unwrap();
     assert_eq!(look(&world), There::Nothing, "{context}: in the end");
     if bystander.is_some() {
-        engine.detach(by_root("b1".parse().unwrap())).await.unwrap();
+        engine.detach(by_root(end("b1"))).await.unwrap();
         let state = world.state();
         assert!(
             state.connections.is_empty() && state.records.is_empty(),

@@ -1,5 +1,7 @@
 //! The worker process, as volattachd starts it: what it does, what it may, and that nothing waits for it past its deadline.
 
+#![cfg(test)]
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -8,7 +10,9 @@ use nix::mount::MsFlags;
 use nix::sched::{CloneFlags, unshare};
 use volattach::sys::beneath::{FileKind, Found};
 use volattach::sys::mountinfo::Mounts;
-use volattach::sys::worker::{InspectJob, Job, MountJob, Reply, RunAs, WorkerError, Workers};
+use volattach::sys::worker::{
+    InspectJob, Job, MountJob, NamespaceJob, Reply, RunAs, ScanJob, SysfsJob, WorkerError, Workers,
+};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -182,6 +186,8 @@ fn a_worker_keeps_only_the_rights_that_it_needs() {
             format!("CapPrm:\t{rights:016x}"),
             format!("CapEff:\t{rights:016x}"),
             "NoNewPrivs:\t1".to_owned(),
+            // A filter (linux/seccomp.h, SECCOMP_MODE_FILTER).
+            "Seccomp:\t2".to_owned(),
         ];
         let deadline = Instant::now() + DEADLINE;
         loop {
@@ -197,22 +203,146 @@ fn a_worker_keeps_only_the_rights_that_it_needs() {
     }
 }
 
+/// Each kind of job is done to its end, or fails as the kernel says: none is killed by its own filter. What needs a device
+/// that this machine has not, the lab does.
+#[tokio::test]
+async fn no_job_is_killed_by_its_own_filter() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("v");
+    std::fs::write(&file, b"0123456789").unwrap();
+    let sysfs = |path: &str, value: &str| SysfsJob {
+        path: path.into(),
+        value: value.into(),
+    };
+    let scan = |path: &str, value: &str, unit: &str, read_only| {
+        Job::Scan(ScanJob {
+            scan: sysfs(path, value),
+            unit: unit.into(),
+            within: Duration::from_millis(50),
+            write: true,
+            read_only,
+        })
+    };
+    // Written with what it has, which changes nothing.
+    let kernels = "/sys/module/printk/parameters/time";
+    let same = std::fs::read_to_string(kernels).unwrap();
+    let same = same.trim();
+    // A disk that is none: its node in /dev is another device's.
+    let unit = dir.path().join("unit");
+    std::fs::create_dir_all(unit.join("block/null")).unwrap();
+    std::fs::write(unit.join("block/null/dev"), "1:3\n").unwrap();
+    let root = nix::unistd::geteuid().is_root();
+    let null = || PathBuf::from("/dev/null");
+    let jobs = [
+        ("identify", Job::Identify(null()), Some(Errno::ENOTTY)),
+        (
+            "absent",
+            Job::Identify("/nonexistent".into()),
+            Some(Errno::ENOENT),
+        ),
+        (
+            "protect",
+            Job::SetReadOnly(file.clone()),
+            Some(Errno::ENOTTY),
+        ),
+        (
+            "open up",
+            Job::SetWritable(file.clone()),
+            Some(Errno::ENOTTY),
+        ),
+        ("flush", Job::Flush(file.clone()), Some(Errno::ENOTTY)),
+        (
+            "write",
+            Job::WriteSysfs(sysfs(kernels, same)),
+            (!root).then_some(Errno::EACCES),
+        ),
+        (
+            "elsewhere",
+            Job::WriteSysfs(sysfs(file.to_str().unwrap(), "1")),
+            Some(Errno::EXDEV),
+        ),
+        (
+            "no target",
+            scan("/sys/nonexistent", "1", "/nonexistent", false),
+            Some(Errno::ENOENT),
+        ),
+        (
+            "no disk",
+            scan(kernels, same, "/nonexistent", false),
+            (!root).then_some(Errno::EACCES),
+        ),
+        (
+            "not a disk",
+            scan(kernels, same, unit.to_str().unwrap(), true),
+            Some(Errno::ENOTTY),
+        ),
+        (
+            "controller",
+            Job::IdentifyNamespace(NamespaceJob {
+                controller: null(),
+                nsid: 1,
+            }),
+            Some(Errno::ENOTTY),
+        ),
+    ];
+    for (name, job, wanted) in jobs {
+        match (workers().run(job, DEADLINE).await, wanted) {
+            (Ok(_), None) => {}
+            (Err(WorkerError::Failed { errno, .. }), Some(wanted)) if errno == wanted => {}
+            // No right to the device or the kernel's file.
+            (
+                Err(WorkerError::Failed {
+                    errno: Errno::EACCES,
+                    ..
+                }),
+                _,
+            ) if !root => {}
+            (other, wanted) => panic!("{name}: {other:?}, not {wanted:?}"),
+        }
+    }
+    // Connected to nothing: either there is no such device, or the options are none.
+    let nvme = workers().run(Job::ConnectNvme("x".into()), DEADLINE).await;
+    assert!(matches!(nvme, Err(WorkerError::Failed { .. })), "{nvme:?}");
+}
+
+/// A stand-in for a worker that tried what its filter forbids: it is told apart from one that ended by itself.
+#[tokio::test]
+async fn a_worker_that_its_filter_killed_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = script(dir.path(), "kill -SYS $$");
+    let error = Workers::from_executable(script)
+        .run(Job::Unmount("/nonexistent".into()), DEADLINE)
+        .await
+        .unwrap_err();
+    let WorkerError::Forbidden { pid } = error else {
+        panic!("{error}")
+    };
+    let said = error.to_string();
+    assert!(
+        said.contains(&pid.to_string()) && said.contains("its job does not need"),
+        "{said}"
+    );
+}
+
+/// An executable script. Written by another process: while this one held it open for writing, a fork of another test's would
+/// keep it so, and executing it would fail with ETXTBSY.
+fn script(dir: &Path, line: &str) -> PathBuf {
+    let script = dir.join("stand-in");
+    let write = r#"printf '#!/bin/sh\n%s\n' "$1" > "$0" && chmod 700 "$0""#;
+    let written = std::process::Command::new("sh")
+        .args(["-c", write])
+        .args([script.as_os_str(), line.as_ref()])
+        .status()
+        .unwrap();
+    assert!(written.success());
+    script
+}
+
 /// A stand-in that never replies, as a mount of a server that fell silent.
 #[tokio::test]
 async fn a_worker_past_its_deadline_is_killed_and_reaped() {
     let dir = tempfile::tempdir().unwrap();
-    let script = dir.path().join("hangs");
-    // Written by another process: while this one held it open for writing, a fork of another test's would keep it so,
-    // and executing it would fail with ETXTBSY.
-    let written = std::process::Command::new("sh")
-        .args([
-            "-c",
-            r#"printf '#!/bin/sh\nexec sleep 1000\n' > "$0" && chmod 700 "$0""#,
-        ])
-        .arg(&script)
-        .status()
-        .unwrap();
-    assert!(written.success());
+    let script = script(dir.path(), "exec sleep 1000");
     let error = Workers::from_executable(script)
         .run(
             Job::Unmount("/nonexistent".into()),

@@ -202,6 +202,7 @@ async fn attach_by_api(
     client
         .detach_volume(DetachVolumeRequest {
             attachment_id: "bench".into(),
+            force: false,
         })
         .await
         .unwrap();

@@ -1,28 +1,78 @@
 //! Decides whether a caller may do what it asks; without its word no work is done.
 //!
-//! Invariant: [`Admitted`] has no public constructor, so the saga, which takes nothing else, cannot be reached around
-//! this module.
+//! ```text
+//!   Actor ─▶ Admission::caller ─▶ Caller ─▶ admit(call, what it is about, request) ─▶ Admitted, or Denied
+//!                                             1. who audits reads, and changes nothing
+//!                                             2. the floor: what no policy can allow
+//!                                             3. the policy's rule of the call
+//! ```
+//!
+//! Invariants: [`Admitted`] has no public constructor, so the saga, which takes nothing else, cannot be reached around
+//! this module; a user's roles never count as a service's; one call is decided by one policy, whatever becomes of its
+//! files meanwhile; every decision is told, with who, what, on what, and by which rule.
 
-use crate::model::Actor;
+mod caller;
+mod object;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+pub use caller::{Caller, Denied};
+pub use object::Object;
+
+use crate::model::{Actor, VolumeId, VolumeOwner};
+use crate::policy::{PolicyStore, Rpc};
+
+/// What decides.
+#[derive(Debug)]
+pub struct Admission {
+    policy: PolicyStore,
+    audit_role: Option<String>,
+}
+
+impl Admission {
+    /// By this policy. A service alone that has `audit_role` may read everything; `None`: no service alone may do anything.
+    #[must_use]
+    pub fn new(policy: PolicyStore, audit_role: Option<String>) -> Self {
+        Self { policy, audit_role }
+    }
+
+    /// Looks whether the policy's files have changed, as every call does.
+    pub fn refresh(&self) {
+        let _ = self.policy.current();
+    }
+
+    /// A caller, as the policy of this moment sees it.
+    pub async fn caller(&self, actor: Actor) -> Caller {
+        Caller::new(actor, self.policy.current(), self.audit_role.as_deref()).await
+    }
+}
 
 /// A request that was let in.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Admitted<T> {
-    actor: Actor,
+    grant: Grant,
     request: T,
 }
 
 impl<T> Admitted<T> {
-    /// Who asked.
+    /// By what it was let in.
     #[must_use]
-    pub fn actor(&self) -> &Actor {
-        &self.actor
+    pub fn grant(&self) -> &Grant {
+        &self.grant
     }
 
     /// What was asked.
     #[must_use]
     pub fn request(&self) -> &T {
         &self.request
+    }
+
+    /// By what it was let in, and what was asked.
+    #[must_use]
+    pub fn into_parts(self) -> (Grant, T) {
+        (self.grant, self.request)
     }
 
     /// What was asked, taken out.
@@ -32,8 +82,46 @@ impl<T> Admitted<T> {
     }
 }
 
-/// Lets in every caller that `auth` let through: root and the configured group.
-#[must_use]
-pub fn admit<T>(actor: Actor, request: T) -> Admitted<T> {
-    Admitted { actor, request }
+/// What somebody was let in by: who, for which call, about what. Clones are the same grant.
+#[derive(Debug, Clone)]
+pub struct Grant(Arc<Granted>);
+
+#[derive(Debug)]
+struct Granted {
+    caller: Arc<Caller>,
+    rpc: Rpc,
+    about: Vec<Object>,
+}
+
+impl Grant {
+    /// Who asked.
+    #[must_use]
+    pub fn actor(&self) -> &Actor {
+        self.0.caller.actor()
+    }
+
+    /// Whether what is there now is what the decision was about: between the two, another may have taken the id.
+    #[must_use]
+    pub fn covers(&self, owner: &VolumeOwner, volume: &VolumeId) -> bool {
+        self.0.about.iter().any(|object| {
+            object.owner == *owner
+                && object
+                    .volume
+                    .as_ref()
+                    .is_none_or(|decided| decided == volume)
+        })
+    }
+
+    /// Whether the caller may see this one too, of the many that a list or watch is about. Not told for the audit: what is
+    /// left out was not asked for.
+    ///
+    /// # Errors
+    /// [`Denied::Undecided`], where there is no answer: who leaves it out would say that it is not there.
+    pub async fn sees(&self, object: &Object) -> Result<bool, Denied> {
+        match self.0.caller.decide(self.0.rpc, object).await {
+            Ok(_) => Ok(true),
+            Err(undecided @ Denied::Undecided { .. }) => Err(undecided),
+            Err(_) => Ok(false),
+        }
+    }
 }

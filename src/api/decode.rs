@@ -1,14 +1,19 @@
 //! From messages to valid values: every field is checked here, and nothing is checked again later.
 
 mod connection;
+mod volume;
 
 use std::error::Error;
 use std::str::FromStr;
 
 use super::{page, v1};
-use crate::attach::{AttachRequest, ConnectRequest, ExtendRequest, Filter, ListQuery};
+use crate::attach::{
+    AttachRequest, ConnectRequest, EndRequest, ExtendRequest, Filter, ListQuery, PermissionsRequest,
+};
 use crate::connection::ConnectionError;
-use crate::model::{Access, AttachmentId, DiskOptions, DomainRef, IoTune, Reason, Scope, State};
+use crate::model::{
+    Access, AttachmentId, DiskOptions, DomainRef, IoTune, Reason, Scope, State, VolumeId,
+};
 
 /// The longest target or serial taken, in bytes; which of the shorter ones the bus takes is decided with the domain.
 const MAX_TEXT: usize = 64;
@@ -105,7 +110,53 @@ pub fn attach(request: v1::AttachVolumeRequest) -> Result<AttachRequest> {
         domain: required("domain", &request.domain)?,
         info: connection::info(request.connection_info)?,
         access: access("access", request.access)?,
+        require_rw: request.require_rw,
+        boot: request.boot,
+        facts: volume::facts(request.volume)?,
         disk: disk(request.disk.unwrap_or_default())?,
+    })
+}
+
+/// What DetachVolume asks.
+///
+/// # Errors
+/// Where the id is missing or malformed.
+pub(super) fn detach(request: v1::DetachVolumeRequest) -> Result<EndRequest> {
+    Ok(EndRequest {
+        id: attachment_id(&request.attachment_id)?,
+        force: request.force,
+    })
+}
+
+/// What DisconnectVolume asks.
+///
+/// # Errors
+/// Where the id is missing or malformed.
+pub(super) fn disconnect(request: v1::DisconnectVolumeRequest) -> Result<EndRequest> {
+    Ok(EndRequest {
+        id: attachment_id(&request.attachment_id)?,
+        force: request.force,
+    })
+}
+
+/// What GetVolumePermissions asks.
+///
+/// # Errors
+/// Where the id is missing or malformed.
+pub(super) fn get_permissions(request: v1::GetVolumePermissionsRequest) -> Result<VolumeId> {
+    required("volume_id", &request.volume_id)
+}
+
+/// What SetVolumePermissions asks.
+///
+/// # Errors
+/// Where a field is missing or malformed.
+pub(super) fn set_permissions(
+    request: v1::SetVolumePermissionsRequest,
+) -> Result<PermissionsRequest> {
+    Ok(PermissionsRequest {
+        volume: required("volume_id", &request.volume_id)?,
+        permissions: volume::permissions("permissions", &request.permissions)?,
     })
 }
 
@@ -142,6 +193,9 @@ pub(super) fn connect(request: v1::ConnectVolumeRequest) -> Result<ConnectReques
         volume: required("volume_id", &request.volume_id)?,
         info: connection::info(request.connection_info)?,
         access: access("access", request.access)?,
+        require_rw: request.require_rw,
+        boot: request.boot,
+        facts: volume::facts(request.volume)?,
         disk: disk(request.disk.unwrap_or_default())?,
     })
 }

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use super::v1;
-use crate::attach::AttachPlan;
+use crate::attach::{AttachPlan, VolumePermissions};
 use crate::host::Connector;
-use crate::model::{Access, Attachment, MountPlan, State};
+use crate::model::{Access, Attachment, MountPlan, Permissions, State, VolumeOwner};
 
 /// Paths are made from UTF-8 strings, so nothing is lost.
 fn path(path: &Path) -> String {
@@ -32,6 +32,40 @@ fn state(state: State) -> v1::State {
     }
 }
 
+fn permissions(permissions: Option<Permissions>) -> String {
+    permissions.map_or_else(String::new, |permissions| permissions.to_string())
+}
+
+/// `None`: nothing is known.
+fn owner(owner: VolumeOwner) -> Option<v1::VolumeOwner> {
+    (owner != VolumeOwner::default()).then(|| v1::VolumeOwner {
+        project_id: owner.project_id.unwrap_or_default(),
+        user_id: owner.user_id.unwrap_or_default(),
+        group_id: owner.group_id.unwrap_or_default(),
+        service_owned: owner.service_owned,
+    })
+}
+
+/// Who may use a volume.
+pub(super) fn volume_permissions(known: VolumePermissions) -> v1::VolumePermissions {
+    let source = match (known.rights.permissions, known.rights.set_here) {
+        (None, _) => v1::PermissionsSource::Unspecified,
+        (Some(_), true) => v1::PermissionsSource::Set,
+        (Some(_), false) => v1::PermissionsSource::Told,
+    };
+    let (by, at) = known.set.map(|set| (set.by, set.at.into())).unzip();
+    let by = by.unwrap_or_default();
+    v1::VolumePermissions {
+        volume_id: known.volume.to_string(),
+        permissions: permissions(known.rights.permissions),
+        source: source.into(),
+        owner: owner(known.rights.owner),
+        set_by_user_id: by.user_id,
+        set_by_project_id: by.project_id,
+        set_at: at,
+    }
+}
+
 /// An attachment.
 pub(super) fn attachment(attachment: Attachment) -> v1::Attachment {
     let (domain_uuid, domain_name) = attachment
@@ -42,6 +76,7 @@ pub(super) fn attachment(attachment: Attachment) -> v1::Attachment {
         .error
         .map(|error| (error.message, error.reason.to_string()))
         .unwrap_or_default();
+    let holder = attachment.holder.unwrap_or_default();
     v1::Attachment {
         attachment_id: attachment.id.to_string(),
         volume_id: attachment.volume.to_string(),
@@ -62,6 +97,10 @@ pub(super) fn attachment(attachment: Attachment) -> v1::Attachment {
         error_reason,
         created_at: Some(attachment.created.into()),
         updated_at: Some(attachment.updated.into()),
+        permissions: permissions(attachment.rights.permissions),
+        user_id: holder.user_id,
+        project_id: holder.project_id,
+        owner: owner(attachment.rights.owner),
     }
 }
 
@@ -90,6 +129,7 @@ pub fn plan(plan: AttachPlan) -> v1::PlanAttachResponse {
                 origin: setting.origin,
             })
             .collect(),
+        permissions: permissions(plan.rights.permissions),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The gRPC service: decode → authenticate → admit → run → encode.
+//! The gRPC service: authenticate → decode → admit → run → encode.
 //!
 //! Invariants: who calls is checked before anything of the request is looked at; a request that was decoded is valid
 //! as a whole; [`status`] is the one place that makes a [`tonic::Status`], so every error carries its reason; nothing
@@ -6,17 +6,24 @@
 //!
 //! The health and reflection services beside it tell nothing about volumes, and answer whoever may open the socket.
 
+mod about;
+mod connections;
 pub mod decode;
 pub mod encode;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
+mod limit;
 mod page;
 mod peer;
 mod serve;
 mod service;
 pub mod status;
+mod target;
 mod watch;
 
-pub use peer::{LocalStream, incoming};
-pub use serve::{Api, SERVICE_NAME};
+pub use connections::{Guarded, limited};
+pub use peer::{PeerStream, incoming, incoming_tls};
+pub use serve::{Api, SERVICE_NAME, server};
 
 /// The messages, the client and the server generated from `proto/volattach/v1`, where they are documented.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::large_futures)]

@@ -1,26 +1,47 @@
 //! The services put together: `VolumeAttach`, health, reflection.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
+use tonic::transport::Server;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use super::limit::Limiter;
 use super::service::Service;
 use super::v1::volume_attach_server::{SERVICE_NAME as NAME, VolumeAttachServer};
 use super::{MAX_REQUEST, MAX_RESPONSE, v1};
+use crate::admission::Admission;
 use crate::attach::Engine;
-use crate::auth::LocalPeers;
+use crate::auth::Authenticator;
+use crate::config::Limits;
 use crate::host::Host;
 
 /// The service's full name, as health checks name it.
 pub const SERVICE_NAME: &str = NAME;
 
+/// The largest header list of a call, in bytes, as HTTP/2 counts it (RFC 9113 6.5.2): two of Keystone's tokens have some 500 each.
+const MAX_HEADERS: u32 = 16 * 1024;
+
+/// How long a connection may take to give a sign of life that it is asked for.
+const KEEPALIVE_ANSWER: Duration = Duration::from_secs(20);
+
+/// A server whose connections each have their limits, to which [`Api::routes`] are to be added.
+#[must_use]
+pub fn server(limits: &Limits) -> Server {
+    Server::builder()
+        .max_concurrent_streams(limits.streams)
+        .http2_max_header_list_size(MAX_HEADERS)
+        .http2_keepalive_interval(Some(limits.keepalive))
+        .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
+}
+
 /// The API: what to serve, and how to end it.
 ///
-/// Serve [`Api::routes`] with `tonic::transport::Server` over [`super::incoming`]; connections of any other kind do
-/// not tell who calls, so their every call is refused.
+/// Serve [`Api::routes`] with [`server`] over [`super::incoming`] and [`super::incoming_tls`], within [`super::limited`];
+/// connections of any other kind do not tell who calls, so their every call without tokens is refused.
 pub struct Api {
     routes: Routes,
     health: HealthReporter,
@@ -28,20 +49,25 @@ pub struct Api {
 }
 
 impl Api {
-    /// The services over that engine on that host, for those peers.
+    /// The services over that engine on that host, for those whom the authenticator knows and admission
+    /// lets in.
     ///
     /// # Errors
     /// Where the proto's descriptors, which are compiled in, cannot be read.
     pub async fn new(
         engine: Engine,
         host: Arc<Host>,
-        peers: LocalPeers,
+        authenticator: Authenticator,
+        admission: Arc<Admission>,
+        limits: &Limits,
     ) -> Result<Self, tonic_reflection::server::Error> {
         let stopping = CancellationToken::new();
         let service = VolumeAttachServer::new(Service {
             engine,
             host,
-            peers,
+            authenticator,
+            admission,
+            limiter: Limiter::new(limits.clone()),
             stopping: stopping.clone(),
         })
         .max_decoding_message_size(MAX_REQUEST)

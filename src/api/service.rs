@@ -6,111 +6,62 @@ use std::sync::Arc;
 
 use prost::Message;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
+use tonic::metadata::MetadataMap;
+use tonic::{Extensions, Request, Response, Status};
 use tracing::Instrument;
 
+use super::about::About;
 use super::decode::{self, DecodeError};
-use super::status::{Subject, status};
+use super::limit::{LimitError, Limiter};
+use super::status::{Subject, limited, status};
+use super::target::{Asks, Target};
 use super::{MAX_RESPONSE, encode, page, v1, watch};
-use crate::admission::{Admitted, admit};
+use crate::admission::{Admission, Admitted, Object};
 use crate::attach::{self, Engine, ListQuery};
-use crate::auth::{LocalPeers, PeerCredentials};
+use crate::auth::{AuthError, Authenticator, Peer, Presented};
 use crate::host::Host;
-use crate::model::{Actor, Attachment, AttachmentId, DomainRef, Reason, VolumeId};
+use crate::model::{Actor, Attachment, Reason, Secret, chain};
+use crate::policy::Rpc;
 
 /// What every call needs.
 pub(super) struct Service {
     pub(super) engine: Engine,
     pub(super) host: Arc<Host>,
-    pub(super) peers: LocalPeers,
+    pub(super) authenticator: Authenticator,
+    pub(super) admission: Arc<Admission>,
+    pub(super) limiter: Limiter,
     /// Cancelled when the daemon stops: no new work, and watches end.
     pub(super) stopping: CancellationToken,
-}
-
-/// What a message is about, for the log and for errors: ids that are not valid are left out.
-trait About {
-    fn subject(&self) -> Subject;
-}
-
-fn valid<T: std::str::FromStr>(text: &str) -> Option<String> {
-    text.parse::<T>().is_ok().then(|| text.to_owned())
-}
-
-macro_rules! about {
-    ($($message:ident { $($part:ident: $kind:ident = $field:ident),+ })*) => {
-        $(impl About for v1::$message {
-            fn subject(&self) -> Subject {
-                let mut subject = Subject::default();
-                $(subject.$part = valid::<$kind>(&self.$field);)+
-                subject
-            }
-        })*
-    };
-}
-
-about! {
-    AttachVolumeRequest { attachment: AttachmentId = attachment_id, volume: VolumeId = volume_id, domain: DomainRef = domain }
-    DetachVolumeRequest { attachment: AttachmentId = attachment_id }
-    ConnectVolumeRequest { attachment: AttachmentId = attachment_id, volume: VolumeId = volume_id }
-    DisconnectVolumeRequest { attachment: AttachmentId = attachment_id }
-    GetAttachmentRequest { attachment: AttachmentId = attachment_id }
-    ExtendVolumeRequest { attachment: AttachmentId = attachment_id }
-    AttachmentFilter { volume: VolumeId = volume_id, domain: DomainRef = domain }
-}
-
-impl About for v1::GetConnectorRequest {
-    fn subject(&self) -> Subject {
-        Subject::default()
-    }
-}
-
-impl About for v1::ListAttachmentsRequest {
-    fn subject(&self) -> Subject {
-        self.filter.as_ref().map(About::subject).unwrap_or_default()
-    }
-}
-
-impl About for v1::WatchAttachmentsRequest {
-    fn subject(&self) -> Subject {
-        self.filter.as_ref().map(About::subject).unwrap_or_default()
-    }
-}
-
-impl About for v1::PlanAttachRequest {
-    fn subject(&self) -> Subject {
-        self.request
-            .as_ref()
-            .map(About::subject)
-            .unwrap_or_default()
-    }
 }
 
 impl Service {
     /// One call, from its first check to its answer, within its span.
     async fn call<Q, D, A, F>(
         &self,
-        rpc: &'static str,
+        rpc: Rpc,
         request: Request<Q>,
         decode: impl FnOnce(Q) -> Result<D, DecodeError> + Send,
         run: impl FnOnce(Admitted<D>) -> F + Send,
     ) -> Result<A, Status>
     where
         Q: About + Send,
-        D: Send,
+        D: Asks + Send + Sync,
         F: Future<Output = Result<A, attach::Error>> + Send,
     {
         // Nothing of the request is looked at before its caller is known.
-        let peer = request.extensions().get::<Option<PeerCredentials>>();
-        let peer = peer.and_then(Option::as_ref);
-        let actor = self.peers.authenticate(peer).map_err(|error| {
-            tracing::warn!(rpc, %error, "refused");
-            status(&error, error.reason(), &Subject::default())
-        })?;
-        let request = request.into_inner();
+        let (metadata, extensions, request) = request.into_parts();
+        let actor = self
+            .authenticate(&metadata, &extensions)
+            .await
+            .map_err(|error| {
+                tracing::warn!(target: "audit", rule = rpc.rule(), decision = "deny", by = chain(&error), "audit");
+                status(&error, error.reason(), &Subject::default())
+            })?;
+        let _under_way = self.limiter.enter(&actor).map_err(|error| over(&error))?;
         let subject = request.subject();
         let span = span(rpc, &actor, &subject);
         async {
-            self.admitted(actor, request, &subject, decode, run)
+            self.admitted(rpc, actor, request, &subject, decode, run)
                 .await
                 .inspect(|_| tracing::debug!("answered"))
         }
@@ -118,8 +69,25 @@ impl Service {
         .await
     }
 
+    async fn authenticate(
+        &self,
+        metadata: &MetadataMap,
+        extensions: &Extensions,
+    ) -> Result<Actor, AuthError> {
+        let peer = extensions.get::<Option<Peer>>();
+        let user_tokens = tokens(metadata, "x-auth-token");
+        let service_tokens = tokens(metadata, "x-service-token");
+        let presented = Presented {
+            peer: peer.and_then(Option::as_ref),
+            user_tokens: &user_tokens,
+            service_tokens: &service_tokens,
+        };
+        self.authenticator.authenticate(presented).await
+    }
+
     async fn admitted<Q, D, A, F>(
         &self,
+        rpc: Rpc,
         actor: Actor,
         request: Q,
         subject: &Subject,
@@ -127,22 +95,71 @@ impl Service {
         run: impl FnOnce(Admitted<D>) -> F,
     ) -> Result<A, Status>
     where
+        D: Asks,
         F: Future<Output = Result<A, attach::Error>>,
     {
         if self.stopping.is_cancelled() {
             return Err(failed(&watch::ShuttingDown, Reason::ShuttingDown, subject));
         }
-        let decoded = decode(request).map_err(|error| failed(&error, error.reason(), subject))?;
-        run(admit(actor, decoded))
+        let mut decoded =
+            decode(request).map_err(|error| failed(&error, error.reason(), subject))?;
+        let caller = Arc::new(self.admission.caller(actor).await);
+        if !caller.may_vouch() {
+            decoded.disown();
+        }
+        let privilege = decoded.privilege();
+        let objects = self
+            .objects(caller.actor(), decoded.target())
+            .await
+            .map_err(|error| failed(&error, error.reason(), subject))?;
+        let admitted = caller
+            .admit(rpc, privilege, objects, decoded)
+            .await
+            .map_err(|error| failed(&error, error.reason(), subject))?;
+        run(admitted)
             .await
             .map_err(|error| failed(&error, error.reason(), subject))
     }
+
+    /// Everything that the caller must be allowed: what is there already, and what it asks for.
+    async fn objects(
+        &self,
+        actor: &Actor,
+        target: Target<'_>,
+    ) -> Result<Vec<Object>, attach::Error> {
+        let there = match &target {
+            Target::Attachment(id) | Target::New(id, _) => self.engine.look(id).await?,
+            Target::Volume(_) | Target::Each | Target::Host => None,
+        };
+        let there = there.as_ref().map(Object::from);
+        Ok(match target {
+            Target::Volume(id) => vec![Object {
+                volume: Some(id.clone()),
+                owner: self.engine.rights(id).await?.owner,
+                ..Object::default()
+            }],
+            Target::New(_, asked) => there.into_iter().chain([asked]).collect(),
+            Target::Attachment(id) => vec![there.unwrap_or_else(|| Object {
+                attachment: Some(id.clone()),
+                ..Object::of_caller(actor)
+            })],
+            Target::Each => vec![Object::of_caller(actor)],
+            Target::Host => vec![Object::default()],
+        })
+    }
 }
 
-fn span(rpc: &'static str, actor: &Actor, subject: &Subject) -> tracing::Span {
+/// The tokens of that name in a call's metadata. One that is no text is one that nobody gave out.
+fn tokens(metadata: &MetadataMap, name: &str) -> Vec<Secret> {
+    let values = metadata.get_all(name).into_iter();
+    let text = values.map(|value| value.to_str().unwrap_or_default());
+    text.map(Secret::from).collect()
+}
+
+fn span(rpc: Rpc, actor: &Actor, subject: &Subject) -> tracing::Span {
     tracing::info_span!(
         "request",
-        rpc,
+        rpc = rpc.name(),
         peer = %actor,
         attachment = subject.attachment,
         volume = subject.volume,
@@ -157,6 +174,12 @@ fn failed(error: &dyn Error, reason: Reason, subject: &Subject) -> Status {
     status
 }
 
+/// Tells of a limit that was reached, and makes its status.
+fn over(error: &LimitError) -> Status {
+    tracing::debug!(%error, "refused");
+    limited(error)
+}
+
 type Answer<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
@@ -167,7 +190,7 @@ impl v1::volume_attach_server::VolumeAttach for Service {
     ) -> Answer<v1::AttachVolumeResponse> {
         let run = |admitted| self.engine.attach(admitted);
         let attachment = self
-            .call("AttachVolume", request, decode::attach, run)
+            .call(Rpc::AttachVolume, request, decode::attach, run)
             .await?;
         Ok(Response::new(v1::AttachVolumeResponse {
             attachment: Some(encode::attachment(attachment)),
@@ -178,9 +201,9 @@ impl v1::volume_attach_server::VolumeAttach for Service {
         &self,
         request: Request<v1::DetachVolumeRequest>,
     ) -> Answer<v1::DetachVolumeResponse> {
-        let id = |message: v1::DetachVolumeRequest| decode::attachment_id(&message.attachment_id);
         let run = |admitted| self.engine.detach(admitted);
-        self.call("DetachVolume", request, id, run).await?;
+        self.call(Rpc::DetachVolume, request, decode::detach, run)
+            .await?;
         Ok(Response::new(v1::DetachVolumeResponse {}))
     }
 
@@ -190,7 +213,7 @@ impl v1::volume_attach_server::VolumeAttach for Service {
     ) -> Answer<v1::ConnectVolumeResponse> {
         let run = |admitted| self.engine.connect(admitted);
         let attachment = self
-            .call("ConnectVolume", request, decode::connect, run)
+            .call(Rpc::ConnectVolume, request, decode::connect, run)
             .await?;
         Ok(Response::new(v1::ConnectVolumeResponse {
             attachment: Some(encode::attachment(attachment)),
@@ -201,10 +224,9 @@ impl v1::volume_attach_server::VolumeAttach for Service {
         &self,
         request: Request<v1::DisconnectVolumeRequest>,
     ) -> Answer<v1::DisconnectVolumeResponse> {
-        let id =
-            |message: v1::DisconnectVolumeRequest| decode::attachment_id(&message.attachment_id);
         let run = |admitted| self.engine.disconnect(admitted);
-        self.call("DisconnectVolume", request, id, run).await?;
+        self.call(Rpc::DisconnectVolume, request, decode::disconnect, run)
+            .await?;
         Ok(Response::new(v1::DisconnectVolumeResponse {}))
     }
 
@@ -214,7 +236,7 @@ impl v1::volume_attach_server::VolumeAttach for Service {
     ) -> Answer<v1::Attachment> {
         let id = |message: v1::GetAttachmentRequest| decode::attachment_id(&message.attachment_id);
         let run = |admitted| self.engine.get(admitted);
-        let attachment = self.call("GetAttachment", request, id, run).await?;
+        let attachment = self.call(Rpc::GetAttachment, request, id, run).await?;
         Ok(Response::new(encode::attachment(attachment)))
     }
 
@@ -227,7 +249,7 @@ impl v1::volume_attach_server::VolumeAttach for Service {
             Ok((self.engine.list(admitted).await?, limit))
         };
         let (found, limit) = self
-            .call("ListAttachments", request, decode::list, run)
+            .call(Rpc::ListAttachments, request, decode::list, run)
             .await?;
         Ok(Response::new(list_page(found, limit)))
     }
@@ -241,11 +263,20 @@ impl v1::volume_attach_server::VolumeAttach for Service {
         let filter = |message: v1::WatchAttachmentsRequest| decode::filter(message.filter);
         let run = |admitted: Admitted<attach::Filter>| async {
             let filter = admitted.request().clone();
+            let grant = admitted.grant().clone();
+            let held = match self.limiter.watch(grant.actor()) {
+                Ok(held) => held,
+                Err(error) => return Ok(Err(error)),
+            };
             let (now, changes) = self.engine.watch(admitted).await?;
-            Ok(watch::stream(now, changes, filter, self.stopping.clone()))
+            let stopping = self.stopping.clone();
+            let watch = watch::Watch::new(now, changes, filter, grant, stopping, held);
+            Ok(Ok(watch.stream()))
         };
-        let stream = self.call("WatchAttachments", request, filter, run).await?;
-        Ok(Response::new(stream))
+        let stream = self
+            .call(Rpc::WatchAttachments, request, filter, run)
+            .await?;
+        Ok(Response::new(stream.map_err(|error| over(&error))?))
     }
 
     async fn plan_attach(
@@ -253,7 +284,9 @@ impl v1::volume_attach_server::VolumeAttach for Service {
         request: Request<v1::PlanAttachRequest>,
     ) -> Answer<v1::PlanAttachResponse> {
         let run = |admitted| self.engine.plan(admitted);
-        let plan = self.call("PlanAttach", request, decode::plan, run).await?;
+        let plan = self
+            .call(Rpc::PlanAttach, request, decode::plan, run)
+            .await?;
         Ok(Response::new(encode::plan(plan)))
     }
 
@@ -262,7 +295,9 @@ impl v1::volume_attach_server::VolumeAttach for Service {
         request: Request<v1::GetConnectorRequest>,
     ) -> Answer<v1::Connector> {
         let run = |_: Admitted<()>| async { Ok(encode::connector(self.host.connector())) };
-        let connector = self.call("GetConnector", request, |_| Ok(()), run).await?;
+        let connector = self
+            .call(Rpc::GetConnector, request, |_| Ok(()), run)
+            .await?;
         Ok(Response::new(connector))
     }
 
@@ -272,9 +307,41 @@ impl v1::volume_attach_server::VolumeAttach for Service {
     ) -> Answer<v1::ExtendVolumeResponse> {
         let run = |admitted| self.engine.extend(admitted);
         let size_bytes = self
-            .call("ExtendVolume", request, decode::extend, run)
+            .call(Rpc::ExtendVolume, request, decode::extend, run)
             .await?;
         Ok(Response::new(v1::ExtendVolumeResponse { size_bytes }))
+    }
+
+    async fn get_volume_permissions(
+        &self,
+        request: Request<v1::GetVolumePermissionsRequest>,
+    ) -> Answer<v1::VolumePermissions> {
+        let run = |admitted| self.engine.permissions(admitted);
+        let known = self
+            .call(
+                Rpc::GetVolumePermissions,
+                request,
+                decode::get_permissions,
+                run,
+            )
+            .await?;
+        Ok(Response::new(encode::volume_permissions(known)))
+    }
+
+    async fn set_volume_permissions(
+        &self,
+        request: Request<v1::SetVolumePermissionsRequest>,
+    ) -> Answer<v1::VolumePermissions> {
+        let run = |admitted| self.engine.set_permissions(admitted);
+        let known = self
+            .call(
+                Rpc::SetVolumePermissions,
+                request,
+                decode::set_permissions,
+                run,
+            )
+            .await?;
+        Ok(Response::new(encode::volume_permissions(known)))
     }
 }
 
@@ -311,7 +378,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::model::{AccessDecision, State};
+    use crate::model::{AccessDecision, State, VolumeRights};
 
     fn attachments(count: usize, xml: usize) -> Vec<Attachment> {
         let attachment = |number| Attachment {
@@ -320,6 +387,8 @@ mod tests {
             domain: None,
             protocol: "local".into(),
             access: AccessDecision::from_sources(vec![]),
+            rights: VolumeRights::default(),
+            holder: None,
             state: State::Connected,
             host_path: None,
             target: None,

@@ -6,11 +6,13 @@
 
 use std::collections::HashMap;
 use std::error::Error;
+use std::time::Duration;
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::model::{Reason, chain};
+use super::limit::LimitError;
+use crate::model::{Reason, chain, visible};
 
 /// The `domain` of every `google.rpc.ErrorInfo`.
 pub const ERROR_DOMAIN: &str = "volattach";
@@ -38,7 +40,7 @@ impl Subject {
             ("domain", &self.domain),
         ]
         .into_iter()
-        .filter_map(|(key, value)| Some((key.to_owned(), value.clone()?)))
+        .filter_map(|(key, value)| Some((key.to_owned(), visible(value.as_deref()?).into_owned())))
         .collect()
     }
 }
@@ -70,6 +72,7 @@ pub fn code(reason: Reason) -> Code {
         Reason::AttachmentKind
         | Reason::CleanupRequired
         | Reason::VolumeInUse
+        | Reason::ReadWriteRefused
         | Reason::DomainState
         | Reason::TargetInUse
         | Reason::UnplugRefused
@@ -85,6 +88,7 @@ pub fn code(reason: Reason) -> Code {
         | Reason::DeviceIdentity
         | Reason::DeviceBusy
         | Reason::MultipathFailed
+        | Reason::SelinuxBoolean
         | Reason::VolumePathUnsafe
         | Reason::VolumeNotRegular
         | Reason::VolumeUnreadable
@@ -93,14 +97,19 @@ pub fn code(reason: Reason) -> Code {
         | Reason::UndoFailed
         | Reason::ConfigurationInvalid => Code::FailedPrecondition,
 
-        Reason::BusFull => Code::ResourceExhausted,
+        Reason::BusFull | Reason::RateLimited | Reason::TooManyCalls | Reason::TooManyWatches => {
+            Code::ResourceExhausted
+        }
 
         Reason::HypervisorUnavailable
+        | Reason::IdentityUnavailable
         | Reason::NameResolution
         | Reason::ServerUnreachable
         | Reason::ShuttingDown => Code::Unavailable,
 
         Reason::UnplugPending | Reason::ServerTimeout => Code::DeadlineExceeded,
+
+        Reason::Unauthenticated => Code::Unauthenticated,
 
         Reason::PermissionDenied => Code::PermissionDenied,
 
@@ -132,14 +141,32 @@ pub fn code_name(code: Code) -> &'static str {
     }
 }
 
+/// The status of a call that comes too early: it says when to try again (`google.rpc.RetryInfo`).
+pub(super) fn limited(error: &LimitError) -> Status {
+    make(
+        error,
+        error.reason(),
+        &Subject::default(),
+        Some(error.after()),
+    )
+}
+
 /// The status of a call about `subject` that failed with `error`, whose reason is `reason`.
 pub(super) fn status(error: &dyn Error, reason: Reason, subject: &Subject) -> Status {
+    make(error, reason, subject, None)
+}
+
+fn make(error: &dyn Error, reason: Reason, subject: &Subject, after: Option<Duration>) -> Status {
     let mut message = chain(error);
     if message.len() > MAX_MESSAGE {
         message.truncate(message.floor_char_boundary(MAX_MESSAGE - "…".len()));
         message.push('…');
     }
-    let details = ErrorDetails::with_error_info(reason.as_str(), ERROR_DOMAIN, subject.metadata());
+    let mut details =
+        ErrorDetails::with_error_info(reason.as_str(), ERROR_DOMAIN, subject.metadata());
+    if after.is_some() {
+        details.set_retry_info(after);
+    }
     Status::with_error_details(code(reason), message, details)
 }
 

@@ -1,19 +1,26 @@
 //! The stream of WatchAttachments: everything as it is, then each change.
 //!
 //! It ends with an error and never silently: `WATCH_LAGGED` when the caller was too slow and changes are lost,
-//! `SHUTTING_DOWN` when the daemon stops.
+//! `SHUTTING_DOWN` when the daemon stops, `UNAUTHENTICATED` when the caller's token has expired, `PERMISSION_DENIED` when the
+//! policy cannot be evaluated for a change: it is not left out as if it had not been.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use super::limit::Guard;
 use super::status::{Subject, status};
 use super::{encode, v1};
+use crate::admission::{Grant, Object};
 use crate::attach::Filter;
 use crate::model::{Attachment, Reason};
+
+/// How often the clock is looked at while a token lasts.
+const CLOCK: Duration = Duration::from_secs(60);
 
 /// What the caller receives.
 pub(super) type Stream =
@@ -24,6 +31,11 @@ pub(super) type Stream =
 #[error("the daemon is stopping and takes no new work: call again when it is back")]
 pub(super) struct ShuttingDown;
 
+/// The caller's token is no longer good.
+#[derive(Debug, thiserror::Error)]
+#[error("the token that the watch was begun with is no longer good: watch again with a new one")]
+struct Expired;
+
 /// The caller was too slow.
 #[derive(Debug, thiserror::Error)]
 #[error(
@@ -33,64 +45,112 @@ struct Lagged {
     missed: u64,
 }
 
-struct Watch {
+/// What one caller watches.
+pub(super) struct Watch {
     now: VecDeque<Attachment>,
     changes: Receiver<Attachment>,
     filter: Filter,
+    grant: Grant,
     stopping: CancellationToken,
-}
-
-/// The stream of what matches `filter`: all of `now`, then of `changes`.
-pub(super) fn stream(
-    now: Vec<Attachment>,
-    changes: Receiver<Attachment>,
-    filter: Filter,
-    stopping: CancellationToken,
-) -> Stream {
-    let watch = Watch {
-        now: now.into(),
-        changes,
-        filter,
-        stopping,
-    };
-    Box::pin(futures::stream::unfold(Some(watch), |watch| async {
-        let mut watch = watch?;
-        match watch.next().await {
-            Ok(attachment) => {
-                let message = v1::WatchAttachmentsResponse {
-                    attachment: Some(encode::attachment(attachment)),
-                };
-                Some((Ok(message), Some(watch)))
-            }
-            Err(status) => Some((Err(status), None)),
-        }
-    }))
+    /// Counts it among its caller's.
+    _held: Guard,
 }
 
 impl Watch {
+    /// All of `now`, then of `changes`, that match `filter` and that the caller may see, until its token is no longer good.
+    pub(super) fn new(
+        now: Vec<Attachment>,
+        changes: Receiver<Attachment>,
+        filter: Filter,
+        grant: Grant,
+        stopping: CancellationToken,
+        held: Guard,
+    ) -> Self {
+        Self {
+            now: now.into(),
+            changes,
+            filter,
+            grant,
+            stopping,
+            _held: held,
+        }
+    }
+
+    /// The stream of it.
+    pub(super) fn stream(self) -> Stream {
+        Box::pin(futures::stream::unfold(Some(self), |watch| async {
+            let mut watch = watch?;
+            match watch.next().await {
+                Ok(attachment) => {
+                    let message = v1::WatchAttachmentsResponse {
+                        attachment: Some(encode::attachment(attachment)),
+                    };
+                    Some((Ok(message), Some(watch)))
+                }
+                Err(status) => Some((Err(status), None)),
+            }
+        }))
+    }
+
     async fn next(&mut self) -> Result<Attachment, Status> {
         if let Some(attachment) = self.now.pop_front() {
             return Ok(attachment);
         }
+        let until = self.grant.actor().until;
         loop {
             let change = tokio::select! {
                 biased;
                 // A change that already happened is told before the end is.
                 change = self.changes.recv() => change,
                 () = self.stopping.cancelled() => Err(RecvError::Closed),
+                () = ended(until) => return Err(expired()),
             };
             match change {
-                Ok(attachment) if self.filter.matches(&attachment) => return Ok(attachment),
+                Ok(attachment) if self.filter.matches(&attachment) => {
+                    let object = Object::from(&attachment);
+                    let sees = tokio::select! {
+                        biased;
+                        sees = self.grant.sees(&object) => sees,
+                        () = self.stopping.cancelled() => return Err(shutting_down()),
+                        () = ended(until) => return Err(expired()),
+                    };
+                    match sees {
+                        Ok(true) => return Ok(attachment),
+                        Ok(false) => {}
+                        Err(undecided) => {
+                            let reason = undecided.reason();
+                            return Err(status(&undecided, reason, &Subject::default()));
+                        }
+                    }
+                }
                 Ok(_) => {}
                 Err(RecvError::Lagged(missed)) => {
                     let error = Lagged { missed };
                     return Err(status(&error, Reason::WatchLagged, &Subject::default()));
                 }
-                Err(RecvError::Closed) => {
-                    let reason = Reason::ShuttingDown;
-                    return Err(status(&ShuttingDown, reason, &Subject::default()));
-                }
+                Err(RecvError::Closed) => return Err(shutting_down()),
             }
         }
+    }
+}
+
+fn shutting_down() -> Status {
+    status(&ShuttingDown, Reason::ShuttingDown, &Subject::default())
+}
+
+fn expired() -> Status {
+    status(&Expired, Reason::Unauthenticated, &Subject::default())
+}
+
+/// Waits for the end of a token.
+async fn ended(until: Option<SystemTime>) {
+    match until {
+        // By the clock on the wall, of which a timer knows nothing: it may be set while this waits.
+        Some(until) => {
+            while let Ok(left) = until.duration_since(SystemTime::now()) {
+                tokio::time::sleep(left.min(CLOCK)).await;
+            }
+        }
+        None => std::future::pending().await,
     }
 }

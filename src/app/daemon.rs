@@ -4,22 +4,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use tokio::net::UnixListener;
+use futures::stream::select_all;
+use futures::{Stream, StreamExt};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Server;
 
 use super::listen::Socket;
-use super::{state, supervisor};
-use crate::api::{self, Api};
+use super::{policy, state, supervisor};
+use crate::admission::Admission;
+use crate::api::{self, Api, Guarded, PeerStream};
 use crate::attach::{Engine, Parts};
-use crate::auth::LocalPeers;
+use crate::auth::{Authenticator, Keystone, LocalPeers, TlsServer};
 use crate::backend::iscsi::IscsiBackend;
 use crate::backend::local::LocalBackend;
 use crate::backend::nfs::NfsBackend;
 use crate::backend::nvmeof::NvmeBackend;
 use crate::backend::smb::SmbBackend;
 use crate::backend::{Backend, Backends};
-use crate::config::Settings;
+use crate::config::{Limits, Settings};
 use crate::host::Host;
 use crate::libvirt::Libvirt;
 use crate::reconcile;
@@ -34,17 +37,26 @@ const DRAIN: Duration = Duration::from_secs(60);
 /// How long connections may take to end after the last call has.
 const CLOSE: Duration = Duration::from_secs(5);
 
+/// How often the files that are read again when they change are looked at: certificates, keys, authorities, and the
+/// policy's, which every call looks at too, so that a broken one is told of before it matters.
+const FILES_CLOCK: Duration = Duration::from_secs(10);
+
 /// A daemon that does not serve yet.
 pub(super) struct Daemon {
     engine: Engine,
     api: Api,
+    admission: Arc<Admission>,
+    /// For callers over the network.
+    tls: Option<Arc<TlsServer>>,
+    limits: Limits,
 }
 
 impl Daemon {
     /// Puts one together. libvirt need not be there: it is connected to when a call needs it.
     ///
     /// # Errors
-    /// Where the state directory cannot be used, or the group that may call cannot be looked up.
+    /// Where the state directory or the policy cannot be used, the group that may call cannot be looked up, or a file that
+    /// tells callers apart cannot be used.
     pub(super) async fn new(settings: &Settings, workers: Workers) -> anyhow::Result<Self> {
         let state = state::open(settings)?;
         let host = Arc::new(Host::this());
@@ -55,12 +67,14 @@ impl Daemon {
                 state.mount_base.clone(),
                 state.key.clone(),
                 workers.clone(),
+                host.clone(),
             )),
             Arc::new(NfsBackend::new(
                 settings.nfs.clone(),
                 state.mount_base,
                 state.key.clone(),
                 workers.clone(),
+                host.clone(),
             )),
             Arc::new(IscsiBackend::new(settings.iscsi.clone(), workers.clone())),
             Arc::new(NvmeBackend::new(
@@ -77,11 +91,28 @@ impl Daemon {
             unplug_timeout: settings.detach.unplug_timeout,
         });
         engine.recall().await.context("cannot read the journal")?;
-        let peers = LocalPeers::new(&settings.listen.group)?;
-        let api = Api::new(engine.clone(), host, peers)
-            .await
-            .context("cannot put the API together")?;
-        Ok(Self { engine, api })
+        let tls = settings.listen.tls.as_ref().map(TlsServer::new);
+        let tls = tls.transpose()?.map(Arc::new);
+        let authenticator = authenticator(settings, tls.as_ref())?;
+        let audit_role = settings.keystone.as_ref();
+        let audit_role = audit_role.and_then(|keystone| keystone.audit_role.clone());
+        let admission = Arc::new(Admission::new(policy::open(settings)?, audit_role));
+        let api = Api::new(
+            engine.clone(),
+            host,
+            authenticator,
+            admission.clone(),
+            &settings.limits,
+        )
+        .await
+        .context("cannot put the API together")?;
+        Ok(Self {
+            engine,
+            api,
+            admission,
+            tls,
+            limits: settings.limits.clone(),
+        })
     }
 
     /// Serves calls on the socket until `stop`, which tells what made it stop; then drains.
@@ -93,19 +124,30 @@ impl Daemon {
         socket: Socket,
         stop: impl Future<Output = &'static str>,
     ) -> anyhow::Result<()> {
-        let listener = UnixListener::from_std(socket.listener.try_clone()?)
-            .context("cannot listen with the async runtime")?;
+        let incoming = self.incoming(&socket);
+        let incoming = incoming.context("cannot listen with the async runtime")?;
         let closing = CancellationToken::new();
-        let server = Server::builder()
+        let server = api::server(&self.limits)
             .add_routes(self.api.routes())
-            .serve_with_incoming_shutdown(
-                api::incoming(listener),
-                closing.clone().cancelled_owned(),
-            );
+            .serve_with_incoming_shutdown(incoming, closing.clone().cancelled_owned());
         let mut server = tokio::spawn(server);
         let reconciling = tokio::spawn({
             let engine = self.engine.clone();
             async move { reconcile::run(&engine).await }
+        });
+        let refreshing = tokio::spawn({
+            let (admission, tls) = (self.admission.clone(), self.tls.clone());
+            async move {
+                let mut clock = tokio::time::interval(FILES_CLOCK);
+                clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                loop {
+                    clock.tick().await;
+                    if let Some(tls) = &tls {
+                        tls.refresh();
+                    }
+                    admission.refresh();
+                }
+            }
         });
         let watchdog = tokio::spawn(supervisor::keep_watchdog());
 
@@ -135,6 +177,7 @@ impl Daemon {
             );
         }
         reconciling.abort();
+        refreshing.abort();
         watchdog.abort();
         closing.cancel();
         if tokio::time::timeout(CLOSE, &mut server).await.is_err() {
@@ -144,4 +187,38 @@ impl Daemon {
         tracing::info!("stopped");
         Ok(())
     }
+
+    /// The connections of every socket.
+    fn incoming(
+        &self,
+        socket: &Socket,
+    ) -> std::io::Result<impl Stream<Item = std::io::Result<Guarded<PeerStream>>> + Send + use<>>
+    {
+        let unix = UnixListener::from_std(socket.listener.try_clone()?)?;
+        let limited = |incoming| api::limited(incoming, self.limits.clone(), PeerStream::user);
+        let mut incoming = vec![limited(api::incoming(unix).boxed()).boxed()];
+        if let Some(tls) = &self.tls {
+            for listener in &socket.tcp {
+                let tcp = TcpListener::from_std(listener.try_clone()?)?;
+                incoming.push(limited(api::incoming_tls(tcp, tls.clone()).boxed()).boxed());
+            }
+        }
+        Ok(select_all(incoming))
+    }
+}
+
+/// Whoever may call by the settings.
+fn authenticator(
+    settings: &Settings,
+    tls: Option<&Arc<TlsServer>>,
+) -> anyhow::Result<Authenticator> {
+    let mut authenticator = Authenticator::new(LocalPeers::new(settings)?);
+    if let Some(tls) = tls {
+        let roles = settings.auth.certificates.clone();
+        authenticator = authenticator.with_certificates(tls.clone(), roles);
+    }
+    if let Some(keystone) = &settings.keystone {
+        authenticator = authenticator.with_keystone(Keystone::new(keystone)?);
+    }
+    Ok(authenticator)
 }

@@ -1,7 +1,9 @@
-//! The unix socket that callers reach the daemon on: its own, or one that systemd listens on for it.
+//! The sockets that callers reach the daemon on: a unix socket of its own, or one that systemd listens on for it, and
+//! TCP where the configuration says so.
 
 use std::fs::{self, Permissions};
 use std::io::ErrorKind;
+use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -22,23 +24,33 @@ const ACTIVATED_NAME: &str = "volattachd";
 pub(super) struct Socket {
     /// Listening, non-blocking.
     pub(super) listener: UnixListener,
+    /// TCP, for TLS: listening, non-blocking.
+    pub(super) tcp: Vec<TcpListener>,
     /// Removes the socket's file when dropped; `None`: systemd has it, and listens on.
     _file: Option<SocketFile>,
 }
 
-/// Takes the socket that systemd passed on, or makes the configured one.
+/// Takes the unix socket that systemd passed on, or makes the configured one; makes those for TLS.
 ///
 /// # Errors
-/// Where what systemd passed on is not one listening unix socket, or another process answers on the configured path.
+/// Where what systemd passed on is not one listening unix socket, or another process answers on the configured path
+/// or has a configured address.
 pub(super) fn open(listen: &Listen, passed: Vec<(String, OwnedFd)>) -> anyhow::Result<Socket> {
-    let socket = match take(passed)? {
+    let mut socket = match take(passed)? {
         Some(listener) => Socket {
             listener,
+            tcp: Vec::new(),
             _file: None,
         },
         None => bind(listen)?,
     };
     socket.listener.set_nonblocking(true)?;
+    for address in listen.tls.iter().flat_map(|tls| &tls.addresses) {
+        let listener = TcpListener::bind(address)
+            .with_context(|| format!("cannot listen on {address} (listen.tls.addresses)"))?;
+        listener.set_nonblocking(true)?;
+        socket.tcp.push(listener);
+    }
     Ok(socket)
 }
 
@@ -97,6 +109,7 @@ fn bind(listen: &Listen) -> anyhow::Result<Socket> {
     }
     Ok(Socket {
         listener,
+        tcp: Vec::new(),
         _file: Some(file),
     })
 }
@@ -110,7 +123,12 @@ fn make_directory(path: &Path) -> std::io::Result<()> {
 }
 
 fn open_to(path: &Path, group: Gid) -> anyhow::Result<()> {
-    nix::unistd::chown(path, None, Some(group))?;
+    // An owner may give a file to a group that it is in itself: so this thread is for a moment (CAP_SETGID), which spares the
+    // daemon CAP_CHOWN.
+    let own = nix::unistd::setfsgid(group);
+    let given = nix::unistd::chown(path, None, Some(group));
+    nix::unistd::setfsgid(own);
+    given?;
     Ok(fs::set_permissions(path, Permissions::from_mode(0o660))?)
 }
 
@@ -176,6 +194,7 @@ mod tests {
         Listen {
             socket: dir.join("run/volattachd.sock"),
             group: own.name,
+            tls: None,
         }
     }
 
@@ -224,7 +243,7 @@ mod tests {
         drop(socket);
 
         let connected = UnixStream::pair().unwrap().0;
-        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
         for wrong in [
             vec![named(connected.into())],
             vec![named(tcp.into())],

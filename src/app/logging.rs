@@ -14,6 +14,8 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::model::visible;
+
 /// Which events are shown, as `tracing_subscriber::EnvFilter` has it: `debug`, `info,volattach::libvirt=trace`.
 const FILTER_VARIABLE: &str = "VOLATTACH_LOG";
 
@@ -68,8 +70,8 @@ impl<'a> MakeWriter<'a> for ToJournal {
     }
 }
 
-/// One entry of the journal. A line break within an event, which would begin another entry with a priority and text of
-/// the event's choosing, is written as `\n`.
+/// One entry of the journal. A line break within an event would begin another entry with a priority and text of the event's
+/// choosing, and of an entry with other control characters `journalctl` shows none of the text.
 struct Entry<W> {
     to: W,
     priority: u8,
@@ -92,15 +94,9 @@ impl<W: Write> Write for Entry<W> {
     /// Takes a whole event, as `tracing_subscriber::fmt` hands them over.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         let text = event.strip_suffix(b"\n").unwrap_or(event);
-        let mut line = format!("<{}>", self.priority).into_bytes();
-        for byte in text {
-            match byte {
-                b'\n' => line.extend(b"\\n"),
-                byte => line.push(*byte),
-            }
-        }
-        line.push(b'\n');
-        self.to.write_all(&line)?;
+        let text = String::from_utf8_lossy(text);
+        let line = format!("<{}>{}\n", self.priority, visible(&text));
+        self.to.write_all(line.as_bytes())?;
         Ok(event.len())
     }
 
@@ -118,14 +114,14 @@ mod tests {
         let mut written = Vec::new();
         for (level, event) in [
             (Level::ERROR, "cannot mount\n<0>forged\n"),
-            (Level::INFO, "attached\n"),
+            (Level::INFO, "attached\u{1b}[2J\n"),
         ] {
             let mut entry = Entry::new(&mut written, level);
             entry.write_all(event.as_bytes()).unwrap();
         }
         assert_eq!(
             String::from_utf8(written).unwrap(),
-            "<3>cannot mount\\n<0>forged\n<6>attached\n"
+            "<3>cannot mount\\n<0>forged\n<6>attached\\u{1b}[2J\n"
         );
     }
 

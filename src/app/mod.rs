@@ -13,8 +13,10 @@
 mod daemon;
 mod listen;
 mod logging;
+mod metrics;
 mod policy;
 mod privileges;
+mod remote;
 mod state;
 mod supervisor;
 
@@ -25,6 +27,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 use nix::sys::prctl::set_dumpable;
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -104,12 +107,16 @@ fn start(options: &Options) -> anyhow::Result<()> {
     umask(Mode::from_bits_truncate(0o077));
     // Passwords pass through memory: no core file, and no other process of the same user looks in.
     set_dumpable(false).context("cannot forbid core files")?;
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).context("cannot forbid core files")?;
     logging::init()?;
     let settings = Settings::load(&options.config)?;
     if options.check_config {
+        policy::check(&settings)?;
         println!("{}: the configuration is valid", options.config.display());
         return Ok(());
     }
+    // Before there are threads, each of which has capabilities of its own.
+    privileges::drop_others().context("cannot drop the capabilities that are not needed")?;
     privileges::check();
     let passed = crate::sys::inherited_sockets()
         .context("cannot take the sockets that systemd passed on")?;

@@ -1,14 +1,22 @@
-//! `volattachd policy`: tools for whoever writes a policy. They need no daemon, and touch nothing.
+//! The daemon's policy; and `volattachd policy`: tools for whoever writes one. They need no daemon, and touch nothing, but `check`
+//! and `explain` ask the servers that rules name.
 
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
 
-use crate::policy::{self, Attributes, DEFAULTS, Policy, Sources, Target, Value, Why};
+use super::metrics::Metrics;
+use super::remote::PolicyServers;
+use crate::config::{REMOTE_TIMEOUT, Settings};
+use crate::policy::{
+    self, Attributes, Credentials, DEFAULTS, Policy, PolicyFiles, PolicyStore, Sources, Target,
+    Value, Why,
+};
 
 /// The exit code of a policy that denies, or in which something was found.
 const NO: u8 = 1;
@@ -17,6 +25,8 @@ const NO: u8 = 1;
 const REFUSED: u8 = 2;
 
 /// Tools for whoever writes a policy; they need no daemon, and touch nothing
+///
+/// check and explain ask the servers that a policy's http: and https: checks name, which have 5 s to answer.
 ///
 /// The rules are those of the service; a policy file, and then a directory of them, replace some and add others.
 /// Exit codes: 0 allowed, or nothing is wrong; 1 denied, or something is likely wrong; 2 a file cannot be read or is
@@ -76,8 +86,47 @@ struct Question {
     /// What is called for, a flat JSON object
     #[arg(long, value_name = "FILE")]
     target: PathBuf,
+    /// The authorities, PEM, of the servers that https: checks ask
+    #[arg(long, value_name = "FILE")]
+    remote_ca: Option<PathBuf>,
     /// The rule's name
     rule: String,
+}
+
+/// The daemon's policy; what becomes of its files is written to the figures.
+///
+/// # Errors
+/// Where a file cannot be read or is refused.
+pub(super) fn open(settings: &Settings) -> anyhow::Result<PolicyStore> {
+    let metrics = Metrics::new(settings.metrics_file.clone());
+    metrics.write();
+    PolicyStore::open(files(settings)?, move |reloaded| {
+        metrics.policy(reloaded.is_ok())
+    })
+    .context("cannot use the policy: correct it (volattachd policy validate)")
+}
+
+/// Looks at the policy that the daemon would use.
+///
+/// # Errors
+/// Where a file cannot be read or is refused.
+pub(super) fn check(settings: &Settings) -> anyhow::Result<()> {
+    files(settings)?
+        .load()
+        .context("the policy cannot be used")?;
+    Ok(())
+}
+
+fn files(settings: &Settings) -> anyhow::Result<PolicyFiles> {
+    let given = &settings.policy;
+    let remote = PolicyServers::new(given.remote_ca.as_deref(), given.remote_timeout)
+        .context("cannot use policy.remote_ca")?;
+    Ok(PolicyFiles {
+        file: given.file.clone(),
+        dir: given.directory.clone(),
+        roles: given.roles.clone(),
+        remote: Some(Arc::new(remote)),
+    })
 }
 
 /// Runs one of the tools.
@@ -120,8 +169,9 @@ fn answer(tool: Tool, out: &mut String) -> anyhow::Result<bool> {
             return Ok(findings.is_empty());
         }
         Tool::Check(question) => {
-            let (policy, rule, caller, target) = question.read()?;
-            let decision = policy.decide(&rule, &policy.credentials(caller), &target);
+            let decision = question.answer(async |policy, rule, caller, target| {
+                policy.decide(rule, caller, target).await
+            })?;
             out.push_str(if decision.allowed {
                 "allow\n"
             } else {
@@ -133,8 +183,9 @@ fn answer(tool: Tool, out: &mut String) -> anyhow::Result<bool> {
             return Ok(decision.allowed);
         }
         Tool::Explain(question) => {
-            let (policy, rule, caller, target) = question.read()?;
-            let explanation = policy.explain(&rule, &policy.credentials(caller), &target);
+            let explanation = question.answer(async |policy, rule, caller, target| {
+                policy.explain(rule, caller, target).await
+            })?;
             out.push_str(&explanation.to_string());
             return Ok(explanation.decision.allowed);
         }
@@ -154,11 +205,24 @@ impl Files {
 }
 
 impl Question {
-    fn read(self) -> anyhow::Result<(Policy, String, Attributes, Target)> {
-        let policy = self.files.load()?;
-        let credentials = object_in(&self.credentials, "credentials")?;
+    /// Puts the question, with an answer for as long as it takes the servers that the policy asks.
+    fn answer<T>(
+        self,
+        ask: impl AsyncFnOnce(&Policy, &str, &Credentials, &Target) -> T,
+    ) -> anyhow::Result<T> {
+        let remote = PolicyServers::new(self.remote_ca.as_deref(), REMOTE_TIMEOUT)
+            .context("cannot use --remote-ca")?;
+        let policy = self.files.load()?.asking(Arc::new(remote));
+        let attributes = object_in(&self.credentials, "credentials")?;
         let target = Target::new(object_in(&self.target, "target")?);
-        Ok((policy, self.rule, credentials, target))
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("cannot make a runtime")?;
+        Ok(runtime.block_on(async {
+            let credentials = policy.credentials(attributes).await;
+            ask(&policy, &self.rule, &credentials, &target).await
+        }))
     }
 }
 

@@ -9,11 +9,13 @@ use super::Error;
 use super::guard::BusyGuard;
 use super::inner::{Inner, Parts};
 use super::plan::{AttachPlan, plan_attach};
-use super::request::{AttachRequest, ConnectRequest, ExtendRequest, Filter, ListQuery, Wanted};
+use super::request::{
+    AttachRequest, ConnectRequest, EndRequest, ExtendRequest, Filter, ListQuery, Wanted,
+};
 use super::saga::Why;
-use crate::admission::Admitted;
+use crate::admission::{Admitted, Grant};
 use crate::journal::Kind;
-use crate::model::{Attachment, AttachmentId};
+use crate::model::{Asker, Attachment, AttachmentId};
 
 /// Runs attachments. Clones are the same engine.
 #[derive(Clone)]
@@ -31,7 +33,8 @@ impl Engine {
     /// # Errors
     /// Where the request conflicts with what is there, or a step failed; then the steps before it were undone.
     pub async fn attach(&self, request: Admitted<AttachRequest>) -> Result<Attachment, Error> {
-        self.make(request.into_request().into()).await
+        let (grant, request) = request.into_parts();
+        self.make(grant, request.into()).await
     }
 
     /// Unplugs a volume and disconnects it. An unknown id is detached already.
@@ -39,8 +42,8 @@ impl Engine {
     /// # Errors
     /// Where the guest does not let go, or the disconnect fails; then it is tried again by the next call and by
     /// [`crate::reconcile`].
-    pub async fn detach(&self, id: Admitted<AttachmentId>) -> Result<(), Error> {
-        self.end(id.into_request(), Kind::Attach).await
+    pub async fn detach(&self, request: Admitted<EndRequest>) -> Result<(), Error> {
+        self.end(request, Kind::Attach).await
     }
 
     /// Connects a volume to this host only.
@@ -48,15 +51,16 @@ impl Engine {
     /// # Errors
     /// As [`Self::attach`].
     pub async fn connect(&self, request: Admitted<ConnectRequest>) -> Result<Attachment, Error> {
-        self.make(request.into_request().into()).await
+        let (grant, request) = request.into_parts();
+        self.make(grant, request.into()).await
     }
 
     /// Disconnects what [`Self::connect`] connected. An unknown id is disconnected already.
     ///
     /// # Errors
     /// As [`Self::detach`].
-    pub async fn disconnect(&self, id: Admitted<AttachmentId>) -> Result<(), Error> {
-        self.end(id.into_request(), Kind::Connect).await
+    pub async fn disconnect(&self, request: Admitted<EndRequest>) -> Result<(), Error> {
+        self.end(request, Kind::Connect).await
     }
 
     /// Has host and guest see a volume that its storage has grown; gives the size in bytes that the guest sees or, where no
@@ -66,12 +70,20 @@ impl Engine {
     /// Where the storage has not grown it, or the new size cannot be given to who uses it; then nothing has changed.
     pub async fn extend(&self, request: Admitted<ExtendRequest>) -> Result<u64, Error> {
         let engine = self.clone();
-        let request = request.into_request();
-        self.run(
-            request.id.clone(),
-            async move { engine.0.extend(request).await },
-        )
+        let (grant, request) = request.into_parts();
+        self.run(request.id.clone(), async move {
+            engine.0.extend(&grant, request).await
+        })
         .await
+    }
+
+    /// The attachment of that id, for those who decide whether a caller may touch it.
+    ///
+    /// # Errors
+    /// Where the journal fails.
+    pub async fn look(&self, id: &AttachmentId) -> Result<Option<Attachment>, Error> {
+        let record = self.0.parts.journal.get(id).await?;
+        Ok(record.map(|record| record.to_attachment()))
     }
 
     /// The attachment of that id.
@@ -79,22 +91,24 @@ impl Engine {
     /// # Errors
     /// Where there is none.
     pub async fn get(&self, id: Admitted<AttachmentId>) -> Result<Attachment, Error> {
-        let id = id.into_request();
-        let record = self.0.parts.journal.get(&id).await?;
+        let (grant, id) = id.into_parts();
+        let record = self.0.granted(&grant, &id).await?;
         record
             .map(|record| record.to_attachment())
             .ok_or(Error::NotFound { id })
     }
 
-    /// A page of attachments, ordered by id.
+    /// A page of the attachments that the caller may see, ordered by id.
     ///
     /// # Errors
     /// Where the journal fails.
     pub async fn list(&self, query: Admitted<ListQuery>) -> Result<Vec<Attachment>, Error> {
-        self.0.page(query.into_request()).await
+        let (grant, query) = query.into_parts();
+        self.0.page(query, &grant).await
     }
 
-    /// The attachments as they are, and a channel of every change from now on (of all attachments: filter them).
+    /// The attachments that the caller may see as they are, and a channel of every change from now on (of all attachments:
+    /// filter them, and ask of each whether the caller may see it).
     ///
     /// # Errors
     /// Where the journal fails.
@@ -104,12 +118,13 @@ impl Engine {
     ) -> Result<(Vec<Attachment>, broadcast::Receiver<Attachment>), Error> {
         // Subscribed before looking, so that no change falls between.
         let changes = self.0.changes.subscribe();
+        let (grant, filter) = filter.into_parts();
         let query = ListQuery {
-            filter: filter.into_request(),
+            filter,
             after: None,
             limit: usize::MAX,
         };
-        Ok((self.0.page(query).await?, changes))
+        Ok((self.0.page(query, &grant).await?, changes))
     }
 
     /// What an attach would do; touches nothing.
@@ -117,11 +132,13 @@ impl Engine {
     /// # Errors
     /// What the attach would refuse before it touches anything.
     pub async fn plan(&self, request: Admitted<AttachRequest>) -> Result<AttachPlan, Error> {
-        let request = request.into_request();
+        let (grant, request) = request.into_parts();
         let hypervisor = &self.0.parts.hypervisor;
         let scope = request.disk.scope;
         let view = hypervisor.domain(&request.domain, scope).await?;
-        plan_attach(&self.0.parts.backends, &view, &request)
+        let known = self.0.volume(&request.volume, Some(&request.id)).await?;
+        let asker = Asker::from(grant.actor());
+        plan_attach(&self.0.parts.backends, &view, &asker, known, request)
     }
 
     /// Takes no new work from now on, and waits for what is under way. A detach that waits for its guest is cut
@@ -138,15 +155,23 @@ impl Engine {
         id: AttachmentId,
         call: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Result<T, Error> {
-        if self.0.stopping.is_cancelled() {
-            return Err(Error::ShuttingDown);
-        }
         let busy = self.enter(&id)?;
         let call = async move {
             let result = call.await;
             drop(busy);
             result
         };
+        self.to_its_end(call).await
+    }
+
+    /// The same, for what is about no attachment.
+    pub(super) async fn to_its_end<T: Send + 'static>(
+        &self,
+        call: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        if self.0.stopping.is_cancelled() {
+            return Err(Error::ShuttingDown);
+        }
         let task = self
             .0
             .tasks
@@ -155,11 +180,11 @@ impl Engine {
             .unwrap_or_else(|error| Err(Error::Internal(error)))
     }
 
-    async fn make(&self, wanted: Wanted) -> Result<Attachment, Error> {
+    async fn make(&self, grant: Grant, wanted: Wanted) -> Result<Attachment, Error> {
         let engine = self.clone();
         let id = wanted.id.clone();
         // Boxed: the saga's state would make every future around it large.
-        let made = Box::pin(async move { engine.0.make(wanted).await });
+        let made = Box::pin(async move { engine.0.make(grant.actor(), wanted).await });
         self.run(id, made).await
     }
 
@@ -170,10 +195,11 @@ impl Engine {
         })
     }
 
-    async fn end(&self, id: AttachmentId, kind: Kind) -> Result<(), Error> {
+    async fn end(&self, request: Admitted<EndRequest>, kind: Kind) -> Result<(), Error> {
+        let (grant, EndRequest { id, force }) = request.into_parts();
         let engine = self.clone();
         self.run(id.clone(), async move {
-            let Some(record) = engine.0.parts.journal.get(&id).await? else {
+            let Some(mut record) = engine.0.granted(&grant, &id).await? else {
                 return Ok(());
             };
             if record.kind() != kind {
@@ -187,6 +213,8 @@ impl Engine {
                     use_instead,
                 });
             }
+            // Also for when it goes on by itself.
+            record.force |= force;
             engine.0.backward(record, Why::Asked).await
         })
         .await

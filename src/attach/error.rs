@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
+use crate::admission::Denied as NotAdmitted;
 use crate::backend::BackendError;
 use crate::journal::JournalError;
 use crate::libvirt::HypervisorError;
-use crate::model::{AttachmentId, Domain, ImageFormat, Reason, VolumeId};
+use crate::model::{AccessDenied, AttachmentId, Domain, ImageFormat, Reason, VolumeId};
 
 /// Why a call failed. Each level says its own; `source()` has the rest.
 #[derive(Debug, thiserror::Error)]
@@ -19,9 +20,16 @@ pub enum Error {
     /// The journal failed.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// The volume may not be used as it was asked for.
+    #[error(transparent)]
+    Denied(#[from] AccessDenied),
+    /// It cannot be told which attachments the caller may see.
+    #[error(transparent)]
+    Undecided(#[from] NotAdmitted),
     /// The id is taken by another request.
     #[error(
-        "attachment {id} exists already and was made by another request: choose another id, or detach it first"
+        "attachment {id} exists already and was made by another request, or for another user: choose another id, or detach \
+         it first"
     )]
     Conflict {
         /// The id.
@@ -34,6 +42,12 @@ pub enum Error {
         id: AttachmentId,
         /// What is going on.
         state: &'static str,
+    },
+    /// A volume has another owner than a moment ago.
+    #[error("volume {volume} is somebody else's than a moment ago: ask again")]
+    OwnerChanged {
+        /// The volume.
+        volume: VolumeId,
     },
     /// No such attachment.
     #[error("no attachment {id} on this host: list shows those there are")]
@@ -60,15 +74,25 @@ pub enum Error {
         id: AttachmentId,
     },
     /// Another attachment uses the volume.
-    #[error(
-        "volume {volume} is attached on this host already, as {other}: only read-only attachments, or those \
-         that both say shareable (and, of a target, have the same access), may share a volume"
-    )]
+    #[error("volume {volume} is attached on this host already, as {other}: {why}")]
     VolumeInUse {
         /// The volume.
         volume: VolumeId,
         /// The attachment that has it.
         other: AttachmentId,
+        /// Why the two may not share it.
+        why: &'static str,
+    },
+    /// The volume is an image that somebody writes, and could only be read.
+    #[error(
+        "volume {volume} is attached read-write already, and who reads an image (of the format {format}) while it is written \
+         sees nonsense: detach it there first, or use a raw volume"
+    )]
+    ImageWritten {
+        /// The volume.
+        volume: VolumeId,
+        /// Its format.
+        format: ImageFormat,
     },
     /// The guest has not let go of the disk.
     #[error(
@@ -169,12 +193,15 @@ impl Error {
             Self::Backend(error) => error.reason(),
             Self::Hypervisor(error) => error.reason(),
             Self::Journal(error) => error.reason(),
+            Self::Denied(AccessDenied::Permissions { .. }) => Reason::PermissionDenied,
+            Self::Denied(AccessDenied::ReadOnly { .. }) => Reason::ReadWriteRefused,
+            Self::Undecided(denied) => denied.reason(),
             Self::Conflict { .. } => Reason::AttachmentConflict,
-            Self::InProgress { .. } => Reason::OperationInProgress,
+            Self::InProgress { .. } | Self::OwnerChanged { .. } => Reason::OperationInProgress,
             Self::NotFound { .. } => Reason::AttachmentNotFound,
             Self::Kind { .. } => Reason::AttachmentKind,
             Self::CleanupRequired { .. } => Reason::CleanupRequired,
-            Self::VolumeInUse { .. } => Reason::VolumeInUse,
+            Self::VolumeInUse { .. } | Self::ImageWritten { .. } => Reason::VolumeInUse,
             Self::UnplugPending { .. } => Reason::UnplugPending,
             Self::UnplugRefused { .. } => Reason::UnplugRefused,
             Self::Lost { .. } => Reason::DiskLost,

@@ -6,6 +6,7 @@
 use super::Error;
 use super::inner::Inner;
 use super::request::ExtendRequest;
+use crate::admission::Grant;
 use crate::journal::{Record, Step};
 use crate::model::{HostPlan, ImageFormat, State};
 
@@ -15,9 +16,9 @@ const SECTOR: u64 = 512;
 impl Inner {
     /// Has everyone see the size that the volume has on its storage; gives the size in bytes that the guest sees or, where
     /// no running domain has the volume, the one that the host sees.
-    pub(super) async fn extend(&self, request: ExtendRequest) -> Result<u64, Error> {
+    pub(super) async fn extend(&self, grant: &Grant, request: ExtendRequest) -> Result<u64, Error> {
         let ExtendRequest { id, bytes: wanted } = request;
-        let Some(record) = self.parts.journal.get(&id).await? else {
+        let Some(record) = self.granted(grant, &id).await? else {
             return Err(Error::NotFound { id });
         };
         match record.state {

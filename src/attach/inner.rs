@@ -12,10 +12,11 @@ use uuid::Uuid;
 use super::Error;
 use super::guard::{Busy, Locks};
 use super::request::ListQuery;
+use crate::admission::Grant;
 use crate::backend::{Backends, Presence};
 use crate::journal::{Journal, Record};
 use crate::libvirt::Hypervisor;
-use crate::model::{Attachment, HostKey};
+use crate::model::{Attachment, AttachmentId, HostKey};
 
 /// Changes that a slow watcher may fall behind before it is told to watch again.
 const WATCH_BACKLOG: usize = 1024;
@@ -67,21 +68,49 @@ impl Inner {
         }
     }
 
-    /// A page of attachments, ordered by id.
-    pub(super) async fn page(&self, query: ListQuery) -> Result<Vec<Attachment>, Error> {
+    /// The record of that id, which is still of the volume, and whose, as it was when the call was let in.
+    pub(super) async fn granted(
+        &self,
+        grant: &Grant,
+        id: &AttachmentId,
+    ) -> Result<Option<Record>, Error> {
+        let record = self.parts.journal.get(id).await?;
+        match record {
+            Some(record) if !grant.covers(&record.rights.owner, &record.volume) => {
+                Err(Error::InProgress {
+                    id: id.clone(),
+                    state: "another call",
+                })
+            }
+            record => Ok(record),
+        }
+    }
+
+    /// A page of attachments that may be seen, ordered by id.
+    pub(super) async fn page(
+        &self,
+        query: ListQuery,
+        grant: &Grant,
+    ) -> Result<Vec<Attachment>, Error> {
         let ListQuery {
             filter,
             after,
             limit,
         } = query;
-        let records = self.parts.journal.all().await?;
-        Ok(records
-            .iter()
-            .filter(|record| after.as_ref().is_none_or(|after| record.id > *after))
-            .map(Record::to_attachment)
-            .filter(|attachment| filter.matches(attachment))
-            .take(limit)
-            .collect())
+        let mut found = Vec::new();
+        for record in self.parts.journal.all().await? {
+            if found.len() == limit {
+                break;
+            }
+            let attachment = record.to_attachment();
+            if after.as_ref().is_none_or(|after| record.id > *after)
+                && filter.matches(&attachment)
+                && grant.sees(&(&attachment).into()).await?
+            {
+                found.push(attachment);
+            }
+        }
+        Ok(found)
     }
 
     /// Whether what the record promises is there. A host that was rebooted has no mounts and no plugged disks; but the

@@ -4,13 +4,27 @@ use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use super::Error;
+use super::access::{Decided, KnownVolume, decide, plan_host};
 use super::inner::Inner;
-use super::plan::{disk_spec, plan_host};
+use super::plan::{check_confined, disk_spec};
 use super::request::Wanted;
 use super::saga::{Forward, Why};
 use crate::journal::{Direction, Progress, Record, Step, StepRecord};
 use crate::libvirt::{DomainView, plan_disk};
-use crate::model::{Attachment, Domain, State};
+use crate::model::{
+    Actor, Asker, Attachment, AttachmentId, Dialect, Domain, Holder, ImageFormat, State, VolumeId,
+};
+
+/// How often others may come and go between the decision and the word in the journal before a caller is told to ask again.
+const TRIES: usize = 5;
+
+/// Who asks, and for what.
+struct Asked {
+    asker: Asker,
+    holder: Holder,
+    wanted: Wanted,
+    fingerprint: String,
+}
 
 /// What the journal knows of a repeated request.
 enum Known {
@@ -22,13 +36,36 @@ enum Known {
 
 impl Inner {
     /// Attaches, or connects where no domain is wanted.
-    pub(super) async fn make(&self, wanted: Wanted) -> Result<Attachment, Error> {
-        let fingerprint = wanted.fingerprint(&self.parts.key);
-        let known = self.known(&wanted, &fingerprint).await?;
-        if let Some(Known::Whole(attachment)) = known {
-            return Ok(*attachment);
+    pub(super) async fn make(&self, actor: &Actor, wanted: Wanted) -> Result<Attachment, Error> {
+        let asked = Asked {
+            asker: Asker::from(actor),
+            holder: actor.holder(),
+            fingerprint: wanted.fingerprint(&self.parts.key),
+            wanted,
+        };
+        for _ in 0..TRIES {
+            if let Some(made) = self.try_make(&asked).await? {
+                return Ok(made);
+            }
+            tracing::info!("others use the volume otherwise than a moment ago: deciding again");
         }
-        let (access, host) = plan_host(&self.parts.backends, &wanted.info, wanted.access)?;
+        Err(Error::InProgress {
+            id: asked.wanted.id,
+            state: "others attach and detach its volume",
+        })
+    }
+
+    /// The same; `None` where others have changed what was decided by.
+    async fn try_make(&self, asked: &Asked) -> Result<Option<Attachment>, Error> {
+        let wanted = &asked.wanted;
+        let known = self.known(asked).await?;
+        if let Some(Known::Whole(attachment)) = known {
+            return Ok(Some(*attachment));
+        }
+        let backends = &self.parts.backends;
+        let volume = self.volume(&wanted.volume, Some(&wanted.id)).await?;
+        let decided = decide(backends, wanted, &asked.asker, volume)?;
+        let host = plan_host(backends, wanted, &decided)?;
         let ready = host.shared.is_none();
         let plugs = self.plugs.load(Ordering::Acquire);
         // What needs no connection is looked at while the domain is.
@@ -39,10 +76,10 @@ impl Inner {
                     false => Ok(()),
                 }
             };
-            let (looked, inspected) = tokio::join!(self.look(&wanted), inspect);
+            let (looked, inspected) = tokio::join!(self.look(wanted), inspect);
             (looked?, inspected)
         };
-        let spec = disk_spec(&wanted.volume, &wanted.info, &wanted.disk, &host);
+        let spec = disk_spec(wanted, &decided, &host, view.dialect);
         let lost = match known {
             Some(Known::Lost(old)) => Some(old),
             _ => None,
@@ -52,12 +89,16 @@ impl Inner {
             // Refused now rather than after a mount.
             _ => plan_disk(&view, &spec)?,
         };
+        check_confined(&self.parts.backends, &view, &host)?;
         inspected?;
         let again = lost.is_some();
         let now = SystemTime::now();
         let (created, mut steps) = match lost {
-            // The configuration is another now, and what is left in the old place would be in no record.
-            Some(old) if old.host.shared != host.shared => {
+            // The configuration is another now, and what is left in the old place would be in no record; or the access is, and
+            // what is left would still have the old one.
+            Some(old)
+                if old.host.shared != host.shared || old.access.access != decided.access.access =>
+            {
                 let created = old.created;
                 self.backward(*old, Why::CleanUp).await?;
                 (created, Vec::new())
@@ -79,13 +120,15 @@ impl Inner {
                 },
             );
         }
-        let record = Record {
-            id: wanted.id,
-            fingerprint,
-            volume: wanted.volume,
+        let mut record = Record {
+            id: wanted.id.clone(),
+            fingerprint: asked.fingerprint.clone(),
+            volume: wanted.volume.clone(),
             shareable: spec.options.shareable,
             domain,
-            access,
+            access: decided.access.clone(),
+            rights: decided.rights.clone(),
+            holder: Some(asked.holder.clone()),
             host,
             disk,
             steps,
@@ -93,18 +136,33 @@ impl Inner {
             state: State::Connecting,
             error: None,
             unplug_requested: None,
+            force: false,
             created,
             updated: now,
         };
-        self.reserve(&record).await?;
+        if !self.reserve(&mut record, asked, &decided).await? {
+            return Ok(None);
+        }
         let forward = Forward {
-            info: wanted.info.protocol,
+            info: wanted.info.protocol.clone(),
             spec,
             ready,
             again,
             plugs,
         };
-        self.forward(record, forward).await
+        self.forward(record, forward).await.map(Some)
+    }
+
+    /// What this host knows of a volume; the attachment `but` is no use of it.
+    pub(super) async fn volume(
+        &self,
+        volume: &VolumeId,
+        but: Option<&AttachmentId>,
+    ) -> Result<KnownVolume, Error> {
+        let journal = &self.parts.journal;
+        let set = journal.permissions(volume).await?;
+        let records = journal.all().await?;
+        Ok(KnownVolume::new(volume, &records, set, but))
     }
 
     /// The domain that is wanted, as it is now.
@@ -117,13 +175,14 @@ impl Inner {
         Ok((Some(view.domain.clone()), view))
     }
 
-    /// What the journal knows of the id, where the request is the same.
-    async fn known(&self, wanted: &Wanted, fingerprint: &str) -> Result<Option<Known>, Error> {
-        let Some(record) = self.parts.journal.get(&wanted.id).await? else {
+    /// What the journal knows of the id, where the request is the same and for the same.
+    async fn known(&self, asked: &Asked) -> Result<Option<Known>, Error> {
+        let id = asked.wanted.id.clone();
+        let Some(record) = self.parts.journal.get(&id).await? else {
             return Ok(None);
         };
-        let id = wanted.id.clone();
-        if record.fingerprint != fingerprint {
+        let another = |holder: &Holder| *holder != asked.holder;
+        if record.fingerprint != asked.fingerprint || record.holder.as_ref().is_some_and(another) {
             return Err(Error::Conflict { id });
         }
         match record.state {
@@ -139,30 +198,72 @@ impl Inner {
         }
     }
 
-    /// Puts a new record into the journal, unless another attachment has the volume. Nothing was done yet that the disk
-    /// would have to know of.
-    async fn reserve(&self, new: &Record) -> Result<(), Error> {
+    /// Puts a new record into the journal, unless another attachment is in its way: an error; or unless it would be another
+    /// record by what others do with the volume now: `false`. Nothing was done yet that the disk would have to know of.
+    async fn reserve(
+        &self,
+        new: &mut Record,
+        asked: &Asked,
+        decided: &Decided,
+    ) -> Result<bool, Error> {
         let _held = self.reserve.lock().await;
-        let in_the_way = self.parts.journal.all().await?.into_iter().find(|other| {
-            other.id != new.id && other.volume == new.volume && !may_share(other, new)
-        });
-        if let Some(other) = in_the_way {
-            return Err(Error::VolumeInUse {
-                volume: new.volume.clone(),
-                other: other.id,
-            });
+        let journal = &self.parts.journal;
+        let records = journal.all().await?;
+        let set = journal.permissions(&new.volume).await?;
+        let known = KnownVolume::new(&new.volume, &records, set, Some(&new.id));
+        let now = decide(&self.parts.backends, &asked.wanted, &asked.asker, known)?;
+        if !now.makes_the_same(decided) {
+            return Ok(false);
         }
-        self.parts.journal.put_soon(new).await?;
+        new.access = now.access;
+        new.rights = now.rights;
+        let others = records.iter();
+        let others = others.filter(|other| other.id != new.id && other.volume == new.volume);
+        for other in others {
+            if let Some(why) = in_the_way(other, new) {
+                return Err(Error::VolumeInUse {
+                    volume: new.volume.clone(),
+                    other: other.id.clone(),
+                    why,
+                });
+            }
+        }
+        journal.put_soon(new).await?;
         self.tell(new);
-        Ok(())
+        Ok(true)
     }
 }
 
-/// Whether two attachments may have one volume. The device of a target's volume is read-only for the whole host or not at
-/// all.
-fn may_share(a: &Record, b: &Record) -> bool {
-    let same_access = a.access.access == b.access.access;
-    let read_only = same_access && a.access.access.is_read_only();
-    let one_device = a.host.target.is_some() && b.host.target.is_some();
-    read_only || a.shareable && b.shareable && (same_access || !one_device)
+/// Why two attachments may not have one volume, if so.
+fn in_the_way(there: &Record, new: &Record) -> Option<&'static str> {
+    let consent = there.shareable && new.shareable;
+    let (reader, writer) = match [there, new].map(|it| it.access.access.is_read_only()) {
+        [true, true] => return None,
+        [false, false] => {
+            let why = "only attachments that all say shareable may write one volume";
+            return (!consent).then_some(why);
+        }
+        [true, false] => (there, new),
+        [false, true] => (new, there),
+    };
+    if reader.host.target.is_some() && writer.host.target.is_some() {
+        return Some(
+            "a volume on iSCSI or NVMe/TCP is one device on this host, which is read-only for all or for none: detach that one \
+             first, or attach on another host",
+        );
+    }
+    if [reader, writer]
+        .iter()
+        .any(|it| it.host.format != ImageFormat::Raw)
+    {
+        return Some(
+            "who reads an image while it is written sees nonsense: only raw volumes can be read beside a writer",
+        );
+    }
+    if reader.disk.dialect == Dialect::Xen && !consent {
+        return Some("on Xen a volume is read beside a writer only where both say shareable");
+    }
+    (!reader.shareable).then_some(
+        "it only reads the volume, and was attached when nobody wrote it and not as shareable: detach it first",
+    )
 }

@@ -14,22 +14,29 @@
 //!   that `reconcile` tries again from time to time;
 //! - who else uses a shared mount is counted in the journal, under a lock per mount that is held until the outcome is
 //!   journaled: the last user takes it down, and nobody else does;
+//! - access is decided by what the journal says when the new record is put there: of two who come at once, one writes;
 //! - a call runs to its end even if its caller goes away.
 
+mod access;
 mod engine;
 mod error;
 mod extend;
 mod guard;
 mod inner;
 mod make;
+mod permissions;
 mod plan;
 mod request;
 mod resume;
 mod saga;
 
+pub use access::KnownVolume;
 pub use engine::Engine;
 pub use error::Error;
 pub use inner::Parts;
+pub use permissions::VolumePermissions;
 pub use plan::{AttachPlan, plan_attach};
-pub use request::{AttachRequest, ConnectRequest, ExtendRequest, Filter, ListQuery};
+pub use request::{
+    AttachRequest, ConnectRequest, EndRequest, ExtendRequest, Filter, ListQuery, PermissionsRequest,
+};
 pub use resume::{Action, Reality};

@@ -1,13 +1,13 @@
 //! Decides what an attach comes to, before anything is done. Pure: the same input gives the same plan.
 
 use crate::backend::{Backends, Setting};
-use crate::connection::ConnectionInfo;
 use crate::libvirt::{DomainView, plan_disk};
 use crate::model::{
-    Access, AccessDecision, AccessSource, Discard, DiskOptions, DiskPlan, DiskSpec, HostPlan,
-    VolumeId,
+    AccessDecision, Asker, Dialect, Discard, DiskPlan, DiskSpec, HostPlan, VolumeRights,
 };
 
+use super::access::{Decided, KnownVolume, decide, plan_host};
+use super::request::Wanted;
 use super::{AttachRequest, Error};
 
 /// What an attach would do.
@@ -15,6 +15,8 @@ use super::{AttachRequest, Error};
 pub struct AttachPlan {
     /// Read-only or read-write, and why.
     pub access: AccessDecision,
+    /// What is known of who may use the volume.
+    pub rights: VolumeRights,
     /// The steps in order: name, and what it does on what.
     pub steps: Vec<(&'static str, String)>,
     /// Where the host's settings came from.
@@ -25,21 +27,27 @@ pub struct AttachPlan {
     pub disk: DiskPlan,
 }
 
-/// Plans an attach of the request to the domain as it is in `view`.
+/// Plans an attach of the request, by this user, to the domain as it is in `view`, of the volume as it is known.
 ///
 /// # Errors
 /// What the attach itself would refuse before it touches anything.
 pub fn plan_attach(
     backends: &Backends,
     view: &DomainView,
-    request: &AttachRequest,
+    asker: &Asker,
+    known: KnownVolume,
+    request: AttachRequest,
 ) -> Result<AttachPlan, Error> {
-    let (access, host) = plan_host(backends, &request.info, request.access)?;
-    let spec = disk_spec(&request.volume, &request.info, &request.disk, &host);
+    let wanted = Wanted::from(request);
+    let decided = decide(backends, &wanted, asker, known)?;
+    let host = plan_host(backends, &wanted, &decided)?;
+    let spec = disk_spec(&wanted, &decided, &host, view.dialect);
+    let Decided { access, rights, .. } = decided;
     let disk = plan_disk(view, &spec)?;
+    check_confined(backends, view, &host)?;
     let words = backends
         .get(&host.protocol)?
-        .describe(&request.info.protocol, &host);
+        .describe(&wanted.info.protocol, &host);
     let place = if view.domain.name.is_empty() {
         "the domain".to_owned()
     } else {
@@ -71,6 +79,7 @@ pub fn plan_attach(
     ];
     Ok(AttachPlan {
         access,
+        rights,
         steps,
         settings: words.settings,
         host,
@@ -78,42 +87,37 @@ pub fn plan_attach(
     })
 }
 
-/// Decides on the access and the host's side.
-pub(super) fn plan_host(
+/// Refuses a volume that the running domain, confined as it is, could not open.
+pub(super) fn check_confined(
     backends: &Backends,
-    info: &ConnectionInfo,
-    requested: Option<Access>,
-) -> Result<(AccessDecision, HostPlan), Error> {
-    let backend = backends.get(info.protocol.name())?;
-    let mut read_only_by = Vec::new();
-    if requested == Some(Access::ReadOnly) {
-        read_only_by.push(AccessSource::Request);
+    view: &DomainView,
+    host: &HostPlan,
+) -> Result<(), Error> {
+    match view.live.confined {
+        true => Ok(backends.get(&host.protocol)?.check_confined(host)?),
+        false => Ok(()),
     }
-    read_only_by.extend(&info.common.read_only_by);
-    if backend.read_only(&info.protocol) {
-        read_only_by.push(AccessSource::Configuration);
-    }
-    let access = AccessDecision::from_sources(read_only_by);
-    let host = backend.plan(&info.protocol, access.access)?;
-    Ok((access, host))
 }
 
 /// The disk as the caller wants it, with the connection info's words where the caller said nothing.
 pub(super) fn disk_spec(
-    volume: &VolumeId,
-    info: &ConnectionInfo,
-    wanted: &DiskOptions,
+    wanted: &Wanted,
+    decided: &Decided,
     host: &HostPlan,
+    dialect: Dialect,
 ) -> DiskSpec {
-    let common = &info.common;
-    let mut options = wanted.clone();
+    let common = &wanted.info.common;
+    let mut options = wanted.disk.clone();
     options.iotune = options.iotune.or(common.iotune);
     options.discard = options.discard.or(common.discard.then_some(Discard::Unmap));
     options.logical_block_size = options.logical_block_size.or(common.logical_block_size);
     options.physical_block_size = options.physical_block_size.or(common.physical_block_size);
-    options.shareable |= common.multiattach;
+    // Else QEMU's lock on the image keeps who only reads it from opening it beside who writes it (QEMU's
+    // docs/system/images, "Image file locking"). Xen has no such locks.
+    let reads_beside = decided.beside_writer && dialect == Dialect::Qemu;
+    options.shareable |= common.multiattach || reads_beside;
     DiskSpec {
-        volume: volume.clone(),
+        volume: wanted.volume.clone(),
         path: host.path.clone(),
         kind: host.kind,
         format: host.format,

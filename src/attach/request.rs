@@ -2,7 +2,8 @@
 
 use crate::connection::ConnectionInfo;
 use crate::model::{
-    Access, Attachment, AttachmentId, DiskOptions, DomainRef, HostKey, State, VolumeId,
+    Access, Attachment, AttachmentId, DiskOptions, DomainRef, HostKey, Permissions, State,
+    VolumeFacts, VolumeId,
 };
 
 /// Attach a volume to a domain.
@@ -18,6 +19,12 @@ pub struct AttachRequest {
     pub info: ConnectionInfo,
     /// `None`: what the volume allows.
     pub access: Option<Access>,
+    /// Whether read-only will not do.
+    pub require_rw: bool,
+    /// Whether a domain is to boot from it.
+    pub boot: bool,
+    /// What the caller says of the volume, where it may vouch for that.
+    pub facts: Option<VolumeFacts>,
     /// How the disk appears.
     pub disk: DiskOptions,
 }
@@ -33,8 +40,32 @@ pub struct ConnectRequest {
     pub info: ConnectionInfo,
     /// `None`: what the volume allows.
     pub access: Option<Access>,
+    /// Whether read-only will not do.
+    pub require_rw: bool,
+    /// Whether a domain is to boot from it.
+    pub boot: bool,
+    /// What the caller says of the volume, where it may vouch for that.
+    pub facts: Option<VolumeFacts>,
     /// For the disk XML in the answer.
     pub disk: DiskOptions,
+}
+
+/// Take an attachment down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndRequest {
+    /// The attachment.
+    pub id: AttachmentId,
+    /// Whether to go on where what the guest wrote last cannot be flushed.
+    pub force: bool,
+}
+
+/// Change who may use a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PermissionsRequest {
+    /// The volume.
+    pub volume: VolumeId,
+    /// `None`: whatever is told with attaches.
+    pub permissions: Option<Permissions>,
 }
 
 /// Have host and guest see a volume that its storage has grown.
@@ -53,6 +84,9 @@ pub(super) struct Wanted {
     pub(super) domain: Option<DomainRef>,
     pub(super) info: ConnectionInfo,
     pub(super) access: Option<Access>,
+    pub(super) require_rw: bool,
+    pub(super) boot: bool,
+    pub(super) facts: Option<VolumeFacts>,
     pub(super) disk: DiskOptions,
 }
 
@@ -64,6 +98,9 @@ impl From<AttachRequest> for Wanted {
             domain: Some(request.domain),
             info: request.info,
             access: request.access,
+            require_rw: request.require_rw,
+            boot: request.boot,
+            facts: request.facts,
             disk: request.disk,
         }
     }
@@ -77,16 +114,29 @@ impl From<ConnectRequest> for Wanted {
             domain: None,
             info: request.info,
             access: request.access,
+            require_rw: request.require_rw,
+            boot: request.boot,
+            facts: request.facts,
             disk: request.disk,
         }
     }
 }
 
 impl Wanted {
-    /// A keyed hash of the whole request, secrets included: says whether a repeated call is the same one.
+    /// Whether a domain boots from the volume: a disk with a place in the boot order is one that it may boot from.
+    pub(super) fn boots(&self) -> bool {
+        self.boot || self.disk.boot_order.is_some()
+    }
+
+    /// A keyed hash of the whole request, secrets included: says whether a repeated call is the same one. What is said of
+    /// the volume is no part of it: that somebody uses it now may be another answer a moment later.
     pub(super) fn fingerprint(&self, key: &HostKey) -> String {
         let domain = self.domain.as_ref().map(ToString::to_string);
-        let rest = serde_json::json!([domain, self.access, self.disk]).to_string();
+        let mut rest = serde_json::json!([domain, self.access, self.disk]).to_string();
+        // Where neither is said, it is what it was before they could be.
+        if self.require_rw || self.boot {
+            rest.push_str(&serde_json::json!([self.require_rw, self.boot]).to_string());
+        }
         key.tag(&[
             self.id.as_str().as_bytes(),
             self.volume.as_str().as_bytes(),

@@ -123,7 +123,8 @@ impl Engine {
             if engine.0.parts.journal.get(&id).await?.as_ref() != Some(&seen) {
                 return Ok(Action::Nothing);
             }
-            engine.0.act(seen, action).await
+            // Boxed: the saga's state would make every future around it large.
+            Box::pin(engine.0.act(seen, action)).await
         })
         .await
     }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::Error;
 use super::inner::Inner;
-use crate::backend::Presence;
+use crate::backend::{Presence, Release};
 use crate::connection::Protocol;
 use crate::journal::{Direction, Kind, Progress, Record, Step};
 use crate::libvirt::{DomainView, Unplug, plan_disk};
@@ -324,7 +324,11 @@ impl Inner {
             });
         }
         let backend = self.parts.backends.get(&record.host.protocol)?;
-        Ok(backend.disconnect(&record.host, last).await?)
+        let how = Release {
+            last,
+            force: record.force,
+        };
+        Ok(backend.disconnect(&record.host, how).await?)
     }
 
     /// The lock that a step and its outcome in the journal are under.

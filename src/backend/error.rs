@@ -296,6 +296,18 @@ pub enum BackendError {
         /// With what.
         how: String,
     },
+    /// SELinux keeps guests from such mounts.
+    #[error(
+        "SELinux on this host keeps confined guests from {fstype} mounts: turn that off with `setsebool -P {boolean} on`, if you accept \
+         what it costs: every guest of this host may then use every {fstype} mount, as far as Unix permissions let it, for files \
+         there have no label of one guest's own. Turned off again later, disks that are in use fail"
+    )]
+    SelinuxBoolean {
+        /// The file system.
+        fstype: String,
+        /// What is off.
+        boolean: &'static str,
+    },
     /// A directory, the mount table or a worker process failed: this host's trouble, not the server's.
     #[error("cannot {action}")]
     Host {
@@ -361,6 +373,7 @@ impl BackendError {
             Self::ReferencesFile { .. } => Reason::ImageReferencesFile,
             Self::ImageMalformed { .. } => Reason::ImageMalformed,
             Self::ImageEncrypted { .. } => Reason::EncryptionUnsupported,
+            Self::SelinuxBoolean { .. } => Reason::SelinuxBoolean,
             Self::Host { .. } | Self::NotMine { .. } => Reason::Internal,
         }
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 
-use super::{Backend, BackendError, Connected, Description, Presence, file};
+use super::{Backend, BackendError, Connected, Description, Presence, Release, file};
 use crate::config;
 use crate::connection::{LocalVolume, Protocol};
 use crate::model::{Access, HostPlan, SourceKind};
@@ -134,6 +134,28 @@ fn on_this_host(plan: &HostPlan) -> Result<(), BackendError> {
     }
 }
 
+/// Refuses a file that others may put something else in the place of. It is opened by its path again after it was looked at
+/// here: by libvirt, which gives it to QEMU's user, and by QEMU, both of which follow links.
+fn only_ours(plan: &HostPlan) -> Result<(), BackendError> {
+    if plan.kind != SourceKind::File || plan.protocol != PROTOCOL {
+        return Ok(());
+    }
+    let job = file::job(plan, None)?;
+    let own = nix::unistd::geteuid().as_raw();
+    match beneath::changeable_by_others(&job.root, &job.relative, own) {
+        Ok(None) => Ok(()),
+        Ok(Some(folder)) => Err(BackendError::PathUnsafe {
+            path: plan.path.clone(),
+            why: format!(
+                "others than root may rename files in {}, and so put another one in its place: make the folder root's alone \
+                 (chown root, chmod go-w)",
+                folder.display()
+            ),
+        }),
+        Err((step, errno)) => Err(file::failure(plan, None, step, errno)),
+    }
+}
+
 /// Checks the volume, and gives its size in bytes.
 fn look(plan: &HostPlan) -> Result<u64, BackendError> {
     on_this_host(plan)?;
@@ -141,6 +163,8 @@ fn look(plan: &HostPlan) -> Result<u64, BackendError> {
     let job = file::job(&real, None)?;
     let found = beneath::inspect(&job.root, &job.relative, job.write, job.head, job.tail)
         .map_err(|(step, errno)| file::failure(plan, None, step, errno))?;
+    // After it was opened, which tells better of links on the way.
+    only_ours(plan)?;
     file::judge(plan, &found)?;
     Ok(found.size)
 }
@@ -234,7 +258,7 @@ impl Backend for LocalBackend {
         inspect(plan).await
     }
 
-    async fn disconnect(&self, _plan: &HostPlan, _last: bool) -> Result<(), BackendError> {
+    async fn disconnect(&self, _plan: &HostPlan, _how: Release) -> Result<(), BackendError> {
         Ok(())
     }
 }

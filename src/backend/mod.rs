@@ -9,6 +9,8 @@
 
 mod error;
 mod file;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod image;
 pub mod iscsi;
 pub mod local;
@@ -45,6 +47,16 @@ pub struct Connected {
     pub plan: HostPlan,
     /// Whether the volume was inspected with it; else [`Backend::inspect`] is still to come.
     pub inspected: bool,
+}
+
+/// How a connection is taken down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Release {
+    /// Nobody else uses what the volume shares with others ([`HostPlan::shared`]); else that stays.
+    pub last: bool,
+    /// What was written last may be lost: where it cannot be flushed, that is logged and gone past. It passes over nothing
+    /// else: devices are taken down and seen gone, and who uses them is respected.
+    pub force: bool,
 }
 
 /// A setting that a plan came from: what it is, and who set it.
@@ -92,6 +104,14 @@ pub trait Backend: Send + Sync {
     /// Is told, at the start, of a connection in the journal. Touches nothing.
     fn recall(&self, _plan: &HostPlan) {}
 
+    /// Whether a guest that SELinux confines may use the plan's volume, as this host is set up now. Looks at this host alone.
+    ///
+    /// # Errors
+    /// Where it may not.
+    fn check_confined(&self, _plan: &HostPlan) -> Result<(), BackendError> {
+        Ok(())
+    }
+
     /// Looks whether the plan's connection is there, without touching the server.
     async fn find(&self, plan: &HostPlan) -> Result<Presence, BackendError>;
 
@@ -109,9 +129,8 @@ pub trait Backend: Send + Sync {
     /// on an error, guests see what they saw before. It never makes a volume larger or smaller itself.
     async fn extend(&self, plan: &HostPlan) -> Result<u64, BackendError>;
 
-    /// Takes the connection down, whole or partial; nothing there is success. Called for each volume; `last`: nobody
-    /// else uses what it shares with others ([`HostPlan::shared`]), which else stays.
-    async fn disconnect(&self, plan: &HostPlan, last: bool) -> Result<(), BackendError>;
+    /// Takes the connection down, whole or partial; nothing there is success. Called for each volume.
+    async fn disconnect(&self, plan: &HostPlan, how: Release) -> Result<(), BackendError>;
 }
 
 /// The plan's target, which every plan of a target's backend has, with a path at least.

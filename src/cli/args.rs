@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use crate::model::IoTune;
+use crate::model::{IoTune, Permissions};
 
 /// The exit codes, for `--help` and the man pages; docs/cli.md has the same.
 const EXIT_CODES: &str = "\
@@ -49,6 +49,12 @@ pub(super) struct Global {
     /// How many seconds to wait for an answer; the operation goes on in the daemon after that
     #[arg(long, global = true, value_name = "SECONDS", default_value = "120", value_parser = seconds)]
     pub(super) timeout: Duration,
+    /// A file with the Keystone token of the user who calls; nobody but its owner may read it
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) token_file: Option<PathBuf>,
+    /// A file with the Keystone token of the service that calls on the user's behalf; likewise
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) service_token_file: Option<PathBuf>,
 }
 
 /// How answers are printed.
@@ -66,6 +72,9 @@ pub(super) enum Command {
     Detach {
         /// The attachment's id
         id: String,
+        /// Go on where what was written last cannot be flushed, and is lost
+        #[arg(long)]
+        force: bool,
     },
     /// Connect a volume to this host only
     Connect(ConnectArgs),
@@ -73,6 +82,9 @@ pub(super) enum Command {
     Disconnect {
         /// The attachment's id
         id: String,
+        /// Go on where what was written last cannot be flushed, and is lost
+        #[arg(long)]
+        force: bool,
     },
     /// Have host and guest see a volume that its storage has grown
     Extend {
@@ -86,6 +98,14 @@ pub(super) enum Command {
             hide_default_value = true
         )]
         size: u64,
+    },
+    /// Show who may use a volume, or set it for attaches from now on
+    Permissions {
+        /// The volume's id
+        id: String,
+        /// For owner, group and others, as chmod(1) has it, such as 640; none: forget what was set on this host
+        #[arg(value_parser = mode)]
+        mode: Option<Mode>,
     },
     /// List attachments
     List(FilterArgs),
@@ -114,19 +134,11 @@ pub(super) enum Command {
 
 #[derive(Debug, Args)]
 pub(super) struct AttachArgs {
-    /// The volume's id
-    #[arg(long, value_name = "ID")]
-    pub(super) volume: String,
     /// The domain's name or UUID
     #[arg(long)]
     pub(super) domain: String,
-    /// The attachment's id, the key by which a repeated call is recognised [default: a new UUID]
-    #[arg(long)]
-    pub(super) id: Option<String>,
     #[command(flatten)]
-    pub(super) source: SourceArgs,
-    #[command(flatten)]
-    pub(super) disk: DiskArgs,
+    pub(super) connect: ConnectArgs,
 }
 
 #[derive(Debug, Args)]
@@ -139,6 +151,8 @@ pub(super) struct ConnectArgs {
     pub(super) id: Option<String>,
     #[command(flatten)]
     pub(super) source: SourceArgs,
+    #[command(flatten)]
+    pub(super) facts: FactsArgs,
     #[command(flatten)]
     pub(super) disk: DiskArgs,
 }
@@ -160,6 +174,8 @@ pub(super) struct PlanArgs {
     #[command(flatten)]
     pub(super) source: SourceArgs,
     #[command(flatten)]
+    pub(super) facts: FactsArgs,
+    #[command(flatten)]
     pub(super) disk: DiskArgs,
 }
 
@@ -172,6 +188,42 @@ pub(super) struct SourceArgs {
     /// Read-only or read-write [default: what the volume allows]
     #[arg(long, value_enum)]
     pub(super) access: Option<AccessArg>,
+    /// Fail rather than attach read-only
+    #[arg(long)]
+    pub(super) require_rw: bool,
+    /// A domain boots from the volume, which its permissions must allow
+    #[arg(long)]
+    pub(super) boot: bool,
+}
+
+/// What the caller says of the volume. It counts where the caller may vouch for it.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Who may use the volume")]
+pub(super) struct FactsArgs {
+    /// The project that the volume belongs to
+    #[arg(long, value_name = "ID")]
+    pub(super) project: Option<String>,
+    /// The user that it belongs to: Keystone's id, or such as uid:1000
+    #[arg(long, value_name = "ID")]
+    pub(super) user: Option<String>,
+    /// The group that it belongs to: Keystone's id, a project's, or such as gid:1000
+    #[arg(long, value_name = "ID")]
+    pub(super) group: Option<String>,
+    /// For owner, group and others, as chmod(1) has it, such as 640
+    #[arg(long, value_name = "MODE")]
+    pub(super) permissions: Option<Permissions>,
+    /// It is a service's own
+    #[arg(long)]
+    pub(super) service_owned: bool,
+}
+
+/// What a volume's permissions are set to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// These.
+    Set(Permissions),
+    /// None on this host.
+    Forget,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -270,6 +322,16 @@ fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
+fn mode(text: &str) -> Result<Mode, String> {
+    match text {
+        "none" => Ok(Mode::Forget),
+        _ => text
+            .parse()
+            .map(Mode::Set)
+            .map_err(|error| format!("{error}, or none")),
+    }
+}
+
 fn limit(text: &str) -> Result<(String, u64), String> {
     let (name, value) = text.split_once('=').ok_or("write LIMIT=NUMBER")?;
     if !IoTune::KEYS.contains(&name) {
@@ -300,6 +362,15 @@ mod tests {
         );
         for bad in ["read_iops_sec", "read_iops_sec=x", "iops=5"] {
             assert!(limit(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_mode_is_three_digits_or_none() {
+        assert_eq!(mode("none"), Ok(Mode::Forget));
+        assert_eq!(mode("640"), Ok(Mode::Set("640".parse().unwrap())));
+        for bad in ["", "0640", "888", "NONE"] {
+            assert!(mode(bad).is_err(), "{bad}");
         }
     }
 

@@ -3,7 +3,7 @@
 use serde_json::json;
 use uuid::Uuid;
 
-use super::args::{AttachArgs, Command, ConnectArgs, FilterArgs, Format, Global, PlanArgs};
+use super::args::{AttachArgs, Command, ConnectArgs, FilterArgs, Format, Global, Mode, PlanArgs};
 use super::client::Client;
 use super::failure::Failure;
 use super::{output, progress, request};
@@ -19,10 +19,11 @@ pub(super) async fn run(global: Global, command: Command) -> Result<()> {
     let format = global.output;
     match command {
         Command::Attach(args) => attach(&global, args).await,
-        Command::Detach { id } => detach(&global, id).await,
+        Command::Detach { id, force } => detach(&global, id, force).await,
         Command::Connect(args) => connect(&global, args).await,
-        Command::Disconnect { id } => disconnect(&global, id).await,
+        Command::Disconnect { id, force } => disconnect(&global, id, force).await,
         Command::Extend { id, size } => extend(&global, id, size).await,
+        Command::Permissions { id, mode } => permissions(&global, id, mode).await,
         Command::List(filter) => {
             let found = list(Client::connect(&global).await?, filter).await?;
             output::to_stdout(&match format {
@@ -59,16 +60,21 @@ fn new_id() -> String {
 }
 
 async fn attach(global: &Global, args: AttachArgs) -> Result<()> {
+    let (domain, args) = (args.domain, args.connect);
+    let (require_rw, boot) = (args.source.require_rw, args.source.boot);
     let (connection_info, access) = args.source.read()?;
     let id = args.id.unwrap_or_else(new_id);
     let client = Client::connect(global).await?;
     let message = client.request(v1::AttachVolumeRequest {
         attachment_id: id.clone(),
         volume_id: args.volume,
-        domain: args.domain,
+        domain,
         connection_info: Some(connection_info),
         access,
         disk: Some(args.disk.into()),
+        volume: args.facts.into(),
+        require_rw,
+        boot,
     });
     let mut rpc = client.rpc.clone();
     let work = rpc.attach_volume(message);
@@ -78,6 +84,7 @@ async fn attach(global: &Global, args: AttachArgs) -> Result<()> {
 }
 
 async fn connect(global: &Global, args: ConnectArgs) -> Result<()> {
+    let (require_rw, boot) = (args.source.require_rw, args.source.boot);
     let (connection_info, access) = args.source.read()?;
     let id = args.id.unwrap_or_else(new_id);
     let client = Client::connect(global).await?;
@@ -87,6 +94,9 @@ async fn connect(global: &Global, args: ConnectArgs) -> Result<()> {
         connection_info: Some(connection_info),
         access,
         disk: Some(args.disk.into()),
+        volume: args.facts.into(),
+        require_rw,
+        boot,
     });
     let mut rpc = client.rpc.clone();
     let work = rpc.connect_volume(message);
@@ -102,10 +112,11 @@ fn made(format: Format, id: &str, answer: Result<Option<v1::Attachment>>) -> Res
     output::to_stdout(&output::attachment(format, &attachment))
 }
 
-async fn detach(global: &Global, id: String) -> Result<()> {
+async fn detach(global: &Global, id: String, force: bool) -> Result<()> {
     let client = Client::connect(global).await?;
     let message = client.request(v1::DetachVolumeRequest {
         attachment_id: id.clone(),
+        force,
     });
     let mut rpc = client.rpc.clone();
     let work = rpc.detach_volume(message);
@@ -117,10 +128,11 @@ async fn detach(global: &Global, id: String) -> Result<()> {
     })
 }
 
-async fn disconnect(global: &Global, id: String) -> Result<()> {
+async fn disconnect(global: &Global, id: String, force: bool) -> Result<()> {
     let client = Client::connect(global).await?;
     let message = client.request(v1::DisconnectVolumeRequest {
         attachment_id: id.clone(),
+        force,
     });
     let mut rpc = client.rpc.clone();
     let work = rpc.disconnect_volume(message);
@@ -132,7 +144,30 @@ async fn disconnect(global: &Global, id: String) -> Result<()> {
     })
 }
 
-/// Every attachment that matches, page by page.
+/// Shows a volume's permissions, or sets them and shows what they are now.
+async fn permissions(global: &Global, volume_id: String, mode: Option<Mode>) -> Result<()> {
+    let mut client = Client::connect(global).await?;
+    let answer = match mode {
+        None => {
+            let message = client.request(v1::GetVolumePermissionsRequest { volume_id });
+            client.rpc.get_volume_permissions(message).await
+        }
+        Some(mode) => {
+            let permissions = match mode {
+                Mode::Set(permissions) => permissions.to_string(),
+                Mode::Forget => String::new(),
+            };
+            let message = client.request(v1::SetVolumePermissionsRequest {
+                volume_id,
+                permissions,
+            });
+            client.rpc.set_volume_permissions(message).await
+        }
+    };
+    let known = client.answer(answer)?;
+    output::to_stdout(&output::permissions(global.output, &known))
+}
+
 async fn extend(global: &Global, id: String, size_bytes: u64) -> Result<()> {
     let mut client = Client::connect(global).await?;
     let message = client.request(v1::ExtendVolumeRequest {
@@ -147,6 +182,7 @@ async fn extend(global: &Global, id: String, size_bytes: u64) -> Result<()> {
     })
 }
 
+/// Every attachment that matches, page by page.
 async fn list(mut client: Client, filter: FilterArgs) -> Result<Vec<v1::Attachment>> {
     let filter = v1::AttachmentFilter::from(filter);
     let mut found = Vec::new();

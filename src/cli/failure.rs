@@ -155,7 +155,14 @@ impl Failure {
             CLIENT_TIMEOUT => 7,
             _ if is(&[Reason::ShuttingDown]) => 6,
             _ if is(&[Reason::UnplugPending]) => 5,
-            _ if is(&[Reason::PermissionDenied]) => 8,
+            _ if is(&[
+                Reason::PermissionDenied,
+                Reason::Unauthenticated,
+                Reason::ReadWriteRefused,
+            ]) =>
+            {
+                8
+            }
             _ if is(&[
                 Reason::AttachmentConflict,
                 Reason::OperationInProgress,
@@ -194,7 +201,10 @@ mod tests {
     fn the_advice_is_the_reasons_not_that_of_a_code_of_the_same_name() {
         assert_eq!(
             failure(Reason::PermissionDenied).advice(),
-            Some("Call as root or as a member of the configured group.")
+            Some(
+                "Call as somebody whom configuration and policy let (volattachd policy explain); have the volume's owner or an administrator change its \
+                 permissions."
+            )
         );
         assert_eq!(
             failure(Reason::Internal).advice(),
@@ -214,6 +224,8 @@ mod tests {
             (Reason::ServerTimeout, 1),
             (Reason::ShuttingDown, 6),
             (Reason::PermissionDenied, 8),
+            (Reason::Unauthenticated, 8),
+            (Reason::ReadWriteRefused, 8),
         ];
         for (reason, code) in codes {
             assert_eq!(failure(reason).exit_code(), code, "{reason}");

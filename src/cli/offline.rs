@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use nix::unistd::{Gid, Uid};
+
 use super::args::{Format, PlanArgs};
 use super::failure::Failure;
 use super::{output, request};
 use crate::api::{decode, encode};
-use crate::attach::plan_attach;
+use crate::attach::{KnownVolume, plan_attach};
 use crate::backend::iscsi::IscsiBackend;
 use crate::backend::local::LocalBackend;
 use crate::backend::nfs::NfsBackend;
@@ -17,7 +19,7 @@ use crate::backend::{Backend, Backends};
 use crate::config::{DEFAULT_PATH, Settings};
 use crate::host::Host;
 use crate::libvirt::DomainView;
-use crate::model::{Bus, Dialect, HostKey};
+use crate::model::{Asker, Bus, Dialect, HostKey};
 use crate::sys::worker::Workers;
 
 /// Plans, and prints the plan. Nothing is touched: no worker runs, and no server is asked.
@@ -33,9 +35,21 @@ pub(super) fn plan(args: PlanArgs, format: Format) -> Result<(), Failure> {
         _ => Dialect::Qemu,
     });
     view.domain.name = domain;
-    let plan = plan_attach(&backends(settings), &view, &request)
+    // The journal is the daemon's: of the volume only that is known which the request says.
+    let known = KnownVolume::default();
+    let plan = plan_attach(&backends(settings), &view, &this_user(), known, request)
         .map_err(|e| Failure::from_error(&e, e.reason()))?;
     output::to_stdout(&output::plan(format, &encode::plan(plan)))
+}
+
+/// Whom the daemon would take this process for.
+fn this_user() -> Asker {
+    let groups = nix::unistd::getgroups().unwrap_or_default();
+    let groups = std::iter::once(Gid::effective()).chain(groups);
+    Asker {
+        user_id: format!("uid:{}", Uid::effective()),
+        groups: groups.map(|gid| format!("gid:{gid}")).collect(),
+    }
 }
 
 /// The daemon's own backends, but for the host's key, which is the daemon's secret: so a mount point's last part
@@ -46,10 +60,17 @@ fn backends(settings: Settings) -> Backends {
     let workers = Workers::from_executable(PathBuf::new());
     let local: Arc<dyn Backend> = Arc::new(LocalBackend::new(settings.local));
     let base = settings.mount_base;
-    let smb = SmbBackend::new(settings.smb, base.clone(), key.clone(), workers.clone());
-    let nfs = NfsBackend::new(settings.nfs, base, key, workers.clone());
+    let host = Arc::new(Host::this());
+    let smb = SmbBackend::new(
+        settings.smb,
+        base.clone(),
+        key.clone(),
+        workers.clone(),
+        host.clone(),
+    );
+    let nfs = NfsBackend::new(settings.nfs, base, key, workers.clone(), host.clone());
     let iscsi = IscsiBackend::new(settings.iscsi, workers.clone());
-    let nvme = NvmeBackend::new(settings.nvmeof, Arc::new(Host::this()), workers);
+    let nvme = NvmeBackend::new(settings.nvmeof, host, workers);
     Backends::new([
         local,
         Arc::new(smb),

@@ -9,6 +9,7 @@ use tabled::settings::{Padding, Style};
 use super::args::Format;
 use super::failure::Failure;
 use crate::api::v1;
+use crate::model::visible;
 
 /// Writes an answer and a line end.
 pub(super) fn to_stdout(text: &str) -> Result<(), Failure> {
@@ -51,6 +52,45 @@ fn given(text: &str) -> Value {
     }
 }
 
+/// Whose a volume is; null: not known.
+fn owner_json(owner: Option<&v1::VolumeOwner>) -> Value {
+    let owner = owner.map(|owner| {
+        json!({
+            "project_id": given(&owner.project_id),
+            "user_id": given(&owner.user_id),
+            "group_id": given(&owner.group_id),
+            "service_owned": owner.service_owned,
+        })
+    });
+    owner.unwrap_or_default()
+}
+
+/// Whose a volume is, for people.
+fn owner(owner: Option<&v1::VolumeOwner>) -> String {
+    let Some(owner) = owner else {
+        return String::new();
+    };
+    let ids = [
+        ("user", &owner.user_id),
+        ("group", &owner.group_id),
+        ("project", &owner.project_id),
+    ];
+    let ids = ids.iter().filter(|(_, id)| !id.is_empty());
+    let mut words: Vec<_> = ids.map(|(what, id)| format!("{what} {id}")).collect();
+    if owner.service_owned {
+        words.push("a service's own".to_owned());
+    }
+    words.join(", ")
+}
+
+/// For whom something is, for people.
+fn holder(user: &str, project: &str) -> String {
+    match (user, project) {
+        (user, "") => user.to_owned(),
+        (user, project) => format!("{user} of project {project}"),
+    }
+}
+
 /// An attachment as JSON.
 pub(super) fn attachment_json(attachment: &v1::Attachment) -> Value {
     let domain = (!attachment.domain_uuid.is_empty())
@@ -64,6 +104,10 @@ pub(super) fn attachment_json(attachment: &v1::Attachment) -> Value {
         "protocol": attachment.protocol,
         "access": access(attachment.access),
         "access_reason": attachment.access_reason,
+        "permissions": given(&attachment.permissions),
+        "owner": owner_json(attachment.owner.as_ref()),
+        "user_id": given(&attachment.user_id),
+        "project_id": given(&attachment.project_id),
         "state": state(attachment.state),
         "host_path": given(&attachment.host_path),
         "target": given(&attachment.target),
@@ -74,7 +118,7 @@ pub(super) fn attachment_json(attachment: &v1::Attachment) -> Value {
     })
 }
 
-/// Columns for people, without lines.
+/// Columns for people, without lines. What would act on a terminal is shown instead.
 fn table<const N: usize>(
     head: Option<[&str; N]>,
     rows: impl Iterator<Item = [String; N]>,
@@ -84,7 +128,7 @@ fn table<const N: usize>(
         builder.push_record(head);
     }
     for row in rows {
-        builder.push_record(row);
+        builder.push_record(row.map(|cell| visible(&cell).into_owned()));
     }
     let mut table = builder.build();
     table.with(Style::empty()).with(Padding::new(0, 2, 0, 0));
@@ -97,6 +141,15 @@ fn table<const N: usize>(
 fn key_values<const N: usize>(rows: [(&str, String); N]) -> String {
     let rows = rows.into_iter().filter(|(_, value)| !value.is_empty());
     table(None, rows.map(|(key, value)| [key.to_owned(), value]))
+}
+
+/// Whether it is read-only, and why.
+fn read_only(attachment: &v1::Attachment) -> String {
+    match attachment.access() {
+        v1::Access::ReadOnly => format!("yes: {}", attachment.access_reason),
+        v1::Access::ReadWrite => "no".to_owned(),
+        v1::Access::Unspecified => "unknown".to_owned(),
+    }
 }
 
 fn or_dash(text: &str) -> &str {
@@ -114,6 +167,8 @@ pub(super) fn attachments(attachments: &[v1::Attachment]) -> String {
             access(attachment.access).to_owned(),
             state(attachment.state),
             attachment.protocol.clone(),
+            or_dash(&attachment.permissions).to_owned(),
+            read_only(attachment),
         ]
     });
     let head = [
@@ -124,6 +179,8 @@ pub(super) fn attachments(attachments: &[v1::Attachment]) -> String {
         "Access",
         "State",
         "Protocol",
+        "Permissions",
+        "Read Only",
     ];
     table(Some(head), rows)
 }
@@ -141,13 +198,19 @@ pub(super) fn attachment(format: Format, attachment: &v1::Attachment) -> String 
         "" => String::new(),
         reason => format!("{reason}: {}", attachment.error),
     };
-    let access = access(attachment.access);
     let mut text = key_values([
         ("Attachment", attachment.attachment_id.clone()),
         ("Volume", attachment.volume_id.clone()),
         ("Domain", domain),
         ("Target", attachment.target.clone()),
-        ("Access", format!("{access} ({})", attachment.access_reason)),
+        ("Access", access(attachment.access).to_owned()),
+        ("Read Only", read_only(attachment)),
+        ("Permissions", or_dash(&attachment.permissions).to_owned()),
+        ("Owner", owner(attachment.owner.as_ref())),
+        (
+            "Attached for",
+            holder(&attachment.user_id, &attachment.project_id),
+        ),
         ("State", state(attachment.state)),
         ("Protocol", attachment.protocol.clone()),
         ("Host path", attachment.host_path.clone()),
@@ -176,7 +239,50 @@ pub(super) fn change(attachment: &v1::Attachment) -> String {
         let error = format!(" {}: {}", attachment.error_reason, attachment.error);
         line.push_str(&error);
     }
-    line
+    visible(&line).into_owned()
+}
+
+/// Who may use a volume.
+pub(super) fn permissions(format: Format, known: &v1::VolumePermissions) -> String {
+    let source = match known.source() {
+        v1::PermissionsSource::Set => "set",
+        v1::PermissionsSource::Told => "told",
+        v1::PermissionsSource::Unspecified => "",
+    };
+    let at = time(known.set_at.as_ref());
+    if format == Format::Json {
+        let set = known.set_at.map(|_| {
+            json!({
+                "user_id": given(&known.set_by_user_id),
+                "project_id": given(&known.set_by_project_id),
+                "at": at,
+            })
+        });
+        return json!({
+            "volume_id": known.volume_id,
+            "permissions": given(&known.permissions),
+            "source": given(source),
+            "owner": owner_json(known.owner.as_ref()),
+            "set": set,
+        })
+        .to_string();
+    }
+    let by = holder(&known.set_by_user_id, &known.set_by_project_id);
+    let source = match source {
+        "set" => format!("set on this host by {by}, {at}"),
+        "told" => "told with an attachment".to_owned(),
+        _ => String::new(),
+    };
+    let permissions = match known.permissions.as_str() {
+        "" => "none known: everybody may use it",
+        permissions => permissions,
+    };
+    key_values([
+        ("Volume", known.volume_id.clone()),
+        ("Permissions", permissions.to_owned()),
+        ("Source", source),
+        ("Owner", owner(known.owner.as_ref())),
+    ])
 }
 
 /// What an attach would do.
@@ -201,6 +307,7 @@ fn plan_json(plan: &v1::PlanAttachResponse) -> Value {
     json!({
         "access": access(plan.access),
         "access_reason": plan.access_reason,
+        "permissions": given(&plan.permissions),
         "steps": plan.steps.iter().map(step).collect::<Vec<_>>(),
         "mount": mount,
         "disk_xml": plan.disk_xml,
@@ -210,7 +317,11 @@ fn plan_json(plan: &v1::PlanAttachResponse) -> Value {
 
 fn plan_text(plan: &v1::PlanAttachResponse) -> String {
     let access = access(plan.access);
-    let mut text = format!("Access: {access} ({})\n\nSteps:\n", plan.access_reason);
+    let mut text = format!("Access: {access} ({})\n", visible(&plan.access_reason));
+    if !plan.permissions.is_empty() {
+        text.push_str(&format!("Permissions: {}\n", visible(&plan.permissions)));
+    }
+    text.push_str("\nSteps:\n");
     let steps = plan.steps.iter().zip(1..).map(|(step, number)| {
         [
             number.to_string(),
@@ -240,7 +351,8 @@ fn plan_text(plan: &v1::PlanAttachResponse) -> String {
         text.push_str(&table(Some(["Name", "Value", "Origin"]), settings));
     }
     text.push_str("\n\nDisk:\n");
-    text.push_str(plan.disk_xml.trim_end());
+    let xml = plan.disk_xml.trim_end().lines().map(visible);
+    text.push_str(&xml.collect::<Vec<_>>().join("\n"));
     text
 }
 

@@ -44,7 +44,7 @@ pub(super) async fn follow<T>(
 
 /// Tells each phase of the attachment. That it cannot be told is no reason to give up the work.
 async fn tell(mut client: Client, id: &str, spinner: &ProgressBar) -> Infallible {
-    let all = v1::WatchAttachmentsRequest::default();
+    let all = client.request(v1::WatchAttachmentsRequest::default());
     if let Ok(answer) = client.rpc.watch_attachments(all).await {
         let mut changes = answer.into_inner();
         while let Ok(Some(change)) = changes.message().await {

@@ -3,7 +3,9 @@
 use std::io::Read;
 use std::path::Path;
 
-use super::args::{AccessArg, DiskArgs, FilterArgs, PlanArgs, ScopeArg, SourceArgs, StateArg};
+use super::args::{
+    AccessArg, DiskArgs, FactsArgs, FilterArgs, PlanArgs, ScopeArg, SourceArgs, StateArg,
+};
 use super::failure::Failure;
 use crate::api::v1;
 use crate::connection::ConnectionError;
@@ -72,7 +74,10 @@ pub(super) fn plan(args: PlanArgs) -> Result<v1::AttachVolumeRequest, Failure> {
         volume_id,
         domain: args.domain.unwrap_or_else(|| "domain".to_owned()),
         access: args.source.access(),
+        require_rw: args.source.require_rw,
+        boot: args.source.boot,
         connection_info: Some(cinder_json(info)),
+        volume: args.facts.into(),
         disk: Some(args.disk.into()),
     })
 }
@@ -85,6 +90,21 @@ fn volume_id(info: &str) -> Option<String> {
         .filter_map(|place| info.pointer(place)?.as_str())
         .find(|id| id.parse::<VolumeId>().is_ok())
         .map(str::to_owned)
+}
+
+impl From<FactsArgs> for Option<v1::VolumeFacts> {
+    fn from(said: FactsArgs) -> Self {
+        let permissions = said.permissions.map(|permissions| permissions.to_string());
+        let facts = v1::VolumeFacts {
+            project_id: said.project.unwrap_or_default(),
+            user_id: said.user.unwrap_or_default(),
+            group_id: said.group.unwrap_or_default(),
+            permissions: permissions.unwrap_or_default(),
+            service_owned: said.service_owned,
+            attached: Vec::new(),
+        };
+        (facts != v1::VolumeFacts::default()).then_some(facts)
+    }
 }
 
 impl From<DiskArgs> for v1::DiskOptions {

@@ -91,6 +91,9 @@ pub enum Fault {
         /// The keys of its table.
         known: Vec<&'static str>,
     },
+    /// Its table needs it.
+    #[error("is missing")]
+    Missing,
     /// The value does not fit.
     #[error("expected {0}")]
     Expected(&'static str),

@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use super::error::{ConfigError, Problem};
 use super::tree::{self, Section, Table};
-use super::{Detach, Iscsi, Libvirt, Listen, Local, Nvmeof, Settings, nfs, smb, value};
+use super::{
+    Detach, Iscsi, Libvirt, Limits, Local, Nvmeof, Settings, auth, keystone, listen, nfs, policy,
+    smb, value,
+};
 
 /// Where the configuration is when nobody says otherwise: the one file that may be missing.
 pub const DEFAULT_PATH: &str = "/etc/volattach/volattachd.toml";
@@ -83,6 +86,10 @@ pub(super) fn decode(table: Table, problems: &mut Vec<Problem>) -> Settings {
     let state_dir = root.read(problems, "state_dir", value::path);
     let mount_base = root.read(problems, "mount_base", value::path);
     let listen = root.section(problems, "listen");
+    let metrics_file = root.read(problems, "metrics_file", value::path);
+    let policy = root.section(problems, "policy");
+    let auth = root.section(problems, "auth");
+    let keystone = root.optional(problems, "keystone");
     let libvirt = root.section(problems, "libvirt");
     let smb = root.section(problems, "smb");
     let nfs = root.section(problems, "nfs");
@@ -90,11 +97,16 @@ pub(super) fn decode(table: Table, problems: &mut Vec<Problem>) -> Settings {
     let detach = root.section(problems, "detach");
     let iscsi = root.section(problems, "iscsi");
     let nvmeof = root.section(problems, "nvmeof");
+    let limits = root.section(problems, "limits");
     root.finish(problems);
     Settings {
         state_dir: state_dir.unwrap_or_else(|| "/var/lib/volattach".into()),
         mount_base: mount_base.unwrap_or_else(|| "/var/lib/volattach/mnt".into()),
-        listen: decode_listen(listen, problems),
+        listen: listen::decode(listen, problems),
+        policy: policy::decode(policy, problems),
+        metrics_file,
+        auth: auth::decode(auth, problems),
+        keystone: keystone.and_then(|keystone| keystone::decode(keystone, problems)),
         libvirt: decode_libvirt(libvirt, problems),
         smb: smb::decode(smb, problems),
         nfs: nfs::decode(nfs, problems),
@@ -102,16 +114,7 @@ pub(super) fn decode(table: Table, problems: &mut Vec<Problem>) -> Settings {
         detach: decode_detach(detach, problems),
         iscsi: decode_iscsi(iscsi, problems),
         nvmeof: Nvmeof::decode(nvmeof, problems),
-    }
-}
-
-fn decode_listen(mut section: Section, problems: &mut Vec<Problem>) -> Listen {
-    let socket = section.read(problems, "socket", value::socket);
-    let group = section.read(problems, "group", value::text("a group's name"));
-    section.finish(problems);
-    Listen {
-        socket: socket.unwrap_or_else(|| "/run/volattach/volattachd.sock".into()),
-        group: group.unwrap_or_else(|| "volattach".to_owned()),
+        limits: Limits::decode(limits, problems),
     }
 }
 

@@ -3,24 +3,38 @@
 //! Invariants: an unknown key is refused, with the nearest known one named; a [`Settings`] value is valid as a whole:
 //! nothing is checked again later.
 
+mod auth;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
+mod keystone;
+mod limits;
+mod listen;
 mod load;
 mod nfs;
 mod nvmeof;
 mod owner;
+mod policy;
 mod shares;
 mod smb;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod url;
 mod value;
 
+pub use auth::{Auth, LocalRoles};
 pub use error::{ConfigError, Fault, Position, Problem};
+pub use keystone::Keystone;
+pub use limits::Limits;
+pub use listen::{Listen, ListenTls};
 pub use load::DEFAULT_PATH;
 pub use nfs::Nfs;
 pub use nvmeof::Nvmeof;
+pub use policy::{Policy, REMOTE_TIMEOUT};
 pub use shares::{ShareServer, Shares};
 pub use smb::{Smb, SmbKerberos};
+pub use url::HttpUrl;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -30,6 +44,14 @@ use std::time::Duration;
 pub struct Settings {
     /// `[listen]`
     pub listen: Listen,
+    /// `[policy]`
+    pub policy: Policy,
+    /// Where figures are written for a textfile collector of Prometheus'; `metrics_file`, default nowhere.
+    pub metrics_file: Option<PathBuf>,
+    /// `[auth]`
+    pub auth: Auth,
+    /// `[keystone]`; `None`: nobody is asked about tokens, and calls that bring one are refused.
+    pub keystone: Option<Keystone>,
     /// `[libvirt]`
     pub libvirt: Libvirt,
     /// Where the journal and the host's key live; `state_dir`, default `/var/lib/volattach`.
@@ -48,15 +70,8 @@ pub struct Settings {
     pub iscsi: Iscsi,
     /// `[nvmeof]`
     pub nvmeof: Nvmeof,
-}
-
-/// `[listen]`: where callers reach the daemon.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listen {
-    /// The unix socket, mode 0660; default `/run/volattach/volattachd.sock`.
-    pub socket: PathBuf,
-    /// The group that may call besides root; default `volattach`. Absent from the host: root alone.
-    pub group: String,
+    /// `[limits]`
+    pub limits: Limits,
 }
 
 /// `[libvirt]`: the hypervisor.

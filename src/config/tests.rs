@@ -8,7 +8,7 @@ use super::{ConfigError, Fault, Settings, tree};
 use crate::model::mount_options::Origin;
 
 /// Settings from one document, or what is wrong with it.
-fn settings(text: &str) -> Result<Settings, String> {
+pub(super) fn settings(text: &str) -> Result<Settings, String> {
     let mut problems = Vec::new();
     let table = tree::parse(Path::new("c.toml"), text).map_err(|error| error.to_string())?;
     let settings = decode(table, &mut problems);
@@ -36,6 +36,13 @@ fn every_key_is_read() {
         r#"
         state_dir = "/s"
         mount_base = "/m//x/"
+        metrics_file = "/m.prom"
+        [policy]
+        file = "/p.yaml"
+        directory = "/p.d"
+        roles = ["cinder:reader-admin"]
+        remote_timeout = "8s"
+        remote_ca = "/p.pem"
         [listen]
         socket = "/run/x.sock"
         group = "wheel"
@@ -93,6 +100,16 @@ fn every_key_is_read() {
         reconnect_delay = "1s"
         fast_io_fail_tmo = "5s"
         ctrl_loss_tmo = "2m"
+        [limits]
+        calls_per_second = 10
+        burst = 20
+        calls = 30
+        watches = 4
+        all_watches = 50
+        connections = 60
+        connections_per_user = 7
+        streams = 8
+        keepalive = "9s"
         "#,
     )
     .unwrap();
@@ -101,7 +118,27 @@ fn every_key_is_read() {
         listen: Listen {
             socket: "/run/x.sock",
             group: "wheel",
+            tls: None,
         },
+        policy: Policy {
+            file: "/p.yaml",
+            directory: "/p.d",
+            roles: [
+                "cinder:reader-admin",
+            ],
+            remote_timeout: 8s,
+            remote_ca: Some(
+                "/p.pem",
+            ),
+        },
+        metrics_file: Some(
+            "/m.prom",
+        ),
+        auth: Auth {
+            local: None,
+            certificates: {},
+        },
+        keystone: None,
         libvirt: Libvirt {
             uri: "xen:///system",
             call_timeout: 9s,
@@ -260,6 +297,17 @@ fn every_key_is_read() {
             fast_io_fail_tmo: 5s,
             ctrl_loss_tmo: 120s,
         },
+        limits: Limits {
+            calls_per_second: 10,
+            burst: 20,
+            calls: 30,
+            watches: 4,
+            all_watches: 50,
+            connections: 60,
+            connections_per_user: 7,
+            streams: 8,
+            keepalive: 9s,
+        },
     }
     "#);
 }
@@ -313,7 +361,7 @@ fn what_is_wrong_is_told_with_its_place() {
     the configuration is invalid: c.toml:1:1: mout_base: unknown key; did you mean "mount_base"?
     the configuration is invalid: c.toml:2:1: smb.mandatory_option: unknown key; did you mean "mandatory_options"?
     the configuration is invalid: c.toml:2:1: smb.servers."nas.example".readonly: unknown key; did you mean "read_only"?
-    the configuration is invalid: c.toml:1:1: zzqq: unknown key; known here: state_dir, mount_base, listen, libvirt, smb, nfs, local, detach, iscsi, nvmeof
+    the configuration is invalid: c.toml:1:1: zzqq: unknown key; known here: state_dir, mount_base, listen, metrics_file, policy, auth, keystone, libvirt, smb, nfs, local, detach, iscsi, nvmeof, limits
     the configuration is invalid: c.toml:1:1: mount_base: expected an absolute path other than "/", without ".."
     the configuration is invalid: c.toml:1:1: mount_base: expected an absolute path other than "/", without ".."
     the configuration is invalid: c.toml:1:1: mount_base: expected an absolute path other than "/", without ".."
@@ -411,7 +459,7 @@ fn a_file_that_is_named_and_missing_is_an_error() {
 
 /// The keys that the schema has, in the paths of docs/configuration.md: learned from what it says of an unknown key.
 fn schema() -> BTreeSet<String> {
-    let text = "zzqq=1\n[listen]\nzzqq=1\n[libvirt]\nzzqq=1\n[smb]\nzzqq=1\n[smb.kerberos]\nzzqq=1\n[smb.servers.NAME]\nzzqq=1\n[smb.servers.NAME.kerberos]\nzzqq=1\n[nfs]\nzzqq=1\n[nfs.servers.NAME]\nzzqq=1\n[local]\nzzqq=1\n[detach]\nzzqq=1\n[iscsi]\nzzqq=1\n[nvmeof]\nzzqq=1";
+    let text = "zzqq=1\n[listen]\nzzqq=1\n[listen.tls]\nzzqq=1\n[policy]\nzzqq=1\n[auth]\nzzqq=1\n[keystone]\nzzqq=1\n[libvirt]\nzzqq=1\n[smb]\nzzqq=1\n[smb.kerberos]\nzzqq=1\n[smb.servers.NAME]\nzzqq=1\n[smb.servers.NAME.kerberos]\nzzqq=1\n[nfs]\nzzqq=1\n[nfs.servers.NAME]\nzzqq=1\n[local]\nzzqq=1\n[detach]\nzzqq=1\n[iscsi]\nzzqq=1\n[nvmeof]\nzzqq=1\n[limits]\nzzqq=1";
     let mut problems = Vec::new();
     decode(
         tree::parse(Path::new("c.toml"), text).unwrap(),
@@ -419,6 +467,10 @@ fn schema() -> BTreeSet<String> {
     );
     let tables = [
         "listen",
+        "listen.tls",
+        "policy",
+        "auth",
+        "keystone",
         "libvirt",
         "smb",
         "smb.kerberos",
@@ -430,9 +482,11 @@ fn schema() -> BTreeSet<String> {
         "detach",
         "iscsi",
         "nvmeof",
+        "limits",
     ];
     problems
         .iter()
+        .filter(|problem| problem.fault != Fault::Missing)
         .flat_map(|problem| {
             let prefix = problem.key.strip_suffix("zzqq").unwrap();
             let Fault::Unknown { known, .. } = &problem.fault else {
@@ -442,6 +496,17 @@ fn schema() -> BTreeSet<String> {
         })
         .filter(|key| !tables.contains(&key.as_str()))
         .collect()
+}
+
+#[test]
+fn a_limit_is_never_none_or_without_bounds() {
+    for wrong in ["0", "-1", "1000001", "\"5\"", "true"] {
+        let error = settings(&format!("[limits]\ncalls = {wrong}\n")).unwrap_err();
+        assert!(
+            error.to_string().contains("limits.calls"),
+            "{wrong}: {error}"
+        );
+    }
 }
 
 #[test]

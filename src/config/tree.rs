@@ -118,6 +118,8 @@ pub(super) fn merge(under: &mut Table, over: Table) {
 
 /// Reads a table key by key: what was not read in the end is unknown, what was is what is known.
 pub(super) struct Section {
+    /// Where it is; `None`: it is not there.
+    at: Option<Position>,
     path: String,
     table: Table,
     known: Vec<&'static str>,
@@ -126,11 +128,12 @@ pub(super) struct Section {
 impl Section {
     /// The document itself.
     pub(super) fn root(table: Table) -> Self {
-        Self::new(String::new(), table)
+        Self::new(None, String::new(), table)
     }
 
-    fn new(path: String, table: Table) -> Self {
+    fn new(at: Option<Position>, path: String, table: Table) -> Self {
         Self {
+            at,
             path,
             table,
             known: Vec::new(),
@@ -182,13 +185,40 @@ impl Section {
         }
     }
 
+    /// As [`Self::read`], of a key that this table needs where it is there itself.
+    pub(super) fn require<T>(
+        &mut self,
+        problems: &mut Vec<Problem>,
+        key: &'static str,
+        make: impl FnOnce(&Value) -> Result<T, Fault>,
+    ) -> Option<T> {
+        if let Some(at) = self.at.clone().filter(|_| !self.table.contains_key(key)) {
+            let key = self.key(key);
+            let fault = Fault::Missing;
+            problems.push(Problem { at, key, fault });
+        }
+        self.read(problems, key, make)
+    }
+
     /// The table of that name; an empty one where it is absent, or wrong and noted among the problems.
     pub(super) fn section(&mut self, problems: &mut Vec<Problem>, key: &'static str) -> Self {
+        let path = self.key(key);
+        self.optional(problems, key)
+            .unwrap_or_else(|| Self::new(None, path, Table::new()))
+    }
+
+    /// The table of that name; `None` where it is absent, or wrong and noted among the problems.
+    pub(super) fn optional(
+        &mut self,
+        problems: &mut Vec<Problem>,
+        key: &'static str,
+    ) -> Option<Self> {
+        let at = self.table.get(key).map(|node| node.at.clone());
         let table = self.read(problems, key, |value| match value {
             Value::Table(table) => Ok(table.clone()),
             _ => Err(Fault::Expected("a table")),
         });
-        Self::new(self.key(key), table.unwrap_or_default())
+        Some(Self::new(at, self.key(key), table?))
     }
 
     /// Every table in this one, by its name, where names are the deployer's.
@@ -198,7 +228,7 @@ impl Section {
             let path = self.key(name);
             match &node.value {
                 Value::Table(table) => {
-                    let section = Self::new(path, table.clone());
+                    let section = Self::new(Some(node.at.clone()), path, table.clone());
                     sections.push((name.clone(), node.at.clone(), section));
                 }
                 _ => problems.push(Problem {

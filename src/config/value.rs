@@ -1,5 +1,6 @@
 //! How values are written.
 
+use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
@@ -32,6 +33,17 @@ pub(super) fn text(expected: &'static str) -> impl Fn(&Value) -> Result<String, 
     }
 }
 
+/// A list of texts that are not empty.
+pub(super) fn texts(expected: &'static str) -> impl Fn(&Value) -> Result<Vec<String>, Fault> {
+    move |value| match value {
+        Value::List(items) => items
+            .iter()
+            .map(|item| text(expected)(&item.value))
+            .collect(),
+        _ => Err(Fault::Expected(expected)),
+    }
+}
+
 /// The name of a file in a directory that is known.
 pub(super) fn file_name(value: &Value) -> Result<String, Fault> {
     let expected = "a name of letters, digits, dots, dashes and underscores";
@@ -55,24 +67,67 @@ pub(super) fn uri(value: &Value) -> Result<String, Fault> {
 
 /// `"500ms"`, `"3s"`, `"2m"`: more than 0, at most an hour.
 pub(super) fn duration(value: &Value) -> Result<Duration, Fault> {
-    let parse = |text: &str| {
+    let expected = "a duration with its unit, such as \"3s\", \"500ms\" or \"2m\", more than 0 and at most an hour";
+    let duration = span(MAX_DURATION, expected)(value)?;
+    match duration.is_zero() {
+        true => Err(Fault::Expected(expected)),
+        false => Ok(duration),
+    }
+}
+
+/// `"48h"`, `"0s"`: at most `max`.
+pub(super) fn span(
+    max: Duration,
+    expected: &'static str,
+) -> impl Fn(&Value) -> Result<Duration, Fault> {
+    let parse = move |text: &str| {
         let at = text.find(|c: char| !c.is_ascii_digit())?;
         let number = text[..at].parse::<u64>().ok()?;
         let duration = match &text[at..] {
             "ms" => Duration::from_millis(number),
             "s" => Duration::from_secs(number),
             "m" => Duration::from_secs(number.checked_mul(60)?),
+            "h" => Duration::from_secs(number.checked_mul(3600)?),
             _ => return None,
         };
-        (!duration.is_zero() && duration <= MAX_DURATION).then_some(duration)
+        (duration <= max).then_some(duration)
+    };
+    move |value| {
+        match value {
+            Value::Text(text) => parse(text),
+            _ => None,
+        }
+        .ok_or(Fault::Expected(expected))
+    }
+}
+
+/// The names of one or more roles.
+pub(super) fn roles(value: &Value) -> Result<Vec<String>, Fault> {
+    let expected = "a list of one or more names of roles";
+    match value {
+        Value::List(items) if !items.is_empty() => items
+            .iter()
+            .map(|item| text(expected)(&item.value))
+            .collect(),
+        _ => Err(Fault::Expected(expected)),
+    }
+}
+
+/// One or more addresses to listen on.
+pub(super) fn addresses(value: &Value) -> Result<Vec<SocketAddr>, Fault> {
+    let expected = || {
+        Fault::Expected("a list of one or more addresses with their ports, such as \"[::]:7443\"")
+    };
+    let address = |value: &Value| match value {
+        Value::Text(text) => text.parse().map_err(|_| expected()),
+        _ => Err(expected()),
     };
     match value {
-        Value::Text(text) => parse(text),
-        _ => None,
+        Value::List(items) if !items.is_empty() => {
+            items.iter().map(|item| address(&item.value)).collect()
+        }
+        _ => Err(expected()),
     }
-    .ok_or(Fault::Expected(
-        "a duration with its unit, such as \"3s\", \"500ms\" or \"2m\", more than 0 and at most an hour",
-    ))
 }
 
 /// An absolute path beneath the root, without `..`.

@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 
 use super::cinder::Fields;
-use super::{Common, ConnectionError, ConnectionInfo, Protocol};
+use super::{Common, ConnectionError, ConnectionInfo, Protocol, few_paths};
 use crate::model::Secret;
 
 /// The port of an iSCSI target (RFC 3720 12.8, IANA), where a portal names none.
@@ -107,6 +107,7 @@ impl ConnectionInfo {
         common: Common,
     ) -> Result<Self, ConnectionError> {
         common.check("properties.")?;
+        few_paths("paths", paths.len())?;
         let mut parsed = Vec::new();
         for path in paths {
             add(
@@ -198,6 +199,7 @@ fn paths(data: &Fields<'_>) -> Result<Vec<IscsiPath>, ConnectionError> {
     if portals.is_empty() {
         return Err(data.invalid("target_portals", "is empty", LISTS));
     }
+    few_paths(&data.key("target_portals"), portals.len())?;
     if names.len() != portals.len() {
         return Err(data.invalid("target_iqns", "is not as long as target_portals", LISTS));
     }

@@ -9,6 +9,8 @@ mod canonical;
 mod cinder;
 mod error;
 mod format;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod grammar;
 mod iscsi;
 mod local;
@@ -179,6 +181,21 @@ struct Given<'a> {
     export: &'a str,
     name: &'a str,
     format: Option<&'a str>,
+}
+
+/// The most ways to one volume that are taken: arrays have some 4 to 16.
+const MAX_PATHS: usize = 64;
+
+/// Refuses a list of more ways to one volume than there can be.
+fn few_paths(key: &str, given: usize) -> Result<(), ConnectionError> {
+    match given <= MAX_PATHS {
+        true => Ok(()),
+        false => Err(ConnectionError::Invalid {
+            key: key.to_owned(),
+            problem: "has more entries than any volume has paths",
+            expected: "at most 64",
+        }),
+    }
 }
 
 /// What a block size may be.

@@ -9,7 +9,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::cinder::{Fields, number};
-use super::{Common, ConnectionError, ConnectionInfo, NvmeVolume, Protocol, format};
+use super::{Common, ConnectionError, ConnectionInfo, NvmeVolume, Protocol, few_paths, format};
 
 /// The longest NQN, in bytes (NVM Express Base Specification 2.0c, 4.5.1).
 const MAX_NQN: usize = 223;
@@ -261,6 +261,7 @@ fn portal(
 }
 
 fn each_once(key: &str, portals: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, ConnectionError> {
+    few_paths(key, portals.len())?;
     let mut once: Vec<SocketAddr> = Vec::new();
     for portal in portals {
         if !once.contains(&portal) {

@@ -312,22 +312,25 @@ fn any_one_key_on_any_level_makes_it_read_only() {
             .common
             .read_only_by
     };
-    let (mode, flag) = (AccessSource::AccessMode, AccessSource::Readonly);
+    use AccessSource::{AccessMode, Readonly};
     assert_eq!(nested("", ""), []);
     assert_eq!(nested("", r#","access_mode":"rw","readonly":"False""#), []);
-    assert_eq!(nested("", r#","access_mode":"ro""#), [mode]);
+    assert_eq!(nested("", r#","access_mode":"ro""#), [AccessMode]);
     assert_eq!(
         nested(r#","access_mode":"ro""#, r#","access_mode":"rw""#),
-        [mode]
+        [AccessMode]
     );
-    assert_eq!(nested("", r#","readonly":true,"access_mode":"rw""#), [flag]);
-    assert_eq!(nested(r#","readonly":"True""#, ""), [flag]);
+    assert_eq!(
+        nested("", r#","readonly":true,"access_mode":"rw""#),
+        [Readonly]
+    );
+    assert_eq!(nested(r#","readonly":"True""#, ""), [Readonly]);
     assert_eq!(
         nested(
             r#","readonly":true,"access_mode":"ro""#,
             r#","access_mode":"ro","readonly":"true""#
         ),
-        [mode, flag]
+        [AccessMode, Readonly]
     );
     let options = common(r#","options":"-o rw,ro""#).read_only_by;
     assert_eq!(options, [AccessSource::MountOptions]);

@@ -4,7 +4,10 @@
 //! /etc), at most every few seconds; so it may be asked for before each attach. Nothing is written but, once, the names that
 //! an NVMe host needs.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod nvme;
+mod selinux;
 
 pub use nvme::NvmeHost;
 

@@ -1,9 +1,12 @@
-//! The durable record of every attachment: what was asked, what was decided, how far it came.
+//! The durable record of every attachment: what was asked, what was decided, how far it came; and of the permissions that
+//! were set on this host.
 //!
 //! Invariants: a record is on disk before [`Journal::put`] returns; a step's intent is put before the step runs, its
 //! outcome after; [`Journal::put_soon`] is for what a crash may take back because reality tells it again; no secret is
 //! ever in a record (the request is remembered by a keyed hash); records carry a version.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod record;
 mod redb;
 mod writer;
@@ -13,7 +16,7 @@ use async_trait::async_trait;
 pub use record::{Direction, Kind, Progress, Record, Step, StepRecord};
 pub use redb::RedbJournal;
 
-use crate::model::{AttachmentId, Reason};
+use crate::model::{AttachmentId, Reason, SetPermissions, VolumeId};
 
 /// A durable map of records by attachment id.
 #[async_trait]
@@ -29,6 +32,14 @@ pub trait Journal: Send + Sync {
     async fn put_soon(&self, record: &Record) -> Result<(), JournalError>;
     /// Removes a record; an absent one is success.
     async fn remove(&self, id: &AttachmentId) -> Result<(), JournalError>;
+    /// The permissions that were set here for a volume.
+    async fn permissions(&self, volume: &VolumeId) -> Result<Option<SetPermissions>, JournalError>;
+    /// Writes a volume's permissions, or (`None`) forgets them; when this returns, it is on disk.
+    async fn set_permissions(
+        &self,
+        volume: &VolumeId,
+        set: Option<&SetPermissions>,
+    ) -> Result<(), JournalError>;
 }
 
 /// Why the journal failed.

@@ -5,8 +5,8 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    AccessDecision, Attachment, AttachmentError, AttachmentId, DiskPlan, Domain, HostPlan, State,
-    VolumeId,
+    AccessDecision, Attachment, AttachmentError, AttachmentId, DiskPlan, Domain, Holder, HostPlan,
+    State, Use, VolumeId, VolumeRights,
 };
 
 /// Which pair of calls an attachment belongs to.
@@ -80,12 +80,18 @@ pub struct Record {
     pub fingerprint: String,
     /// The volume.
     pub volume: VolumeId,
-    /// Whether other attachments may use the volume while this one writes it.
+    /// Whether other attachments may write the volume beside this one; of a read-only one, whether one other may.
     pub shareable: bool,
     /// The domain; `None`: connected to the host only.
     pub domain: Option<Domain>,
     /// Read-only or read-write, and why.
     pub access: AccessDecision,
+    /// What was known of who may use the volume when that was decided.
+    #[serde(default)]
+    pub rights: VolumeRights,
+    /// For whom it is; `None`: not known, an earlier version made it.
+    #[serde(default)]
+    pub holder: Option<Holder>,
     /// The host's side.
     pub host: HostPlan,
     /// The domain's side. Its alias is final from the start; its target and address are, once the attach step is begun.
@@ -100,6 +106,9 @@ pub struct Record {
     pub error: Option<AttachmentError>,
     /// When the guest was last asked to let go of the disk, and has not yet.
     pub unplug_requested: Option<SystemTime>,
+    /// Whether it is to be taken down even if what the guest wrote last cannot be flushed.
+    #[serde(default)]
+    pub force: bool,
     /// When it was asked for.
     pub created: SystemTime,
     /// When the state last changed.
@@ -140,6 +149,16 @@ impl Record {
         self.progress(Step::Connect).is_some()
     }
 
+    /// What it is to others who want the volume.
+    #[must_use]
+    pub fn to_use(&self) -> Use {
+        let holder = self.holder.as_ref();
+        Use {
+            user_id: holder.map_or_else(String::new, |holder| holder.user_id.clone()),
+            access: self.access.access,
+        }
+    }
+
     /// The attachment as the world sees it.
     #[must_use]
     pub fn to_attachment(&self) -> Attachment {
@@ -151,6 +170,8 @@ impl Record {
             domain: self.domain.clone(),
             protocol: self.host.protocol.clone(),
             access: self.access.clone(),
+            rights: self.rights.clone(),
+            holder: self.holder.clone(),
             state: self.state,
             host_path: connected.then(|| self.host.path.clone()),
             target: placed.then(|| self.disk.target.clone()),

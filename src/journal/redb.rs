@@ -1,4 +1,4 @@
-//! The journal in a redb file: one table, records as JSON behind a version.
+//! The journal in a redb file: records, and the permissions set here, each as JSON behind a version.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,13 +6,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ::redb::{Database, ReadableTable, TableDefinition};
 use async_trait::async_trait;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::writer::{Cause, Change, Writer};
+use super::writer::{Cause, Change, Table, Writer};
 use super::{Journal, JournalError, Record};
-use crate::model::AttachmentId;
+use crate::model::{AttachmentId, SetPermissions, VolumeId};
 
 const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("attachments");
+const PERMISSIONS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("permissions");
 
 /// The version that this build writes. A record of another version is refused, not misread.
 const VERSION: u32 = 1;
@@ -21,9 +23,9 @@ const VERSION: u32 = 1;
 const CACHE: usize = 1 << 20;
 
 #[derive(Serialize)]
-struct Out<'a> {
+struct Out<'a, T> {
     version: u32,
-    record: &'a Record,
+    record: &'a T,
 }
 
 #[derive(Deserialize)]
@@ -32,8 +34,8 @@ struct VersionOf {
 }
 
 #[derive(Deserialize)]
-struct In {
-    record: Record,
+struct In<T> {
+    record: T,
 }
 
 /// A [`Journal`] in one file, which one process at a time may open.
@@ -42,6 +44,8 @@ pub struct RedbJournal {
     path: PathBuf,
     /// What is on disk, or will be: since nobody else writes there, reading needs no disk, and no thread to wait for it.
     records: Mutex<BTreeMap<AttachmentId, Record>>,
+    /// What is on disk.
+    permissions: Mutex<BTreeMap<VolumeId, SetPermissions>>,
 }
 
 impl RedbJournal {
@@ -56,15 +60,20 @@ impl RedbJournal {
             let transaction = database.begin_write()?;
             let mut records = BTreeMap::new();
             for entry in transaction.open_table(RECORDS)?.iter()? {
-                let record = decode(entry?.1.value())?;
+                let record: Record = decode(entry?.1.value())?;
                 records.insert(record.id.clone(), record);
             }
-            // A new file has its table now.
+            let mut permissions = BTreeMap::new();
+            for entry in transaction.open_table(PERMISSIONS)?.iter()? {
+                let (volume, set) = entry?;
+                permissions.insert(volume.value().parse()?, decode(set.value())?);
+            }
+            // A new file has its tables now.
             transaction.commit()?;
             let writer = Writer::start(move |changes| commit(&database, changes))?;
-            Ok((writer, records))
+            Ok((writer, records, permissions))
         };
-        let (writer, records) = open().map_err(|source| JournalError {
+        let (writer, records, permissions) = open().map_err(|source| JournalError {
             action: "open",
             path: path.to_owned(),
             source,
@@ -73,7 +82,14 @@ impl RedbJournal {
             writer,
             path: path.to_owned(),
             records: Mutex::new(records),
+            permissions: Mutex::new(permissions),
         })
+    }
+
+    fn set(&self) -> MutexGuard<'_, BTreeMap<VolumeId, SetPermissions>> {
+        self.permissions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn records(&self) -> MutexGuard<'_, BTreeMap<AttachmentId, Record>> {
@@ -88,12 +104,25 @@ impl RedbJournal {
         }
     }
 
-    fn encode(&self, record: &Record) -> Result<Vec<u8>, JournalError> {
-        let out = Out {
-            version: VERSION,
-            record,
-        };
-        serde_json::to_vec(&out).map_err(|error| self.failed(error.into()))
+    fn record(&self, id: &AttachmentId, record: Option<&Record>) -> Result<Change, JournalError> {
+        self.change(Table::Attachments, id.as_str(), record)
+    }
+
+    fn change<T: Serialize>(
+        &self,
+        table: Table,
+        key: &str,
+        value: Option<&T>,
+    ) -> Result<Change, JournalError> {
+        Ok(Change {
+            table,
+            key: key.to_owned(),
+            value: value.map(|value| self.encode(value)).transpose()?,
+        })
+    }
+
+    fn encode<T: Serialize>(&self, record: &T) -> Result<Vec<u8>, JournalError> {
+        encode(record).map_err(|error| self.failed(error.into()))
     }
 }
 
@@ -101,8 +130,13 @@ impl RedbJournal {
 fn commit(database: &Database, changes: &[Change]) -> Result<(), Cause> {
     let transaction = database.begin_write()?;
     {
-        let mut table = transaction.open_table(RECORDS)?;
-        for Change { key, value } in changes {
+        let mut records = transaction.open_table(RECORDS)?;
+        let mut permissions = transaction.open_table(PERMISSIONS)?;
+        for Change { table, key, value } in changes {
+            let table = match table {
+                Table::Attachments => &mut records,
+                Table::Permissions => &mut permissions,
+            };
             match value {
                 Some(value) => table.insert(key.as_str(), value.as_slice())?,
                 None => table.remove(key.as_str())?,
@@ -112,7 +146,14 @@ fn commit(database: &Database, changes: &[Change]) -> Result<(), Cause> {
     Ok(transaction.commit()?)
 }
 
-fn decode(bytes: &[u8]) -> Result<Record, Cause> {
+pub(super) fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, serde_json::Error> {
+    serde_json::to_vec(&Out {
+        version: VERSION,
+        record,
+    })
+}
+
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Cause> {
     let VersionOf { version } = serde_json::from_slice(bytes)?;
     if version != VERSION {
         return Err(format!(
@@ -121,7 +162,7 @@ fn decode(bytes: &[u8]) -> Result<Record, Cause> {
         )
         .into());
     }
-    Ok(serde_json::from_slice::<In>(bytes)?.record)
+    Ok(serde_json::from_slice::<In<T>>(bytes)?.record)
 }
 
 #[async_trait]
@@ -135,10 +176,7 @@ impl Journal for RedbJournal {
     }
 
     async fn put(&self, record: &Record) -> Result<(), JournalError> {
-        let change = Change {
-            key: record.id.to_string(),
-            value: Some(self.encode(record)?),
-        };
+        let change = self.record(&record.id, Some(record))?;
         let written = self.writer.write(change).await;
         written.map_err(|source| self.failed(source))?;
         self.records().insert(record.id.clone(), record.clone());
@@ -146,23 +184,36 @@ impl Journal for RedbJournal {
     }
 
     async fn put_soon(&self, record: &Record) -> Result<(), JournalError> {
-        let change = Change {
-            key: record.id.to_string(),
-            value: Some(self.encode(record)?),
-        };
+        let change = self.record(&record.id, Some(record))?;
         self.records().insert(record.id.clone(), record.clone());
         self.writer.write_soon(change);
         Ok(())
     }
 
     async fn remove(&self, id: &AttachmentId) -> Result<(), JournalError> {
-        let change = Change {
-            key: id.to_string(),
-            value: None,
-        };
+        let change = self.record(id, None)?;
         let written = self.writer.write(change).await;
         written.map_err(|source| self.failed(source))?;
         self.records().remove(id);
+        Ok(())
+    }
+
+    async fn permissions(&self, volume: &VolumeId) -> Result<Option<SetPermissions>, JournalError> {
+        Ok(self.set().get(volume).cloned())
+    }
+
+    async fn set_permissions(
+        &self,
+        volume: &VolumeId,
+        set: Option<&SetPermissions>,
+    ) -> Result<(), JournalError> {
+        let change = self.change(Table::Permissions, volume.as_str(), set)?;
+        let written = self.writer.write(change).await;
+        written.map_err(|source| self.failed(source))?;
+        match set {
+            Some(set) => self.set().insert(volume.clone(), set.clone()),
+            None => self.set().remove(volume),
+        };
         Ok(())
     }
 }
@@ -174,7 +225,8 @@ mod tests {
     use super::*;
     use crate::journal::{Direction, Progress, Step, StepRecord};
     use crate::model::{
-        Access, AccessDecision, Dialect, DiskPlan, HostPlan, ImageFormat, Scope, SourceKind, State,
+        Access, AccessDecision, AccessSource, Class, Dialect, DiskPlan, Holder, HostPlan,
+        ImageFormat, Scope, SourceKind, State, VolumeOwner, VolumeRights,
     };
 
     fn record(id: &str) -> Record {
@@ -185,6 +237,8 @@ mod tests {
             shareable: false,
             domain: None,
             access: AccessDecision::from_sources(vec![]),
+            rights: VolumeRights::default(),
+            holder: None,
             host: HostPlan {
                 protocol: "local".into(),
                 shared: None,
@@ -212,6 +266,7 @@ mod tests {
             state: State::Connecting,
             error: None,
             unplug_requested: None,
+            force: false,
             created: SystemTime::UNIX_EPOCH,
             updated: SystemTime::UNIX_EPOCH,
         }
@@ -237,6 +292,72 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn permissions_outlive_the_process_and_are_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.redb");
+        let journal = RedbJournal::open(&path).unwrap();
+        let set = |permissions: &str| SetPermissions {
+            permissions: permissions.parse().unwrap(),
+            owner: VolumeOwner {
+                user_id: Some("alice".into()),
+                ..VolumeOwner::default()
+            },
+            by: Holder {
+                user_id: "alice".into(),
+                project_id: "p".into(),
+            },
+            at: SystemTime::UNIX_EPOCH,
+        };
+        let [v1, v2] = ["v1", "v2"].map(|id| id.parse().unwrap());
+        for (volume, permissions) in [(&v1, "600"), (&v2, "640"), (&v1, "440")] {
+            let set = set(permissions);
+            journal.set_permissions(volume, Some(&set)).await.unwrap();
+        }
+        journal.set_permissions(&v2, None).await.unwrap();
+        journal.put(&record("v1")).await.unwrap();
+        drop(journal);
+        let journal = RedbJournal::open(&path).unwrap();
+        assert_eq!(journal.permissions(&v1).await.unwrap(), Some(set("440")));
+        assert_eq!(journal.permissions(&v2).await.unwrap(), None);
+        assert_eq!(journal.all().await.unwrap(), [record("v1")]);
+    }
+
+    /// What version 0.1 wrote before it knew of holders and permissions.
+    #[test]
+    fn a_record_without_holder_and_permissions_is_read() {
+        let before = br#"{"version":1,"record":{"id":"a","fingerprint":"f","volume":"v","shareable":false,"domain":null,
+            "access":{"access":"rw","read_only_by":[]},"host":{"protocol":"local","shared":null,"mount":null,"target":null,
+            "path":"/r/v","root":"/r","kind":"file","format":"raw","access":"rw"},"disk":{"alias":"ua-v","target":"vda",
+            "xml":"<disk/>","scope":"live","dialect":"qemu","left_out":[]},"steps":[{"step":"connect","progress":"intent"}],
+            "direction":"forward","state":"connecting","error":null,"unplug_requested":null,
+            "created":{"secs_since_epoch":0,"nanos_since_epoch":0},"updated":{"secs_since_epoch":0,"nanos_since_epoch":0}}}"#;
+        assert_eq!(decode::<Record>(before).unwrap(), record("a"));
+    }
+
+    #[test]
+    fn a_record_is_read_as_it_was_written() {
+        let mut record = record("a");
+        record.access = AccessDecision::from_sources(vec![
+            AccessSource::Request,
+            AccessSource::Attached {
+                user: "bob".to_owned(),
+            },
+            AccessSource::Permissions {
+                permissions: "440".parse().unwrap(),
+                class: Class::Group,
+            },
+        ]);
+        record.rights.permissions = "440".parse().ok();
+        record.holder = Some(Holder::default());
+        let out = Out {
+            version: VERSION,
+            record: &record,
+        };
+        let bytes = serde_json::to_vec(&out).unwrap();
+        assert_eq!(decode::<Record>(&bytes).unwrap(), record);
+    }
+
+    #[tokio::test]
     async fn what_is_written_soon_is_read_at_once_and_kept() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal.redb");
@@ -258,6 +379,7 @@ mod tests {
         drop(journal);
         let database = Database::create(&path).unwrap();
         let other = Change {
+            table: Table::Attachments,
             key: "x".into(),
             value: Some(br#"{"version":2}"#.into()),
         };

@@ -12,9 +12,19 @@ const LINGER: Duration = Duration::from_millis(10);
 
 pub(super) type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// One record written, or removed (`None`).
+/// A map in the journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Table {
+    /// Records of attachments, by attachment id.
+    Attachments,
+    /// Permissions that were set here, by volume id.
+    Permissions,
+}
+
+/// One entry of a table written, or removed (`None`).
 #[derive(Debug)]
 pub(super) struct Change {
+    pub(super) table: Table,
     pub(super) key: String,
     pub(super) value: Option<Vec<u8>>,
 }
@@ -124,6 +134,7 @@ mod tests {
 
     fn change(key: &str) -> Change {
         Change {
+            table: Table::Attachments,
             key: key.to_owned(),
             value: None,
         }

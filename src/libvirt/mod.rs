@@ -10,6 +10,8 @@ mod disk;
 mod documents;
 mod error;
 mod explain;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod plan;
 mod pool;
 mod raw;

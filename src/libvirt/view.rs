@@ -39,6 +39,8 @@ pub struct DomainView {
 pub struct Devices {
     /// The machine type, such as `pc-q35-7.2`.
     pub machine: String,
+    /// Whether SELinux confines what runs it: it has a label of that kind, and not one that confines nothing.
+    pub confined: bool,
     /// All disks, of any bus and device type.
     pub disks: Vec<DiskView>,
     /// The indices of its virtio-scsi controllers.
@@ -134,9 +136,11 @@ impl Devices {
             .and_then(|kind| kind.attribute("machine"))
             .unwrap_or_default()
             .to_owned();
+        let confined = domain.children_named("seclabel").any(confines);
         let Some(devices) = domain.child("devices") else {
             return Self {
                 machine,
+                confined,
                 ..Self::default()
             };
         };
@@ -154,6 +158,7 @@ impl Devices {
             .collect();
         Self {
             machine,
+            confined,
             virtio_scsi: devices
                 .children_named("controller")
                 .filter_map(virtio_scsi_index)
@@ -171,6 +176,16 @@ impl Devices {
             .iter()
             .find(|disk| disk.alias.as_deref() == Some(alias))
     }
+}
+
+/// Whether a `<seclabel>` is one by which SELinux confines a domain that runs: of its model, in use, and not of an administrator's
+/// own domain (libvirt `formatdomain`, "seclabel").
+fn confines(label: &Element) -> bool {
+    let text = label.child("label").map(|label| label.text.as_str());
+    let unconfined = text.is_some_and(|text| text.split(':').nth(2) == Some("unconfined_t"));
+    label.attribute("model") == Some("selinux")
+        && label.attribute("type") != Some("none")
+        && !unconfined
 }
 
 /// How the disks of a `<domain>` are written: its own type says so, whatever the connection is to.

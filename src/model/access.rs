@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::{Class, Permissions};
+
 /// What a domain may do with a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Access {
@@ -48,7 +50,7 @@ impl fmt::Display for Access {
 }
 
 /// Who has a say in whether a volume is read-only. The order is the order in which the reason is given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AccessSource {
     /// The request asked for read-only.
@@ -61,6 +63,18 @@ pub enum AccessSource {
     MountOptions,
     /// The deployer's configuration.
     Configuration,
+    /// Somebody else has the volume attached read-write.
+    Attached {
+        /// The user's id; empty: not known.
+        user: String,
+    },
+    /// The volume's permissions.
+    Permissions {
+        /// As they were.
+        permissions: Permissions,
+        /// Whose digit counted.
+        class: Class,
+    },
 }
 
 impl fmt::Display for AccessSource {
@@ -71,6 +85,18 @@ impl fmt::Display for AccessSource {
             Self::Readonly => "the connection info says readonly",
             Self::MountOptions => "the connection info's mount options say ro",
             Self::Configuration => "this host's configuration says ro",
+            Self::Attached { user } if user.is_empty() => {
+                "somebody else has the volume attached read-write"
+            }
+            Self::Attached { user } => {
+                return write!(f, "user {user} has the volume attached read-write");
+            }
+            Self::Permissions { permissions, class } => {
+                return write!(
+                    f,
+                    "the volume's permissions {permissions} do not let {class} write"
+                );
+            }
         })
     }
 }
@@ -125,9 +151,16 @@ mod tests {
             AccessSource::Readonly,
             AccessSource::MountOptions,
             AccessSource::Configuration,
+            AccessSource::Attached {
+                user: "you".to_owned(),
+            },
+            AccessSource::Permissions {
+                permissions: "440".parse().unwrap(),
+                class: Class::Owner,
+            },
         ];
         for source in all {
-            let decision = AccessDecision::from_sources(vec![source]);
+            let decision = AccessDecision::from_sources(vec![source.clone()]);
             assert_eq!(decision.access, Access::ReadOnly);
             assert_eq!(decision.reason(), source.to_string());
         }

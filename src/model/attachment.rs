@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{AccessDecision, AttachmentId, Reason, VolumeId};
+use super::{AccessDecision, AttachmentId, Holder, Reason, VolumeId, VolumeRights};
 
 /// Where an attachment stands; see the diagram in [`crate::model`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -91,6 +91,10 @@ pub struct Attachment {
     pub protocol: String,
     /// Read-only or read-write, and why.
     pub access: AccessDecision,
+    /// What was known of who may use the volume when that was decided.
+    pub rights: VolumeRights,
+    /// For whom it is; `None`: not known, an earlier version made it.
+    pub holder: Option<Holder>,
     /// Where it stands.
     pub state: State,
     /// The volume on this host, once connected.

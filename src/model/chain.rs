@@ -2,7 +2,10 @@
 
 use std::error::Error;
 
-/// An error with all its causes, joined by `: `, for a place that keeps one string.
+use super::visible;
+
+/// An error with all its causes, joined by `: `, in one line, for a place that keeps one string. What callers, servers and
+/// libvirt have put into it does not act on whoever reads it.
 #[must_use]
 pub fn chain(error: &dyn Error) -> String {
     let mut message = error.to_string();
@@ -12,5 +15,5 @@ pub fn chain(error: &dyn Error) -> String {
         message.push_str(&error.to_string());
         cause = error.source();
     }
-    message
+    visible(&message).into_owned()
 }

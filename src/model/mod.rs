@@ -18,17 +18,22 @@ mod actor;
 mod attachment;
 mod chain;
 mod disk;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod id;
 mod key;
 pub mod mount_options;
 mod nearest;
+mod permission;
 mod plan;
 mod reason;
 mod secret;
 mod server;
+mod visible;
+mod volume;
 
 pub use access::{Access, AccessDecision, AccessSource};
-pub use actor::Actor;
+pub use actor::{Actor, Holder, Identity, Via};
 pub use attachment::{Attachment, AttachmentError, Domain, State};
 pub use chain::chain;
 pub use disk::{
@@ -38,9 +43,12 @@ pub use disk::{
 pub use id::{AttachmentId, DomainRef, InvalidId, VolumeId};
 pub use key::HostKey;
 pub(crate) use nearest::{hint, nearest};
+pub use permission::{AccessDenied, AccessQuestion, Asker, Class, SetPermissions, VolumeRights};
 pub use plan::{
     Dialect, DiskPlan, DiskSpec, HostPlan, MountPlan, SourceKind, TargetPath, TargetPlan,
 };
 pub use reason::Reason;
 pub use secret::Secret;
 pub use server::server_name;
+pub use visible::visible;
+pub use volume::{InvalidPermissions, Permissions, Use, VolumeFacts, VolumeOwner};

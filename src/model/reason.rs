@@ -56,6 +56,8 @@ reasons! {
     CleanupRequired = "CLEANUP_REQUIRED",
     /// Another attachment on this host uses the volume, and they may not share it.
     VolumeInUse = "VOLUME_IN_USE",
+    /// The volume can only be attached read-only, and read-write was required.
+    ReadWriteRefused = "READ_WRITE_REFUSED",
     /// No such domain.
     DomainNotFound = "DOMAIN_NOT_FOUND",
     /// The domain is not running, or not persistent, as the requested scope needs it to be.
@@ -122,8 +124,20 @@ reasons! {
     ImageMalformed = "IMAGE_MALFORMED",
     /// An undo failed: something is left over, and the attachment is FAILED.
     UndoFailed = "UNDO_FAILED",
+    /// Who calls is not known: a token is missing, wrong, expired or revoked.
+    Unauthenticated = "UNAUTHENTICATED",
+    /// Keystone cannot be asked who calls.
+    IdentityUnavailable = "IDENTITY_UNAVAILABLE",
     /// The caller may not do this.
     PermissionDenied = "PERMISSION_DENIED",
+    /// SELinux keeps the domain's QEMU from the kind of share that the volume is on.
+    SelinuxBoolean = "SELINUX_BOOLEAN",
+    /// The caller makes calls faster than it may.
+    RateLimited = "RATE_LIMITED",
+    /// As many calls of the caller are under way as may be.
+    TooManyCalls = "TOO_MANY_CALLS",
+    /// The caller, or all callers together, watch as often as they may.
+    TooManyWatches = "TOO_MANY_WATCHES",
     /// The daemon is stopping and takes no new work.
     ShuttingDown = "SHUTTING_DOWN",
     /// A watcher was too slow and missed changes: watch again.

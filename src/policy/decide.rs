@@ -4,15 +4,25 @@ use std::fmt;
 
 use super::check::{Check, Generic, Left};
 use super::defaults::{CONTEXT_IS_ADMIN, Scope};
-use super::python::{Fault, FormatError, Value, format};
+use super::python::{Attributes, Fault, FormatError, Value, format};
+use super::remote::{Answers, Question};
 use super::rules::Policy;
-
-/// Names and their values.
-pub type Attributes = Vec<(String, Value)>;
 
 /// Who calls, complete with `is_admin`; made by [`Policy::credentials`], once per request.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Credentials(pub(super) Attributes);
+pub struct Credentials {
+    pub(super) attributes: Attributes,
+    /// Why it cannot be told whether they are an administrator's: nothing can be decided by them.
+    fault: Option<Why>,
+}
+
+impl Credentials {
+    /// Whether it is an administrator's: what `context_is_admin` says.
+    #[must_use]
+    pub fn is_admin(&self) -> bool {
+        get(&self.attributes, "is_admin").is_some_and(Value::is_true)
+    }
+}
 
 /// What is called for: flat, so that a rule's `%(user.id)s` is the value of the key `user.id`.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,69 +86,82 @@ impl fmt::Display for Why {
     }
 }
 
-/// A check that cannot be evaluated.
-pub(super) struct Failed {
-    pub(super) check: String,
-    pub(super) fault: Fault,
+/// Why a check has no value.
+pub(super) enum Stop {
+    /// It cannot be evaluated.
+    Fault(Fault),
+    /// It depends on a server that was not asked yet.
+    Ask(Question),
+}
+
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+/// Where an evaluation came to an end.
+struct Stopped {
+    check: String,
+    why: Stop,
 }
 
 impl Policy {
     /// A caller's credentials: what is known of it, and whether it is an administrator, by the rule `context_is_admin`.
     /// An `is_admin` among the attributes stays as it is: whoever takes them from outside leaves it out.
     #[must_use]
-    pub fn credentials(&self, mut attributes: Attributes) -> Credentials {
+    pub async fn credentials(&self, mut attributes: Attributes) -> Credentials {
         // Rules call system_scope by either name.
         if let Some(scope) = get(&attributes, "system_scope").filter(|scope| scope.is_true()) {
             let scope = scope.clone();
             attributes.retain(|(name, _)| name != "system");
             attributes.push(("system".to_owned(), scope));
         }
-        let mut credentials = Credentials(attributes);
-        if get(&credentials.0, "is_admin").is_none() {
+        let mut credentials = Credentials {
+            attributes,
+            fault: None,
+        };
+        if get(&credentials.attributes, "is_admin").is_none() {
             // As in Cinder, the target is the caller itself.
-            let target = Target(credentials.0.clone());
-            let decision = self.decide(CONTEXT_IS_ADMIN, &credentials, &target);
+            let target = Target(credentials.attributes.clone());
+            let decision = self.decide(CONTEXT_IS_ADMIN, &credentials, &target).await;
             let is_admin = Value::Bool(decision.allowed);
-            credentials.0.push(("is_admin".to_owned(), is_admin));
+            let attribute = ("is_admin".to_owned(), is_admin);
+            credentials.attributes.push(attribute);
+            if let why @ Why::Fault { .. } = decision.why {
+                credentials.fault = Some(why);
+            }
         }
         credentials
     }
 
-    /// Decides by the rule of this name. What cannot be evaluated is logged, and denied.
-    #[must_use]
-    pub fn decide(&self, rule: &str, credentials: &Credentials, target: &Target) -> Decision {
-        let Some((name, found)) = self.resolve(rule) else {
-            return Decision {
-                allowed: false,
-                why: Why::NoRule(rule.to_owned()),
+    /// Decides by the rule of this name, and waits for no more than the servers that the rule asks. What cannot be evaluated
+    /// is logged, and denied.
+    pub async fn decide(&self, rule: &str, credentials: &Credentials, target: &Target) -> Decision {
+        self.decide_by(rule, credentials, target, &mut Answers::default())
+            .await
+    }
+
+    /// The same, which keeps the servers' answers.
+    pub(super) async fn decide_by(
+        &self,
+        rule: &str,
+        credentials: &Credentials,
+        target: &Target,
+        answers: &mut Answers,
+    ) -> Decision {
+        loop {
+            let view = View {
+                policy: self,
+                rule,
+                credentials,
+                target,
+                answers,
             };
-        };
-        if let Some(scope) = self.wrong_scope(rule, credentials) {
-            return Decision {
-                allowed: false,
-                why: Why::Scope(rule.to_owned(), scope),
-            };
-        }
-        let view = View {
-            policy: self,
-            credentials,
-            target,
-        };
-        match view.holds(&found.check) {
-            Ok(allowed) => Decision {
-                allowed,
-                why: Why::Rule(name.to_owned()),
-            },
-            Err(Failed { check, fault }) => {
-                tracing::warn!(rule = name, check, %fault, "denied: a check of the policy cannot be evaluated");
-                Decision {
-                    allowed: false,
-                    why: Why::Fault {
-                        rule: name.to_owned(),
-                        check,
-                        fault,
-                    },
-                }
+            // From the start with each answer: what comes before a question says the same again.
+            match view.decide() {
+                Ok(decision) => return decision,
+                Err(question) => answers.ask(self.remote.as_deref(), question).await,
             }
         }
     }
@@ -146,7 +169,7 @@ impl Policy {
     /// The scope of the caller's token, where the rule is not for it.
     fn wrong_scope(&self, rule: &str, credentials: &Credentials) -> Option<Scope> {
         let default = self.defaults.iter().find(|default| default.name == rule)?;
-        let has = |name| get(&credentials.0, name).is_some_and(Value::is_true);
+        let has = |name| get(&credentials.attributes, name).is_some_and(Value::is_true);
         let scope = if has("system") {
             Scope::System
         } else if has("domain_id") {
@@ -167,14 +190,57 @@ pub(super) fn get<'a>(attributes: &'a Attributes, name: &str) -> Option<&'a Valu
 #[derive(Clone, Copy)]
 pub(super) struct View<'a> {
     pub(super) policy: &'a Policy,
+    /// The rule asked for.
+    pub(super) rule: &'a str,
     pub(super) credentials: &'a Credentials,
     pub(super) target: &'a Target,
+    pub(super) answers: &'a Answers,
 }
 
 impl<'a> View<'a> {
+    /// The decision, or what must be asked before there is one.
+    fn decide(&self) -> Result<Decision, Question> {
+        let deny = |why| Decision {
+            allowed: false,
+            why,
+        };
+        if let Some(fault) = &self.credentials.fault {
+            return Ok(deny(fault.clone()));
+        }
+        let rule = self.rule;
+        let Some((name, found)) = self.policy.resolve(rule) else {
+            return Ok(deny(Why::NoRule(rule.to_owned())));
+        };
+        if let Some(scope) = self.policy.wrong_scope(rule, self.credentials) {
+            return Ok(deny(Why::Scope(rule.to_owned(), scope)));
+        }
+        let name = name.to_owned();
+        match self.holds(&found.check) {
+            Ok(allowed) => Ok(Decision {
+                allowed,
+                why: Why::Rule(name),
+            }),
+            Err(Stopped {
+                why: Stop::Ask(question),
+                ..
+            }) => Err(question),
+            Err(Stopped {
+                check,
+                why: Stop::Fault(fault),
+            }) => {
+                tracing::warn!(rule = name, check, %fault, "denied: a check of the policy cannot be evaluated");
+                Ok(deny(Why::Fault {
+                    rule: name,
+                    check,
+                    fault,
+                }))
+            }
+        }
+    }
+
     /// Looks at as much of a check as it takes, from the left. A part that cannot be evaluated decides alone, also
     /// beneath `not`.
-    fn holds(&self, check: &Check) -> Result<bool, Failed> {
+    fn holds(&self, check: &Check) -> Result<bool, Stopped> {
         match check {
             Check::Not(inner) => Ok(!self.holds(inner)?),
             Check::And(parts) => {
@@ -197,28 +263,33 @@ impl<'a> View<'a> {
                 Some((_, rule)) => self.holds(&rule.check),
                 None => Ok(false),
             },
-            leaf => self.leaf(leaf).map_err(|fault| Failed {
+            leaf => self.leaf(leaf).map_err(|why| Stopped {
                 check: leaf.to_string(),
-                fault,
+                why,
             }),
         }
     }
 
     /// A check that is made of no others.
-    pub(super) fn leaf(&self, check: &Check) -> Result<bool, Fault> {
+    pub(super) fn leaf(&self, check: &Check) -> Result<bool, Stop> {
         match check {
             Check::Always => Ok(true),
             Check::Role(name) => match self.right(name)? {
-                Some(wanted) => self.has_role(&wanted),
+                Some(wanted) => Ok(self.has_role(&wanted)?),
                 None => Ok(false),
             },
             Check::Generic(generic) => match self.right(&generic.right)? {
-                Some(wanted) => self.left(generic, &mut |value| value == wanted),
+                Some(wanted) => Ok(self.left(generic, &mut |value| value == wanted)?),
                 None => Ok(false),
             },
-            Check::Remote(_) => Err(Fault(
-                "no server is asked by this version: write the rule without http".to_owned(),
-            )),
+            Check::Remote(url) => {
+                let question =
+                    Question::new(url, self.rule, &self.target.0, &self.credentials.attributes)?;
+                match self.answers.to(&question) {
+                    Some(answer) => Ok(answer?),
+                    None => Err(Stop::Ask(question)),
+                }
+            }
             _ => Ok(false),
         }
     }
@@ -240,7 +311,7 @@ impl<'a> View<'a> {
                 "roles must be a list of names, and there is {kind}"
             ))
         };
-        match get(&self.credentials.0, "roles") {
+        match get(&self.credentials.attributes, "roles") {
             None => Ok(false),
             Some(Value::List(roles)) => {
                 let mut found = false;
@@ -264,7 +335,7 @@ impl<'a> View<'a> {
     ) -> Result<bool, Fault> {
         match &generic.meaning {
             Left::Literal(text) => Ok(test(text)),
-            Left::Path(path) => in_map(&self.credentials.0, path, test),
+            Left::Path(path) => in_map(&self.credentials.attributes, path, test),
             Left::Fault(fault) => Err(Fault(format!("its left side is no name: {fault}"))),
         }
     }

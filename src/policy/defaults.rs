@@ -72,6 +72,10 @@ pub enum Rpc {
     GetConnector,
     /// `ExtendVolume`
     ExtendVolume,
+    /// `GetVolumePermissions`
+    GetVolumePermissions,
+    /// `SetVolumePermissions`
+    SetVolumePermissions,
 }
 
 impl Rpc {
@@ -89,7 +93,16 @@ impl Rpc {
             Self::PlanAttach => "volume:attachment_plan",
             Self::GetConnector => "volume:connector_get",
             Self::ExtendVolume => "volume:extend",
+            Self::GetVolumePermissions => "volume:permissions_get",
+            Self::SetVolumePermissions => "volume:permissions_update",
         }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        let path = self.path();
+        path.rsplit_once('/').map_or(path, |(_, name)| name)
     }
 
     /// Its path in gRPC.
@@ -106,6 +119,36 @@ impl Rpc {
             Self::PlanAttach => "/volattach.v1.VolumeAttach/PlanAttach",
             Self::GetConnector => "/volattach.v1.VolumeAttach/GetConnector",
             Self::ExtendVolume => "/volattach.v1.VolumeAttach/ExtendVolume",
+            Self::GetVolumePermissions => "/volattach.v1.VolumeAttach/GetVolumePermissions",
+            Self::SetVolumePermissions => "/volattach.v1.VolumeAttach/SetVolumePermissions",
+        }
+    }
+}
+
+/// What a call may ask for that another rule must allow beside the call's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Privilege {
+    /// `force`: what the guest wrote last may be lost.
+    Force,
+}
+
+impl Privilege {
+    /// The rule that decides who may ask for it.
+    #[must_use]
+    pub const fn rule(self) -> &'static str {
+        match self {
+            Self::Force => "volume_extension:volume_admin_actions:force_detach",
+        }
+    }
+
+    /// The paths of the calls that may ask for it.
+    #[must_use]
+    pub const fn paths(self) -> &'static [&'static str] {
+        match self {
+            Self::Force => {
+                const PATHS: &[&str] = &[Rpc::DetachVolume.path(), Rpc::DisconnectVolume.path()];
+                PATHS
+            }
         }
     }
 }
@@ -135,7 +178,7 @@ pub(super) const CREDENTIALS: [&str; 15] = [
     "service_roles",
 ];
 
-/// What rules may ask of what is called for. Each call gives all of them; what does not apply is null.
+/// What rules may ask of what is called for. What does not apply to a call is left out, so that a check of it is false.
 pub(super) const TARGET: [&str; 6] = [
     "project_id",
     "user_id",
@@ -214,6 +257,20 @@ pub const DEFAULTS: &[RuleDefault] = &[
         ExtendVolume,
         MEMBER,
         "Have this host and the guest see a volume that its storage has grown."
+    ),
+    RuleDefault {
+        operations: Privilege::Force.paths(),
+        ..base(
+            Privilege::Force.rule(),
+            "rule:admin_api",
+            "Detach or disconnect a volume even if what the guest wrote last is lost (force): asked for beside the call's own rule.",
+        )
+    },
+    rpc!(GetVolumePermissions, READER, "Show who may use a volume."),
+    rpc!(
+        SetVolumePermissions,
+        "rule:admin_api or (user_id:%(user_id)s and role:member and project_id:%(project_id)s)",
+        "Set who may use a volume on this host: administrators, and the volume's owner."
     ),
     rpc!(GetAttachment, READER, "Show one attachment."),
     rpc!(ListAttachments, READER, "List attachments."),

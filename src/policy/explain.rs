@@ -3,8 +3,9 @@
 use std::fmt;
 
 use super::check::{Check, Generic};
-use super::decide::{Credentials, Decision, Target, View, get};
+use super::decide::{Credentials, Decision, Stop, Target, View, get};
 use super::python::{Fault, FormatError, Value, format};
+use super::remote::Answers;
 use super::rules::Policy;
 
 /// A decision, and the checks that it came from.
@@ -32,19 +33,31 @@ pub(super) enum Outcome {
     False,
     /// It cannot be evaluated.
     Fault,
+    /// A server was not asked, since the decision does not depend on it.
+    Unasked,
 }
 
 impl Policy {
     /// Decides as [`Policy::decide`] does, and tells of every check, also of those that a decision need not look at.
-    #[must_use]
-    pub fn explain(&self, rule: &str, credentials: &Credentials, target: &Target) -> Explanation {
+    pub async fn explain(
+        &self,
+        rule: &str,
+        credentials: &Credentials,
+        target: &Target,
+    ) -> Explanation {
+        let mut answers = Answers::default();
+        let decision = self
+            .decide_by(rule, credentials, target, &mut answers)
+            .await;
         let view = View {
             policy: self,
+            rule,
             credentials,
             target,
+            answers: &answers,
         };
         Explanation {
-            decision: self.decide(rule, credentials, target),
+            decision,
             tree: self.resolve(rule).map(|_| view.reference(rule, rule)),
         }
     }
@@ -101,7 +114,8 @@ impl View<'_> {
         let (value, fault) = match self.leaf(leaf) {
             Ok(true) => (Outcome::True, None),
             Ok(false) => (Outcome::False, None),
-            Err(Fault(why)) => (Outcome::Fault, Some(why)),
+            Err(Stop::Fault(Fault(why))) => (Outcome::Fault, Some(why)),
+            Err(Stop::Ask(_)) => (Outcome::Unasked, Some("not asked".to_owned())),
         };
         let label = match leaf {
             Check::Word(word) => word.clone(),
@@ -120,7 +134,7 @@ impl View<'_> {
             Check::Word(_) => "no check: it has no colon".to_owned(),
             Check::Unparsable(why) => format!("the rule cannot be parsed: {why}"),
             Check::Role(name) => match format(name, &self.target.0) {
-                Ok(wanted) => match get(&self.credentials.0, "roles") {
+                Ok(wanted) => match get(&self.credentials.attributes, "roles") {
                     Some(roles) => format!("wanted {wanted:?}; the caller's are {}", shown(roles)),
                     None => "the caller has no roles".to_owned(),
                 },
@@ -178,7 +192,7 @@ impl Outcome {
         match self {
             Self::True => Self::False,
             Self::False => Self::True,
-            Self::Fault => Self::Fault,
+            other => other,
         }
     }
 }
@@ -201,6 +215,7 @@ impl Node {
             Outcome::True => "yes  ",
             Outcome::False => "no   ",
             Outcome::Fault => "error",
+            Outcome::Unasked => "-    ",
         };
         let indent = "  ".repeat(depth);
         let why = match self.why.as_str() {

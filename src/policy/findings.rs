@@ -9,6 +9,7 @@ use super::check::{Check, Generic, Left};
 use super::defaults::{CREDENTIALS, DEFAULT_RULE, ROLES, TARGET};
 use super::error::Place;
 use super::python::{Fault, FormatError, Value, format, keys};
+use super::remote::parts;
 use super::rules::Policy;
 use crate::model::{hint, nearest};
 
@@ -185,9 +186,14 @@ impl Search<'_> {
         match check {
             Check::Unparsable(why) => one(format!("it cannot be parsed, and is false: {why}")),
             Check::Word(word) => one(format!("{word:?} is no check, for want of a colon")),
-            Check::Remote(url) => vec![Flaw::denies(format!(
-                "{url:?} asks a server, which this version cannot"
-            ))],
+            Check::Remote(url) => match parts(url) {
+                // What is missing is no false here, but nothing to ask for.
+                Ok((_, path)) => template_flaws(path)
+                    .into_iter()
+                    .map(|flaw| Flaw::denies(flaw.said + &flaw.hint))
+                    .collect(),
+                Err(Fault(why)) => vec![Flaw::denies(format!("{url:?} asks nobody: {why}"))],
+            },
             Check::Rule(name) if !self.policy.rules.contains_key(name) => {
                 let near = nearest(name, self.policy.rules.keys().map(String::as_str));
                 let said = match self.policy.resolve(name) {

@@ -13,6 +13,9 @@ const MAX_LEVELS: usize = 400;
 /// How many checks a decision may come to look at.
 const MAX_CHECKS: usize = 100_000;
 
+/// How many servers a decision may come to ask: each with a deadline of its own.
+const MAX_SERVERS: usize = 16;
+
 /// Checks that every rule can be evaluated.
 pub(super) fn check(policy: &Policy) -> Result<(), PolicyError> {
     let mut walk = Walk {
@@ -27,6 +30,7 @@ pub(super) fn check(policy: &Policy) -> Result<(), PolicyError> {
 struct Size {
     levels: usize,
     checks: usize,
+    servers: usize,
 }
 
 struct Walk<'a> {
@@ -66,6 +70,9 @@ impl<'a> Walk<'a> {
         if size.checks > MAX_CHECKS {
             return self.too_large(name, MAX_CHECKS, "checks");
         }
+        if size.servers > MAX_SERVERS {
+            return self.too_large(name, MAX_SERVERS, "checks that ask a server");
+        }
         self.sizes.insert(name, size);
         Ok(())
     }
@@ -87,9 +94,14 @@ impl<'a> Walk<'a> {
         let checks = below
             .iter()
             .fold(1, |sum: usize, size| sum.saturating_add(size.checks));
+        let own = usize::from(matches!(check, Check::Remote(_)));
+        let servers = below
+            .iter()
+            .fold(own, |sum, size| sum.saturating_add(size.servers));
         Size {
             levels: levels + 1,
             checks,
+            servers,
         }
     }
 

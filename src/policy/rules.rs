@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::check::Check;
 use super::defaults::{DEFAULT_RULE, RuleDefault};
@@ -10,6 +11,7 @@ use super::error::{Place, PolicyError};
 use super::file::{self, FileRule};
 use super::limits;
 use super::parse::{parse, parse_text};
+use super::remote::Remote;
 
 /// Where a policy comes from.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +33,8 @@ pub struct Sources<'a> {
 pub struct Policy {
     pub(super) defaults: &'static [RuleDefault],
     pub(super) rules: BTreeMap<String, Rule>,
+    /// `None`: checks that ask a server cannot be evaluated.
+    pub(super) remote: Option<Arc<dyn Remote>>,
 }
 
 /// One rule that holds.
@@ -74,9 +78,17 @@ impl Policy {
         let policy = Self {
             defaults: sources.defaults,
             rules,
+            remote: None,
         };
         limits::check(&policy)?;
         Ok(policy)
+    }
+
+    /// The same, whose `http:` and `https:` checks are asked by `remote`.
+    #[must_use]
+    pub fn asking(mut self, remote: Arc<dyn Remote>) -> Self {
+        self.remote = Some(remote);
+        self
     }
 
     /// The rule that a name stands for, and its own name: `default` stands in for one that is missing.
@@ -135,7 +147,7 @@ fn default_check(
     }
 }
 
-fn files_in(dir: &Path) -> Result<Vec<PathBuf>, PolicyError> {
+pub(super) fn files_in(dir: &Path) -> Result<Vec<PathBuf>, PolicyError> {
     let failed = |source| PolicyError::Read {
         path: dir.to_owned(),
         source,

@@ -5,6 +5,7 @@ use tempfile::TempDir;
 
 use super::check::Check;
 use super::defaults::RuleDefault;
+use super::fuzz::now;
 use super::parse::{Item, RuleText, parse, parse_text};
 use super::*;
 
@@ -174,13 +175,25 @@ fn what_would_take_for_ever_is_refused() {
     assert!(policy(&chain(10, &double)).is_ok());
     let error = policy(&chain(64, &double)).unwrap_err();
     assert!(error.contains("more than 100000 checks"), "{error}");
+    let asking = |count: usize| {
+        format!(
+            "a: {}\nb: rule:a or rule:a\n",
+            vec!["http://h/"; count].join(" or ")
+        )
+    };
+    assert!(policy(&asking(8)).is_ok());
+    let error = policy(&asking(9)).unwrap_err();
+    assert!(
+        error.contains("more than 16 checks that ask a server"),
+        "{error}"
+    );
     // The deepest that is let through can be evaluated, on the stack of a thread of tokio's.
     let deep = policy(&chain(390, &single)).unwrap();
     let thread = std::thread::Builder::new().stack_size(1 << 20);
     let evaluated = thread.spawn(move || {
-        let caller = deep.credentials(Attributes::new());
+        let caller = now(deep.credentials(Attributes::new()));
         let target = Target::new(Attributes::new());
-        let explained = deep.explain("r00000", &caller, &target);
+        let explained = now(deep.explain("r00000", &caller, &target));
         let text = explained.to_string();
         explained.decision.allowed && text.lines().count() == 393
     });
@@ -192,8 +205,8 @@ fn is_admin_is_computed_once_unless_it_is_given() {
     let policy = with_defaults("admin_only: is_admin:True", DEFAULTS).unwrap();
     let target = Target::new(Attributes::new());
     let allowed = |json: &str| {
-        let caller = policy.credentials(attributes(json));
-        policy.decide("admin_only", &caller, &target).allowed
+        let caller = now(policy.credentials(attributes(json)));
+        now(policy.decide("admin_only", &caller, &target)).allowed
     };
     assert!(allowed(r#"{"roles": ["Admin"]}"#));
     assert!(!allowed(r#"{"roles": ["member"]}"#));
@@ -208,9 +221,9 @@ fn what_cannot_be_evaluated_denies_all_of_the_decision() {
          g: rule:a or @\n",
     )
     .unwrap();
-    let caller = policy.credentials(attributes(r#"{"roles": [], "none": null, "n": 1}"#));
+    let caller = now(policy.credentials(attributes(r#"{"roles": [], "none": null, "n": 1}"#)));
     let target = Target::new(Attributes::new());
-    let decide = |rule| policy.decide(rule, &caller, &target);
+    let decide = |rule| now(policy.decide(rule, &caller, &target));
     for rule in ["a", "b", "c", "e", "f", "g"] {
         let decision = decide(rule);
         assert!(!decision.allowed, "{rule}");
@@ -237,13 +250,46 @@ fn every_rpc_has_its_rule_and_no_rule_an_unknown_path() {
     });
     let mut methods: Vec<_> = methods.collect();
     methods.sort();
-    let mut operations: Vec<_> = DEFAULTS
+    let (beyond, own): (Vec<_>, Vec<_>) = DEFAULTS
         .iter()
-        .flat_map(|rule| rule.operations)
-        .copied()
-        .collect();
-    operations.sort_unstable();
-    assert_eq!(operations, methods);
+        .filter(|rule| !rule.operations.is_empty())
+        .partition(|rule| rule.name == Privilege::Force.rule());
+    let operations = |rules: &[&RuleDefault]| {
+        let operations = rules.iter().flat_map(|rule| rule.operations);
+        let mut operations: Vec<_> = operations.map(|path| (*path).to_owned()).collect();
+        operations.sort();
+        operations
+    };
+    assert_eq!(operations(&own), methods);
+    // What a call may ask for beyond has a rule too, of calls that there are.
+    let beyond = operations(&beyond);
+    assert_eq!(beyond, Privilege::Force.paths());
+    assert!(beyond.iter().all(|path| methods.contains(path)));
+}
+
+#[test]
+fn permissions_are_the_owners_to_set_and_force_is_for_administrators() {
+    let policy = with_defaults("", DEFAULTS).unwrap();
+    let target = Target::new(attributes(r#"{"project_id": "p1", "user_id": "alice"}"#));
+    // Role, user, project, and whether they may show permissions, set them, and force.
+    for (role, user, project, expected) in [
+        ("admin", "root", "p9", [true, true, true]),
+        ("member", "alice", "p1", [false, true, false]),
+        ("reader", "alice", "p1", [true, false, false]),
+        ("member", "alice", "p9", [false, false, false]),
+        ("member", "bob", "p1", [false, false, false]),
+    ] {
+        let json =
+            format!(r#"{{"roles": ["{role}"], "user_id": "{user}", "project_id": "{project}"}}"#);
+        let caller = now(policy.credentials(attributes(&json)));
+        let rules = [
+            Rpc::GetVolumePermissions.rule(),
+            Rpc::SetVolumePermissions.rule(),
+            Privilege::Force.rule(),
+        ];
+        let found = rules.map(|rule| now(policy.decide(rule, &caller, &target)).allowed);
+        assert_eq!(found, expected, "{role} {user} of {project}");
+    }
 }
 
 #[test]
@@ -263,17 +309,14 @@ fn the_rules_in_code_have_nothing_to_find_and_decide_as_cinders() {
     for (role, project, expected) in table {
         let json =
             format!(r#"{{"roles": ["{role}"], "project_id": "{project}", "service_roles": []}}"#);
-        let caller = policy.credentials(attributes(&json));
+        let caller = now(policy.credentials(attributes(&json)));
         let rpcs = [Rpc::AttachVolume, Rpc::ListAttachments, Rpc::GetConnector];
-        let found = rpcs.map(|rpc| policy.decide(rpc.rule(), &caller, &target).allowed);
+        let found = rpcs.map(|rpc| now(policy.decide(rpc.rule(), &caller, &target)).allowed);
         assert_eq!(found, expected, "{role} of {project}");
     }
-    let service = policy.credentials(attributes(r#"{"roles": [], "service_roles": ["service"]}"#));
-    assert!(
-        policy
-            .decide(Rpc::GetConnector.rule(), &service, &target)
-            .allowed
-    );
+    let service =
+        now(policy.credentials(attributes(r#"{"roles": [], "service_roles": ["service"]}"#)));
+    assert!(now(policy.decide(Rpc::GetConnector.rule(), &service, &target)).allowed);
 }
 
 #[test]
@@ -290,7 +333,7 @@ h: role:admn
 i: not not role:reder
 j: n:100%
 k: class:x
-l: http://localhost/
+l: http://%(project_id)s/
 admin_apy: rule:a or rule:b or rule:c or rule:d or rule:e or rule:f or rule:g or rule:i or rule:j or rule:k or rule:l
 ";
     let policy = with_defaults(yaml, DEFAULTS).unwrap();
@@ -307,11 +350,12 @@ fn an_explanation_tells_why() {
     let yaml = "t: rule:u and (not role:admin or project_id:%(project_id)s) and rule:none\nu: groups.id:g2 or none.x:y\n\
         v: foo or user:%(missing)s or 'a':%(project_id)s\ndefault: '!'\n";
     let policy = policy(yaml).unwrap();
-    let caller = policy.credentials(attributes(
+    let caller = now(policy.credentials(attributes(
         r#"{"roles": ["admin"], "project_id": "p1", "groups": [{"id": "g1"}, {"id": "g2"}], "none": null}"#,
-    ));
+    )));
     let target = Target::new(attributes(r#"{"project_id": "p2"}"#));
-    let text = ["t", "v", "zzz"].map(|rule| policy.explain(rule, &caller, &target).to_string());
+    let text =
+        ["t", "v", "zzz"].map(|rule| now(policy.explain(rule, &caller, &target)).to_string());
     insta::assert_snapshot!(file_name_only(&text.concat()));
 }
 
@@ -377,9 +421,9 @@ proptest! {
     fn an_explanation_agrees_with_the_decision(rule in any_rule(), other in any_rule()) {
         let yaml = format!("t: {}\nb: {}\n", serde_json::json!(rule), serde_json::json!(other));
         if let Ok(policy) = policy(&yaml) {
-            let caller = policy.credentials(attributes(r#"{"roles": ["b"], "a": {"b": "1"}, "is_admin": true}"#));
+            let caller = now(policy.credentials(attributes(r#"{"roles": ["b"], "a": {"b": "1"}, "is_admin": true}"#)));
             let target = Target::new(attributes(r#"{"k": "b"}"#));
-            let explained = policy.explain("t", &caller, &target);
+            let explained = now(policy.explain("t", &caller, &target));
             let tree = explained.tree.as_ref().map(|tree| tree.value);
             prop_assert_eq!(explained.decision.allowed, tree == Some(explain::Outcome::True));
             let faulty = matches!(explained.decision.why, Why::Fault { .. });

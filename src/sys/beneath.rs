@@ -4,10 +4,11 @@ use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::sys::stat::{Mode, fstat};
 use serde::{Deserialize, Serialize};
 
 /// A file that was opened beneath a directory.
@@ -58,6 +59,40 @@ pub fn open_beneath(root: &Path, relative: &Path, write: bool) -> Result<Opened,
         file,
         size,
     })
+}
+
+/// The first folder on the way to `relative`, from `root` on, in which somebody else than root and the user `own` may rename
+/// what is there and make links: whoever may can put another file in the place of one that was looked at.
+///
+/// Each folder is opened in the one before it, so that of the folders above the first such one nobody can have changed any.
+///
+/// # Errors
+/// `ENOTDIR` where a folder is none, or a symbolic link, and openat(2)'s other errors.
+pub fn changeable_by_others(
+    root: &Path,
+    relative: &Path,
+    own: u32,
+) -> Result<Option<PathBuf>, Failed> {
+    let mut folder = open_directory(root).map_err(|errno| ("open the directory", errno))?;
+    let mut path = root.to_owned();
+    let names = relative.parent().into_iter().flat_map(Path::components);
+    let mut names = names.filter(|name| !matches!(name, Component::CurDir));
+    loop {
+        let stat = fstat(&folder).map_err(|errno| ("inspect its folder", errno))?;
+        // The bits of the group stand for an access control list's too (acl(5), its mask).
+        let by_others = Mode::S_IWGRP | Mode::S_IWOTH;
+        let owned = stat.st_uid == 0 || stat.st_uid == own;
+        if !owned || Mode::from_bits_truncate(stat.st_mode).intersects(by_others) {
+            return Ok(Some(path));
+        }
+        let Some(name) = names.next() else {
+            return Ok(None);
+        };
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        folder = openat(&folder, name.as_os_str(), flags, Mode::empty())
+            .map_err(|errno| ("open its folder", errno))?;
+        path.push(name);
+    }
 }
 
 fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {

@@ -5,6 +5,8 @@
 
 pub mod beneath;
 pub mod exec;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod inherited;
 pub mod loop_device;
 pub mod mount;
@@ -12,6 +14,8 @@ pub mod mountinfo;
 pub mod nvme;
 pub mod peer;
 pub mod scsi;
+mod stamp;
 pub mod worker;
 
 pub use inherited::inherited_sockets;
+pub use stamp::Stamp;

@@ -13,6 +13,12 @@ pub const FLAGS: &str = "nosuid,nodev,noexec,nosymfollow";
 /// `MS_NOSYMFOLLOW`, linux/mount.h.
 const MS_NOSYMFOLLOW: MsFlags = MsFlags::from_bits_retain(1 << 8);
 
+/// [`FLAGS`], as mount(2) takes them.
+pub(super) const REQUIRED: MsFlags = MsFlags::MS_NOSUID
+    .union(MsFlags::MS_NODEV)
+    .union(MsFlags::MS_NOEXEC)
+    .union(MS_NOSYMFOLLOW);
+
 /// The longest data string that mount(2) takes, in bytes: the kernel copies one page and silently cuts what is longer
 /// (fs/namespace.c: `copy_mount_options`); the smallest page is 4096 bytes, its last one the terminating NUL.
 pub const DATA_MAX: usize = 4095;
@@ -31,7 +37,7 @@ pub fn mount(
     if data.len() > DATA_MAX {
         return Err(Errno::E2BIG);
     }
-    let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MS_NOSYMFOLLOW;
+    let mut flags = REQUIRED;
     flags.set(MsFlags::MS_RDONLY, read_only);
     nix::mount::mount(Some(source), target, Some(fstype), flags, Some(data))
 }

@@ -19,7 +19,7 @@ use super::beneath::Failed;
 /// Where the kernel takes connections to make.
 const FABRICS: &str = "/dev/nvme-fabrics";
 /// `NVME_IOCTL_ADMIN_CMD`, linux/nvme_ioctl.h: `_IOWR('N', 0x41, struct nvme_passthru_cmd)`.
-const ADMIN_CMD: libc::Ioctl = 0xc048_4e41_u32 as libc::Ioctl;
+pub(super) const ADMIN_CMD: libc::Ioctl = 0xc048_4e41_u32 as libc::Ioctl;
 /// Identify, NVM Express Base Specification 2.0c, 5.17.
 const IDENTIFY: u8 = 0x06;
 /// Identify: the namespace's data structure.
@@ -149,7 +149,7 @@ fn errno(error: &std::io::Error) -> Errno {
 
 /// Reads a list of identification descriptors (NVM Express Base Specification 2.0c, 5.17.2.3): type, length, two bytes, the
 /// identity; the first of no length ends it.
-fn descriptors(page: &[u8]) -> Namespace {
+pub(super) fn descriptors(page: &[u8]) -> Namespace {
     let mut namespace = Namespace {
         uuid: None,
         nguid: None,
@@ -182,7 +182,7 @@ fn sixteen(bytes: &[u8]) -> Option<Uuid> {
 
 /// The size in bytes (NVM Express NVM Command Set Specification 1.0c, 4.1.5.1): NSZE blocks of 2^LBADS bytes, LBADS that of
 /// the format in use.
-fn size(page: &[u8]) -> Option<u64> {
+pub(super) fn size(page: &[u8]) -> Option<u64> {
     let blocks = u64::from_le_bytes(page.get(..8)?.try_into().ok()?);
     let flbas = *page.get(26)?;
     let format = usize::from(flbas & 0x0f) | usize::from(flbas & 0x60) >> 1;

@@ -16,12 +16,13 @@ use nix::errno::Errno;
 use super::beneath::Failed;
 
 /// `SG_IO`, scsi/sg.h.
-const SG_IO: libc::Ioctl = 0x2285;
+pub(super) const SG_IO: libc::Ioctl = 0x2285;
 /// `SG_DXFER_FROM_DEV`, scsi/sg.h.
 const SG_DXFER_FROM_DEV: libc::c_int = -3;
-/// `BLKROSET` and `BLKFLSBUF`, linux/fs.h.
-const BLKROSET: libc::Ioctl = 0x125d;
-const BLKFLSBUF: libc::Ioctl = 0x1261;
+/// `BLKROSET`, linux/fs.h.
+pub(super) const BLKROSET: libc::Ioctl = 0x125d;
+/// `BLKFLSBUF`, linux/fs.h.
+pub(super) const BLKFLSBUF: libc::Ioctl = 0x1261;
 /// How long the device may take to answer, in milliseconds.
 const ANSWER_MS: libc::c_uint = 10_000;
 /// How long a disk whose node is there may take to be live.

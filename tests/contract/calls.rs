@@ -109,6 +109,7 @@ async fn connect_gives_path_and_xml_and_disconnect_leaves_nothing() {
     for _ in 0..2 {
         let request = v1::DisconnectVolumeRequest {
             attachment_id: "c1".into(),
+            force: false,
         };
         client.disconnect_volume(request).await.unwrap();
         assert!(server.world.state().connections.is_empty());

@@ -27,10 +27,14 @@ fn volattach(server: &Server, arguments: &[&str]) -> Command {
 
 /// Exit code, standard output, standard error. Connection info of `v1` is on standard input.
 async fn run(server: &Server, arguments: &[&str]) -> (i32, String, String) {
+    run_with(server, arguments, &cinder("v1")).await
+}
+
+async fn run_with(server: &Server, arguments: &[&str], input: &str) -> (i32, String, String) {
     let mut child = volattach(server, arguments).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     // A command that does not read it may have ended already.
-    let _ = stdin.write_all(cinder("v1").as_bytes()).await;
+    let _ = stdin.write_all(input.as_bytes()).await;
     drop(stdin);
     let output = soon(child.wait_with_output()).await.unwrap();
     (
@@ -99,39 +103,29 @@ async fn attach_list_show_detach() {
 
     let (code, table, _) = run(&server, &["list"]).await;
     assert_eq!(code, 0);
-    let lines: Vec<Vec<_>> = table
-        .lines()
-        .map(|line| line.split_whitespace().collect())
-        .collect();
+    let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let lines: Vec<_> = table.lines().map(words).collect();
+    let row = format!(
+        "a1 vol-1 web {} ro attached smbfs - yes: the request asks for read-only",
+        crate::TARGETS[2]
+    );
     assert_eq!(
         lines,
         [
-            [
-                "Attachment",
-                "Volume",
-                "Domain",
-                "Target",
-                "Access",
-                "State",
-                "Protocol"
-            ],
-            [
-                "a1",
-                "vol-1",
-                "web",
-                crate::TARGETS[2],
-                "ro",
-                "attached",
-                "smbfs"
-            ],
+            "Attachment Volume Domain Target Access State Protocol Permissions Read Only",
+            row.as_str()
         ]
     );
     let (code, shown, _) = run(&server, &["show", "a1"]).await;
     assert_eq!(code, 0);
-    assert!(
-        shown.contains("ro (the request asks for read-only)"),
-        "{shown}"
-    );
+    let shown_words: Vec<_> = shown.lines().map(words).collect();
+    for row in [
+        "Access ro",
+        "Read Only yes: the request asks for read-only",
+        "Permissions -",
+    ] {
+        assert!(shown_words.iter().any(|line| line == row), "{row}: {shown}");
+    }
     assert!(shown.contains("<disk"), "{shown}");
 
     let gone = json(&server, &["detach", "a1"]).await;
@@ -156,6 +150,19 @@ async fn connect_chooses_an_id_and_disconnect_takes_it() {
     let gone = json(&server, &["disconnect", id]).await;
     assert_eq!(gone["disconnected"], true);
     assert!(server.world.state().connections.is_empty());
+}
+
+#[tokio::test]
+async fn what_turns_a_line_round_is_shown_to_people() {
+    let server = Server::start().await;
+    let turned = "vol\u{202e}1";
+    let plan = ["plan", "--domain", "web", "--connection-info", "-"];
+    let (code, text, _) = run_with(&server, &plan, &cinder(turned)).await;
+    assert_eq!(code, 0);
+    assert!(
+        text.contains(r"vol\u{202e}1") && !text.contains(turned),
+        "{text}"
+    );
 }
 
 #[tokio::test]

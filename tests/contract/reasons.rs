@@ -1,14 +1,19 @@
 //! Every reason, as a caller meets it.
 
+use std::io::Write;
+
+use tempfile::NamedTempFile;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use volattach::api::status::code;
 use volattach::api::v1;
-use volattach::auth::PeerCredentials;
+use volattach::auth::{Keystone, PeerCredentials};
+use volattach::config::Settings;
 use volattach::model::{ImageFormat, Reason};
 use volattach::reconcile;
 
 use crate::fakes::{Fault, Guest};
+use crate::limits;
 use crate::server::{Client, Server, attach, cinder, connect, detach, extend, get, info, soon};
 
 /// How a reason reaches a caller.
@@ -105,6 +110,7 @@ async fn meet(reason: Reason) -> Met {
             attached(client, "a1").await;
             let request = v1::DisconnectVolumeRequest {
                 attachment_id: "a1".into(),
+                force: false,
             };
             Met::Status(client.disconnect_volume(request).await.unwrap_err())
         }
@@ -123,6 +129,12 @@ async fn meet(reason: Reason) -> Met {
             other.attachment_id = "a2".into();
             refused(client, other).await
         }
+        Reason::ReadWriteRefused => {
+            let mut request = attach("a1");
+            request.access = v1::Access::ReadOnly.into();
+            request.require_rw = true;
+            refused(client, request).await
+        }
         Reason::DomainNotFound => {
             let mut request = attach("a1");
             request.domain = "nobody".into();
@@ -130,6 +142,25 @@ async fn meet(reason: Reason) -> Met {
         }
         Reason::DomainState => {
             world.state().running = false;
+            refused(client, attach("a1")).await
+        }
+        Reason::RateLimited | Reason::TooManyCalls | Reason::TooManyWatches => {
+            Met::Status(limits::met(reason).await)
+        }
+        Reason::SelinuxBoolean => {
+            world.state().shares_closed = true;
+            // Nothing to a domain that is not confined.
+            attached(client, "a1").await;
+            client.detach_volume(detach("a1")).await.unwrap();
+            world.state().confined = true;
+            let plan = v1::PlanAttachRequest {
+                request: Some(attach("a1")),
+            };
+            assert!(client.plan_attach(plan).await.is_err());
+            // Nor to a connect, which is to no domain.
+            client.connect_volume(connect("c1")).await.unwrap();
+            // It comes before anything is connected.
+            world.state().connect_fails = Some(Reason::Internal);
             refused(client, attach("a1")).await
         }
         Reason::TargetInUse => {
@@ -222,6 +253,15 @@ async fn meet(reason: Reason) -> Met {
             let server = Server::start_for_strangers(Some(stranger)).await;
             refused(&mut server.client().await, attach("a1")).await
         }
+        Reason::Unauthenticated => {
+            Met::Status(client.attach_volume(with_token()).await.unwrap_err())
+        }
+        Reason::IdentityUnavailable => {
+            let (keystone, _password) = absent_keystone();
+            let server = Server::start_with_keystone(keystone).await;
+            let mut client = server.client().await;
+            Met::Status(client.attach_volume(with_token()).await.unwrap_err())
+        }
         Reason::ShuttingDown => {
             server.api.drain().await;
             refused(client, attach("a1")).await
@@ -231,6 +271,29 @@ async fn meet(reason: Reason) -> Met {
         // A daemon with such a configuration serves no calls.
         Reason::ConfigurationInvalid => Met::Never,
     }
+}
+
+fn with_token() -> tonic::Request<v1::AttachVolumeRequest> {
+    let mut request = tonic::Request::new(attach("a1"));
+    let token = "hunter2".parse().unwrap();
+    request.metadata_mut().insert("x-auth-token", token);
+    request
+}
+
+/// One where nobody listens, and the file with the agent's password.
+fn absent_keystone() -> (Keystone, NamedTempFile) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let mut password = NamedTempFile::new().unwrap();
+    password.write_all(b"hunter2\n").unwrap();
+    let text = format!(
+        "[keystone]\nurls = [{url:?}]\npassword_file = {:?}",
+        password.path()
+    );
+    let mut file = NamedTempFile::new().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    let settings = Settings::load(file.path()).unwrap().keystone.unwrap();
+    (Keystone::new(&settings).unwrap(), password)
 }
 
 /// Fails each call into the world in turn, until the one that fails is the journal's.

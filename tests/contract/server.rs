@@ -5,16 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use hyper_util::rt::TokioIo;
 use tokio::net::{UnixListener, UnixStream};
 use tonic::transport::{Channel, Endpoint};
 use volattach::api::v1::volume_attach_client::VolumeAttachClient;
-use volattach::api::{Api, LocalStream, incoming, v1};
+use volattach::api::{Api, PeerStream, incoming, limited, server, v1};
 use volattach::attach::Engine;
-use volattach::auth::{LocalPeers, PeerCredentials};
+use volattach::auth::{Authenticator, Keystone, LocalPeers, Peer, PeerCredentials};
+use volattach::config::{Limits, Settings};
 use volattach::host::Host;
 
-use crate::fakes::World;
+use crate::fakes::{World, admission};
+use crate::socket;
 
 pub(crate) type Client = VolumeAttachClient<Channel>;
 
@@ -32,6 +33,15 @@ pub(crate) struct Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.serving.abort();
+    }
+}
+
+/// The limits that there are, and no rate: tests are fast.
+fn limits() -> Limits {
+    Limits {
+        calls_per_second: 1_000_000,
+        burst: 1_000_000,
+        ..Settings::built_in().limits
     }
 }
 
@@ -56,35 +66,65 @@ fn host(root: PathBuf) -> Host {
     Host::beneath(root)
 }
 
+/// Knows this process' user.
+fn authenticator() -> Authenticator {
+    let own_uid = nix::unistd::Uid::effective().as_raw();
+    Authenticator::new(LocalPeers::with_ids(own_uid, None))
+}
+
 impl Server {
     /// Serves this process, whoever runs it.
     pub(crate) async fn start() -> Self {
-        Self::serve(|stream| {
+        Self::start_with(limits()).await
+    }
+
+    /// The same, within these limits.
+    pub(crate) async fn start_with(limits: Limits) -> Self {
+        let peer = |stream| {
             let peer = PeerCredentials::of(&stream).unwrap();
-            LocalStream::new(stream, Some(peer))
-        })
-        .await
+            PeerStream::unix(stream, Some(Peer::Local(peer)))
+        };
+        Self::serve(limits, authenticator(), peer).await
     }
 
     /// Takes every caller for one who is nobody to it, or (`None`) whom the kernel does not tell.
     pub(crate) async fn start_for_strangers(peer: Option<PeerCredentials>) -> Self {
-        Self::serve(move |stream| LocalStream::new(stream, peer.clone())).await
+        let peer = move |stream| PeerStream::unix(stream, peer.clone().map(Peer::Local));
+        Self::serve(limits(), authenticator(), peer).await
     }
 
-    async fn serve(peer: impl Fn(UnixStream) -> LocalStream + Send + 'static) -> Self {
+    /// As [`Self::start`], with this Keystone to ask about tokens.
+    pub(crate) async fn start_with_keystone(keystone: Keystone) -> Self {
+        let authenticator = authenticator().with_keystone(keystone);
+        let peer = |stream| PeerStream::unix(stream, None);
+        Self::serve(limits(), authenticator, peer).await
+    }
+
+    async fn serve(
+        limits: Limits,
+        authenticator: Authenticator,
+        peer: impl Fn(UnixStream) -> PeerStream + Send + 'static,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("s");
         let listener = UnixListener::bind(&socket).unwrap();
         let world = World::of(crate::DIALECT);
         let engine = world.engine();
-        let own_uid = nix::unistd::Uid::effective().as_raw();
-        let peers = LocalPeers::with_ids(own_uid, None);
         let host = Arc::new(host(dir.path().join("host")));
-        let api = Api::new(engine.clone(), host, peers).await.unwrap();
-        let server = tonic::transport::Server::builder().add_routes(api.routes());
+        let api = Api::new(
+            engine.clone(),
+            host,
+            authenticator,
+            Arc::new(admission()),
+            &limits,
+        )
+        .await
+        .unwrap();
+        let server = server(&limits).add_routes(api.routes());
         let accepted = tokio_stream::wrappers::UnixListenerStream::new(listener)
             .map(move |stream| stream.map(&peer));
         let serving = tokio::spawn(async move {
+            let accepted = limited(accepted, limits, PeerStream::user);
             server.serve_with_incoming(accepted).await.unwrap();
         });
         Self {
@@ -101,10 +141,11 @@ impl Server {
     pub(crate) async fn also_listen(&self) -> (PathBuf, tokio::task::JoinHandle<()>) {
         let socket = self.socket.with_extension("2");
         let listener = UnixListener::bind(&socket).unwrap();
-        let server = tonic::transport::Server::builder().add_routes(self.api.routes());
+        let limits = limits();
+        let server = server(&limits).add_routes(self.api.routes());
         let serving = tokio::spawn(async move {
             server
-                .serve_with_incoming(incoming(listener))
+                .serve_with_incoming(limited(incoming(listener), limits, PeerStream::user))
                 .await
                 .unwrap();
         });
@@ -120,16 +161,11 @@ impl Server {
     }
 }
 
-pub(crate) async fn channel(socket: PathBuf) -> Channel {
-    Endpoint::from_static("http://server.invalid")
+pub(crate) async fn channel(path: PathBuf) -> Channel {
+    let endpoint = Endpoint::from_static("http://server.invalid")
         // Small, so that a watch that is not read fills up soon.
-        .initial_stream_window_size(64 * 1024)
-        .connect_with_connector(tower::service_fn(move |_| {
-            let socket = socket.clone();
-            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-        }))
-        .await
-        .unwrap()
+        .initial_stream_window_size(64 * 1024);
+    socket::connect(endpoint, &path).await.unwrap()
 }
 
 /// Connection info of an SMB volume of that name, as Cinder writes it; the password is `hunter2`.
@@ -169,6 +205,7 @@ pub(crate) fn connect(id: &str) -> v1::ConnectVolumeRequest {
 pub(crate) fn detach(id: &str) -> v1::DetachVolumeRequest {
     v1::DetachVolumeRequest {
         attachment_id: id.to_owned(),
+        force: false,
     }
 }
 

@@ -33,6 +33,8 @@ async fn all_calls(client: &mut Client) -> Vec<(&'static str, Code)> {
         "PlanAttach": plan_attach(v1::PlanAttachRequest::default()),
         "GetConnector": get_connector(v1::GetConnectorRequest {}),
         "ExtendVolume": extend_volume(extend("a1", 0)),
+        "GetVolumePermissions": get_volume_permissions(v1::GetVolumePermissionsRequest::default()),
+        "SetVolumePermissions": set_volume_permissions(v1::SetVolumePermissionsRequest::default()),
     }
 }
 
@@ -52,13 +54,14 @@ async fn a_stranger_may_call_nothing() {
         groups: vec![4712],
         pid: None,
     };
-    for peer in [Some(stranger), None] {
+    let refused = Code::PermissionDenied;
+    for (peer, expected) in [(Some(stranger), refused), (None, Code::Unauthenticated)] {
         let server = Server::start_for_strangers(peer).await;
         let answers = all_calls(&mut server.client().await).await;
         let names: Vec<_> = answers.iter().map(|(name, _)| *name).collect();
         assert_eq!(names, methods_of_the_proto());
         for (name, code) in answers {
-            assert_eq!(code, Code::PermissionDenied, "{name}");
+            assert_eq!(code, expected, "{name}");
         }
         assert!(server.world.records().is_empty());
     }

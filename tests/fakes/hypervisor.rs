@@ -80,9 +80,13 @@ impl Hypervisor for FakeHypervisor {
             Dialect::Qemu => "kvm",
             Dialect::Xen => "xen",
         };
+        let label = match state.confined {
+            true => "<seclabel type='dynamic' model='selinux' relabel='yes'/>",
+            false => "",
+        };
         let live = Devices::read(&format!(
             "<domain type='{kind}'><name>web</name><uuid>{DOMAIN}</uuid>\
-             <os><type machine='pc-i440fx-7.2'>hvm</type></os><devices>{disks}</devices></domain>"
+             <os><type machine='pc-i440fx-7.2'>hvm</type></os><devices>{disks}</devices>{label}</domain>"
         ))
         .unwrap();
         let domain = Domain {

@@ -15,10 +15,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use futures::FutureExt;
 use tokio::sync::broadcast;
 use uuid::Uuid;
-use volattach::admission::{Admitted, admit};
-use volattach::attach::{AttachRequest, ConnectRequest, Engine, Parts};
+use volattach::admission::{Admission, Admitted, Object};
+use volattach::attach::{AttachRequest, ConnectRequest, EndRequest, Engine, Parts};
 use volattach::backend::{Backend, Backends, Presence};
 use volattach::connection::{
     Chap, Common, ConnectionInfo, IscsiPath, IscsiVolume, LocalVolume, NfsVolume, NvmeVolume,
@@ -27,8 +28,10 @@ use volattach::connection::{
 use volattach::journal::Record;
 use volattach::libvirt::DeviceGone;
 use volattach::model::{
-    Access, Actor, Dialect, DiskOptions, DiskPlan, HostKey, ImageFormat, Reason, Secret,
+    Access, Actor, Dialect, DiskOptions, DiskPlan, HostKey, Identity, ImageFormat, Reason, Secret,
+    Via, VolumeOwner,
 };
+use volattach::policy::{PolicyFiles, PolicyStore, Rpc};
 
 pub use gate::{Fault, Gate};
 
@@ -56,6 +59,8 @@ pub struct State {
     pub records: BTreeMap<String, Vec<u8>>,
     /// Records that the file will have, and that the process's end takes back.
     pub soon: BTreeMap<String, Vec<u8>>,
+    /// Permissions as the journal's file has them.
+    pub permissions: BTreeMap<String, Vec<u8>>,
     /// What the deployer configured for mounts.
     pub configuration: &'static str,
     /// What runs the domain.
@@ -70,6 +75,10 @@ pub struct State {
     pub running: bool,
     /// Whether the domain exists.
     pub defined: bool,
+    /// Whether SELinux confines the domain.
+    pub confined: bool,
+    /// Whether SELinux keeps confined domains from shares.
+    pub shares_closed: bool,
     /// The reason with which the next connect fails.
     pub connect_fails: Option<Reason>,
     /// The reason with which the next inspect fails.
@@ -84,6 +93,8 @@ pub struct State {
     pub extend_fails: Option<Reason>,
     /// The reason with which the next disconnect fails.
     pub disconnect_fails: Option<Reason>,
+    /// Whether what was written last cannot be flushed.
+    pub flush_fails: bool,
     /// Whether the hypervisor can be reached.
     pub hypervisor_down: bool,
     /// The reason with which the next plug fails.
@@ -120,6 +131,7 @@ impl World {
                 disks: BTreeMap::new(),
                 records: BTreeMap::new(),
                 soon: BTreeMap::new(),
+                permissions: BTreeMap::new(),
                 configuration: "",
                 dialect,
                 guest: Guest::Obeys,
@@ -127,6 +139,8 @@ impl World {
                 hollow: BTreeSet::new(),
                 running: true,
                 defined: true,
+                confined: false,
+                shares_closed: false,
                 connect_fails: None,
                 inspect_fails: None,
                 stored: 1 << 20,
@@ -134,6 +148,7 @@ impl World {
                 format: ImageFormat::Raw,
                 extend_fails: None,
                 disconnect_fails: None,
+                flush_fails: false,
                 hypervisor_down: false,
                 plug_fails: None,
             })),
@@ -193,14 +208,51 @@ impl World {
 
 /// Root, on the unix socket.
 pub fn by_root<T>(request: T) -> Admitted<T> {
-    admit(
-        Actor::LocalPeer {
-            uid: 0,
-            gid: 0,
+    admit(root(), VolumeOwner::default(), request)
+}
+
+/// By an administrator, about what is nobody's or this owner's.
+pub fn admit<T>(actor: Actor, owner: VolumeOwner, request: T) -> Admitted<T> {
+    let objects = [VolumeOwner::default(), owner].map(|owner| Object {
+        owner,
+        ..Object::default()
+    });
+    let admission = admission();
+    let caller = admission.caller(actor).now_or_never().unwrap();
+    let caller = Arc::new(caller);
+    let admitted = caller.admit(Rpc::AttachVolume, None, objects.into(), request);
+    admitted.now_or_never().unwrap().unwrap()
+}
+
+/// By the rules in code.
+pub fn admission() -> Admission {
+    let policy = PolicyStore::open(PolicyFiles::default(), |_| {}).unwrap();
+    Admission::new(policy, None)
+}
+
+/// Root, on the unix socket.
+pub fn root() -> Actor {
+    local_peer(0)
+}
+
+/// A user of this host, in a group of their own, on the unix socket.
+pub fn local_peer(uid: u32) -> Actor {
+    let gid = uid;
+    Actor {
+        via: Via::LocalPeer {
+            uid,
+            gid,
             pid: None,
         },
-        request,
-    )
+        user: Some(Identity {
+            user_id: format!("uid:{uid}"),
+            roles: vec!["admin".into()],
+            groups: vec![format!("gid:{gid}")],
+            ..Identity::default()
+        }),
+        service: None,
+        until: None,
+    }
 }
 
 /// Connection info for a volume on one share.
@@ -287,6 +339,14 @@ pub fn iscsi(name: &str) -> ConnectionInfo {
     }
 }
 
+/// The end of an attachment.
+pub fn end(id: &str) -> EndRequest {
+    EndRequest {
+        id: id.parse().unwrap(),
+        force: false,
+    }
+}
+
 /// An attach to the world's domain.
 pub fn attach(id: &str, volume: &str, info: ConnectionInfo) -> AttachRequest {
     AttachRequest {
@@ -295,6 +355,9 @@ pub fn attach(id: &str, volume: &str, info: ConnectionInfo) -> AttachRequest {
         domain: DOMAIN.to_string().parse().unwrap(),
         info,
         access: Some(Access::ReadWrite),
+        require_rw: false,
+        boot: false,
+        facts: None,
         disk: DiskOptions::default(),
     }
 }
@@ -306,6 +369,9 @@ pub fn connect(id: &str, volume: &str, info: ConnectionInfo) -> ConnectRequest {
         volume: volume.parse().unwrap(),
         info,
         access: Some(Access::ReadWrite),
+        require_rw: false,
+        boot: false,
+        facts: None,
         disk: DiskOptions::default(),
     }
 }

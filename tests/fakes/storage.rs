@@ -3,12 +3,14 @@
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use volattach::backend::{Backend, BackendError, Connected, Description, Presence, Setting};
+use volattach::backend::{
+    Backend, BackendError, Connected, Description, Presence, Release, Setting,
+};
 use volattach::connection::{ConnectionInfo, Protocol};
 use volattach::journal::{Journal, JournalError, Record};
 use volattach::model::{
-    Access, AttachmentId, HostKey, HostPlan, ImageFormat, MountPlan, Reason, SourceKind,
-    TargetPath, TargetPlan,
+    Access, AttachmentId, HostKey, HostPlan, ImageFormat, MountPlan, Reason, SetPermissions,
+    SourceKind, TargetPath, TargetPlan, VolumeId,
 };
 
 use super::World;
@@ -141,6 +143,16 @@ impl Backend for FakeBackend {
 
     fn read_only(&self, _info: &Protocol) -> bool {
         false
+    }
+
+    fn check_confined(&self, plan: &HostPlan) -> Result<(), BackendError> {
+        match self.world.state().shares_closed {
+            true => Err(BackendError::SelinuxBoolean {
+                fstype: plan.mount.as_ref().unwrap().fstype.clone(),
+                boolean: "virt_use_samba",
+            }),
+            false => Ok(()),
+        }
     }
 
     fn plan(&self, info: &Protocol, access: Access) -> Result<HostPlan, BackendError> {
@@ -309,8 +321,8 @@ impl Backend for FakeBackend {
         failed.map_or(Ok(state.stored), |reason| Err(fail(reason)))
     }
 
-    async fn disconnect(&self, plan: &HostPlan, last: bool) -> Result<(), BackendError> {
-        if !last {
+    async fn disconnect(&self, plan: &HostPlan, how: Release) -> Result<(), BackendError> {
+        if !how.last {
             return Ok(());
         }
         self.pass("backend.disconnect", Moment::Before).await?;
@@ -318,6 +330,9 @@ impl Backend for FakeBackend {
             let mut state = self.world.state();
             if let Some(reason) = state.disconnect_fails.take() {
                 return Err(fail(reason));
+            }
+            if state.flush_fails && !how.force {
+                return Err(fail(Reason::DeviceBusy));
             }
             let busy = state
                 .disks
@@ -394,6 +409,26 @@ impl Journal for FakeJournal {
             state.records.remove(id.as_str());
         }
         self.pass("journal.remove", Moment::After).await
+    }
+
+    async fn permissions(&self, volume: &VolumeId) -> Result<Option<SetPermissions>, JournalError> {
+        let state = self.world.state();
+        let bytes = state.permissions.get(volume.as_str());
+        Ok(bytes.map(|bytes| serde_json::from_slice(bytes).unwrap()))
+    }
+
+    async fn set_permissions(
+        &self,
+        volume: &VolumeId,
+        set: Option<&SetPermissions>,
+    ) -> Result<(), JournalError> {
+        self.pass("journal.set_permissions", Moment::Before).await?;
+        let volume = volume.to_string();
+        match set.map(|set| serde_json::to_vec(set).unwrap()) {
+            Some(set) => self.world.state().permissions.insert(volume, set),
+            None => self.world.state().permissions.remove(&volume),
+        };
+        self.pass("journal.set_permissions", Moment::After).await
     }
 }
 

@@ -83,8 +83,21 @@ impl<'node> Agent<'node> {
 
     /// Runs `volattach -o json ARGS` with `stdin`: its answer, or why it failed.
     pub(crate) fn call(&self, args: &[&str], stdin: &str) -> Result<Result<Value, Failure>> {
+        self.call_as("root", args, stdin)
+    }
+
+    /// The same, as that user of the node.
+    pub(crate) fn call_as(
+        &self,
+        user: &str,
+        args: &[&str],
+        stdin: &str,
+    ) -> Result<Result<Value, Failure>> {
         let words: Vec<String> = args.iter().map(|arg| quote(arg)).collect();
-        let script = format!("volattach -o json {}", words.join(" "));
+        let mut script = format!("volattach -o json {}", words.join(" "));
+        if user != "root" {
+            script = format!("runuser -u {user} -- {script}");
+        }
         let output = self
             .node
             .run(&script, stdin.as_bytes(), Duration::from_secs(150))?;

@@ -9,6 +9,7 @@ packages=(
     qemu-system-x86 qemu-utils                                     # the lab's node, and the embedded guests
     mmdebstrap debian-archive-keyring e2fsprogs cpio xz-utils openssh-client # the lab's image, and the way into it
     python3-grpcio python3-protobuf                                # a foreign client of the API
+    selinux-policy-dev semodule-utils policycoreutils setools       # the SELinux module, and looks at what it allows
     python3-venv                                                   # oslo.policy, to compare decisions with
 )
 
@@ -36,9 +37,9 @@ fi
 echo "deps: installing ${missing[*]}"
 "${root[@]}" apt-get -q update
 install=("${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends)
-if "${install[@]}" "${missing[@]}"; then
+if "${install[@]}" --no-remove "${missing[@]}"; then
     exit 0
 fi
-# qemu-utils from bookworm-backports forbids bookworm's qemu-system-x86: apt then reports "held broken packages".
+# qemu-utils from bookworm-backports and bookworm's qemu-system-x86 are in conflict: apt would remove the former.
 echo "deps: trying again with bookworm's own qemu-utils, in case this machine has the one of backports"
 "${install[@]}" --allow-downgrades "${missing[@]}" qemu-utils/bookworm

@@ -22,7 +22,8 @@ pub(crate) struct Machine {
     pub(crate) accel: Accel,
 }
 
-const NETWORK: &str = "net.ifnames=0";
+/// A panic ends the machine: QEMU is told not to reboot.
+const BOTH: &str = "net.ifnames=0 panic=-1";
 
 impl Machine {
     /// Xen is emulated even where KVM works: no other way is tried.
@@ -60,7 +61,7 @@ impl Machine {
                 args.extend(self.accel.args().map(String::from));
                 args.extend(qemu::kernel(
                     image,
-                    &format!("root=/dev/vda rw console=ttyS0 quiet mitigations=off {NETWORK}"),
+                    &format!("root=/dev/vda rw console=ttyS0 quiet mitigations=off {BOTH}"),
                 ));
             }
             Kind::Xen => args.extend(xen(image)),
@@ -75,7 +76,7 @@ fn xen(image: &Path) -> Vec<String> {
     // need not hand out.
     let xen = "console=com1 com1=115200,8n1 loglvl=warning guest_loglvl=error dom0_mem=768M,max:768M \
                xpti=0 pv-l1tf=0 spec-ctrl=0 watchdog=0";
-    let kernel = format!("root=/dev/vda rw console=hvc0 quiet mitigations=off {NETWORK}");
+    let kernel = format!("root=/dev/vda rw console=hvc0 quiet mitigations=off {BOTH}");
     let modules = format!(
         "{} {},{}",
         comma(&image.join("vmlinux")),

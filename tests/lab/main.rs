@@ -1,10 +1,12 @@
 //! The lab: tests on a whole compute node in a virtual machine, which assert on what the *guest* in it sees. See
 //! README.md beside this file.
 //!
-//! Invariants: a test leaves nothing behind, which is checked after each; a test that failed costs its node;
-//! nothing that the lab starts outlives it; a filter that fits no test is an error.
+//! Invariants: a test leaves nothing behind, which is checked after each; a test that failed costs its node; none is repeated
+//! but where the emulation itself ended its node, which is told; nothing that the lab starts outlives it; a filter that fits no
+//! test is an error.
 //!
-//! It has a runner of its own: all tests that need one kind of node share one, one after the other, and its end must not be left to luck.
+//! It has a runner of its own: all tests that need one kind of node share one, one after the
+//! other, and its end must not be left to luck.
 
 mod ad_test;
 mod agent;
@@ -18,6 +20,7 @@ mod extend_test;
 mod fault_test;
 mod grpc_test;
 mod guest;
+mod hostile_test;
 mod iscsi_portals_test;
 mod iscsi_stale_test;
 mod iscsi_test;
@@ -29,6 +32,7 @@ mod nfs_test;
 mod node;
 mod nvme_servers;
 mod nvme_test;
+mod permission_test;
 mod process;
 mod qemu;
 mod refusal_test;
@@ -45,12 +49,12 @@ mod xen_test;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::Instant,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use machine::Kind;
 use node::Node;
@@ -66,7 +70,7 @@ pub(crate) struct Test {
     pub(crate) run: fn(&Lab) -> Result<()>,
 }
 
-/// The tests by the node that they need. No two nodes run at once.
+/// The tests by the node that they need.
 const TESTS: &[(Kind, &[&[Test]])] = &[
     (
         Kind::Kvm,
@@ -87,10 +91,12 @@ const TESTS: &[(Kind, &[&[Test]])] = &[
             nfs_test::TESTS,
             extend_test::TESTS,
             domains_test::TESTS,
+            permission_test::TESTS,
             local_test::TESTS,
             ad_test::TESTS,
             nvme_test::TESTS,
             dead_server_test::TESTS,
+            hostile_test::TESTS,
         ],
     ),
     (
@@ -140,7 +146,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs those of the tests whose name contains `filter`.
+/// Runs those of the tests whose name contains `filter`. Each kind of node has its own, and its tests run on it one after
+/// the other, beside those of the other kind: an emulated node keeps little more than one core busy.
 fn run(tests: impl Iterator<Item = (Kind, &'static Test)>, filter: &str) -> Result<()> {
     let tests: Vec<_> = tests
         .filter(|(_, test)| test.name.contains(filter))
@@ -151,39 +158,22 @@ fn run(tests: impl Iterator<Item = (Kind, &'static Test)>, filter: &str) -> Resu
     );
     let directory = tempfile::tempdir()?;
     let package = agent::package(directory.path())?;
-    let mut lab: Option<Lab> = None;
-    let mut failed = Vec::new();
-    for (kind, test) in &tests {
-        // Where it is of another kind, it ends here.
-        let ready = match lab.take().filter(|lab| lab.node.kind == *kind) {
-            Some(lab) => lab,
-            None => Lab {
-                node: Node::start(*kind, &package).context("starting the node")?,
-            },
-        };
-        let start = Instant::now();
-        let result = catch_unwind(AssertUnwindSafe(|| (test.run)(&ready)))
-            .unwrap_or_else(|_| bail!("panicked"))
-            .and_then(|()| nothing_left(&ready));
-        let seconds = start.elapsed().as_secs_f64();
-        match result {
-            Ok(()) => {
-                println!("ok      {} ({seconds:.1} s)", test.name);
-                lab = Some(ready);
-            }
-            Err(error) => {
-                println!("FAILED  {} ({seconds:.1} s): {error:#}", test.name);
-                let logs = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
-                    .with_file_name("lab-logs")
-                    .join(test.name);
-                match ready.node.fetch_logs(&logs) {
-                    Ok(()) => println!("        logs: {}", logs.display()),
-                    Err(error) => println!("        no logs: {error:#}"),
-                }
-                failed.push(test.name);
-            }
+    let of = |kind| -> Vec<&'static Test> {
+        let of_kind = tests.iter().filter(|(other, _)| *other == kind);
+        of_kind.map(|(_, test)| *test).collect()
+    };
+    let failed = std::thread::scope(|scope| {
+        let [kvm, xen] = [Kind::Kvm, Kind::Xen].map(|kind| {
+            let (tests, package) = (of(kind), &package);
+            scope.spawn(move || run_on(kind, &tests, package))
+        });
+        let mut failed = Vec::new();
+        for thread in [kvm, xen] {
+            let ended = thread.join().map_err(|_| anyhow!("the runner panicked"))?;
+            failed.extend(ended?);
         }
-    }
+        anyhow::Ok(failed)
+    })?;
     // In the words of the standard test runner, for those who count.
     println!(
         "\ntest result: {}. {} passed; {} failed; 0 ignored",
@@ -193,6 +183,75 @@ fn run(tests: impl Iterator<Item = (Kind, &'static Test)>, filter: &str) -> Resu
     );
     ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
     Ok(())
+}
+
+/// Runs the tests on a node of this kind, and on a new one after each that failed: the names of those. Where the emulation
+/// ended a node, which says nothing of the test, that one is run once more.
+fn run_on(kind: Kind, tests: &[&'static Test], package: &Path) -> Result<Vec<&'static str>> {
+    let mut lab: Option<Lab> = None;
+    let mut failed = Vec::new();
+    for test in tests {
+        let mut again = true;
+        loop {
+            let ready = match lab.take() {
+                Some(lab) => lab,
+                None => Lab {
+                    node: Node::start(kind, package).context("starting the node")?,
+                },
+            };
+            match run_one(test, ready)? {
+                Outcome::Passed(kept) => lab = Some(kept),
+                Outcome::NodeEnded if again => {
+                    println!("        {} is run once more, on a new node", test.name);
+                    again = false;
+                    continue;
+                }
+                Outcome::Failed | Outcome::NodeEnded => failed.push(test.name),
+            }
+            break;
+        }
+    }
+    Ok(failed)
+}
+
+/// What became of a test.
+enum Outcome {
+    /// Here is the node for the next one.
+    Passed(Lab),
+    Failed,
+    /// The emulation ended the node.
+    NodeEnded,
+}
+
+fn run_one(test: &Test, mut ready: Lab) -> Result<Outcome> {
+    let start = Instant::now();
+    let result = catch_unwind(AssertUnwindSafe(|| (test.run)(&ready)))
+        .unwrap_or_else(|_| bail!("panicked"))
+        .and_then(|()| nothing_left(&ready));
+    let seconds = start.elapsed().as_secs_f64();
+    let Err(error) = result else {
+        println!("ok      {} ({seconds:.1} s)", test.name);
+        return Ok(Outcome::Passed(ready));
+    };
+    let logs = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
+        .with_file_name("lab-logs")
+        .join(test.name);
+    let fetched = ready.node.fetch_logs(&logs);
+    let end = ready.node.ended()?;
+    let by_emulation = end.as_ref().is_some_and(|end| end.by_emulation);
+    let word = if by_emulation { "ENDED " } else { "FAILED" };
+    println!("{word}  {} ({seconds:.1} s): {error:#}", test.name);
+    match fetched {
+        Ok(()) => println!("        logs: {}", logs.display()),
+        Err(error) => println!("        no logs: {error:#}"),
+    }
+    if let Some(end) = end {
+        println!("        the node itself ended: {}", end.told);
+    }
+    Ok(match by_emulation {
+        true => Outcome::NodeEnded,
+        false => Outcome::Failed,
+    })
 }
 
 /// Holds a test to leaving nothing, and takes its servers away.

@@ -4,7 +4,7 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::{fs::PermissionsExt as _, process::ExitStatusExt as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -19,6 +19,9 @@ use super::{
     qemu::{self, Accel, Qemu, comma},
 };
 
+/// Of the machine that is out of memory, or of whoever has had enough.
+const SIGKILL: i32 = 9;
+
 /// What a command in the node may take unless a test says otherwise.
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -28,6 +31,8 @@ const PACKAGE_SIZE: u64 = 256 << 20;
 /// The node, up and reachable.
 pub(crate) struct Node {
     pub(crate) kind: Kind,
+    /// Whether its KVM is by a processor that QEMU emulates.
+    nests: bool,
     // Ended in this order.
     login: Guarded,
     qemu: Qemu,
@@ -50,7 +55,7 @@ impl Node {
         let mut args = machine.args(&image);
         args.extend(["-drive".into(), disk]);
         args.extend(qemu::incoming(&saved.join("state")));
-        let node = Self::boot(kind, &image, &args, Some(package), |qemu| qemu.resume())?;
+        let node = Self::boot(machine, &image, &args, Some(package), |qemu| qemu.resume())?;
         // The node's clock stood still since its state was saved.
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
         node.sh(&format!("date -s @{now:.3} >/dev/null"))?;
@@ -63,7 +68,7 @@ impl Node {
     }
 
     fn boot(
-        kind: Kind,
+        machine: Machine,
         image: &Path,
         args: &[String],
         package: Option<&Path>,
@@ -101,7 +106,8 @@ impl Node {
         fs::set_permissions(&key, fs::Permissions::from_mode(0o600))?;
         let login = log_in(port, &key, &path("ssh"), &path("console"))?;
         Ok(Self {
-            kind,
+            kind: machine.kind,
+            nests: machine.kind == Kind::Kvm && machine.accel == Accel::Tcg,
             login,
             qemu,
             key,
@@ -199,6 +205,9 @@ impl Node {
     /// Copies what can tell why a test failed into `directory`.
     pub(crate) fn fetch_logs(&self, directory: &Path) -> Result<()> {
         fs::create_dir_all(directory)?;
+        for (file, name) in [("console", "node-console"), ("qemu.log", "qemu")] {
+            fs::copy(self.directory.path().join(file), directory.join(name))?;
+        }
         let mut sources = vec![
             ("journal", "journalctl --no-pager -o short-precise -b"),
             (
@@ -233,11 +242,23 @@ impl Node {
             };
             fs::write(directory.join(name), text)?;
         }
-        fs::copy(
-            self.directory.path().join("console"),
-            directory.join("node-console"),
-        )?;
         Ok(())
+    }
+
+    /// How the machine ended, if it did: its kernel's panic and QEMU's own end come to the same.
+    pub(crate) fn ended(&mut self) -> Result<Option<End>> {
+        let Some(status) = self.qemu.ended()? else {
+            return Ok(None);
+        };
+        let path = |name| self.directory.path().join(name);
+        let console = tail(&path("console"));
+        Ok(Some(End {
+            by_emulation: self.nests && status.signal() != Some(SIGKILL) && by_emulation(&console),
+            told: format!(
+                "QEMU ended with {status}, saying {:?}; the node's console ends with:\n{console}",
+                tail(&path("qemu.log")),
+            ),
+        }))
     }
 
     /// How to log in by hand, for whoever keeps the node running.
@@ -275,7 +296,7 @@ fn saved(image: &Path, machine: Machine) -> Result<PathBuf> {
             "-drive".into(),
             format!("file={},if=virtio,cache=unsafe", comma(&disk)),
         ]);
-        let node = Node::boot(machine.kind, image, &args, None, |_| Ok(()))?;
+        let node = Node::boot(machine, image, &args, None, |_| Ok(()))?;
         eprintln!(
             "lab: logged in after {:.0} s",
             start.elapsed().as_secs_f64()
@@ -352,14 +373,41 @@ fn log_in(port: u16, key: &Path, socket: &Path, console: &Path) -> Result<Guarde
         }
         Ok(None)
     })
-    .with_context(|| {
-        let text = fs::read(console).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text).into_owned();
-        let lines: Vec<_> = text.lines().collect();
-        format!(
-            "the node's console ends with:\n{}",
-            lines[lines.len().saturating_sub(20)..].join("\n")
-        )
-    })?;
+    .with_context(|| format!("the node's console ends with:\n{}", tail(console)))?;
     Ok(ssh)
+}
+
+/// How a node ended by itself.
+pub(crate) struct End {
+    /// In words.
+    pub(crate) told: String,
+    /// Whether what ended it is the emulation of virtualization, and nothing that ran on the node.
+    pub(crate) by_emulation: bool,
+}
+
+/// The emulated processor's virtualization now and then ends a node: by a fault in the modules of KVM, or without a word of
+/// the kernel. By its last words, which begin with the first fault.
+fn by_emulation(console: &str) -> bool {
+    let mut faults = [
+        "Oops",
+        "BUG:",
+        "Kernel panic",
+        "general protection",
+        "Power down",
+        "Restarting system",
+    ]
+    .into_iter();
+    let mut instructions = console.lines().filter(|line| line.contains("RIP: 0010:"));
+    !faults.any(|fault| console.contains(fault))
+        || instructions
+            .next()
+            .is_some_and(|line| line.contains("[kvm"))
+}
+
+/// A file's last lines.
+fn tail(path: &Path) -> String {
+    let text = fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(60)..].join("\n")
 }

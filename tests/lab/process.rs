@@ -4,14 +4,15 @@ use std::{
     ffi::OsStr,
     io::{Read, Write},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc::{Receiver, channel},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
 
-/// A command whose process is killed when the thread that starts it ends, however that comes about. The
-/// lab's runner has one thread, so that is the end of the process.
+/// A command whose process is killed when the thread that starts it ends, however that comes about: that of the runner's
+/// threads whose node it belongs to.
 pub(crate) fn bound(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]).arg(program);
@@ -53,40 +54,49 @@ pub(crate) fn run(mut command: Command, stdin: &[u8], deadline: Duration) -> Res
     ) else {
         bail!("a child without pipes");
     };
-    thread::scope(|scope| {
-        // A command may end without having read its input: that is its own business.
-        scope.spawn(move || input.write_all(stdin));
-        let stdout = scope.spawn(|| slurp(output));
-        let stderr = scope.spawn(|| slurp(error));
-        let status = loop {
-            if let Some(status) = child.0.try_wait()? {
-                break Some(status);
-            }
-            if Instant::now() > end {
-                child.0.kill()?;
-                break None;
-            }
-            thread::sleep(Duration::from_millis(5));
-        };
-        let (Ok(stdout), Ok(stderr)) = (stdout.join(), stderr.join()) else {
-            bail!("a reader of the command's output panicked");
-        };
-        let Some(status) = status else {
-            bail!("not done after {deadline:?}; so far it wrote: {stdout}{stderr}");
-        };
-        Ok(Output {
-            status,
-            stdout,
-            stderr,
-        })
+    let stdin = stdin.to_vec();
+    // A command may end without having read its input: that is its own business.
+    thread::spawn(move || input.write_all(&stdin));
+    let (stdout, stderr) = (slurp(output), slurp(error));
+    let status = loop {
+        if let Some(status) = child.0.try_wait()? {
+            break Some(status);
+        }
+        if Instant::now() > end {
+            child.0.kill()?;
+            break None;
+        }
+        thread::sleep(Duration::from_millis(5));
+    };
+    let Some(status) = status else {
+        // Another process may hold the ends of its pipes, as ssh's master does for a node that is dead.
+        let said = |from: &Receiver<String>| from.recv_timeout(LAST_WORDS).unwrap_or_default();
+        bail!(
+            "not done after {deadline:?}; so far it wrote: {}{}",
+            said(&stdout),
+            said(&stderr)
+        );
+    };
+    Ok(Output {
+        status,
+        stdout: stdout.recv().context("its output cannot be read")?,
+        stderr: stderr.recv().context("its output cannot be read")?,
     })
 }
 
-fn slurp(mut from: impl Read) -> String {
-    let mut bytes = Vec::new();
-    // What came before an error is what there is to show.
-    let _ = from.read_to_end(&mut bytes);
-    String::from_utf8_lossy(&bytes).into_owned()
+/// How long to wait for what a command that was killed had written.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Everything that comes, once there is no more.
+fn slurp(mut from: impl Read + Send + 'static) -> Receiver<String> {
+    let (send, receive) = channel();
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // What came before an error is what there is to show.
+        let _ = from.read_to_end(&mut bytes);
+        let _ = send.send(String::from_utf8_lossy(&bytes).into_owned());
+    });
+    receive
 }
 
 /// Tries `attempt` every 50 ms until it gives a value; fails, naming `what`, when `deadline` has passed.

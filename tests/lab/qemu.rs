@@ -4,7 +4,7 @@ use std::{
     io::{BufRead, BufReader, Write},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, ExitStatus, Stdio},
     time::Duration,
 };
 
@@ -61,6 +61,11 @@ impl Qemu {
         Ok(qemu)
     }
 
+    /// How QEMU ended, if it has.
+    pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.process.0.try_wait()?)
+    }
+
     fn receive(&mut self) -> Result<Value> {
         let mut line = String::new();
         self.reader.read_line(&mut line)?;
@@ -108,7 +113,8 @@ impl Qemu {
                 _ => Ok(None),
             },
         )?;
-        self.execute("quit", json!({}))?;
+        // The state is whole by now; QEMU may well be gone before its answer is.
+        let _ = self.execute("quit", json!({}));
         self.process.0.wait()?;
         Ok(())
     }

@@ -116,18 +116,11 @@ fn credentials_and_targets_are_json_objects() {
 #[test]
 fn a_check_that_cannot_be_evaluated_denies_and_is_told() {
     let files = Files::new();
-    let policy = files.write(
-        "policy.yaml",
-        "t: not http://localhost/check\nu: not class:x\n",
-    );
-    for (rule, why) in [
-        ("t", "no server is asked"),
-        ("u", "\"class\" is a word of Python's own"),
-    ] {
-        let (code, out, error) = check(&files, &["--policy", &policy, rule]);
-        assert_eq!((code, out.as_str()), (1, "deny\n"));
-        assert!(error.contains(why), "{error}");
-    }
+    let policy = files.write("policy.yaml", "t: not class:x\n");
+    let (code, out, error) = check(&files, &["--policy", &policy, "t"]);
+    assert_eq!((code, out.as_str()), (1, "deny\n"));
+    let why = "\"class\" is a word of Python's own";
+    assert!(error.contains(why), "{error}");
 }
 
 #[test]

@@ -5,19 +5,23 @@
 #![cfg(test)]
 
 mod generate;
+#[path = "../web/mod.rs"]
+mod web;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
+use futures::FutureExt;
 use generate::Random;
 use serde_json::Value;
 use volattach::policy::{self, Credentials, Policy, PolicyError, Refusal, Sources, Target, Why};
 
 /// Which cases: the same ones each time, unless somebody asks for others.
 const SEED: u64 = 1;
-const CASES: usize = 2000;
+const CASES: usize = 20_000;
 
 fn setting(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
@@ -50,6 +54,11 @@ fn ask_oslo(questions: &[Value]) -> Vec<Value> {
     answers
 }
 
+/// What needs no server's answer.
+fn now<T>(future: impl Future<Output = T>) -> T {
+    future.now_or_never().unwrap()
+}
+
 /// What volattach says.
 enum Ours {
     Decided(bool),
@@ -72,7 +81,7 @@ fn load(file: &Path, text: &str, question: &Value) -> Result<Case, PolicyError> 
         file: Some(file),
         dir: None,
     })?;
-    let caller = policy.credentials(attributes(&question["credentials"]));
+    let caller = now(policy.credentials(attributes(&question["credentials"])));
     Ok((policy, caller, Target::new(attributes(&question["target"]))))
 }
 
@@ -85,7 +94,7 @@ fn ask_here(file: &Path, question: &Value) -> Ours {
         Ok(case) => case,
         Err(error) => return Ours::Refused(error),
     };
-    let decision = policy.decide(question["rule"].as_str().unwrap(), &caller, &target);
+    let decision = now(policy.decide(question["rule"].as_str().unwrap(), &caller, &target));
     match decision.why {
         why @ Why::Fault { .. } => Ours::Fault(why),
         _ => Ours::Decided(decision.allowed),
@@ -108,7 +117,7 @@ fn compare_sides(file: &Path, question: &Value, oslo: &Value) -> Result<&'static
     let rules = serde_json::json!({"t": [format!("{left}:{right}")]});
     let (policy, caller, target) =
         load(file, &rules.to_string(), question).map_err(|e| e.to_string())?;
-    let explained = policy.explain("t", &caller, &target);
+    let explained = now(policy.explain("t", &caller, &target));
     let shown = explained.to_string();
     if matches!(explained.decision.why, Why::Fault { .. }) {
         let raised = [&oslo["left"], &oslo["right"]]
@@ -230,6 +239,77 @@ fn differ(
             counts.get(kind).is_some_and(|count| count * 20 > cases),
             "too few: {kind}"
         );
+    }
+}
+
+/// What a form says, in any order and with any blanks.
+fn fields(form: &str) -> BTreeMap<String, Value> {
+    let fields = form.split('&').map(|field| {
+        let (name, value) = field.split_once('=').unwrap();
+        let value = value.replace('+', " ");
+        let value = percent_encoding::percent_decode_str(&value).decode_utf8();
+        (
+            name.to_owned(),
+            serde_json::from_str(&value.unwrap()).unwrap(),
+        )
+    });
+    fields.collect()
+}
+
+#[test]
+fn a_server_is_asked_as_by_oslo_policy() {
+    let (address, asked) = web::serve(|path| match path {
+        "/no" => web::ok("False"),
+        _ => web::ok("True"),
+    });
+    let credentials = serde_json::json!({
+        "roles": ["member", "a b"], "project_id": "p1", "is_admin": false, "n": 16, "x": 1.5, "none": null,
+        "text": "\"\u{e9}+&=%\n"
+    });
+    let target = serde_json::json!({"project_id": "p1", "volume_id": "v-1", "n": 16, "flag": true});
+    let rules = serde_json::json!({
+        "t": "rule:below", "below": format!("http://{address}/%(project_id)s/%(n)d%%25?v=%(volume_id)s"),
+        "no": format!("not http://{address}/no"),
+    });
+    let files = tempfile::tempdir().unwrap();
+    let write = |name: &str, value: &Value| {
+        let path = files.path().join(name);
+        std::fs::write(&path, value.to_string()).unwrap();
+        path
+    };
+    let options = [
+        ("--policy", write("policy.yaml", &rules)),
+        ("--credentials", write("credentials.json", &credentials)),
+        ("--target", write("target.json", &target)),
+    ];
+    for rule in ["t", "no"] {
+        let mut check = Command::new(env!("CARGO_BIN_EXE_volattachd"));
+        check.args(["policy", "check", rule]);
+        for (option, path) in &options {
+            check.arg(option).arg(path);
+        }
+        assert!(check.status().unwrap().success(), "{rule}");
+        let question = serde_json::json!({
+            "rules": rules, "rule": rule, "credentials": credentials, "target": target
+        });
+        assert_eq!(ask_oslo(&[question])[0]["answer"], true, "{rule}");
+        let [ours, oslos] = [(); 2].map(|()| asked.recv_timeout(Duration::from_secs(30)).unwrap());
+        assert_eq!(ours.line, oslos.line);
+        let expected = BTreeMap::from([
+            ("rule".to_owned(), Value::from(rule)),
+            ("credentials".to_owned(), credentials.clone()),
+            ("target".to_owned(), target.clone()),
+        ]);
+        assert_eq!(fields(&ours.body), expected);
+        // oslo.policy adds to every caller what it has by a second name.
+        let mut oslos = fields(&oslos.body);
+        let told = oslos
+            .get_mut("credentials")
+            .unwrap()
+            .as_object_mut()
+            .unwrap();
+        told.retain(|name, _| credentials.get(name).is_some());
+        assert_eq!(oslos, expected);
     }
 }
 

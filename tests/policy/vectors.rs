@@ -1,5 +1,6 @@
 //! Decisions that oslo.policy made (tests/data/policy_vectors.json), made again: by the library, and by the tool.
 
+use futures::FutureExt;
 use serde_json::Value;
 use volattach::policy::{
     self, Attributes, DEFAULTS, Deprecated, Policy, PolicyError, Refusal, RuleDefault, Scope,
@@ -104,8 +105,10 @@ fn oslo_policys_decisions_are_made_again() {
         };
         let policy = loaded.unwrap();
         let caller = policy.credentials(attributes(&vector["creds"]));
+        let caller = caller.now_or_never().unwrap();
         let target = Target::new(attributes(&vector["target"]));
         let decision = policy.decide(vector["rule"].as_str().unwrap(), &caller, &target);
+        let decision = decision.now_or_never().unwrap();
         assert_eq!(decision.allowed, allowed, "{id}: {}", decision.why);
     }
 }

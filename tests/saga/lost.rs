@@ -20,8 +20,8 @@ async fn what_a_reboot_took_is_told_and_made_again() {
     assert_eq!((again.state, again.error), (State::Attached, None));
     connected(&engine, "c1", "v2").await;
     assert_eq!(world.state().disks.len(), 1);
-    engine.detach(by_root(id("a1"))).await.unwrap();
-    engine.disconnect(by_root(id("c1"))).await.unwrap();
+    engine.detach(by_root(end("a1"))).await.unwrap();
+    engine.disconnect(by_root(end("c1"))).await.unwrap();
     nothing_left(&world);
 }
 
@@ -38,7 +38,7 @@ async fn a_connection_that_was_lost_from_under_a_disk_is_told_and_made_again() {
     assert_eq!((again.state, again.error), (State::Attached, None));
     assert_eq!(world.state().connections.len(), 1);
     assert_eq!(world.state().unplugs_asked, 0, "the guest kept its disk");
-    engine.detach(by_root(id("a1"))).await.unwrap();
+    engine.detach(by_root(end("a1"))).await.unwrap();
     nothing_left(&world);
 }
 
@@ -56,8 +56,8 @@ async fn what_is_made_again_elsewhere_leaves_nothing_where_it_was() {
     attached(&engine, "a1", "v1").await;
     let before = world.state().connections.len();
     assert_eq!(before, 2, "c1 uses the old mount still");
-    engine.disconnect(by_root(id("c1"))).await.unwrap();
-    engine.detach(by_root(id("a1"))).await.unwrap();
+    engine.disconnect(by_root(end("c1"))).await.unwrap();
+    engine.detach(by_root(end("a1"))).await.unwrap();
     nothing_left(&world);
 }
 
@@ -71,7 +71,7 @@ async fn the_last_that_is_made_again_elsewhere_takes_its_mount_down() {
     world.state().sync();
     let engine = world.engine();
     attached(&engine, "a1", "v1").await;
-    engine.detach(by_root(id("a1"))).await.unwrap();
+    engine.detach(by_root(end("a1"))).await.unwrap();
     nothing_left(&world);
 }
 

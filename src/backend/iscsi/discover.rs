@@ -77,9 +77,12 @@ fn configuration(portal: SocketAddr, timeout: u64, chap: Option<&Chap>) -> Zeroi
     text
 }
 
+/// The most portals that are taken from an answer: arrays have some 4 to 16, and each is logged in to.
+pub(super) const MAX_PORTALS: usize = 64;
+
 /// The given path, then those to the same target in iscsiadm's answer: lines of `address:port,group name`. Addresses that mean
 /// something on one link or one host alone are left out.
-fn paths(given: &TargetPath, answer: &str) -> Vec<TargetPath> {
+pub(super) fn paths(given: &TargetPath, answer: &str) -> Vec<TargetPath> {
     let mut paths = vec![given.clone()];
     for line in answer.lines() {
         let Some((portal, name)) = line.split_once(' ') else {
@@ -98,6 +101,14 @@ fn paths(given: &TargetPath, answer: &str) -> Vec<TargetPath> {
             ..given.clone()
         };
         let reachable = !of_one_link && !portal.ip().is_unspecified();
+        if paths.len() == MAX_PORTALS {
+            tracing::warn!(
+                target = given.name,
+                portal = given.portal,
+                "the target names more portals than are taken: {MAX_PORTALS}"
+            );
+            break;
+        }
         if name == given.name && reachable && !paths.contains(&path) {
             paths.push(path);
         }
@@ -127,7 +138,11 @@ mod tests {
             portals,
             ["10.0.0.1:3260", "10.0.0.2:3260", "[fd00::2]:3261"]
         );
-        assert_eq!(paths(&given, ""), [given]);
+        assert_eq!(paths(&given, ""), std::slice::from_ref(&given));
+        let endless: String = (1..=9999)
+            .map(|port| format!("10.0.0.9:{port},1 iqn.a\n"))
+            .collect();
+        assert_eq!(paths(&given, &endless).len(), MAX_PORTALS);
     }
 
     #[test]

@@ -339,6 +339,10 @@ pub(super) fn meaning(
                 outcome: "it took a connection, and broke it off during the login".to_owned(),
             }],
         },
+        // iscsiadm cannot: what the daemon starts may load no module.
+        Some(_) if ended.said.contains("Could not load transport") => failed(
+            "this host's kernel lacks the module for iSCSI: load it (modprobe iscsi_tcp), and at each boot".to_owned(),
+        ),
         Some(NO_DAEMON) => failed("iscsid does not run on this host: start it".to_owned()),
         Some(code) => failed(format!("iscsiadm ended with {code}: {}", ended.said)),
         None => failed("iscsiadm was killed".to_owned()),

@@ -14,6 +14,8 @@ mod connect;
 mod disconnect;
 mod discover;
 mod disk;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod late;
 mod login;
 mod multipathd;
@@ -29,7 +31,8 @@ use async_trait::async_trait;
 use futures::future::join_all;
 
 use super::{
-    Backend, BackendError, Connected, Description, Presence, Setting, file, mount, target_of,
+    Backend, BackendError, Connected, Description, Presence, Release, Setting, file, mount,
+    target_of,
 };
 use crate::config;
 use crate::connection::{Discovery, IscsiVolume, Protocol};
@@ -285,9 +288,9 @@ impl Backend for IscsiBackend {
         mount::inspect(&self.workers, plan, None).await
     }
 
-    async fn disconnect(&self, plan: &HostPlan, last: bool) -> Result<(), BackendError> {
+    async fn disconnect(&self, plan: &HostPlan, how: Release) -> Result<(), BackendError> {
         let target = target_of(plan, PROTOCOL)?;
-        match last {
+        match how.last {
             true => self.take_down(target).await,
             false => self.leave(target).await,
         }

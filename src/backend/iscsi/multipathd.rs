@@ -34,7 +34,7 @@ pub(super) async fn rechecks() -> io::Result<bool> {
 }
 
 /// Its configuration has the option in the defaults, and may have it for devices and for all of them.
-fn all_recheck(configuration: &str) -> bool {
+pub(super) fn all_recheck(configuration: &str) -> bool {
     let mut values = configuration
         .lines()
         .filter_map(|line| line.trim().strip_prefix("recheck_wwid "))

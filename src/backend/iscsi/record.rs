@@ -50,7 +50,7 @@ impl Record<'_> {
     }
 
     /// The deployer's settings, then what this agent decides: the last of a key counts.
-    fn text(&self, settings: &str, interface: &str) -> Zeroizing<String> {
+    pub(super) fn text(&self, settings: &str, interface: &str) -> Zeroizing<String> {
         // All the room at once: growing would leave copies of the passwords behind.
         let room = settings.len() + interface.len() + 4096;
         let mut text = Zeroizing::new(String::with_capacity(room));

@@ -211,14 +211,14 @@ impl Unit {
 }
 
 /// The LUN of a directory named host:channel:target:LUN.
-fn lun(dir: &Path) -> Option<u64> {
+pub(super) fn lun(dir: &Path) -> Option<u64> {
     let name = dir.file_name()?.to_str()?;
-    let mut numbers = name.split(':').map(|number| number.parse::<u64>().ok());
-    let [Some(_), Some(_), Some(_), Some(lun), None] = [(); 5].map(|()| numbers.next().flatten())
-    else {
-        return None;
-    };
-    Some(lun)
+    let numbers = name.split(':').map(|number| number.parse::<u64>().ok());
+    let numbers: Option<Vec<u64>> = numbers.collect();
+    match numbers?.as_slice() {
+        [_, _, _, lun] => Some(*lun),
+        _ => None,
+    }
 }
 
 /// An attribute; empty where it is not there (any more).

@@ -291,6 +291,16 @@ fn what_iscsiadm_ends_with_has_its_reason() {
         let error = login::meaning(&path, address, None, ended, Duration::from_secs(3));
         assert_eq!(error.reason(), reason, "{code:?}: {error}");
     }
+    // As open-iscsi 2.1.8 says it, without the capability to load modules.
+    let ended = Ok(Ended {
+        code: Some(21),
+        said: "iscsiadm: Could not insert module tcp. Kmod error -1 iscsiadm: Could not load transport tcp.Dropping \
+               interface default."
+            .into(),
+        output: String::new(),
+    });
+    let error = login::meaning(&path, address, None, ended, Duration::from_secs(3));
+    assert!(error.to_string().contains("modprobe iscsi_tcp"), "{error}");
 }
 
 /// A worker that gives one answer to every job, and keeps a log of the jobs.

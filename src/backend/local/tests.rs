@@ -4,6 +4,12 @@ use std::path::Path;
 use super::*;
 use crate::model::{ImageFormat, Reason};
 
+/// Of a volume that nobody else shares anything with.
+const LAST: Release = Release {
+    last: true,
+    force: false,
+};
+
 fn backend(roots: &[&Path]) -> LocalBackend {
     LocalBackend::new(config::Local {
         roots: roots.iter().map(|root| root.to_path_buf()).collect(),
@@ -57,7 +63,7 @@ async fn inspect(root: &Path, name: &str, format: ImageFormat) -> Result<(), Bac
     let plan = backend.plan(&info, Access::ReadWrite)?;
     backend.connect(&plan, &info).await?;
     let result = backend.inspect(&plan).await;
-    backend.disconnect(&plan, true).await?;
+    backend.disconnect(&plan, LAST).await?;
     result
 }
 
@@ -79,6 +85,39 @@ async fn files_are_looked_at_beneath_their_root() {
     ] {
         let error = inspect(&root, name, format).await.unwrap_err();
         assert_eq!(error.reason(), reason, "{name}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_must_lie_where_nobody_else_can_put_another_in_its_place() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let (root, folder) = (dir.path().join("root"), dir.path().join("root/a/b"));
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("v1"), b"raw bytes").unwrap();
+    let set = |path: &Path, mode: u32| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let inspected = async || inspect(&root, "a/b/v1", ImageFormat::Raw).await;
+    inspected().await.unwrap();
+    for place in [&root, &root.join("a"), &folder] {
+        for mode in [0o775, 0o757, 0o1777] {
+            set(place, mode);
+            let error = inspected().await.unwrap_err();
+            assert_eq!(error.reason(), Reason::VolumePathUnsafe);
+            let said = error.to_string();
+            assert!(
+                said.contains(&format!("files in {},", place.display())),
+                "{said}"
+            );
+        }
+        set(place, 0o755);
+    }
+    inspected().await.unwrap();
+    if nix::unistd::geteuid().is_root() {
+        std::os::unix::fs::chown(&folder, Some(4711), None).unwrap();
+        let error = inspected().await.unwrap_err();
+        assert_eq!(error.reason(), Reason::VolumePathUnsafe);
     }
 }
 

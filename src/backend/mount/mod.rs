@@ -7,6 +7,7 @@
 
 mod mountpoint;
 pub(in crate::backend) mod probe;
+pub(in crate::backend) mod selinux;
 mod tried;
 mod turns;
 mod unmount;

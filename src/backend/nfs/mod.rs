@@ -6,6 +6,8 @@
 //! root for nobody; who owns a file there is the server's business, and nothing here changes it.
 
 mod failure;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod probe;
 mod rpc;
 mod share;
@@ -13,6 +15,7 @@ mod version;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use nix::errno::Errno;
@@ -20,9 +23,10 @@ use zeroize::Zeroizing;
 
 use super::mount::probe::Outcome;
 use super::mount::{self, Meaning, Mounter, Turns, for_kernel};
-use super::{Backend, BackendError, Connected, Description, Presence, file};
+use super::{Backend, BackendError, Connected, Description, Presence, Release, file};
 use crate::config::{self, Shares};
 use crate::connection::{NfsVolume, Protocol};
+use crate::host::Host;
 use crate::model::{Access, HostKey, HostPlan, MountPlan, SourceKind};
 use crate::sys::worker::{RunAs, Workers};
 use probe::Offer;
@@ -37,18 +41,26 @@ pub struct NfsBackend {
     settings: config::Nfs,
     mount_base: PathBuf,
     key: HostKey,
+    host: Arc<Host>,
     mounter: Mounter,
 }
 
 impl NfsBackend {
     /// Mounts beneath `mount_base`, in directories named under the host's key. Looks up the groups of the user that QEMU runs as.
     #[must_use]
-    pub fn new(settings: config::Nfs, mount_base: PathBuf, key: HostKey, workers: Workers) -> Self {
+    pub fn new(
+        settings: config::Nfs,
+        mount_base: PathBuf,
+        key: HostKey,
+        workers: Workers,
+        host: Arc<Host>,
+    ) -> Self {
         let user = RunAs::of_this_host(settings.shares.uid, settings.shares.gid);
         Self {
             settings,
             mount_base,
             key,
+            host,
             mounter: Mounter::new(workers, Some(user)),
         }
     }
@@ -116,6 +128,10 @@ impl mount::Share for Mounting<'_> {
 impl Backend for NfsBackend {
     fn protocol(&self) -> &'static str {
         PROTOCOL
+    }
+
+    fn check_confined(&self, plan: &HostPlan) -> Result<(), BackendError> {
+        mount::selinux::check(&self.host, plan)
     }
 
     fn read_only(&self, info: &Protocol) -> bool {
@@ -191,9 +207,9 @@ impl Backend for NfsBackend {
         self.mounter.inspect(plan).await
     }
 
-    async fn disconnect(&self, plan: &HostPlan, last: bool) -> Result<(), BackendError> {
+    async fn disconnect(&self, plan: &HostPlan, how: Release) -> Result<(), BackendError> {
         let mount = mount::of(plan, PROTOCOL)?;
-        if !last {
+        if !how.last {
             return Ok(());
         }
         self.mounter.take_down(&mount.target).await

@@ -5,12 +5,24 @@ use super::*;
 use crate::model::mount_options::MountOption;
 use crate::model::{ImageFormat, Reason};
 
+/// Of a volume that nobody else shares anything with.
+const LAST: Release = Release {
+    last: true,
+    force: false,
+};
+
 fn backend(mount_base: &Path) -> NfsBackend {
     let mut settings = config::Settings::built_in().nfs;
     (settings.shares.uid, settings.shares.gid) = (64055, 108);
     settings.shares.probe_timeout = Duration::from_millis(200);
     let none = Workers::from_executable("/nonexistent".into());
-    NfsBackend::new(settings, mount_base.into(), HostKey::new([1; 32]), none)
+    NfsBackend::new(
+        settings,
+        mount_base.into(),
+        HostKey::new([1; 32]),
+        none,
+        Arc::new(Host::this()),
+    )
 }
 
 fn option(name: &str, value: &str) -> MountOption {
@@ -114,7 +126,7 @@ async fn connect_fails(info: &Protocol) -> BackendError {
     let plan = backend.plan(info, Access::ReadWrite).unwrap();
     let error = backend.connect(&plan, info).await.unwrap_err();
     assert_eq!(backend.find(&plan).await.unwrap(), Presence::Absent);
-    backend.disconnect(&plan, true).await.unwrap();
+    backend.disconnect(&plan, LAST).await.unwrap();
     error
 }
 

@@ -115,7 +115,10 @@ impl Fabric {
                     wwid: attribute(&path, "wwid")?,
                     nguid: attribute(&path, "nguid").unwrap_or_default(),
                     // In sectors of 512 bytes, whatever the device's are (Documentation/ABI/stable/sysfs-block).
-                    size: attribute(&path, "size")?.parse::<u64>().ok()? * 512,
+                    size: attribute(&path, "size")?
+                        .parse::<u64>()
+                        .ok()?
+                        .checked_mul(512)?,
                     name: name.clone(),
                 })
             };
@@ -157,10 +160,14 @@ fn attribute(device: &Path, name: &str) -> Option<String> {
     Some(text.trim().to_owned())
 }
 
-/// The server in a controller's address by TCP: `traddr=10.0.0.1,trsvcid=4420,src_addr=10.0.0.9`.
+/// The server of a controller by TCP.
 fn portal(controller: &Path) -> Option<SocketAddr> {
     attribute(controller, "transport").filter(|transport| transport == "tcp")?;
-    let address = attribute(controller, "address")?;
+    portal_in(&attribute(controller, "address")?)
+}
+
+/// The server in a controller's address: `traddr=10.0.0.1,trsvcid=4420,src_addr=10.0.0.9`.
+pub(super) fn portal_in(address: &str) -> Option<SocketAddr> {
     let value = |key: &str| {
         address
             .split(',')

@@ -7,6 +7,8 @@
 //! subsystem and go with the last of them, those that others made never.
 
 mod fabric;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod path;
 mod probe;
 mod release;
@@ -22,7 +24,9 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::mount::{self, blocking, host};
-use super::{Backend, BackendError, Connected, Description, Presence, Setting, file, target_of};
+use super::{
+    Backend, BackendError, Connected, Description, Presence, Release, Setting, file, target_of,
+};
 use crate::config;
 use crate::connection::{NvmeVolume, Protocol};
 use crate::host::{Host, NvmeHost};
@@ -334,7 +338,7 @@ impl Backend for NvmeBackend {
         }
     }
 
-    async fn disconnect(&self, plan: &HostPlan, last: bool) -> Result<(), BackendError> {
-        self.release(plan, last).await
+    async fn disconnect(&self, plan: &HostPlan, how: Release) -> Result<(), BackendError> {
+        self.release(plan, how).await
     }
 }

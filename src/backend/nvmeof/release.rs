@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::fabric::{Block, Controller};
 use super::{DEVICES, INSPECT_TIMEOUT, LOOK, NvmeBackend, blocking, nqn, path, target};
-use crate::backend::BackendError;
+use crate::backend::{BackendError, Release};
 use crate::model::{HostPlan, TargetPlan};
 use crate::sys::worker::{Job, SysfsJob, WorkerError};
 
@@ -30,15 +30,44 @@ fn busy(device: String, why: String) -> BackendError {
     BackendError::DeviceBusy { device, why }
 }
 
+/// What came of a device's flush.
+fn judge(name: &str, flushed: Result<(), WorkerError>, force: bool) -> Result<Use, BackendError> {
+    let error = match flushed {
+        Ok(()) => return Ok(Use::None),
+        Err(error) => error,
+    };
+    match error {
+        WorkerError::Failed {
+            errno: Errno::EBUSY,
+            ..
+        } => Ok(Use::ByHost),
+        // It went away meanwhile.
+        WorkerError::Failed {
+            errno: Errno::ENOENT | Errno::ENXIO | Errno::ENODEV,
+            ..
+        } => Ok(Use::None),
+        WorkerError::Failed { .. } | WorkerError::Deadline { .. } if force => {
+            tracing::warn!(device = name, error = %crate::model::chain(&error), "not flushed");
+            Ok(Use::None)
+        }
+        error => Err(busy(
+            format!("/dev/{name}"),
+            format!(
+                "{error}; try again when its server answers, or by force, which gives up what was written last"
+            ),
+        )),
+    }
+}
+
 impl NvmeBackend {
     /// Writes out what is cached of the volume; the last user of the subsystem ends its controllers too.
-    pub(super) async fn release(&self, plan: &HostPlan, last: bool) -> Result<(), BackendError> {
+    pub(super) async fn release(&self, plan: &HostPlan, how: Release) -> Result<(), BackendError> {
         let target = target(plan)?;
         let nqn = nqn(target)?;
         let blocks = self.blocks(nqn).await?;
         let own = |block: &&Block| target.verified.as_ref() == Some(&block.wwid);
         if let Some(block) = blocks.iter().find(own)
-            && self.flush(block).await? == Use::ByHost
+            && self.flush(block, how.force).await? == Use::ByHost
         {
             return Err(busy(
                 format!("/dev/{}", block.name),
@@ -49,12 +78,12 @@ impl NvmeBackend {
                 ),
             ));
         }
-        if !last {
+        if !how.last {
             return Ok(());
         }
         // What others than volattach use of the subsystem needs its controllers.
         for block in blocks.iter().filter(|block| !own(block)) {
-            if self.flush(block).await? == Use::ByHost {
+            if self.flush(block, how.force).await? == Use::ByHost {
                 tracing::warn!(
                     device = block.name,
                     "the controllers stay: this host itself uses another namespace"
@@ -65,25 +94,11 @@ impl NvmeBackend {
         self.end_controllers(target, nqn).await
     }
 
-    /// Writes out what is cached of a device, if it is nobody's.
-    async fn flush(&self, block: &Block) -> Result<Use, BackendError> {
+    /// Writes out what is cached of a device, if it is nobody's; `force`: where that fails, it is lost.
+    async fn flush(&self, block: &Block, force: bool) -> Result<Use, BackendError> {
         let device = Path::new(DEVICES).join(&block.name);
-        match self.workers.run(Job::Flush(device), INSPECT_TIMEOUT).await {
-            Ok(_) => Ok(Use::None),
-            Err(WorkerError::Failed {
-                errno: Errno::EBUSY,
-                ..
-            }) => Ok(Use::ByHost),
-            // It went away meanwhile.
-            Err(WorkerError::Failed {
-                errno: Errno::ENOENT | Errno::ENXIO | Errno::ENODEV,
-                ..
-            }) => Ok(Use::None),
-            Err(error) => Err(busy(
-                format!("/dev/{}", block.name),
-                format!("{error}; try again when its server answers"),
-            )),
-        }
+        let flushed = self.workers.run(Job::Flush(device), INSPECT_TIMEOUT).await;
+        judge(&block.name, flushed.map(drop), force)
     }
 
     /// Ends the controllers that volattach made, and sees them gone. What a connect that was given up has left to the kernel is
@@ -146,6 +161,43 @@ impl NvmeBackend {
                 | WorkerError::Deadline { .. },
             ) => Ok(()),
             Err(error) => Err(busy(controller.name.clone(), error.to_string())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn force_gives_up_what_cannot_be_flushed_and_nothing_else() {
+        let failed = |errno| {
+            Err(WorkerError::Failed {
+                step: "flush /dev/nvme0n1".to_owned(),
+                errno,
+            })
+        };
+        let silent = || {
+            Err(WorkerError::Deadline {
+                pid: 1,
+                within: Duration::from_secs(15),
+                reaped: false,
+            })
+        };
+        for force in [false, true] {
+            let judged = |flushed| judge("nvme0n1", flushed, force).ok();
+            assert_eq!(judged(Ok(())), Some(Use::None));
+            assert_eq!(judged(failed(Errno::ENODEV)), Some(Use::None));
+            assert_eq!(judged(failed(Errno::EBUSY)), Some(Use::ByHost));
+            let given_up = force.then_some(Use::None);
+            assert_eq!(judged(failed(Errno::EIO)), given_up);
+            assert_eq!(judged(silent()), given_up);
+            // Nobody has tried to flush it.
+            let no_worker = WorkerError::Start {
+                executable: "/usr/sbin/volattachd-worker".into(),
+                source: std::io::ErrorKind::NotFound.into(),
+            };
+            assert_eq!(judged(Err(no_worker)), None);
         }
     }
 }

@@ -62,7 +62,7 @@ pub(super) fn read(path: &Path, directories: &[PathBuf]) -> Result<SmbCredential
 }
 
 /// `username=`, `password=` and `domain=` lines; blank ones and those that begin with `#` say nothing.
-fn parse(text: &str) -> Result<SmbCredentials, &'static str> {
+pub(super) fn parse(text: &str) -> Result<SmbCredentials, &'static str> {
     let (mut username, mut password, mut domain) = (None, None, None);
     for line in text.lines() {
         // Blanks within and after a value belong to it.

@@ -10,6 +10,8 @@
 mod credentials;
 mod dialect;
 mod failure;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod negotiate;
 mod probe;
 mod share;
@@ -17,6 +19,7 @@ mod share;
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use nix::errno::Errno;
@@ -24,9 +27,10 @@ use zeroize::Zeroizing;
 
 use super::mount::probe::Outcome;
 use super::mount::{self, Meaning, Mounter, Turns, for_kernel, host};
-use super::{Backend, BackendError, Connected, Description, Presence, file, local};
+use super::{Backend, BackendError, Connected, Description, Presence, Release, file, local};
 use crate::config::{self, Shares};
 use crate::connection::{Protocol, SmbCredentials, SmbVolume};
+use crate::host::Host;
 use crate::model::{Access, HostKey, HostPlan, MountPlan, SourceKind};
 use crate::sys::worker::Workers;
 use dialect::Dialect;
@@ -45,6 +49,7 @@ pub struct SmbBackend {
     settings: config::Smb,
     mount_base: PathBuf,
     key: HostKey,
+    host: Arc<Host>,
     mounter: Mounter,
     /// The kernel mounts one CIFS share at a time (fs/smb/client/fs_context.c: `cifs_mount_mutex`).
     turns: Turns,
@@ -53,11 +58,18 @@ pub struct SmbBackend {
 impl SmbBackend {
     /// Mounts beneath `mount_base`, in directories named under the host's key. Touches nothing.
     #[must_use]
-    pub fn new(settings: config::Smb, mount_base: PathBuf, key: HostKey, workers: Workers) -> Self {
+    pub fn new(
+        settings: config::Smb,
+        mount_base: PathBuf,
+        key: HostKey,
+        workers: Workers,
+        host: Arc<Host>,
+    ) -> Self {
         Self {
             settings,
             mount_base,
             key,
+            host,
             mounter: Mounter::new(workers, None),
             turns: Turns::default(),
         }
@@ -181,6 +193,10 @@ impl Backend for SmbBackend {
         PROTOCOL
     }
 
+    fn check_confined(&self, plan: &HostPlan) -> Result<(), BackendError> {
+        mount::selinux::check(&self.host, plan)
+    }
+
     fn read_only(&self, info: &Protocol) -> bool {
         matches!(info, Protocol::Smb(volume) if self.settings.shares.read_only(&volume.host))
     }
@@ -290,9 +306,9 @@ impl Backend for SmbBackend {
         }
     }
 
-    async fn disconnect(&self, plan: &HostPlan, last: bool) -> Result<(), BackendError> {
+    async fn disconnect(&self, plan: &HostPlan, how: Release) -> Result<(), BackendError> {
         match &plan.mount {
-            Some(mount) if last => self.mounter.take_down(&mount.target).await,
+            Some(mount) if how.last => self.mounter.take_down(&mount.target).await,
             _ => Ok(()),
         }
     }

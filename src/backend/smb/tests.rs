@@ -4,13 +4,25 @@ use std::time::Duration;
 use super::*;
 use crate::model::{ImageFormat, Reason};
 
+/// Of a volume that nobody else shares anything with.
+const LAST: Release = Release {
+    last: true,
+    force: false,
+};
+
 fn backend(mount_base: &Path) -> SmbBackend {
     let mut settings = config::Settings::built_in().smb;
     (settings.shares.uid, settings.shares.gid) = (64055, 108);
     settings.shares.versions = vec!["3.1.1".into(), "3.0".into()];
     settings.shares.probe_timeout = Duration::from_millis(200);
     let none = Workers::from_executable("/nonexistent".into());
-    SmbBackend::new(settings, mount_base.into(), HostKey::new([1; 32]), none)
+    SmbBackend::new(
+        settings,
+        mount_base.into(),
+        HostKey::new([1; 32]),
+        none,
+        Arc::new(Host::this()),
+    )
 }
 
 fn info(host: &str, port: u16) -> Protocol {
@@ -58,7 +70,7 @@ async fn connect_fails(info: &Protocol) -> BackendError {
     let plan = backend.plan(info, Access::ReadWrite).unwrap();
     let error = backend.connect(&plan, info).await.unwrap_err();
     assert_eq!(backend.find(&plan).await.unwrap(), Presence::Absent);
-    backend.disconnect(&plan, true).await.unwrap();
+    backend.disconnect(&plan, LAST).await.unwrap();
     assert!(!error.to_string().contains("hunter2"));
     error
 }
@@ -184,7 +196,7 @@ async fn a_share_of_this_very_host_is_not_mounted() {
     assert_eq!((&connected.plan, connected.inspected), (&plan, false));
     backend.inspect(&plan).await.unwrap();
     assert_eq!(backend.extend(&plan).await.unwrap(), 10);
-    backend.disconnect(&plan, true).await.unwrap();
+    backend.disconnect(&plan, LAST).await.unwrap();
     assert!(!dir.path().join("mnt").exists());
     for (name, reason) in [
         ("link", Reason::VolumePathUnsafe),

@@ -104,3 +104,32 @@ proptest! {
         let _ = Devices::read(&text);
     }
 }
+
+/// Labels as libvirt 9.0 writes them of running domains.
+#[test]
+fn a_domain_that_selinux_confines_is_told() {
+    let confined = |labels: &str| {
+        let document = format!("<domain type='kvm'><devices/>{labels}</domain>");
+        Devices::read(&document).unwrap().confined
+    };
+    let selinux = |kind: &str, label: &str| {
+        format!(
+            "<seclabel type='{kind}' model='selinux' relabel='yes'><label>{label}</label></seclabel>"
+        )
+    };
+    let dac =
+        "<seclabel type='dynamic' model='dac' relabel='yes'><label>+64055:+108</label></seclabel>";
+    let svirt = "system_u:system_r:svirt_t:s0:c132,c392";
+    assert!(confined(&selinux("dynamic", svirt)));
+    assert!(confined(&format!(
+        "{}{dac}",
+        selinux("static", "system_u:system_r:svirt_tcg_t:s0")
+    )));
+    assert!(!confined(dac));
+    assert!(!confined("<seclabel type='none' model='selinux'/>"));
+    assert!(!confined(&selinux(
+        "static",
+        "system_u:system_r:unconfined_t:s0"
+    )));
+    assert!(!confined(""));
+}

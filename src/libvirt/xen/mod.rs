@@ -7,6 +7,8 @@
 //! while its backend is there, nor while the loop device that the hot-plug script made has its file.
 
 mod disk;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod place;
 pub(super) mod store;
 mod vbd;

@@ -51,7 +51,7 @@ pub enum StoreError {
 /// A connection to xenstored.
 #[derive(Debug)]
 pub(super) struct Store<S = UnixStream> {
-    stream: S,
+    pub(super) stream: S,
 }
 
 impl Store {

@@ -25,7 +25,7 @@ impl XenbusState {
     /// The backend has let go.
     pub(super) const CLOSED: Self = Self(6);
 
-    fn parse(text: Option<&str>) -> Self {
+    pub(super) fn parse(text: Option<&str>) -> Self {
         Self(text.and_then(|text| text.parse().ok()).unwrap_or(0))
     }
 
@@ -186,7 +186,7 @@ pub(super) async fn elsewhere(
 }
 
 /// The path in a backend's parameters: alone, or (of a device model) after a format, as in `qcow2:/volumes/v`.
-fn source(params: &str) -> PathBuf {
+pub(super) fn source(params: &str) -> PathBuf {
     match params.split_once(':') {
         Some((format, path)) if !format.contains('/') => path.into(),
         _ => params.into(),

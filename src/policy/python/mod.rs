@@ -12,9 +12,9 @@ mod value;
 
 pub(super) use format::{FormatError, format, keys};
 pub(super) use literal::literal;
-pub use value::Value;
+pub use value::{Attributes, Value};
 
 /// Why something cannot be evaluated: where Python would raise an exception.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Fault(pub(super) String);
+pub struct Fault(pub String);

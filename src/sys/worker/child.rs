@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use zeroize::Zeroizing;
 
-use super::{InspectJob, JOBS_MAX, Job, Reply, RunAs, ScanJob, SysfsJob};
+use super::{InspectJob, JOBS_MAX, Job, Reply, RunAs, ScanJob, SysfsJob, filter};
 use crate::sys::beneath::Failed;
 use crate::sys::{beneath, mount, nvme, scsi};
 
@@ -35,6 +35,7 @@ fn do_jobs() -> Result<(), String> {
         let needed = jobs[number..].iter().flat_map(capabilities).copied();
         keep_capabilities(&needed.collect())
             .map_err(|e| format!("cannot drop capabilities: {e}"))?;
+        filter::install(&jobs[number..]).map_err(|e| e.to_string())?;
         let reply = run(job);
         let mut line =
             serde_json::to_vec(&reply).map_err(|e| format!("cannot write a reply: {e}"))?;

@@ -2,18 +2,20 @@
 //!
 //! A worker is the executable `volattachd-worker`, with an empty environment. It gets its [`Job`]s through its standard
 //! input and gives a [`Reply`] to each through its standard output, up to the first that fails; then it ends. It drops
-//! all capabilities but those of the jobs ahead of it, cannot be looked into, and dies with the daemon. It is not the daemon's own executable: to load that with libvirt takes some 20 ms,
-//! as long as all the rest of an attach.
+//! all capabilities and system calls but those of the jobs ahead of it, cannot be looked into, and dies with the daemon. It is
+//! not the daemon's own executable: to load that with libvirt takes some 20 ms, as long as all the rest of an attach.
 //!
 //! Invariants: whoever waits for a reply gets one at the deadline, also when the worker sleeps unkillably in the kernel;
 //! a worker past its deadline is sent SIGKILL at once and reaped when it goes; secrets are in the pipe alone, never on a
 //! command line or in the environment.
 
 mod child;
+mod filter;
 mod job;
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
@@ -80,6 +82,15 @@ pub enum WorkerError {
         status: ExitStatus,
         /// What it said.
         stderr: String,
+    },
+    /// It tried a system call that its jobs do not need, and was killed by its filter.
+    #[error(
+        "the worker process {pid} tried a system call that its job does not need and was killed: a defect, or an attack; the \
+        kernel's log names the call (journalctl -k -g 'type=1326.*pid={pid}')"
+    )]
+    Forbidden {
+        /// The worker.
+        pid: u32,
     },
     /// A system call failed.
     #[error("cannot {step}: {errno}")]
@@ -236,6 +247,7 @@ impl Worker {
         let Some(mut child) = self.child.take() else {
             return self.broken(std::io::ErrorKind::UnexpectedEof.into());
         };
+        let pid = child.id().unwrap_or_default();
         let mut said = Vec::new();
         let stderr = child.stderr.take();
         let see = async {
@@ -245,6 +257,7 @@ impl Worker {
             child.wait().await
         };
         match see.await {
+            Ok(status) if status.signal() == Some(libc::SIGSYS) => WorkerError::Forbidden { pid },
             Ok(status) => WorkerError::Died {
                 status,
                 stderr: String::from_utf8_lossy(&said).trim().to_owned(),

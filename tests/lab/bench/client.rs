@@ -12,7 +12,11 @@ use anyhow::{Context, Result, ensure};
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::{net::UnixStream, runtime::Runtime};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpStream, UnixStream},
+    runtime::Runtime,
+};
 use tonic::transport::{Channel, Endpoint, Uri};
 use virt::{connect::Connect, domain::Domain};
 use virt_sys::VIR_DOMAIN_AFFECT_LIVE;
@@ -22,7 +26,10 @@ use volattach::{
         DisconnectVolumeRequest, PlanAttachRequest, connection_info::Form,
         volume_attach_client::VolumeAttachClient,
     },
-    sys::mount,
+    sys::{
+        mount,
+        worker::{self, InspectJob, MountJob, Workers},
+    },
 };
 
 use crate::process::wait_for;
@@ -31,6 +38,8 @@ const SOCKET: &str = "/run/volattach/volattachd.sock";
 const CONSOLE: &str = "/var/log/lab/inner.console";
 /// Where the bare mount is.
 const TARGET: &str = "/mnt/bench";
+const SMB_PORT: u16 = 445;
+const WORKER: &str = "/usr/sbin/volattachd-worker";
 /// What is written there stands among the kernel's events.
 const MARKER: &str = "/sys/kernel/tracing/trace_marker";
 /// The volume's and the attachment's id.
@@ -56,13 +65,16 @@ pub(crate) struct SmbJob {
     pub(crate) pairs: usize,
 }
 
-/// How long an attach took either way, in seconds.
-#[derive(Debug, Serialize, Deserialize)]
+/// How long an attach took each way, in seconds.
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Pair {
     /// AttachVolume over gRPC.
     pub(crate) ours: f64,
     /// mount(2), then virDomainAttachDeviceFlags.
     pub(crate) bare: f64,
+    /// The same by bare calls with what must not be left out: the server is asked for a sign of life, a worker process mounts, and
+    /// opens the volume beneath the share.
+    pub(crate) careful: f64,
 }
 
 /// How long each took, in seconds.
@@ -119,6 +131,7 @@ fn connects(info: String, rounds: usize) -> Result<Vec<Round>> {
         let begun = Instant::now();
         runtime.block_on(client.disconnect_volume(DisconnectVolumeRequest {
             attachment_id: ID.into(),
+            force: false,
         }))?;
         times.push(Round {
             connect,
@@ -133,23 +146,24 @@ fn smb(job: &SmbJob) -> Result<Vec<Pair>> {
     // The first attach warms up, and gives what the bare calls need.
     let (_, attachment, options) = bench.ours()?;
     let bare = bench.prepare_bare(job, &attachment)?;
-    let (_, bare_options) = bench.bare(&bare)?;
-    ensure!(
-        options == bare_options,
-        "the mounts differ: {options} and {bare_options}"
-    );
+    for careful in [false, true] {
+        let (_, bare_options) = bench.bare(&bare, careful)?;
+        ensure!(
+            options == bare_options,
+            "the mounts differ: {options} and {bare_options}"
+        );
+    }
     let mut pairs = Vec::new();
     for number in 0..job.pairs {
-        // Neither is always the one that comes after the other.
-        let pair = if number % 2 == 0 {
-            let ours = bench.ours()?.0;
-            let bare = bench.bare(&bare)?.0;
-            Pair { ours, bare }
-        } else {
-            let bare = bench.bare(&bare)?.0;
-            let ours = bench.ours()?.0;
-            Pair { ours, bare }
-        };
+        let mut pair = Pair::default();
+        for turn in 0..3 {
+            // None always comes after the same other one.
+            match (number + turn) % 3 {
+                0 => pair.ours = bench.ours()?.0,
+                1 => pair.bare = bench.bare(&bare, false)?.0,
+                _ => pair.careful = bench.bare(&bare, true)?.0,
+            }
+        }
         pairs.push(pair);
     }
     Ok(pairs)
@@ -169,6 +183,9 @@ struct Bare {
     source: String,
     data: String,
     xml: String,
+    /// The server's address, and the volume's name on the share.
+    server: (String, u16),
+    file: String,
 }
 
 impl Bench {
@@ -219,6 +236,7 @@ impl Bench {
         guest_says("GUEST disk=", seen)?;
         let request = DetachVolumeRequest {
             attachment_id: ID.into(),
+            force: false,
         };
         self.runtime.block_on(client.detach_volume(request))?;
         guest_says("GUEST gone=", seen)?;
@@ -247,15 +265,20 @@ impl Bench {
             xml: attachment
                 .disk_xml
                 .replace(&attachment.host_path, &path.to_string_lossy()),
+            server: (job.address.clone(), SMB_PORT),
+            file: job.file.clone(),
         })
     }
 
     /// An attach by bare calls, and its detach: how long the attach took, and the mount's options.
-    fn bare(&self, bare: &Bare) -> Result<(f64, String)> {
+    fn bare(&self, bare: &Bare, careful: bool) -> Result<(f64, String)> {
         let target = Path::new(TARGET);
         let seen = calm()?;
         let begun = Instant::now();
-        mount::mount(&bare.source, target, "cifs", false, &bare.data)?;
+        match careful {
+            true => self.runtime.block_on(bare.mount_carefully())?,
+            false => mount::mount(&bare.source, target, "cifs", false, &bare.data)?,
+        }
         self.domain
             .attach_device_flags(&bare.xml, VIR_DOMAIN_AFFECT_LIVE)?;
         let took = begun.elapsed().as_secs_f64();
@@ -276,6 +299,57 @@ impl Bench {
         )?;
         Ok((took, options))
     }
+}
+
+impl Bare {
+    async fn mount_carefully(&self) -> Result<()> {
+        let mut worker = Workers::from_executable(WORKER.into()).start()?;
+        let (host, port) = &self.server;
+        negotiate(host, *port).await?;
+        let jobs = [
+            worker::Job::Mount(MountJob {
+                source: self.source.clone(),
+                target: TARGET.into(),
+                fstype: "cifs".into(),
+                read_only: false,
+                data: self.data.clone(),
+            }),
+            worker::Job::Inspect(InspectJob {
+                root: TARGET.into(),
+                relative: self.file.clone().into(),
+                write: true,
+                head: 0,
+                tail: 0,
+                user: None,
+            }),
+        ];
+        worker.give(&jobs).await?;
+        for _ in jobs {
+            worker.reply(Duration::from_secs(30)).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Asks an SMB server which of the dialects 2.0.2 to 3.0.2 it speaks (MS-SMB2, 2.2.3), and waits for its answer.
+async fn negotiate(host: &str, port: u16) -> Result<()> {
+    let mut stream = TcpStream::connect((host, port)).await?;
+    let mut packet = vec![0; 4 + 64 + 36];
+    packet[4..10].copy_from_slice(b"\xfeSMB\x40\0");
+    packet[4 + 14] = 1; // a credit
+    packet[4 + 64..][..6].copy_from_slice(&[36, 0, 4, 0, 1, 0]);
+    packet.extend([0x02, 0x02, 0x10, 0x02, 0x00, 0x03, 0x02, 0x03]);
+    packet[3] = u8::try_from(packet.len() - 4)?;
+    stream.write_all(&packet).await?;
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).await?;
+    let mut answer = vec![0; u32::from_be_bytes(length).try_into()?];
+    stream.read_exact(&mut answer).await?;
+    ensure!(
+        answer.get(8..12) == Some(&[0; 4]),
+        "the server refuses all dialects"
+    );
+    Ok(())
 }
 
 /// Waits until nothing is left of the attach before, a session that a mount could join above all; gives the console's

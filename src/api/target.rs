@@ -1,0 +1,128 @@
+//! What each decoded request is about: what admission decides on. A request without an answer does not build.
+
+use crate::admission::Object;
+use crate::attach::{
+    AttachRequest, ConnectRequest, EndRequest, ExtendRequest, Filter, ListQuery, PermissionsRequest,
+};
+use crate::model::{AttachmentId, VolumeFacts, VolumeId, VolumeOwner};
+use crate::policy::Privilege;
+
+/// What a request is about.
+pub(super) enum Target<'a> {
+    /// An attachment that there may be: whose it is, its record tells.
+    Attachment(&'a AttachmentId),
+    /// An attachment to be made, or made already, of a volume that the caller tells of.
+    New(&'a AttachmentId, Object),
+    /// A volume, whose it is as far as this host knows.
+    Volume(&'a VolumeId),
+    /// All that the caller may see: each is asked for by itself.
+    Each,
+    /// This host, which is nobody's.
+    Host,
+}
+
+/// A request that says what it is about.
+pub(super) trait Asks {
+    /// What it is about.
+    fn target(&self) -> Target<'_>;
+
+    /// What it asks for that another rule must allow too.
+    fn privilege(&self) -> Option<Privilege> {
+        None
+    }
+
+    /// Forgets what it says of a volume, because the caller may not vouch for it.
+    fn disown(&mut self) {}
+}
+
+/// Whose a volume is, as a request tells.
+fn told(facts: Option<&VolumeFacts>) -> VolumeOwner {
+    facts.map_or_else(VolumeOwner::default, |facts| facts.owner.clone())
+}
+
+impl Asks for AttachRequest {
+    fn target(&self) -> Target<'_> {
+        let object = Object {
+            attachment: Some(self.id.clone()),
+            volume: Some(self.volume.clone()),
+            domain: Some(self.domain.to_string()),
+            access: self.access,
+            owner: told(self.facts.as_ref()),
+        };
+        Target::New(&self.id, object)
+    }
+
+    fn disown(&mut self) {
+        self.facts = None;
+    }
+}
+
+impl Asks for ConnectRequest {
+    fn target(&self) -> Target<'_> {
+        let object = Object {
+            attachment: Some(self.id.clone()),
+            volume: Some(self.volume.clone()),
+            domain: None,
+            access: self.access,
+            owner: told(self.facts.as_ref()),
+        };
+        Target::New(&self.id, object)
+    }
+
+    fn disown(&mut self) {
+        self.facts = None;
+    }
+}
+
+impl Asks for ExtendRequest {
+    fn target(&self) -> Target<'_> {
+        Target::Attachment(&self.id)
+    }
+}
+
+impl Asks for EndRequest {
+    fn target(&self) -> Target<'_> {
+        Target::Attachment(&self.id)
+    }
+
+    fn privilege(&self) -> Option<Privilege> {
+        self.force.then_some(Privilege::Force)
+    }
+}
+
+impl Asks for VolumeId {
+    fn target(&self) -> Target<'_> {
+        Target::Volume(self)
+    }
+}
+
+impl Asks for PermissionsRequest {
+    fn target(&self) -> Target<'_> {
+        Target::Volume(&self.volume)
+    }
+}
+
+impl Asks for AttachmentId {
+    fn target(&self) -> Target<'_> {
+        Target::Attachment(self)
+    }
+}
+
+impl Asks for ListQuery {
+    fn target(&self) -> Target<'_> {
+        Target::Each
+    }
+}
+
+impl Asks for Filter {
+    fn target(&self) -> Target<'_> {
+        Target::Each
+    }
+}
+
+/// GetConnector's.
+impl Asks for () {
+    fn target(&self) -> Target<'_> {
+        Target::Host
+    }
+}

@@ -1,0 +1,181 @@
+//! TLS for callers over the network: TLS 1.3, and no connection without a client's certificate.
+//!
+//! The files are read again when they change. Certificate and key are two files: as long as one is new and the other
+//! old, or either is broken, what was good last goes on.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::{RootCertStore, ServerConfig};
+use tokio_rustls::TlsAcceptor;
+
+use super::certificate::PeerCertificate;
+use crate::config::ListenTls;
+use crate::model::chain;
+use crate::sys::Stamp;
+
+/// How the daemon shows who it is to callers over the network, and checks who they are.
+#[derive(Debug)]
+pub struct TlsServer {
+    files: ListenTls,
+    current: RwLock<Loaded>,
+    /// The files as they were when they were last read, for good or ill.
+    seen: Mutex<[Option<Stamp>; 3]>,
+}
+
+/// What the files hold.
+#[derive(Debug, Clone)]
+struct Loaded {
+    config: Arc<ServerConfig>,
+    verifier: Arc<dyn ClientCertVerifier>,
+}
+
+impl TlsServer {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// Where one of them cannot be read or used, or key and certificate are no pair.
+    pub fn new(files: &ListenTls) -> Result<Self, TlsError> {
+        let seen = stamps(files);
+        Ok(Self {
+            current: RwLock::new(load(files)?),
+            seen: Mutex::new(seen),
+            files: files.clone(),
+        })
+    }
+
+    /// What a connection that was just accepted is to be handed to.
+    #[must_use]
+    pub fn acceptor(&self) -> TlsAcceptor {
+        self.current().config.into()
+    }
+
+    fn current(&self) -> Loaded {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        current.clone()
+    }
+
+    /// Whether a certificate would be let in now: connections live longer than certificates and authorities.
+    pub(super) fn verify(&self, peer: &PeerCertificate) -> Result<(), rustls::Error> {
+        let Some((certificate, rest)) = peer.chain.split_first() else {
+            return Err(rustls::Error::NoCertificatesPresented);
+        };
+        let verifier = self.current().verifier;
+        verifier
+            .verify_client_cert(certificate, rest, UnixTime::now())
+            .map(|_| ())
+    }
+
+    /// Looks whether the files have changed, and then reads them again.
+    pub fn refresh(&self) {
+        let now = stamps(&self.files);
+        {
+            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            if *seen == now {
+                return;
+            }
+            *seen = now;
+        }
+        match load(&self.files) {
+            Ok(loaded) => {
+                *self.current.write().unwrap_or_else(PoisonError::into_inner) = loaded;
+                tracing::info!("the files of [listen.tls] have changed and are in use");
+            }
+            Err(error) => tracing::error!(
+                error = chain(&error),
+                "the files of [listen.tls] have changed and cannot be used: those read before stay in use"
+            ),
+        }
+    }
+}
+
+fn stamps(files: &ListenTls) -> [Option<Stamp>; 3] {
+    [&files.certificate, &files.key, &files.client_ca].map(|path| Stamp::of(path))
+}
+
+fn load(files: &ListenTls) -> Result<Loaded, TlsError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let roots = Arc::new(authorities(&files.client_ca)?);
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
+        .build()
+        .map_err(|error| TlsError::new(&files.client_ca, io::Error::other(error)))?;
+    let certificates = certificates(&files.certificate)?;
+    let key = private_key(&files.key)?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .and_then(|builder| {
+            builder
+                .with_client_cert_verifier(verifier.clone())
+                .with_single_cert(certificates, key)
+        })
+        .map_err(|error| TlsError::new(&files.certificate, io::Error::other(error)))?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    // A resumed session brings the certificate of the first one, which is not checked again.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Loaded {
+        config: Arc::new(config),
+        verifier,
+    })
+}
+
+/// Reads the certificates of a PEM file, at least one.
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let found =
+        CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    match found {
+        Ok(certificates) if certificates.is_empty() => Err(TlsError::new(
+            path,
+            io::Error::other("there is no certificate in it"),
+        )),
+        Ok(certificates) => Ok(certificates),
+        Err(error) => Err(TlsError::new(path, io::Error::other(error))),
+    }
+}
+
+/// Reads the certificates of authorities.
+pub(super) fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path)? {
+        roots
+            .add(certificate)
+            .map_err(|error| TlsError::new(path, io::Error::other(error)))?;
+    }
+    Ok(roots)
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let mode = fs::metadata(path)
+        .map_err(|error| TlsError::new(path, error))?
+        .permissions()
+        .mode();
+    if mode & 0o007 != 0 {
+        let why = "it is a private key, and every user of the host may use it: chmod o= it";
+        return Err(TlsError::new(path, io::Error::other(why)));
+    }
+    PrivateKeyDer::from_pem_file(path).map_err(|error| TlsError::new(path, io::Error::other(error)))
+}
+
+/// A file for TLS that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use {}", .path.display())]
+pub struct TlsError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl TlsError {
+    pub(super) fn new(path: &Path, source: io::Error) -> Self {
+        Self {
+            path: path.to_owned(),
+            source,
+        }
+    }
+}
