@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::{node::Node, process::quote};
@@ -145,11 +145,21 @@ pub(crate) fn smb_info(server: &SmbServer<'_>, share: &str, name: &str, options:
     })
 }
 
-/// Removes every server, whatever state it is in.
+/// Removes every server, whatever state it is in. One that does not go tells at which command, and what waits in the kernel.
 pub(crate) fn remove_all(node: &Node) -> Result<()> {
-    node.sh("for kind in smb nfs nvme; do
-             for name in $(lab-$kind list); do lab-$kind stop \"$name\"; done
+    node.sh("stop() { bash -x /usr/local/sbin/lab-$1 stop $2; }
+         for kind in smb nfs nvme; do
+             for name in $(lab-$kind list); do stop $kind \"$name\"; done
          done
-         ! [ -e /srv/lab-iscsi ] || lab-iscsi stop")
+         ! [ -e /srv/lab-iscsi ] || stop iscsi")
+        .with_context(|| {
+            let waiting = node.sh(
+                "ps -eo pid,ppid,stat,wchan:32,args | grep -E '^( *[0-9]+){2} D|lab-'
+                 for task in /proc/[0-9]*; do
+                     ! grep -q '^State:.D' $task/status || tail -n +1 $task/stack
+                 done",
+            );
+            waiting.unwrap_or_else(|error| format!("{error:#}"))
+        })
         .map(drop)
 }
