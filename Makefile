@@ -40,7 +40,8 @@ selinux: deps $(selinux_module) ## the SELinux module, in target/selinux, and a 
 
 .PHONY: try
 try: deps ## the daemon and the command line at work on this machine, with a small guest; seconds
-	@LIBVIRT_LOG_OUTPUTS=4:stderr cargo test --locked --quiet --test try
+	@mkdir -p target # what libvirt complains of on a machine without its daemons is not the reader's concern
+	@LIBVIRT_LOG_OUTPUTS=4:file:$(CURDIR)/target/try-libvirt.log cargo test --locked --quiet --test try
 
 .PHONY: demo
 demo: deps ## SMB volumes on a guest of a virtual compute node; minutes the first time

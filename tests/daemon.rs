@@ -254,6 +254,14 @@ fn the_configuration_is_checked_without_starting() {
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("sockte") && said.contains("socket"), "{said}");
+    // A file that it names and that is not there keeps the daemon from starting as well.
+    let keystone =
+        "[keystone]\nurls = [\"http://127.0.0.1:5000\"]\npassword_file = \"/nowhere/password\"\n";
+    fs::write(place.path("volattachd.toml"), keystone).unwrap();
+    let output = check();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("/nowhere/password"), "{said}");
     assert!(!place.path("state").exists());
     assert_eq!(
         place

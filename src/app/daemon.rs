@@ -91,9 +91,7 @@ impl Daemon {
             unplug_timeout: settings.detach.unplug_timeout,
         });
         engine.recall().await.context("cannot read the journal")?;
-        let tls = settings.listen.tls.as_ref().map(TlsServer::new);
-        let tls = tls.transpose()?.map(Arc::new);
-        let authenticator = authenticator(settings, tls.as_ref())?;
+        let (authenticator, tls) = callers(settings)?;
         let audit_role = settings.keystone.as_ref();
         let audit_role = audit_role.and_then(|keystone| keystone.audit_role.clone());
         let admission = Arc::new(Admission::new(policy::open(settings)?, audit_role));
@@ -207,18 +205,22 @@ impl Daemon {
     }
 }
 
-/// Whoever may call by the settings.
-fn authenticator(
+/// Whoever may call by the settings, and what those over the network are met with.
+///
+/// # Errors
+/// Where a file that the settings name, or the group database, cannot be read.
+pub(super) fn callers(
     settings: &Settings,
-    tls: Option<&Arc<TlsServer>>,
-) -> anyhow::Result<Authenticator> {
+) -> anyhow::Result<(Authenticator, Option<Arc<TlsServer>>)> {
+    let tls = settings.listen.tls.as_ref().map(TlsServer::new);
+    let tls = tls.transpose()?.map(Arc::new);
     let mut authenticator = Authenticator::new(LocalPeers::new(settings)?);
-    if let Some(tls) = tls {
+    if let Some(tls) = &tls {
         let roles = settings.auth.certificates.clone();
         authenticator = authenticator.with_certificates(tls.clone(), roles);
     }
     if let Some(keystone) = &settings.keystone {
         authenticator = authenticator.with_keystone(Keystone::new(keystone)?);
     }
-    Ok(authenticator)
+    Ok((authenticator, tls))
 }

@@ -40,7 +40,7 @@ const ASYNC_THREADS: usize = 2;
 /// How long blocking work, such as a call to a libvirtd that is stuck, may hold up the end of the process.
 const BLOCKING_GRACE: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Attaches volumes to the virtual machines of this host, for callers on its unix socket.
+/// Attaches volumes to the virtual machines of this host, for callers on its unix socket or over TLS.
 ///
 /// VOLATTACH_LOG sets what is logged, such as "debug" or "info,volattach::libvirt=trace"; the default is "info".
 /// Exit codes: 0 stopped as asked, or the configuration is valid; 1 cannot start or go on, or the configuration is
@@ -111,6 +111,7 @@ fn start(options: &Options) -> anyhow::Result<()> {
     logging::init()?;
     let settings = Settings::load(&options.config)?;
     if options.check_config {
+        daemon::callers(&settings)?;
         policy::check(&settings)?;
         println!("{}: the configuration is valid", options.config.display());
         return Ok(());

@@ -56,6 +56,8 @@ const KNOWN: &[&str] = &[
     "discovery_auth_method",
     "discovery_auth_username",
     "discovery_auth_password",
+    "discovery_auth_username_in",
+    "discovery_auth_password_in",
     "wwn",
     "scsi_wwn",
     "nqn",

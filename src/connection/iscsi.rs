@@ -7,8 +7,8 @@
 use std::net::SocketAddr;
 
 use super::cinder::Fields;
-use super::{Common, ConnectionError, ConnectionInfo, Protocol, few_paths};
-use crate::model::Secret;
+use super::{Common, ConnectionError, ConnectionInfo, Protocol, few_paths, format};
+use crate::model::{ImageFormat, Secret};
 
 /// The port of an iSCSI target (RFC 3720 12.8, IANA), where a portal names none.
 const PORT: u16 = 3260;
@@ -145,6 +145,7 @@ impl ConnectionInfo {
 impl IscsiVolume {
     /// From Cinder's keys.
     pub(super) fn from_cinder(data: &Fields<'_>) -> Result<Self, ConnectionError> {
+        raw(data)?;
         let identity = ["wwn", "scsi_wwn"].into_iter().find_map(|key| {
             let text = data.text(key, IDENTITY).transpose()?;
             Some(text.and_then(|text| self::identity(&data.key(key), text)))
@@ -163,6 +164,20 @@ impl IscsiVolume {
             enforce_multipath,
             discovery: discovery.transpose()?,
         })
+    }
+}
+
+/// Refuses every format but raw: who was promised what is in an image would see the image's own bytes.
+fn raw(data: &Fields<'_>) -> Result<(), ConnectionError> {
+    let key = data.key("format");
+    let name = data.text("format", "the image format's name")?;
+    match (format::parse(&key, name)?, name) {
+        (ImageFormat::Raw, _) | (_, None) => Ok(()),
+        (_, Some(name)) => Err(ConnectionError::Format {
+            key,
+            format: name.to_owned(),
+            why: "expected raw (or none): a guest has an iSCSI disk as it is",
+        }),
     }
 }
 

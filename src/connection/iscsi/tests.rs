@@ -46,6 +46,7 @@ fn one_portal_and_lists_are_read() {
             discovery: None,
         }
     );
+    assert_eq!(volume(&one(r#","format":"raw""#)), single);
     // The lists win over the one portal beside them, and one of it twice is one path.
     let lists = r#","target_portals":["10.0.0.1:3260","[fd00::2]","10.0.0.1:3260"],
         "target_iqns":["iqn.a","iqn.b","iqn.a"],"target_luns":[0,"7",0],"enforce_multipath":true"#;
@@ -98,6 +99,8 @@ fn what_does_not_fit_is_refused_with_its_reason() {
             r#","auth_method":"CHAP","auth_username":"u","auth_password":"p","auth_username_in":"t","auth_password_in":"p""#,
         ),
         one(r#","wwn":"0x123""#),
+        one(r#","format":"qcow2""#),
+        one(r#","format":"vhdx""#),
     ]
     .map(|members| refusal(&members));
     insta::assert_snapshot!(refusals.join("\n"), @r#"
@@ -131,6 +134,8 @@ fn what_does_not_fit_is_refused_with_its_reason() {
     the credentials in connection info's auth_password_in cannot be used: is empty
     the credentials in connection info's auth_password_in cannot be used: is the same as password: the two directions of mutual CHAP need two
     connection info's wwn is no NAA identifier: expected the volume's identity, such as 60014051b2d3e4f5061728394a5b6c7d
+    connection info's format "qcow2" is not supported: expected raw (or none): a guest has an iSCSI disk as it is
+    connection info's format "vhdx" is not supported: libvirt has no such disk format; convert the volume to raw, qcow2, vhd or vmdk (qemu-img convert)
     "#);
 }
 
