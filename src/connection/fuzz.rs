@@ -88,10 +88,16 @@ pub(crate) fn smb_options(options: &str) {
         .common
         .read_only_by
         .contains(&AccessSource::MountOptions);
-    // A quote may hide a word; without one, a word is a word.
-    if !options.contains(['"', '\'', '\\']) {
-        let mut words = options.split([',', ' ', '\t', '\n']);
-        assert!(read_only || !words.any(|word| word == "ro"), "{options:?}");
+    // A quote, a doubled comma or a space may make it a part of a user's name or a password; without them an option is one.
+    if !options.contains(['"', '\'', '\\']) && !options.contains(",,") {
+        let mut parts = options.split(',').map(|part| {
+            let words: Vec<_> = part
+                .split([' ', '\t'])
+                .filter(|word| !word.is_empty())
+                .collect();
+            words == ["ro"] || words.ends_with(&["-o", "ro"])
+        });
+        assert!(read_only || !parts.any(|ro| ro), "{options:?}");
     }
     let Protocol::Smb(volume) = info.protocol else {
         return;

@@ -47,6 +47,11 @@ pub enum Refusal {
     /// It is not YAML.
     #[error("this is no YAML: {0}")]
     Syntax(String),
+    /// It has a character that readers of YAML disagree on.
+    #[error(
+        "the character {0:?} is not read here: take it out, or write it as an escape in double quotes"
+    )]
+    Character(char),
     /// It is YAML that policy files do not need.
     #[error("{what}: {advice}")]
     Unread {

@@ -7,9 +7,10 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use saphyr_parser::{Event, Marker, Parser, ScalarStyle, StrInput};
+use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Span, StrInput};
 
 use super::error::{Place, PolicyError, Refusal};
+use super::layout::{self, Layout};
 use super::parse::{Item, RuleText};
 
 /// A rule of a file.
@@ -32,16 +33,30 @@ pub(super) fn read(path: &Path) -> Result<Vec<FileRule>, PolicyError> {
 /// The rules of a document, in their order.
 pub(super) fn parse(path: &Path, text: &str) -> Result<Vec<FileRule>, PolicyError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let file: Arc<Path> = path.into();
+    let layout = Layout::new(text).map_err(|fault| refused(&file, fault))?;
     let mut reader = Reader {
         parser: Parser::new_from_str(text),
-        file: path.into(),
+        layout,
+        file,
     };
     let rules = reader.document()?;
+    let checked = reader.layout.check();
+    checked.map_err(|fault| refused(&reader.file, fault))?;
     Ok(rules)
+}
+
+fn refused(file: &Arc<Path>, (line, fault): layout::Fault) -> PolicyError {
+    let at = Place {
+        file: Arc::clone(file),
+        line,
+    };
+    PolicyError::Refused { at, fault }
 }
 
 struct Reader<'a> {
     parser: Parser<'a, StrInput<'a>>,
+    layout: Layout,
     file: Arc<Path>,
 }
 
@@ -63,7 +78,10 @@ impl<'a> Reader<'a> {
     /// The next event, and its line. Tags, anchors and aliases are refused wherever they are.
     fn next(&mut self) -> Result<(Event<'a>, usize), PolicyError> {
         let (event, start) = match self.parser.next_event() {
-            Some(Ok((event, span))) => (event, span.start),
+            Some(Ok((event, span))) => {
+                self.laid_out(&event, span)?;
+                (event, span.start)
+            }
             Some(Err(error)) => {
                 let fault = Refusal::Syntax(error.info().to_owned());
                 return self.refuse(error.marker().line(), fault);
@@ -94,6 +112,22 @@ impl<'a> Reader<'a> {
             return self.refuse(start.line(), Refusal::Unread { what, advice });
         }
         Ok((event, start.line()))
+    }
+
+    fn laid_out(&mut self, event: &Event<'_>, span: Span) -> Result<(), PolicyError> {
+        let held = match event {
+            Event::Scalar(text, style, ..) => self.layout.string(text, *style, span),
+            Event::SequenceStart(..) | Event::MappingStart(..) => {
+                self.layout.begin(span);
+                Ok(())
+            }
+            Event::SequenceEnd | Event::MappingEnd => {
+                self.layout.end();
+                Ok(())
+            }
+            _ => Ok(()),
+        };
+        held.map_err(|fault| refused(&self.file, fault))
     }
 
     fn document(&mut self) -> Result<Vec<FileRule>, PolicyError> {
@@ -144,6 +178,8 @@ impl<'a> Reader<'a> {
                     return self.refuse(line, Refusal::Name(kind(&other).to_owned()));
                 }
             };
+            let held = self.layout.name();
+            held.map_err(|fault| refused(&self.file, fault))?;
             if let Some(first) = lines.insert(name.clone(), line) {
                 return self.refuse(line, Refusal::Duplicate { name, first });
             }
@@ -275,7 +311,7 @@ mod tests {
             ]))
         );
         assert_eq!(
-            one("{\n\t\"t\": \"role:\\u0061\"\n}\n"),
+            one("{\n  \"t\": \"role:\\u0061\"\n}\n"),
             Ok(plain("role:a"))
         );
         assert_eq!(one("\u{feff}t: role:a"), Ok(plain("role:a")));

@@ -7,8 +7,8 @@ use super::check::Check;
 use super::error::{Place, PolicyError, Refusal};
 use super::rules::Policy;
 
-/// How deep checks may be, rules that they refer to included.
-const MAX_LEVELS: usize = 400;
+/// How deep checks may be, rules that they refer to included: some 300 levels fill the stack of oslo.policy, which then raises.
+const MAX_LEVELS: usize = 250;
 
 /// How many checks a decision may come to look at.
 const MAX_CHECKS: usize = 100_000;

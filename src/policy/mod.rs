@@ -21,6 +21,7 @@ mod file;
 mod findings;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
+mod layout;
 mod limits;
 mod parse;
 mod python;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -157,6 +158,10 @@ pub(super) fn files_in(dir: &Path) -> Result<Vec<PathBuf>, PolicyError> {
         let entry = entry.map_err(failed)?;
         let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
         if !hidden && !entry.path().is_dir() {
+            if entry.file_name().to_str().is_none() {
+                let odd = "a name there is not UTF-8, and its place in the order unclear";
+                return Err(failed(io::Error::new(ErrorKind::InvalidInput, odd)));
+            }
             files.push(entry.path());
         }
     }

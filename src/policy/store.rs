@@ -251,6 +251,18 @@ mod tests {
     }
 
     #[test]
+    fn a_file_whose_place_is_unclear_is_refused() {
+        use std::os::unix::ffi::OsStrExt;
+
+        let fixture = Fixture::new();
+        fixture.write("policy.d/a.yaml", "a: '@'\n");
+        assert!(fixture.open().is_ok());
+        let odd = std::ffi::OsStr::from_bytes(b"\xff.yaml");
+        fs::write(fixture.path("policy.d").join(odd), "a: '!'\n").unwrap();
+        assert!(matches!(fixture.open(), Err(PolicyError::Read { .. })));
+    }
+
+    #[test]
     fn a_broken_file_at_the_start_is_an_error() {
         let fixture = Fixture::new();
         fixture.write("policy.yaml", "'volume:extend': 0\n");

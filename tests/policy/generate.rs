@@ -318,6 +318,50 @@ pub(crate) fn yaml_question(random: &mut Random) -> Value {
     json!({"yaml": text, "credentials": credentials(random), "target": target(random), "rule": "t"})
 }
 
+/// A question whose policy is a text as people write it, but for a character or two that slipped in.
+pub(crate) fn slip_question(random: &mut Random) -> Value {
+    const NAMES: [&str; 5] = ["t", "'b'", "\"a:b\"", "c", "default"];
+    const IN_LINES: [&str; 9] = [
+        "'@'",
+        "\"!\"",
+        "role:member",
+        "'role:member'",
+        "[role:member, [role:x, '@']]",
+        "role:x or role:reader",
+        ">-\n  role:x or\n  role:reader",
+        "|\n  role:reader",
+        "\"role:x\n  or role:reader\"",
+    ];
+    const IN_BRACES: [&str; 5] = ["'@'", "\"!\"", "role:member", "[role:member]", "'role:x'"];
+    const SLIPS: [&str; 37] = [
+        "\t", "\r", "\n", "\r\n", " ", "\u{85}", "\u{2028}", "\u{2029}", "\u{feff}", "\u{7f}",
+        "\u{b}", "\u{1b}", "\u{a0}", "\u{fffe}", "?", ":", ": ", "{", "}", "[", "]", ",", "#",
+        " #", "%", ">", "|", "'", "\"", "-", "- ", "!", "&", "*", "...", "---", "\\",
+    ];
+    let braces = random.one_in(3);
+    let mut text = if braces { "{" } else { "" }.to_owned();
+    for name in NAMES.iter().take(1 + random.below(NAMES.len())) {
+        let (value, end) = match braces {
+            true => (random.pick(&IN_BRACES), ",\n "),
+            false => (
+                random.pick(&IN_LINES),
+                random.pick(&["\n", " # why: it is\n", "\n\n# t: '@'\n"]),
+            ),
+        };
+        write!(text, "{name}: {value}{end}").unwrap();
+    }
+    text.push_str(if braces { "}" } else { "" });
+    for _ in 0..=random.below(2) {
+        let places: Vec<_> = text
+            .char_indices()
+            .map(|(at, _)| at)
+            .chain([text.len()])
+            .collect();
+        text.insert_str(places[random.below(places.len())], random.pick(&SLIPS));
+    }
+    json!({"yaml": text, "credentials": credentials(random), "target": target(random), "rule": "t"})
+}
+
 fn rule(random: &mut Random, name: &str) -> Value {
     if !random.one_in(10) {
         return Value::from(expression(random, name, 3));

@@ -45,7 +45,7 @@ def are_all_strings(text):
         )
 
     root = yaml.compose(text, Loader=yaml.SafeLoader)
-    return isinstance(root, yaml.MappingNode) and all(
+    return root is None or isinstance(root, yaml.MappingNode) and all(
         is_string(name) and (is_string(rule) or is_list(rule, 2)) for name, rule in root.value
     )
 

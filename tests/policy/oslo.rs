@@ -350,3 +350,18 @@ fn random_files_are_read_as_by_oslo_policy_or_refused() {
         ["both allow", "both deny"],
     );
 }
+
+#[test]
+fn files_with_a_slip_are_read_as_by_oslo_policy_or_refused() {
+    let compare = |file: &Path, question: &Value, oslo: &Value| match ask_here(file, question) {
+        Ours::Refused(_) if oslo["answer"].is_null() => Ok("refused by both, or raised"),
+        Ours::Refused(_) => Ok("refused here"),
+        ours => compare(&ours, oslo),
+    };
+    differ(
+        cases() / 4,
+        generate::slip_question,
+        compare,
+        ["both allow", "both deny"],
+    );
+}

@@ -188,15 +188,20 @@ impl<'a> Parser<'a> {
             self.next();
             signs.push(*sign);
         }
+        let mut set = self.peek() == Some(&Token::Word("set"));
         let mut operand = self.atom()?;
         loop {
+            // `set()` is the one call that makes a literal.
+            let of_set = std::mem::take(&mut set);
+            let mut literal = None;
             if self.take_op(".") {
                 match self.next() {
                     Some(Token::Word(word)) if !KEYWORDS.contains(word) => {}
                     _ => return fault("a name is missing after a dot"),
                 }
             } else if self.take_op("(") {
-                self.list(")")?;
+                let empty = self.list(")")?.items.is_empty();
+                literal = (of_set && empty).then(|| Literal::constant("set()"));
             } else if self.take_op("[") {
                 if self.list("]")?.items.is_empty() {
                     return fault("an index is missing");
@@ -204,7 +209,7 @@ impl<'a> Parser<'a> {
             } else {
                 break;
             }
-            operand = None;
+            operand = literal;
         }
         match signs[..] {
             [] => Ok(operand),

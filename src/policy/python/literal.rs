@@ -136,6 +136,8 @@ mod tests {
             ("(1,2)", "(1, 2)"),
             ("()", "()"),
             ("{}", "{}"),
+            ("set()", "set()"),
+            ("[set( ), 1]", "[set(), 1]"),
             ("('a')", "a"),
             ("  7 ", "7"),
             ("7#x", "7"),
@@ -168,6 +170,13 @@ mod tests {
             "a is not b",
             "match",
             "é",
+            "e\u{301}",
+            "\u{2118}",
+            "set(x)",
+            "set().a",
+            "set()()",
+            "a.set()",
+            "-set()",
             "a<b",
             "1,a",
             "_",
@@ -212,6 +221,8 @@ mod tests {
             "a,,b",
             ",",
             "€",
+            "ⓐ",
+            "\u{93e}",
             "not",
             "a not b",
             "if",
@@ -226,6 +237,8 @@ mod tests {
             assert!(read(text).is_err(), "{text}: {:?}", read(text));
         }
         assert!(read(&"(".repeat(100_000)).is_err());
-        assert_eq!(read(&("-".repeat(100_000) + "1")), Ok(None));
+        assert_eq!(read(&("-".repeat(300) + "1")), Ok(None));
+        assert!(read(&("-".repeat(3000) + "1")).is_err());
+        assert!(read(&("a".to_owned() + &".a".repeat(300))).is_err());
     }
 }

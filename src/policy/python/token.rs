@@ -23,6 +23,9 @@ const OPERATORS: [&str; 27] = [
     "^", "~", "<", ">", "(", ")", "[", "]", "{", "}",
 ];
 
+/// Python's own limit is its stack, which some thousand signs or dots fill.
+const MAX_TOKENS: usize = 400;
+
 /// As many digits as Python reads into a whole number.
 const MAX_DIGITS: usize = 4300;
 
@@ -40,9 +43,9 @@ pub(super) fn tokens(text: &str) -> Result<Vec<Token<'_>>, Fault> {
             break;
         } else if c.is_ascii_digit() || (c == '.' && next.is_some_and(|c| c.is_ascii_digit())) {
             found.push(number(&mut rest)?);
-        } else if c == '_' || c.is_alphabetic() {
+        } else if c == '_' || unicode_ident::is_xid_start(c) {
             let end = rest
-                .find(|c: char| c != '_' && !c.is_ascii_digit() && !c.is_alphabetic())
+                .find(|c| !unicode_ident::is_xid_continue(c))
                 .unwrap_or(rest.len());
             let (word, after) = rest.split_at(end);
             if after.starts_with(['\'', '"']) {
@@ -64,6 +67,9 @@ pub(super) fn tokens(text: &str) -> Result<Vec<Token<'_>>, Fault> {
             return fault(format!("Python has no use for {c:?} here"));
         }
         rest = rest.trim_start_matches([' ', '\t', '\u{c}']);
+        if found.len() > MAX_TOKENS {
+            return fault(format!("it has more than {MAX_TOKENS} words and signs"));
+        }
     }
     Ok(found)
 }
