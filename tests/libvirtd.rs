@@ -231,7 +231,7 @@ async fn libvirtd_hangs_dies_and_comes_back() {
     defined.create().unwrap();
     drop((defined, connect));
 
-    let hypervisor = daemon.hypervisor(LONG);
+    let hypervisor = daemon.hypervisor(Duration::from_secs(15));
     let mut events = hypervisor.events();
     let view = domain(&hypervisor).await;
     let uuid = view.domain.uuid;

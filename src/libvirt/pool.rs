@@ -30,8 +30,6 @@ use crate::model::Dialect;
 const CONNECTIONS: usize = 3;
 /// Calls at a time on one connection: one fewer than libvirtd answers.
 const CALLS: usize = 4;
-/// How long opening a connection may take.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest pause between two tries to open the connection that carries the events.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
 
@@ -251,12 +249,13 @@ impl Shared {
         }
     }
 
-    /// The slot's connection, opened if there is none alive.
+    /// The slot's connection, opened if there is none alive. A libvirtd that has just started takes connections at once
+    /// and answers when its drivers are up, some seconds later on a busy host: it has as long as for a call.
     async fn connection(&self, index: usize) -> Result<Arc<Connection>, HypervisorError> {
         let slot = &self.slots[index];
-        let deadline = Instant::now() + OPEN_TIMEOUT;
+        let deadline = Instant::now() + self.call_timeout;
         let silent = || {
-            let seconds = OPEN_TIMEOUT.as_secs();
+            let seconds = self.call_timeout.as_secs_f64();
             self.unavailable(&format!("it did not answer within {seconds} s"), None)
         };
         let locked = timeout_at(deadline, slot.state.lock()).await;
