@@ -10,8 +10,18 @@ use std::sync::Arc;
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Span, StrInput};
 
 use super::error::{Place, PolicyError, Refusal};
-use super::layout::{self, Layout};
+use super::layout::{self, Layout, unread};
 use super::parse::{Item, RuleText};
+
+const TAG: Refusal = unread(
+    "tags, which begin with an exclamation mark, are not read here",
+    "put quotes around the rule, as in \"!\"",
+);
+const ANCHOR: Refusal = unread(
+    "anchors and aliases are not read here",
+    "write the rule out, or give it a name and refer to it by rule:NAME",
+);
+const SECOND: Refusal = unread("a second document begins here", "a policy file holds one");
 
 /// A rule of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,11 +57,15 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Vec<FileRule>, PolicyErro
 }
 
 fn refused(file: &Arc<Path>, (line, fault): layout::Fault) -> PolicyError {
-    let at = Place {
-        file: Arc::clone(file),
-        line,
-    };
+    let at = place(file, line);
     PolicyError::Refused { at, fault }
+}
+
+fn place(file: &Arc<Path>, line: usize) -> Place {
+    Place {
+        file: Arc::clone(file),
+        line: line.max(1),
+    }
 }
 
 struct Reader<'a> {
@@ -62,17 +76,7 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn refuse<T>(&self, line: usize, fault: Refusal) -> Result<T, PolicyError> {
-        Err(PolicyError::Refused {
-            at: self.place(line),
-            fault,
-        })
-    }
-
-    fn place(&self, line: usize) -> Place {
-        Place {
-            file: Arc::clone(&self.file),
-            line: line.max(1),
-        }
+        Err(refused(&self.file, (line, fault)))
     }
 
     /// The next event, and its line. Tags, anchors and aliases are refused wherever they are.
@@ -95,9 +99,7 @@ impl<'a> Reader<'a> {
                 | Event::MappingStart(_, Some(_))
         );
         if tagged {
-            let what = "tags, which begin with an exclamation mark, are not read here";
-            let advice = "put quotes around the rule, as in \"!\"";
-            return self.refuse(start.line(), Refusal::Unread { what, advice });
+            return self.refuse(start.line(), TAG);
         }
         let anchored = match &event {
             Event::Alias(_) => true,
@@ -107,9 +109,7 @@ impl<'a> Reader<'a> {
             _ => false,
         };
         if anchored {
-            let what = "anchors and aliases are not read here";
-            let advice = "write the rule out, or give it a name and refer to it by rule:NAME";
-            return self.refuse(start.line(), Refusal::Unread { what, advice });
+            return self.refuse(start.line(), ANCHOR);
         }
         Ok((event, start.line()))
     }
@@ -148,7 +148,7 @@ impl<'a> Reader<'a> {
                         Event::SequenceStart(..) => "this one holds a list",
                         _ => "this one holds a single value",
                     };
-                    return self.refuse(line, Refusal::Unread { what, advice });
+                    return self.refuse(line, unread(what, advice));
                 }
             }
         }
@@ -156,9 +156,7 @@ impl<'a> Reader<'a> {
             match self.next()? {
                 (Event::StreamEnd, _) => return Ok(rules),
                 (Event::DocumentStart(_), line) => {
-                    let what = "a second document begins here";
-                    let advice = "a policy file holds one";
-                    return self.refuse(line, Refusal::Unread { what, advice });
+                    return self.refuse(line, SECOND);
                 }
                 _ => {}
             }
@@ -184,7 +182,7 @@ impl<'a> Reader<'a> {
                 return self.refuse(line, Refusal::Duplicate { name, first });
             }
             let text = self.rule(&name)?;
-            let at = self.place(line);
+            let at = place(&self.file, line);
             rules.push(FileRule { name, at, text });
         }
     }

@@ -12,30 +12,32 @@ use super::error::Refusal;
 /// The longest name of a rule, in characters (`PyYAML`, scanner.py: a simple key has at most 1024).
 const MAX_NAME: usize = 1000;
 
-const TAB: Refusal = Refusal::Unread {
-    what: "a tab is read in quotes and comments alone",
-    advice: "write blanks instead",
-};
-const DIRECTIVE: Refusal = Refusal::Unread {
-    what: "directives, which begin with a percent sign, are not read here",
-    advice: "take the line out",
-};
-const NO_DOCUMENT: Refusal = Refusal::Unread {
-    what: "a document ends here before one began",
-    advice: "take the line out",
-};
-const FLOW: Refusal = Refusal::Unread {
-    what: "between brackets and braces, a string with a question mark, or with one of : > | before it, has quotes",
-    advice: "put quotes around it",
-};
-const NAME: Refusal = Refusal::Unread {
-    what: "a rule's name has at most 1000 characters, and stands on one line with its colon",
-    advice: "write it so",
-};
-const NO_END: Refusal = Refusal::Unread {
-    what: "the file ends within a block",
-    advice: "put a line break at its end",
-};
+const TAB: Refusal = unread(
+    "a tab is read in quotes and comments alone",
+    "write blanks instead",
+);
+const DIRECTIVE: Refusal = unread(
+    "directives, which begin with a percent sign, are not read here",
+    "take the line out",
+);
+const NO_DOCUMENT: Refusal = unread("a document ends here before one began", "take the line out");
+const FLOW: Refusal = unread(
+    "between brackets and braces, a string with a question mark, or with one of : > | before it, has quotes",
+    "put quotes around it",
+);
+const NAME: Refusal = unread(
+    "a rule's name has at most 1000 characters, and stands on one line with its colon",
+    "write it so",
+);
+const NO_END: Refusal = unread(
+    "the file ends within a block",
+    "put a line break at its end",
+);
+
+/// YAML that policy files do not need, and what to do.
+pub(super) const fn unread(what: &'static str, advice: &'static str) -> Refusal {
+    Refusal::Unread { what, advice }
+}
 
 /// A fault, and its line.
 pub(super) type Fault = (usize, Refusal);
