@@ -7,7 +7,7 @@ use crate::backend::Backends;
 use crate::journal::Record;
 use crate::model::{
     Access, AccessDecision, AccessQuestion, AccessSource, Asker, AttachmentId, HostPlan,
-    ImageFormat, SetPermissions, Use, VolumeFacts, VolumeId, VolumeOwner, VolumeRights,
+    ImageFormat, SetPermissions, Use, VolumeFacts, VolumeOwner, VolumeRights,
 };
 
 /// What this host knows of a volume, whatever a request says of it.
@@ -20,16 +20,14 @@ pub struct KnownVolume {
 }
 
 impl KnownVolume {
-    /// What journal and permissions set here tell. The attachment `but` is no use: it is the one that is asked about.
+    /// What the volume's records and the permissions set here tell. The attachment `but` is no use: it is the one that is asked about.
     pub(super) fn new(
-        volume: &VolumeId,
         records: &[Record],
         set: Option<SetPermissions>,
         but: Option<&AttachmentId>,
     ) -> Self {
-        let its: Vec<&Record> = records.iter().filter(|it| it.volume == *volume).collect();
         // Of those that say something, the last: it was told with the newest attachment.
-        let mut newest = its.clone();
+        let mut newest: Vec<&Record> = records.iter().collect();
         newest.sort_by_key(|record| record.created);
         let mut told = newest.iter().rev().map(|record| &record.rights);
         let owner = told
@@ -40,7 +38,7 @@ impl KnownVolume {
         // What was set here and forgotten since does not come back by those who were attached by it.
         let permissions = told.find(|rights| rights.permissions.is_some() && !rights.set_here);
         let permissions = permissions.and_then(|rights| rights.permissions);
-        let others = its.iter().filter(|record| Some(&record.id) != but);
+        let others = records.iter().filter(|record| Some(&record.id) != but);
         Self {
             rights: VolumeRights {
                 owner: owner.cloned().unwrap_or_default(),

@@ -12,7 +12,8 @@ use super::saga::{Forward, Why};
 use crate::journal::{Direction, Progress, Record, Step, StepRecord};
 use crate::libvirt::{DomainView, plan_disk};
 use crate::model::{
-    Actor, Asker, Attachment, AttachmentId, Dialect, Domain, Holder, ImageFormat, State, VolumeId,
+    Actor, Asker, Attachment, AttachmentId, Dialect, Domain, Holder, ImageFormat, SetPermissions,
+    State, VolumeId,
 };
 
 /// How often others may come and go between the decision and the word in the journal before a caller is told to ask again.
@@ -159,10 +160,18 @@ impl Inner {
         volume: &VolumeId,
         but: Option<&AttachmentId>,
     ) -> Result<KnownVolume, Error> {
+        let (records, set) = self.recorded(volume).await?;
+        Ok(KnownVolume::new(&records, set, but))
+    }
+
+    /// What the journal has of a volume: its attachments, and the permissions that were set here.
+    pub(super) async fn recorded(
+        &self,
+        volume: &VolumeId,
+    ) -> Result<(Vec<Record>, Option<SetPermissions>), Error> {
         let journal = &self.parts.journal;
-        let set = journal.permissions(volume).await?;
-        let records = journal.all().await?;
-        Ok(KnownVolume::new(volume, &records, set, but))
+        let records = journal.select(&|record| record.volume == *volume).await?;
+        Ok((records, journal.permissions(volume).await?))
     }
 
     /// The domain that is wanted, as it is now.
@@ -207,19 +216,15 @@ impl Inner {
         decided: &Decided,
     ) -> Result<bool, Error> {
         let _held = self.reserve.lock().await;
-        let journal = &self.parts.journal;
-        let records = journal.all().await?;
-        let set = journal.permissions(&new.volume).await?;
-        let known = KnownVolume::new(&new.volume, &records, set, Some(&new.id));
+        let (records, set) = self.recorded(&new.volume).await?;
+        let known = KnownVolume::new(&records, set, Some(&new.id));
         let now = decide(&self.parts.backends, &asked.wanted, &asked.asker, known)?;
         if !now.makes_the_same(decided) {
             return Ok(false);
         }
         new.access = now.access;
         new.rights = now.rights;
-        let others = records.iter();
-        let others = others.filter(|other| other.id != new.id && other.volume == new.volume);
-        for other in others {
+        for other in records.iter().filter(|other| other.id != new.id) {
             if let Some(why) = in_the_way(other, new) {
                 return Err(Error::VolumeInUse {
                     volume: new.volume.clone(),
@@ -228,7 +233,7 @@ impl Inner {
                 });
             }
         }
-        journal.put_soon(new).await?;
+        self.parts.journal.put_soon(new).await?;
         self.tell(new);
         Ok(true)
     }

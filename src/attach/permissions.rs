@@ -57,10 +57,8 @@ impl Engine {
 
 impl Inner {
     async fn permissions(&self, volume: VolumeId) -> Result<VolumePermissions, Error> {
-        let journal = &self.parts.journal;
-        let set = journal.permissions(&volume).await?;
-        let records = journal.all().await?;
-        let known = KnownVolume::new(&volume, &records, set.clone(), None);
+        let (records, set) = self.recorded(&volume).await?;
+        let known = KnownVolume::new(&records, set.clone(), None);
         Ok(VolumePermissions {
             volume,
             rights: known.rights,

@@ -76,12 +76,8 @@ impl Engine {
                     .as_ref()
                     .is_none_or(|alias| *alias == record.disk.alias)
         };
-        let records = self.0.parts.journal.all().await?;
-        Ok(records
-            .into_iter()
-            .filter(about)
-            .map(|record| record.id)
-            .collect())
+        let records = self.0.parts.journal.select(&about).await?;
+        Ok(records.into_iter().map(|record| record.id).collect())
     }
 
     /// Disks seen gone, as they go.

@@ -316,12 +316,12 @@ impl Inner {
     async fn disconnect(&self, record: &Record) -> Result<(), Error> {
         let mut last = true;
         if let Some(shared) = &record.host.shared {
-            let others = self.parts.journal.all().await?;
-            last = !others.iter().any(|other| {
+            let others = |other: &Record| {
                 other.id != record.id
                     && other.host.shared.as_ref() == Some(shared)
                     && other.uses_connection()
-            });
+            };
+            last = self.parts.journal.select(&others).await?.is_empty();
         }
         let backend = self.parts.backends.get(&record.host.protocol)?;
         let how = Release {

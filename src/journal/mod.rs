@@ -23,8 +23,15 @@ use crate::model::{AttachmentId, Reason, SetPermissions, VolumeId};
 pub trait Journal: Send + Sync {
     /// The record of that id.
     async fn get(&self, id: &AttachmentId) -> Result<Option<Record>, JournalError>;
+    /// The records of which `wanted` says so, ordered by id.
+    async fn select(
+        &self,
+        wanted: &(dyn for<'r> Fn(&'r Record) -> bool + Sync),
+    ) -> Result<Vec<Record>, JournalError>;
     /// Every record, ordered by id.
-    async fn all(&self) -> Result<Vec<Record>, JournalError>;
+    async fn all(&self) -> Result<Vec<Record>, JournalError> {
+        self.select(&|_| true).await
+    }
     /// Writes a record; when this returns, it is on disk.
     async fn put(&self, record: &Record) -> Result<(), JournalError>;
     /// Writes a record without waiting for the disk: every read shows it when this returns, and it is on disk with the

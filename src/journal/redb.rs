@@ -171,8 +171,13 @@ impl Journal for RedbJournal {
         Ok(self.records().get(id).cloned())
     }
 
-    async fn all(&self) -> Result<Vec<Record>, JournalError> {
-        Ok(self.records().values().cloned().collect())
+    async fn select(
+        &self,
+        wanted: &(dyn for<'r> Fn(&'r Record) -> bool + Sync),
+    ) -> Result<Vec<Record>, JournalError> {
+        let records = self.records();
+        let selected = records.values().filter(|record| wanted(record));
+        Ok(selected.cloned().collect())
     }
 
     async fn put(&self, record: &Record) -> Result<(), JournalError> {

@@ -380,9 +380,14 @@ impl Journal for FakeJournal {
         Ok(records.into_iter().find(|record| record.id == *id))
     }
 
-    async fn all(&self) -> Result<Vec<Record>, JournalError> {
+    async fn select(
+        &self,
+        wanted: &(dyn for<'r> Fn(&'r Record) -> bool + Sync),
+    ) -> Result<Vec<Record>, JournalError> {
         tokio::task::yield_now().await;
-        Ok(self.world.records())
+        let mut records = self.world.records();
+        records.retain(wanted);
+        Ok(records)
     }
 
     async fn put(&self, record: &Record) -> Result<(), JournalError> {
