@@ -142,9 +142,17 @@ fn protect(file: &File, read_only: bool) -> Result<(), Failed> {
 /// another device.
 ///
 /// # Errors
-/// `EBUSY` where it is somebody's (open(2), `O_EXCL`), and ioctl(2)'s.
+/// `EBUSY` where it is somebody's (open(2), `O_EXCL`); what became of writes since the device was last asked, which
+/// BLKFLSBUF itself keeps to itself (kernel, block/ioctl.c), and so `sync_file_range(2)` is asked; and ioctl(2)'s. fsync(2)
+/// would send a flush to a server that has nothing to write, and may be dead.
 pub fn flush(device: &Path) -> Result<(), Failed> {
     let file = open(device, libc::O_EXCL)?;
+    let all = libc::SYNC_FILE_RANGE_WAIT_BEFORE
+        | libc::SYNC_FILE_RANGE_WRITE
+        | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    // SAFETY: the descriptor is open, and no memory is handed over.
+    let result = unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, all) };
+    Errno::result(result).map_err(|errno| ("write out what is cached", errno))?;
     // SAFETY: the descriptor is open, and the request takes no argument.
     let result = unsafe { libc::ioctl(file.as_raw_fd(), BLKFLSBUF, 0) };
     Errno::result(result)

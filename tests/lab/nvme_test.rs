@@ -332,9 +332,36 @@ fn paths(node: &Node, ill: &NvmeServer<'_>, well: &NvmeServer<'_>) -> Result<()>
         Duration::from_secs(120),
     )?;
     comes_and_goes(node, &agent, well)?;
+    unwritten(node, &agent, "c1", text(&connected, "host_path"))?;
     ended(node, &agent, "c1", || ill.verb("unsilence {} 21").map(drop))?;
     ill.verb("open {} 20")?;
     no_controllers(node)
+}
+
+/// What is in the host's cache, and cannot be written any more, does not go without a word; by force it does.
+fn unwritten(node: &Node, agent: &Agent<'_>, id: &str, device: &str) -> Result<()> {
+    // Whoever closes a device last has it written: one holds it open.
+    let write = format!(
+        "systemd-run -q --unit=writer sh -c {} &&
+         until [ -e /run/written ]; do sleep 0.1; done; rm /run/written",
+        quote(&format!(
+            "exec 3<>{device}; dd if=/dev/zero bs=4096 count=1 status=none >&3; touch /run/written; exec sleep 1000"
+        ))
+    );
+    node.sh(&write)?;
+    let lost = refused(agent.disconnect(id), "DEVICE_BUSY");
+    node.sh("systemctl stop writer")?;
+    let lost = lost?.message;
+    ensure!(lost.contains("what was written last is lost"), "{lost}");
+    node.sh(&write)?;
+    let forced = agent.call(&["--timeout", "140", "disconnect", "--force", id], "")?;
+    node.sh("systemctl stop writer")?;
+    // The controllers may take their time to go.
+    if let Err(failure) = forced {
+        ensure!(!failure.message.contains("lost"), "{failure:?}");
+        ensure!(failure.reason == "DEVICE_BUSY", "{failure:?}");
+    }
+    Ok(())
 }
 
 /// Connects the server's volume C, reads and disconnects it.

@@ -50,6 +50,11 @@ fn judge(name: &str, flushed: Result<(), WorkerError>, force: bool) -> Result<Us
             tracing::warn!(device = name, error = %crate::model::chain(&error), "not flushed");
             Ok(Use::None)
         }
+        // The kernel forgets what it could not write, and tells so once.
+        error @ WorkerError::Failed { .. } => Err(busy(
+            format!("/dev/{name}"),
+            format!("{error}: what was written last is lost; detach it again to go on without"),
+        )),
         error => Err(busy(
             format!("/dev/{name}"),
             format!(
