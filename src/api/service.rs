@@ -138,7 +138,14 @@ impl Service {
                 owner: self.engine.rights(id).await?.owner,
                 ..Object::default()
             }],
-            Target::New(_, asked) => there.into_iter().chain([asked]).collect(),
+            Target::New(_, mut asked) => {
+                // What once was told to be a service's own does not become a user's by saying nothing of it.
+                if let Some(volume) = &asked.volume {
+                    let known = self.engine.rights(volume).await?.owner;
+                    asked.owner.service_owned |= known.service_owned;
+                }
+                there.into_iter().chain([asked]).collect()
+            }
             Target::Attachment(id) => vec![there.unwrap_or_else(|| Object {
                 attachment: Some(id.clone()),
                 ..Object::of_caller(actor)

@@ -518,6 +518,39 @@ async fn a_services_own_volume_takes_both_halves() {
     ");
 }
 
+/// Who leaves out, or denies, what was told with an earlier attachment gets no further.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_services_own_volume_remains_so_whatever_a_later_request_says() {
+    let keystone = shared();
+    let mut server = Server::start(&keystone, "").await;
+    let mut request = attach("first", "v", smb("first"));
+    request.facts = Some(VolumeFacts {
+        owner: VolumeOwner {
+            service_owned: true,
+            ..server.owner.clone()
+        },
+        ..VolumeFacts::default()
+    });
+    request.disk.shareable = true;
+    server.engine.attach(by_root(request)).await.unwrap();
+    let [admin, both] = &some(&keystone, &["admin", "admin + service"])[..] else {
+        panic!("two callers");
+    };
+    let told = server.owner.clone();
+    for owner in [told, VolumeOwner::default()] {
+        server.owner = owner;
+        for call in ["AttachVolume", "PlanAttach"] {
+            let said = server.call(admin, call, "second", "v").await.unwrap_err();
+            assert_eq!(word(&said), "no", "{call}: {said:?}");
+            // What else is in the way is the volume's use, and not the caller.
+            let said = server.call(both, call, "second", "v").await;
+            assert!(said.is_ok_and(|said| said == "yes"), "{call}");
+        }
+        let end = admit(root(), server.owner.clone(), fakes::end("second"));
+        let _ = server.engine.detach(end).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_caller_says_of_itself_counts_for_nothing() {
     let keystone = shared();
