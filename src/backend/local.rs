@@ -140,9 +140,8 @@ fn only_ours(plan: &HostPlan) -> Result<(), BackendError> {
     if plan.kind != SourceKind::File || plan.protocol != PROTOCOL {
         return Ok(());
     }
-    let job = file::job(plan, None)?;
     let own = nix::unistd::geteuid().as_raw();
-    match beneath::changeable_by_others(&job.root, &job.relative, own) {
+    match beneath::changeable_by_others(&plan.path, own) {
         Ok(None) => Ok(()),
         Ok(Some(folder)) => Err(BackendError::PathUnsafe {
             path: plan.path.clone(),

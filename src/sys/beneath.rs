@@ -61,28 +61,29 @@ pub fn open_beneath(root: &Path, relative: &Path, write: bool) -> Result<Opened,
     })
 }
 
-/// The first folder on the way to `relative`, from `root` on, in which somebody else than root and the user `own` may rename
-/// what is there and make links: whoever may can put another file in the place of one that was looked at.
+/// The first folder on the way to `file` in which somebody else than root and the user `own` may rename what leads there, and
+/// make links: whoever may can put another file in the place of one that was looked at. In a folder with the sticky bit nobody
+/// may rename what is root's or `own`'s (inode(7)), such as another folder.
 ///
 /// Each folder is opened in the one before it, so that of the folders above the first such one nobody can have changed any.
 ///
 /// # Errors
 /// `ENOTDIR` where a folder is none, or a symbolic link, and openat(2)'s other errors.
-pub fn changeable_by_others(
-    root: &Path,
-    relative: &Path,
-    own: u32,
-) -> Result<Option<PathBuf>, Failed> {
-    let mut folder = open_directory(root).map_err(|errno| ("open the directory", errno))?;
-    let mut path = root.to_owned();
-    let names = relative.parent().into_iter().flat_map(Path::components);
-    let mut names = names.filter(|name| !matches!(name, Component::CurDir));
+pub fn changeable_by_others(file: &Path, own: u32) -> Result<Option<PathBuf>, Failed> {
+    let mut path = PathBuf::from("/");
+    let mut folder = open_directory(&path).map_err(|errno| ("open the directory", errno))?;
+    let names = file.parent().into_iter().flat_map(Path::components);
+    let mut names = names
+        .filter(|name| !matches!(name, Component::RootDir | Component::CurDir))
+        .peekable();
     loop {
         let stat = fstat(&folder).map_err(|errno| ("inspect its folder", errno))?;
+        let mode = Mode::from_bits_truncate(stat.st_mode);
         // The bits of the group stand for an access control list's too (acl(5), its mask).
-        let by_others = Mode::S_IWGRP | Mode::S_IWOTH;
+        let by_others = mode.intersects(Mode::S_IWGRP | Mode::S_IWOTH);
+        let sticky = mode.contains(Mode::S_ISVTX) && names.peek().is_some();
         let owned = stat.st_uid == 0 || stat.st_uid == own;
-        if !owned || Mode::from_bits_truncate(stat.st_mode).intersects(by_others) {
+        if !owned || by_others && !sticky {
             return Ok(Some(path));
         }
         let Some(name) = names.next() else {

@@ -92,7 +92,8 @@ async fn files_are_looked_at_beneath_their_root() {
 async fn a_file_must_lie_where_nobody_else_can_put_another_in_its_place() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
-    let (root, folder) = (dir.path().join("root"), dir.path().join("root/a/b"));
+    let above = dir.path().join("above");
+    let (root, folder) = (above.join("root"), above.join("root/a/b"));
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(folder.join("v1"), b"raw bytes").unwrap();
     let set = |path: &Path, mode: u32| {
@@ -100,24 +101,32 @@ async fn a_file_must_lie_where_nobody_else_can_put_another_in_its_place() {
     };
     let inspected = async || inspect(&root, "a/b/v1", ImageFormat::Raw).await;
     inspected().await.unwrap();
-    for place in [&root, &root.join("a"), &folder] {
-        for mode in [0o775, 0o757, 0o1777] {
+    let refused_in = async |place: &Path| {
+        let error = inspected().await.unwrap_err();
+        assert_eq!(error.reason(), Reason::VolumePathUnsafe);
+        let said = error.to_string();
+        assert!(
+            said.contains(&format!("files in {},", place.display())),
+            "{said}"
+        );
+    };
+    let between = root.join("a");
+    for place in [&above, &root, &between, &folder] {
+        for mode in [0o775, 0o757] {
             set(place, mode);
-            let error = inspected().await.unwrap_err();
-            assert_eq!(error.reason(), Reason::VolumePathUnsafe);
-            let said = error.to_string();
-            assert!(
-                said.contains(&format!("files in {},", place.display())),
-                "{said}"
-            );
+            refused_in(place).await;
         }
         set(place, 0o755);
     }
+    // Of what is in a sticky folder, others may rename what is theirs: the file perhaps, which is no folder of root's.
+    set(&folder, 0o1777);
+    refused_in(&folder).await;
+    set(&folder, 0o755);
+    set(&between, 0o1777);
     inspected().await.unwrap();
     if nix::unistd::geteuid().is_root() {
         std::os::unix::fs::chown(&folder, Some(4711), None).unwrap();
-        let error = inspected().await.unwrap_err();
-        assert_eq!(error.reason(), Reason::VolumePathUnsafe);
+        refused_in(&folder).await;
     }
 }
 
