@@ -70,7 +70,12 @@ struct Slot {
     calls: AtomicUsize,
 }
 
-type Opening = oneshot::Receiver<Result<Connection, LibvirtError>>;
+/// A connection that is being opened.
+struct Opening {
+    opened: oneshot::Receiver<Result<Connection, LibvirtError>>,
+    /// Until when it is waited for, by all who wait.
+    deadline: Instant,
+}
 
 #[derive(Default)]
 struct SlotState {
@@ -250,15 +255,15 @@ impl Shared {
     }
 
     /// The slot's connection, opened if there is none alive. A libvirtd that has just started takes connections at once
-    /// and answers when its drivers are up, some seconds later on a busy host: it has as long as for a call.
+    /// and answers when its drivers are up, some seconds later on a busy host: it has as long as for a call, and one that
+    /// hangs has that once, not with every call anew.
     async fn connection(&self, index: usize) -> Result<Arc<Connection>, HypervisorError> {
         let slot = &self.slots[index];
-        let deadline = Instant::now() + self.call_timeout;
         let silent = || {
             let seconds = self.call_timeout.as_secs_f64();
             self.unavailable(&format!("it did not answer within {seconds} s"), None)
         };
-        let locked = timeout_at(deadline, slot.state.lock()).await;
+        let locked = timeout(self.call_timeout, slot.state.lock()).await;
         let mut state = locked.map_err(|_| silent())?;
         if let Some(connection) = &state.connection {
             if connection.is_alive() {
@@ -272,7 +277,8 @@ impl Shared {
             Some(opening) => opening,
             none => none.insert(self.open(index)?),
         };
-        let opened = timeout_at(deadline, opening).await.map_err(|_| silent())?;
+        let opened = timeout_at(opening.deadline, &mut opening.opened).await;
+        let opened = opened.map_err(|_| silent())?;
         state.opening = None;
         let connection = match opened {
             Ok(Ok(connection)) => {
@@ -291,7 +297,7 @@ impl Shared {
 
     /// Opens a connection on a thread of its own, which may hang with libvirtd without holding up the runtime's end.
     fn open(&self, index: usize) -> Result<Opening, HypervisorError> {
-        let (sender, receiver) = oneshot::channel();
+        let (sender, opened) = oneshot::channel();
         let uri = self.uri.clone();
         let events = (index == 0).then(|| Arc::clone(&self.events));
         let closed = Arc::clone(&self.closed);
@@ -301,7 +307,10 @@ impl Shared {
                 let _ = sender.send(Connection::open(&uri, events.as_ref(), &closed));
             })
             .map_err(|error| self.unavailable(&format!("no thread for it: {error}"), None))?;
-        Ok(receiver)
+        Ok(Opening {
+            opened,
+            deadline: Instant::now() + self.call_timeout,
+        })
     }
 }
 
