@@ -70,6 +70,7 @@ for share in cifs_t nfs_t; do
     rules none -A -s volattachd_worker_t -t "$share" -c file -p create
 done
 rules some -A -s volattachd_worker_t -t volattachd_mnt_t -c dir -p mounton
+rules some -A -s volattachd_worker_t -t kernel_t -c system -p module_request
 rules some -A -s volattachd_worker_t -t sysfs_t -c file -p write
 rules some -A -s volattachd_worker_t -t fixed_disk_device_t -c blk_file -p ioctl
 # They have no network, no program to run, no secret of the host's.
