@@ -106,8 +106,12 @@ impl Watch {
                 () = ended(until) => return Err(expired()),
             };
             match change {
-                Ok(attachment) if self.filter.matches(&attachment) => {
-                    let object = Object::from(&attachment);
+                Ok(it)
+                    if self
+                        .filter
+                        .matches(it.domain.as_ref(), &it.volume, it.state) =>
+                {
+                    let object = Object::from(&it);
                     let sees = tokio::select! {
                         biased;
                         sees = self.grant.sees(&object) => sees,
@@ -115,7 +119,7 @@ impl Watch {
                         () = ended(until) => return Err(expired()),
                     };
                     match sees {
-                        Ok(true) => return Ok(attachment),
+                        Ok(true) => return Ok(it),
                         Ok(false) => {}
                         Err(undecided) => {
                             let reason = undecided.reason();

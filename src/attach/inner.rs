@@ -97,16 +97,17 @@ impl Inner {
             after,
             limit,
         } = query;
+        let wanted = |record: &Record| {
+            after.as_ref().is_none_or(|after| record.id > *after)
+                && filter.matches(record.domain.as_ref(), &record.volume, record.state)
+        };
         let mut found = Vec::new();
-        for record in self.parts.journal.all().await? {
+        for record in self.parts.journal.select(&wanted).await? {
             if found.len() == limit {
                 break;
             }
             let attachment = record.to_attachment();
-            if after.as_ref().is_none_or(|after| record.id > *after)
-                && filter.matches(&attachment)
-                && grant.sees(&(&attachment).into()).await?
-            {
+            if grant.sees(&(&attachment).into()).await? {
                 found.push(attachment);
             }
         }

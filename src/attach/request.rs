@@ -2,8 +2,8 @@
 
 use crate::connection::ConnectionInfo;
 use crate::model::{
-    Access, Attachment, AttachmentId, DiskOptions, DomainRef, HostKey, Permissions, State,
-    VolumeFacts, VolumeId,
+    Access, AttachmentId, DiskOptions, Domain, DomainRef, HostKey, Permissions, State, VolumeFacts,
+    VolumeId,
 };
 
 /// Attach a volume to a domain.
@@ -158,21 +158,18 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Whether the attachment matches.
+    /// Whether an attachment of this volume matches.
     #[must_use]
-    pub fn matches(&self, attachment: &Attachment) -> bool {
-        let domain = match (&self.domain, &attachment.domain) {
+    pub fn matches(&self, domain: Option<&Domain>, volume: &VolumeId, state: State) -> bool {
+        let domain = match (&self.domain, domain) {
             (None, _) => true,
             (Some(_), None) => false,
             (Some(DomainRef::Uuid(uuid)), Some(domain)) => domain.uuid == *uuid,
             (Some(DomainRef::Name(name)), Some(domain)) => domain.name == *name,
         };
         domain
-            && self
-                .volume
-                .as_ref()
-                .is_none_or(|volume| *volume == attachment.volume)
-            && self.state.is_none_or(|state| state == attachment.state)
+            && self.volume.as_ref().is_none_or(|wanted| wanted == volume)
+            && self.state.is_none_or(|wanted| wanted == state)
     }
 }
 

@@ -183,8 +183,8 @@ struct Given<'a> {
     format: Option<&'a str>,
 }
 
-/// The most ways to one volume that are taken: arrays have some 4 to 16.
-const MAX_PATHS: usize = 64;
+/// The most ways to one volume that are taken: arrays have some 4 to 16, and each is logged in to.
+pub const MAX_PATHS: usize = 64;
 
 /// Refuses a list of more ways to one volume than there can be.
 fn few_paths(key: &str, given: usize) -> Result<(), ConnectionError> {

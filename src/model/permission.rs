@@ -51,10 +51,11 @@ impl Class {
     /// The first that fits counts, as in Unix (path_resolution(7), "Permissions"): an owner whose digit denies is denied,
     /// whatever the others' says.
     fn of(asker: &Asker, owner: &VolumeOwner) -> Self {
-        let known = |id: &Option<String>| id.clone().filter(|id| !id.is_empty());
-        if known(&owner.user_id).is_some_and(|user| user == asker.user_id) {
+        let is =
+            |id: &Option<String>, asker: &String| !asker.is_empty() && id.as_ref() == Some(asker);
+        if is(&owner.user_id, &asker.user_id) {
             Self::Owner
-        } else if known(&owner.group_id).is_some_and(|group| asker.groups.contains(&group)) {
+        } else if asker.groups.iter().any(|group| is(&owner.group_id, group)) {
             Self::Group
         } else {
             Self::Others

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::login::{Initiator, SPARE, address, iscsiadm, meaning};
 use super::record;
 use crate::backend::{BackendError, mount};
-use crate::connection::Chap;
+use crate::connection::{Chap, MAX_PATHS};
 use crate::model::TargetPath;
 
 impl Initiator {
@@ -77,9 +77,6 @@ fn configuration(portal: SocketAddr, timeout: u64, chap: Option<&Chap>) -> Zeroi
     text
 }
 
-/// The most portals that are taken from an answer: arrays have some 4 to 16, and each is logged in to.
-pub(super) const MAX_PORTALS: usize = 64;
-
 /// The given path, then those to the same target in iscsiadm's answer: lines of `address:port,group name`. Addresses that mean
 /// something on one link or one host alone are left out.
 pub(super) fn paths(given: &TargetPath, answer: &str) -> Vec<TargetPath> {
@@ -101,17 +98,18 @@ pub(super) fn paths(given: &TargetPath, answer: &str) -> Vec<TargetPath> {
             ..given.clone()
         };
         let reachable = !of_one_link && !portal.ip().is_unspecified();
-        if paths.len() == MAX_PORTALS {
+        if name != given.name || !reachable || paths.contains(&path) {
+            continue;
+        }
+        if paths.len() == MAX_PATHS {
             tracing::warn!(
                 target = given.name,
                 portal = given.portal,
-                "the target names more portals than are taken: {MAX_PORTALS}"
+                "the target names more portals than are taken: {MAX_PATHS}"
             );
             break;
         }
-        if name == given.name && reachable && !paths.contains(&path) {
-            paths.push(path);
-        }
+        paths.push(path);
     }
     paths
 }
@@ -142,7 +140,7 @@ mod tests {
         let endless: String = (1..=9999)
             .map(|port| format!("10.0.0.9:{port},1 iqn.a\n"))
             .collect();
-        assert_eq!(paths(&given, &endless).len(), MAX_PORTALS);
+        assert_eq!(paths(&given, &endless).len(), MAX_PATHS);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use super::{discover, multipathd, record::Record, sysfs};
-use crate::connection::{ConnectionInfo, Protocol};
+use crate::connection::{ConnectionInfo, MAX_PATHS, Protocol};
 use crate::model::TargetPath;
 
 /// Any text as what iscsiadm found: only ways to the target that was asked about, each once, the given one first, and no more
@@ -16,7 +16,7 @@ pub(crate) fn iscsiadm(answer: &str) {
         lun: Some(3),
     };
     let paths = discover::paths(&given, answer);
-    assert!(paths.first() == Some(&given) && paths.len() <= discover::MAX_PORTALS);
+    assert!(paths.first() == Some(&given) && paths.len() <= MAX_PATHS);
     for (at, path) in paths.iter().enumerate() {
         assert!(path.name == given.name && path.lun == given.lun);
         assert!(path.portal.parse::<SocketAddr>().is_ok() && !paths[..at].contains(path));
