@@ -294,6 +294,15 @@ async fn a_call_is_audited() {
     }
 }
 
+/// Tries until it holds.
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = std::time::Instant::now() + LONG;
+    while !holds().await {
+        assert!(std::time::Instant::now() < deadline, "not yet: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 #[tokio::test]
 async fn a_policy_is_read_again_and_a_broken_one_is_told_of() {
     let place = Place::new();
@@ -307,17 +316,16 @@ async fn a_policy_is_read_again_and_a_broken_one_is_told_of() {
     let socket = place.path("run/volattachd.sock");
     assert!(call(&socket).await.is_err());
     fs::write(&policy, "'volume:attachment_get_all': 'rule:admin_api'\n").unwrap();
-    call(&socket).await.unwrap();
+    until("the policy allows", async || call(&socket).await.is_ok()).await;
     fs::write(&policy, "'volume:attachment_get_all': 0\n").unwrap();
+    until("it is told of", async || {
+        let figures = fs::read_to_string(&figures).unwrap();
+        figures.contains("volattach_policy_broken 1\n")
+            && figures.contains("volattach_policy_reloads_total{result=\"ok\"} 1\n")
+            && figures.contains("volattach_policy_reloads_total{result=\"failed\"} 1\n")
+    })
+    .await;
     call(&socket).await.unwrap();
-    let figures = fs::read_to_string(&figures).unwrap();
-    for figure in [
-        "volattach_policy_reloads_total{result=\"ok\"} 1\n",
-        "volattach_policy_reloads_total{result=\"failed\"} 1\n",
-        "volattach_policy_broken 1\n",
-    ] {
-        assert!(figures.contains(figure), "{figure}: {figures}");
-    }
     daemon.signal(Signal::SIGTERM);
     let (_, said) = daemon.end();
     let told = said.lines().find(|line| line.contains("cannot be used"));
@@ -350,7 +358,7 @@ async fn a_policy_s_server_is_asked_while_others_are_served() {
     };
     rule("yes");
     let text = fs::read_to_string(&config).unwrap();
-    let text = format!("{text}[policy]\nfile = {policy:?}\nremote_timeout = \"20s\"\n");
+    let text = format!("{text}[policy]\nfile = {policy:?}\nremote_timeout = \"60s\"\n");
     fs::write(&config, text).unwrap();
     let mut daemon = place.start(place.command(&[]));
     let socket = place.path("run/volattachd.sock");
@@ -363,22 +371,31 @@ async fn a_policy_s_server_is_asked_while_others_are_served() {
             .contains("attachment_get_all")
     );
     rule("no");
-    let denied = call(&socket).await.unwrap_err();
-    assert_eq!(denied.code(), tonic::Code::PermissionDenied);
+    until("the server denies", async || {
+        let denied = call(&socket).await.err();
+        denied.is_some_and(|status| status.code() == tonic::Code::PermissionDenied)
+    })
+    .await;
     // More calls than the daemon has threads wait for a server that never answers.
     rule("silent");
-    let waiting: Vec<_> = (0..8)
-        .map(|_| {
-            let socket = socket.clone();
-            tokio::spawn(async move { call(&socket).await })
-        })
-        .collect();
-    for _ in 0..9 {
-        asked.recv_timeout(LONG).unwrap();
+    let mut calls = Vec::new();
+    let mut silent = 0;
+    while silent < 8 {
+        let socket = socket.clone();
+        calls.push(tokio::spawn(async move { call(&socket).await }));
+        while let Ok(asked) = asked.recv_timeout(Duration::from_millis(200)) {
+            silent += usize::from(asked.line.contains("/silent "));
+        }
     }
+    let waiting = || calls.iter().filter(|call| !call.is_finished()).count();
+    assert_eq!(waiting(), 8);
     rule("yes");
-    call(&socket).await.unwrap();
-    assert!(waiting.iter().all(|call| !call.is_finished()));
+    until("another is answered", async || {
+        let answered = tokio::time::timeout(Duration::from_secs(1), call(&socket)).await;
+        answered.is_ok_and(|answer| answer.is_ok())
+    })
+    .await;
+    assert_eq!(waiting(), 8);
     daemon.signal(Signal::SIGKILL);
     daemon.end();
 }

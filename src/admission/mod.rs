@@ -38,14 +38,27 @@ impl Admission {
         Self { policy, audit_role }
     }
 
-    /// Looks whether the policy's files have changed, as every call does.
+    /// Looks whether the policy's files have changed, and waits for the disk.
     pub fn refresh(&self) {
-        let _ = self.policy.current();
+        self.policy.refresh();
     }
 
     /// A caller, as the policy of this moment sees it.
     pub async fn caller(&self, actor: Actor) -> Caller {
         Caller::new(actor, self.policy.current(), self.audit_role.as_deref()).await
+    }
+
+    /// The same grant, as the policy of this moment sees its caller: for what goes on while the policy changes.
+    pub async fn renewed(&self, grant: Grant) -> Grant {
+        let granted = &grant.0;
+        if granted.caller.is_by(&self.policy.current()) {
+            return grant;
+        }
+        Grant(Arc::new(Granted {
+            caller: Arc::new(self.caller(granted.caller.actor().clone()).await),
+            rpc: granted.rpc,
+            about: granted.about.clone(),
+        }))
     }
 }
 

@@ -38,8 +38,8 @@ const DRAIN: Duration = Duration::from_secs(60);
 const CLOSE: Duration = Duration::from_secs(5);
 
 /// How often the files that are read again when they change are looked at: certificates, keys, authorities, and the
-/// policy's, which every call looks at too, so that a broken one is told of before it matters.
-const FILES_CLOCK: Duration = Duration::from_secs(10);
+/// policy's. One that has changed is read at the look after, when it is at rest.
+const FILES_CLOCK: Duration = Duration::from_secs(1);
 
 /// A daemon that does not serve yet.
 pub(super) struct Daemon {
@@ -140,10 +140,16 @@ impl Daemon {
                 clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
                 loop {
                     clock.tick().await;
-                    if let Some(tls) = &tls {
-                        tls.refresh();
+                    let (admission, tls) = (admission.clone(), tls.clone());
+                    let looked = tokio::task::spawn_blocking(move || {
+                        if let Some(tls) = &tls {
+                            tls.refresh();
+                        }
+                        admission.refresh();
+                    });
+                    if let Err(error) = looked.await {
+                        tracing::error!(%error, "cannot look whether files have changed");
                     }
-                    admission.refresh();
                 }
             }
         });

@@ -19,15 +19,15 @@ use tokio_rustls::TlsAcceptor;
 use super::certificate::PeerCertificate;
 use crate::config::ListenTls;
 use crate::model::chain;
-use crate::sys::Stamp;
+use crate::sys::Watched;
 
 /// How the daemon shows who it is to callers over the network, and checks who they are.
 #[derive(Debug)]
 pub struct TlsServer {
     files: ListenTls,
     current: RwLock<Loaded>,
-    /// The files as they were when they were last read, for good or ill.
-    seen: Mutex<[Option<Stamp>; 3]>,
+    /// Held for as long as a reload takes.
+    watched: Mutex<Watched>,
 }
 
 /// What the files hold.
@@ -43,10 +43,10 @@ impl TlsServer {
     /// # Errors
     /// Where one of them cannot be read or used, or key and certificate are no pair.
     pub fn new(files: &ListenTls) -> Result<Self, TlsError> {
-        let seen = stamps(files);
+        let watched = Watched::new(paths(files));
         Ok(Self {
             current: RwLock::new(load(files)?),
-            seen: Mutex::new(seen),
+            watched: Mutex::new(watched),
             files: files.clone(),
         })
     }
@@ -73,31 +73,34 @@ impl TlsServer {
             .map(|_| ())
     }
 
-    /// Looks whether the files have changed, and then reads them again.
+    /// Looks whether the files have changed; those that have, and were the same at the last look, are read again. Waits for
+    /// the disk.
     pub fn refresh(&self) {
-        let now = stamps(&self.files);
-        {
-            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            if *seen == now {
-                return;
-            }
-            *seen = now;
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        if !watched.look(paths(&self.files)) {
+            return;
         }
         match load(&self.files) {
             Ok(loaded) => {
+                watched.done();
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = loaded;
                 tracing::info!("the files of [listen.tls] have changed and are in use");
             }
-            Err(error) => tracing::error!(
-                error = chain(&error),
-                "the files of [listen.tls] have changed and cannot be used: those read before stay in use"
-            ),
+            Err(error) => {
+                let why = chain(&error).to_string();
+                if watched.failed(&why) {
+                    tracing::error!(
+                        error = why,
+                        "the files of [listen.tls] have changed and cannot be used: those read before stay in use"
+                    );
+                }
+            }
         }
     }
 }
 
-fn stamps(files: &ListenTls) -> [Option<Stamp>; 3] {
-    [&files.certificate, &files.key, &files.client_ca].map(|path| Stamp::of(path))
+fn paths(files: &ListenTls) -> [PathBuf; 3] {
+    [&files.certificate, &files.key, &files.client_ca].map(Clone::clone)
 }
 
 fn load(files: &ListenTls) -> Result<Loaded, TlsError> {

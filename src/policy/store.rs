@@ -1,15 +1,19 @@
-//! The policy as it is now: files are looked at before each decision, and read again once they have changed.
+//! The policy as it is now: its files are looked at by the clock, and read again once they have changed and are at rest.
+//!
+//! Invariant: nothing is opened by a file that is gone, empty, half written or broken. Once the policy file was there, only
+//! the next start goes without it.
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::defaults::DEFAULTS;
 use super::error::PolicyError;
 use super::remote::Remote;
 use super::rules::{Policy, Sources, files_in};
-use crate::sys::Stamp;
+use crate::model::chain;
+use crate::sys::Watched;
 
 /// Where the rules of files are, and what is known of the deployment.
 #[derive(Debug, Clone, Default)]
@@ -32,17 +36,16 @@ pub struct PolicyStore {
     files: PolicyFiles,
     /// Told of each reload.
     told: Box<dyn Fn(Reloaded<'_>) + Send + Sync>,
-    now: Mutex<Now>,
+    policy: RwLock<Arc<Policy>>,
+    /// Held for as long as a reload takes, so that there is one at a time.
+    watch: Mutex<Watch>,
 }
 
-struct Now {
-    policy: Arc<Policy>,
-    /// What the files looked like when they were last read, whatever came of it.
-    stamps: Stamps,
+struct Watch {
+    files: Watched,
+    /// Whether the policy file was ever there.
+    had_file: bool,
 }
-
-/// Each file and directory, and what it looked like.
-type Stamps = Vec<(PathBuf, Option<Stamp>)>;
 
 impl std::fmt::Debug for PolicyStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -61,56 +64,75 @@ impl PolicyStore {
         files: PolicyFiles,
         told: impl Fn(Reloaded<'_>) + Send + Sync + 'static,
     ) -> Result<Self, PolicyError> {
-        let stamps = files.stamps();
-        let policy = files.load()?;
+        let watched = Watched::new(files.paths());
+        let file = there(&files.file);
+        let policy = files.load_with(file)?;
         Ok(Self {
-            files,
             told: Box::new(told),
-            now: Mutex::new(Now {
-                policy: Arc::new(policy),
-                stamps,
+            policy: RwLock::new(Arc::new(policy)),
+            watch: Mutex::new(Watch {
+                files: watched,
+                had_file: file.is_some(),
             }),
+            files,
         })
     }
 
     /// The policy of this moment: that of the files, or the last one of theirs that could be used.
     #[must_use]
     pub fn current(&self) -> Arc<Policy> {
-        // Before they are read: a change in between is a change at the next look.
-        let stamps = self.files.stamps();
-        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
-        if now.stamps != stamps {
-            match self.reload(&now.stamps) {
-                Ok(policy) => {
-                    tracing::info!("the policy's files have changed: read again");
-                    now.policy = Arc::new(policy);
-                    (self.told)(Ok(()));
-                }
-                Err(error) => {
+        let policy = self.policy.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&policy)
+    }
+
+    /// Looks whether the files have changed; those that have, and were the same at the last look, are read again. Waits for
+    /// the disk.
+    pub fn refresh(&self) {
+        let mut watch = self.watch();
+        if !watch.files.look(self.files.paths()) {
+            return;
+        }
+        match self.reload(watch.had_file) {
+            Ok((policy, has_file)) => {
+                tracing::info!("the policy's files have changed: read again");
+                *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+                watch.had_file |= has_file;
+                watch.files.done();
+                (self.told)(Ok(()));
+            }
+            Err(error) => {
+                let why = chain(&error).to_string();
+                if watch.files.failed(&why) {
                     tracing::error!(
-                        error = crate::model::chain(&error),
+                        error = why,
                         "the policy's files have changed and cannot be used: the last good policy goes on; correct them \
                          (volattachd policy validate)"
                     );
                     (self.told)(Err(&error));
                 }
             }
-            now.stamps = stamps;
         }
-        Arc::clone(&now.policy)
     }
 
-    fn reload(&self, before: &Stamps) -> Result<Policy, PolicyError> {
-        // A file that was there and is gone, as in the middle of an edit, must not open what it closed.
-        let file = &self.files.file;
-        let was_there = |(path, stamp): &(PathBuf, _)| path == file && Option::is_some(stamp);
-        if before.iter().any(was_there) && !file.exists() {
-            return Err(PolicyError::Read {
-                path: file.clone(),
-                source: ErrorKind::NotFound.into(),
-            });
+    fn watch(&self) -> MutexGuard<'_, Watch> {
+        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The policy, and whether it has a policy file.
+    fn reload(&self, had_file: bool) -> Result<(Policy, bool), PolicyError> {
+        let path = self.files.file.as_path();
+        let file = if had_file { Some(path) } else { there(path) };
+        if had_file {
+            let failed = |source| PolicyError::Read {
+                path: path.to_owned(),
+                source,
+            };
+            if fs::metadata(path).map_err(failed)?.len() == 0 {
+                let empty = "it is empty, as what could not be written whole is; a file without rules has a comment";
+                return Err(failed(io::Error::new(ErrorKind::UnexpectedEof, empty)));
+            }
         }
-        self.files.load()
+        Ok((self.files.load_with(file)?, file.is_some()))
     }
 }
 
@@ -120,10 +142,15 @@ impl PolicyFiles {
     /// # Errors
     /// Where a file cannot be read or is refused.
     pub fn load(&self) -> Result<Policy, PolicyError> {
+        self.load_with(there(&self.file))
+    }
+
+    /// With that policy file.
+    fn load_with(&self, file: Option<&Path>) -> Result<Policy, PolicyError> {
         let policy = Policy::load(Sources {
             defaults: DEFAULTS,
             enforce_new_defaults: true,
-            file: there(&self.file),
+            file,
             dir: there(&self.dir),
         })?;
         for finding in policy.findings(&self.roles) {
@@ -135,15 +162,11 @@ impl PolicyFiles {
         })
     }
 
-    fn stamps(&self) -> Stamps {
+    fn paths(&self) -> Vec<PathBuf> {
         let mut paths = vec![self.file.clone(), self.dir.clone()];
         // What cannot be listed cannot be loaded either, which says why.
         paths.extend(files_in(&self.dir).unwrap_or_default());
-        let stamped = paths.into_iter().map(|path| {
-            let stamp = Stamp::of(&path);
-            (path, stamp)
-        });
-        stamped.collect()
+        paths
     }
 }
 
@@ -205,8 +228,10 @@ mod tests {
         }
     }
 
-    /// Whether anybody may extend.
+    /// Whether anybody may extend, once the files have been at rest for a look.
     fn is_open(store: &PolicyStore) -> bool {
+        store.refresh();
+        store.refresh();
         let policy = store.current();
         let nobody = now(policy.credentials(Attributes::new()));
         let target = Target::new(Attributes::new());
@@ -245,9 +270,41 @@ mod tests {
         assert_eq!(fixture.reloads(), (0, 3), "told of each once");
         fixture.write("policy.yaml", "'volume:extend': '!'\n");
         assert!(!is_open(&store));
-        fs::remove_file(fixture.path("policy.yaml")).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_is_gone_or_empty_opens_nothing_whatever_else_changes() {
+        let fixture = Fixture::new();
+        let store = fixture.open().unwrap();
         fixture.write("policy.d/10-other.yaml", "'volume:extend': '@'\n");
-        assert!(!is_open(&store), "a file that is gone opens nothing");
+        assert!(is_open(&store));
+        fixture.write("policy.yaml", "'volume:extend': '!'\n");
+        fs::remove_file(fixture.path("policy.d/10-other.yaml")).unwrap();
+        assert!(!is_open(&store));
+        fs::remove_file(fixture.path("policy.yaml")).unwrap();
+        assert!(!is_open(&store));
+        fixture.write("policy.d/10-other.yaml", "'volume:extend': '@'\n");
+        assert!(!is_open(&store) && !is_open(&store));
+        fixture.write("policy.yaml", "");
+        assert!(!is_open(&store));
+        fixture.write("policy.yaml", "# nothing\n");
+        assert!(is_open(&store));
+        assert_eq!(fixture.reloads(), (3, 2));
+    }
+
+    #[test]
+    fn a_file_that_is_being_written_is_not_read() {
+        let fixture = Fixture::new();
+        fixture.write("policy.yaml", "'volume:extend': '!'\n");
+        fixture.write("policy.d/10-other.yaml", "'volume:extend': '!'\n");
+        let store = fixture.open().unwrap();
+        for written in ["", "# first", "# first\n'volume:extend': '@'\n"] {
+            fixture.write("policy.d/10-other.yaml", written);
+            store.refresh();
+            assert_eq!(fixture.reloads(), (0, 0), "{written}");
+        }
+        assert!(is_open(&store));
+        assert_eq!(fixture.reloads(), (1, 0));
     }
 
     #[test]

@@ -18,4 +18,4 @@ mod stamp;
 pub mod worker;
 
 pub use inherited::inherited_sockets;
-pub use stamp::Stamp;
+pub use stamp::{Stamp, Watched};
