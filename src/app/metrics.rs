@@ -2,9 +2,9 @@
 //!
 //! No server: nothing listens that did not before, and whoever may read the file may read the figures.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -89,19 +89,38 @@ impl Figures {
     }
 }
 
-/// Whoever reads it meanwhile reads all of the old text or all of the new.
+/// Whoever reads it meanwhile reads all of the old text or all of the new. The directory may be another user's, the
+/// collector's: no link that is put there is followed.
 fn replace(file: &Path, text: &str) -> io::Result<()> {
     let mut whole = file.as_os_str().to_owned();
     whole.push(".new");
-    fs::write(&whole, text)?;
-    // The collector is another user.
-    fs::set_permissions(&whole, fs::Permissions::from_mode(0o644))?;
+    match fs::remove_file(&whole) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut new = fs::File::create_new(&whole)?;
+    new.set_permissions(fs::Permissions::from_mode(0o644))?;
+    new.write_all(text.as_bytes())?;
     fs::rename(&whole, file)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_link_in_the_way_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let [file, link, other] =
+            ["a.prom", "a.prom.new", "other"].map(|name| dir.path().join(name));
+        fs::write(&other, "other").unwrap();
+        for at in [&file, &link] {
+            std::os::unix::fs::symlink(&other, at).unwrap();
+        }
+        Metrics::new(Some(file.clone())).write();
+        assert_eq!(fs::read_to_string(&other).unwrap(), "other");
+        assert!(fs::symlink_metadata(&file).unwrap().is_file() && !link.exists());
+    }
 
     #[test]
     fn the_file_has_the_figures_as_they_are() {
