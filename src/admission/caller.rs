@@ -132,6 +132,11 @@ impl Caller {
         }
     }
 
+    /// Whether it is seen by that policy.
+    pub(super) fn is_by(&self, policy: &Arc<Policy>) -> bool {
+        Arc::ptr_eq(&self.policy, policy)
+    }
+
     /// Who it is.
     #[must_use]
     pub fn actor(&self) -> &Actor {

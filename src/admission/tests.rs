@@ -67,6 +67,36 @@ fn nova() -> Option<Identity> {
 }
 
 #[test]
+fn what_goes_on_is_decided_by_the_policy_of_its_moment() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("policy.yaml");
+    let write = |rule: &str| {
+        let text = format!("'volume:attachment_watch': '{rule}'\n");
+        std::fs::write(&file, text).unwrap();
+    };
+    write("role:member");
+    let files = PolicyFiles {
+        file: file.clone(),
+        ..PolicyFiles::default()
+    };
+    let admission = Admission::new(PolicyStore::open(files, |_| {}).unwrap(), None);
+    let caller = Arc::new(now(
+        admission.caller(keystone(half("u", "p", &["member"]), None))
+    ));
+    let about = of_project("p");
+    let admitted = now(caller.admit(Rpc::WatchAttachments, None, vec![about.clone()], ()));
+    let mut grant = admitted.unwrap().grant().clone();
+    for (rule, seen) in [("role:other", false), ("role:member ", true)] {
+        write(rule);
+        admission.refresh();
+        admission.refresh();
+        grant = now(admission.renewed(grant));
+        assert_eq!(now(grant.sees(&about)), Ok(seen), "{rule}");
+        assert_eq!(grant.actor().via, Via::Keystone);
+    }
+}
+
+#[test]
 fn connect_and_disconnect_need_both_halves_whatever_the_policy_says() {
     let open = with_policy(
         "'volume_extension:volume_actions:initialize_connection': '@'\n\

@@ -28,6 +28,10 @@ const MAX_HEADERS: u32 = 16 * 1024;
 /// How long a connection may take to give a sign of life that it is asked for.
 const KEEPALIVE_ANSWER: Duration = Duration::from_secs(20);
 
+/// The largest request of health checks and reflection, in bytes, which need no more than a name: nobody is asked who calls
+/// them.
+const MAX_SMALL: usize = 4 * 1024;
+
 /// A server whose connections each have their limits, to which [`Api::routes`] are to be added.
 #[must_use]
 pub fn server(limits: &Limits) -> Server {
@@ -84,10 +88,18 @@ impl Api {
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         };
         let routes = Routes::new(service)
-            .add_service(health_service)
-            .add_service(reflection().build_v1()?)
+            .add_service(health_service.max_decoding_message_size(MAX_SMALL))
+            .add_service(
+                reflection()
+                    .build_v1()?
+                    .max_decoding_message_size(MAX_SMALL),
+            )
             // Older clients (grpcurl before 1.9, grpcio-tools) ask in v1alpha only.
-            .add_service(reflection().build_v1alpha()?);
+            .add_service(
+                reflection()
+                    .build_v1alpha()?
+                    .max_decoding_message_size(MAX_SMALL),
+            );
         Ok(Self {
             routes,
             health,

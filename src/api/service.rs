@@ -276,8 +276,8 @@ impl v1::volume_attach_server::VolumeAttach for Service {
                 Err(error) => return Ok(Err(error)),
             };
             let (now, changes) = self.engine.watch(admitted).await?;
-            let stopping = self.stopping.clone();
-            let watch = watch::Watch::new(now, changes, filter, grant, stopping, held);
+            let (admission, stopping) = (self.admission.clone(), self.stopping.clone());
+            let watch = watch::Watch::new(now, changes, filter, admission, grant, stopping, held);
             Ok(Ok(watch.stream()))
         };
         let stream = self

@@ -4,7 +4,7 @@ use crate::admission::Object;
 use crate::attach::{
     AttachRequest, ConnectRequest, EndRequest, ExtendRequest, Filter, ListQuery, PermissionsRequest,
 };
-use crate::model::{AttachmentId, VolumeFacts, VolumeId, VolumeOwner};
+use crate::model::{Access, AttachmentId, VolumeFacts, VolumeId, VolumeOwner};
 use crate::policy::Privilege;
 
 /// What a request is about.
@@ -40,13 +40,18 @@ fn told(facts: Option<&VolumeFacts>) -> VolumeOwner {
     facts.map_or_else(VolumeOwner::default, |facts| facts.owner.clone())
 }
 
+/// What the volume may be used for: where nothing is asked for, it is written if nothing forbids that.
+fn may_become(asked: Option<Access>) -> Access {
+    asked.unwrap_or(Access::ReadWrite)
+}
+
 impl Asks for AttachRequest {
     fn target(&self) -> Target<'_> {
         let object = Object {
             attachment: Some(self.id.clone()),
             volume: Some(self.volume.clone()),
             domain: Some(self.domain.to_string()),
-            access: self.access,
+            access: Some(may_become(self.access)),
             owner: told(self.facts.as_ref()),
         };
         Target::New(&self.id, object)
@@ -63,7 +68,7 @@ impl Asks for ConnectRequest {
             attachment: Some(self.id.clone()),
             volume: Some(self.volume.clone()),
             domain: None,
-            access: self.access,
+            access: Some(may_become(self.access)),
             owner: told(self.facts.as_ref()),
         };
         Target::New(&self.id, object)

@@ -1,11 +1,13 @@
 //! The stream of WatchAttachments: everything as it is, then each change.
 //!
 //! It ends with an error and never silently: `WATCH_LAGGED` when the caller was too slow and changes are lost,
-//! `SHUTTING_DOWN` when the daemon stops, `UNAUTHENTICATED` when the caller's token has expired, `PERMISSION_DENIED` when the
-//! policy cannot be evaluated for a change: it is not left out as if it had not been.
+//! `SHUTTING_DOWN` when the daemon stops, `UNAUTHENTICATED` when the caller's token has expired, or a caller over the network
+//! was let in too long ago, `PERMISSION_DENIED` when the policy cannot be evaluated for a change: it is not left out as if it
+//! had not been. Each change is shown by the policy of its moment.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::broadcast::{Receiver, error::RecvError};
@@ -15,11 +17,15 @@ use tonic::Status;
 use super::limit::Guard;
 use super::status::{Subject, status};
 use super::{encode, v1};
-use crate::admission::{Grant, Object};
+use crate::admission::{Admission, Grant, Object};
 use crate::attach::Filter;
-use crate::model::{Attachment, Reason};
+use crate::model::{Attachment, Reason, Via};
 
-/// How often the clock is looked at while a token lasts.
+/// How long a watch over the network, or by a token, goes on: certificates end, their authorities are changed, tokens are
+/// revoked. To watch again takes one call.
+const LIFE: Duration = Duration::from_secs(3600);
+
+/// How often the clock is looked at while a watch may go on.
 const CLOCK: Duration = Duration::from_secs(60);
 
 /// What the caller receives.
@@ -31,9 +37,11 @@ pub(super) type Stream =
 #[error("the daemon is stopping and takes no new work: call again when it is back")]
 pub(super) struct ShuttingDown;
 
-/// The caller's token is no longer good.
+/// What let the caller in no longer counts.
 #[derive(Debug, thiserror::Error)]
-#[error("the token that the watch was begun with is no longer good: watch again with a new one")]
+#[error(
+    "the token that the watch was begun with is no longer good, or the watch was let in an hour ago: watch again"
+)]
 struct Expired;
 
 /// The caller was too slow.
@@ -50,26 +58,38 @@ pub(super) struct Watch {
     now: VecDeque<Attachment>,
     changes: Receiver<Attachment>,
     filter: Filter,
+    admission: Arc<Admission>,
     grant: Grant,
+    until: Option<SystemTime>,
     stopping: CancellationToken,
     /// Counts it among its caller's.
     _held: Guard,
 }
 
 impl Watch {
-    /// All of `now`, then of `changes`, that match `filter` and that the caller may see, until its token is no longer good.
+    /// All of `now`, then of `changes`, that match `filter` and that the caller may see, until what let it in no longer
+    /// counts.
     pub(super) fn new(
         now: Vec<Attachment>,
         changes: Receiver<Attachment>,
         filter: Filter,
+        admission: Arc<Admission>,
         grant: Grant,
         stopping: CancellationToken,
         held: Guard,
     ) -> Self {
+        let actor = grant.actor();
+        let life = match actor.via {
+            // The kernel's word.
+            Via::LocalPeer { .. } => None,
+            Via::Certificate(_) | Via::Keystone => SystemTime::now().checked_add(LIFE),
+        };
         Self {
             now: now.into(),
             changes,
             filter,
+            admission,
+            until: actor.until.into_iter().chain(life).min(),
             grant,
             stopping,
             _held: held,
@@ -96,8 +116,12 @@ impl Watch {
         if let Some(attachment) = self.now.pop_front() {
             return Ok(attachment);
         }
-        let until = self.grant.actor().until;
+        let until = self.until;
         loop {
+            // However fast changes come.
+            if until.is_some_and(|until| until <= SystemTime::now()) {
+                return Err(expired());
+            }
             let change = tokio::select! {
                 biased;
                 // A change that already happened is told before the end is.
@@ -112,9 +136,13 @@ impl Watch {
                         .matches(it.domain.as_ref(), &it.volume, it.state) =>
                 {
                     let object = Object::from(&it);
+                    let sees = async {
+                        self.grant = self.admission.renewed(self.grant.clone()).await;
+                        self.grant.sees(&object).await
+                    };
                     let sees = tokio::select! {
                         biased;
-                        sees = self.grant.sees(&object) => sees,
+                        sees = sees => sees,
                         () = self.stopping.cancelled() => return Err(shutting_down()),
                         () = ended(until) => return Err(expired()),
                     };

@@ -220,7 +220,7 @@ pub(super) fn attachment(format: Format, attachment: &v1::Attachment) -> String 
     ]);
     if !attachment.disk_xml.is_empty() {
         text.push_str("\n\n");
-        text.push_str(attachment.disk_xml.trim_end());
+        text.push_str(&xml(&attachment.disk_xml));
     }
     text
 }
@@ -351,9 +351,14 @@ fn plan_text(plan: &v1::PlanAttachResponse) -> String {
         text.push_str(&table(Some(["Name", "Value", "Origin"]), settings));
     }
     text.push_str("\n\nDisk:\n");
-    let xml = plan.disk_xml.trim_end().lines().map(visible);
-    text.push_str(&xml.collect::<Vec<_>>().join("\n"));
+    text.push_str(&xml(&plan.disk_xml));
     text
+}
+
+/// XML as it is shown: line by line, and what would act as an escape spelt out.
+fn xml(xml: &str) -> String {
+    let lines = xml.trim_end().lines().map(visible);
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// What this host can connect to; the JSON is as os-brick has it.
