@@ -38,7 +38,8 @@ fn plan(info: &str, more: &[&str]) -> Result<Value, (i32, Value)> {
     let files = Files::new();
     let config = files.write(
         "volattachd.toml",
-        "[smb]\nuid = 64055\ngid = 64055\n[local]\nroots = [\"/srv/volumes\", \"/dev/vg\"]\n",
+        "[smb]\nuid = 64055\ngid = 64055\n[local]\nroots = [\"/srv/volumes\", \"/dev/vg\"]\n\
+         [smb.servers.archive]\nread_only = true\n[nfs.servers.archive]\nread_only = true\n",
     );
     let info = files.write("info.json", info);
     let first = [
@@ -61,6 +62,24 @@ fn plan(info: &str, more: &[&str]) -> Result<Value, (i32, Value)> {
 
 const SMB: &str = r#"{"driver_volume_type":"smbfs","serial":"vol-7","data":{"export":"//files/vols","name":"v 1.raw",
     "options":"-o username=bob,password=hunter2","access_mode":"ro"}}"#;
+
+#[test]
+fn what_the_deployer_says_is_read_only_is_whatever_anybody_asks_for() {
+    for (protocol, at) in [("smbfs", "//HOST/vols"), ("nfs", "HOST:/vols")] {
+        let plan_on = |host: &str| {
+            let export = at.replace("HOST", host);
+            let data = format!(r#"{{"export":"{export}","name":"v","access_mode":"rw"}}"#);
+            let info = format!(r#"{{"driver_volume_type":"{protocol}","data":{data}}}"#);
+            plan(&info, &["--access", "rw"]).unwrap()
+        };
+        assert_eq!(plan_on("files")["access"], "rw", "{protocol}");
+        let there = plan_on("archive");
+        assert_eq!(there["access"], "ro", "{protocol}");
+        assert_eq!(there["access_reason"], "this host's configuration says ro");
+        let xml = there["disk_xml"].as_str().unwrap();
+        assert!(xml.contains("<readonly/>"), "{xml}");
+    }
+}
 
 #[test]
 fn an_smb_volume_is_planned_offline() {
