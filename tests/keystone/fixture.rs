@@ -112,7 +112,7 @@ impl Keystone {
         fs::write(home.join("keystone.conf"), settings).unwrap();
         // Keystone takes the command line for its own: gunicorn reads this from where it is started.
         let gunicorn = format!(
-            "wsgi_app = 'keystone.wsgi.api:application'\nbind = '127.0.0.1:{port}'\nworkers = 1\ngraceful_timeout = 1\n"
+            "wsgi_app = 'keystone.wsgi.api:application'\nbind = '127.0.0.1:{port}'\nworkers = 1\ntimeout = 0\ngraceful_timeout = 1\n"
         );
         fs::write(home.join("gunicorn.conf.py"), gunicorn).unwrap();
         let mut keystone = Self {

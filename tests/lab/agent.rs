@@ -56,17 +56,24 @@ pub(crate) struct Failure {
 }
 
 impl<'node> Agent<'node> {
-    /// Installs the package if it is not, and starts the daemon afresh with `config` as its configuration.
+    /// Installs the package if it is not, and starts the daemon afresh with `config` as its configuration, over that of a node
+    /// whose servers are as slow as itself.
     pub(crate) fn start(node: &'node Node, config: &str) -> Result<Self> {
         let hypervisor = match node.kind {
             Kind::Kvm => "",
             Kind::Xen => "[libvirt]\nuri = \"xen:///system\"\n",
         };
         let config = format!("{hypervisor}{config}");
-        node.write("/etc/volattach/volattachd.toml", config.as_bytes())?;
+        node.write(
+            "/etc/volattach/volattachd.toml.d/test.toml",
+            config.as_bytes(),
+        )?;
         // A fast node gets through more starts in ten seconds than systemd allows, unless it forgets them.
         node.sh("if ! [ -e /usr/sbin/volattachd ]; then
                  tar -x --no-overwrite-dir -C / -f /dev/vdb && systemd-sysusers &&
+                 for backend in smb nfs iscsi nvmeof; do
+                     printf '[%s]\\nprobe_timeout = \"8s\"\\n' $backend
+                 done >/etc/volattach/volattachd.toml &&
                  systemctl -q --no-reload enable volattachd.socket && systemctl daemon-reload
              fi &&
              systemctl start volattachd.socket && systemctl reset-failed volattachd.service &&
