@@ -23,6 +23,7 @@ use tokio_rustls::TlsConnector;
 
 use super::tls::{TlsError, authorities};
 use crate::config::HttpUrl;
+use crate::sys::Resolver;
 
 /// The longest answer taken, in bytes: a token is some thousands, and one with a thousand groups is this.
 const MAX_ANSWER: usize = 64 * 1024;
@@ -34,6 +35,7 @@ pub struct HttpClient {
     /// `None`: no server is asked by TLS.
     tls: Option<TlsConnector>,
     timeout: Duration,
+    resolver: Resolver,
 }
 
 /// What a server answers.
@@ -70,7 +72,11 @@ impl HttpClient {
     /// Where the authorities cannot be read.
     pub fn new(ca: Option<&Path>, timeout: Duration) -> Result<Self, TlsError> {
         let tls = ca.map(connector).transpose()?;
-        Ok(Self { tls, timeout })
+        Ok(Self {
+            tls,
+            timeout,
+            resolver: Resolver::default(),
+        })
     }
 
     /// Asks a server; the request's target is beneath its address.
@@ -83,7 +89,11 @@ impl HttpClient {
         request: Request<Full<Bytes>>,
     ) -> Result<Answer, HttpError> {
         let exchange = async {
-            let stream = TcpStream::connect((server.host.as_str(), server.port))
+            // Not by `connect` itself, whose look-ups nothing bounds.
+            let resolved = self.resolver.resolve(&server.host, server.port).await;
+            let addresses = resolved.map_err(HttpError::Connect)?;
+            // In turn, until one takes the connection.
+            let stream = TcpStream::connect(&*addresses)
                 .await
                 .map_err(HttpError::Connect)?;
             if !server.tls {

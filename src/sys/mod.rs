@@ -1,4 +1,4 @@
-//! The system below: mounts, the mount table, safe opening of files, worker processes.
+//! The system below: mounts, the mount table, safe opening of files, the resolver, worker processes.
 //!
 //! Invariants: nothing here knows the rest of the project; whatever may hang on a dead server is a [`worker::Job`], which
 //! runs in a short-lived process with a deadline; a secret is handed to a worker through a pipe alone.
@@ -13,9 +13,11 @@ pub mod mount;
 pub mod mountinfo;
 pub mod nvme;
 pub mod peer;
+mod resolver;
 pub mod scsi;
 mod stamp;
 pub mod worker;
 
 pub use inherited::inherited_sockets;
+pub use resolver::Resolver;
 pub use stamp::{Stamp, Watched};

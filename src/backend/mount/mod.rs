@@ -13,18 +13,17 @@ mod turns;
 mod unmount;
 pub(in crate::backend) mod words;
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use super::{BackendError, Presence, file};
 use crate::config::Shares;
 use crate::model::{Access, HostPlan, MountPlan};
+use crate::sys::Resolver;
 use crate::sys::worker::{Job, MountJob, Reply, RunAs, Worker, WorkerError, Workers};
 use probe::Outcome;
 use tried::Tried;
@@ -32,9 +31,6 @@ pub(in crate::backend) use turns::Turns;
 
 /// How long a server's name may take to resolve.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Look-ups of names at a time, of the runtime's 512 threads for blocking work.
-const RESOLVING: usize = 16;
 
 /// How long opening and reading a volume's header may take. A server that dies meanwhile is noticed later by the
 /// kernel.
@@ -92,8 +88,7 @@ pub(in crate::backend) struct Mounter {
     workers: Workers,
     /// As whom volumes are opened; `None`: as the daemon, whom the share's owner does not concern.
     user: Option<RunAs>,
-    /// Look-ups of names under way: with a dead resolver they must not take every thread for blocking work.
-    resolving: Arc<Semaphore>,
+    resolver: Resolver,
 }
 
 impl Mounter {
@@ -102,7 +97,7 @@ impl Mounter {
         Self {
             workers,
             user,
-            resolving: Arc::new(Semaphore::new(RESOLVING)),
+            resolver: Resolver::default(),
         }
     }
 
@@ -150,30 +145,13 @@ impl Mounter {
 
     /// Resolves the server's name: a literal address is itself.
     async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, BackendError> {
-        let failed = |source| BackendError::NameResolution {
-            host: host.to_owned(),
-            source,
-        };
-        let name = (host.to_owned(), port);
-        let lookup = async {
-            let turn = Arc::clone(&self.resolving).acquire_owned().await;
-            tokio::task::spawn_blocking(move || {
-                // getaddrinfo(3) cannot be broken off: it keeps its turn to its end.
-                let _turn = turn;
-                name.to_socket_addrs().map(Vec::from_iter)
+        tokio::time::timeout(RESOLVE_TIMEOUT, self.resolver.resolve(host, port))
+            .await
+            .unwrap_or_else(|_| Err(Errno::ETIMEDOUT.into()))
+            .map_err(|source| BackendError::NameResolution {
+                host: host.to_owned(),
+                source,
             })
-            .await
-            .unwrap_or_else(|ended| Err(ended.into()))
-        };
-        let mut addresses = tokio::time::timeout(RESOLVE_TIMEOUT, lookup)
-            .await
-            .map_err(|_| failed(Errno::ETIMEDOUT.into()))?
-            .map_err(failed)?;
-        addresses.dedup();
-        if addresses.is_empty() {
-            return Err(failed(std::io::Error::other("the name has no address")));
-        }
-        Ok(addresses)
     }
 
     /// Makes the directory to mount on, with nothing on it.
