@@ -71,7 +71,10 @@ impl LocalPeers {
             source: source.into(),
         })?;
         if found.is_none() {
-            tracing::warn!(group, "no such group: only root may call");
+            tracing::warn!(
+                group,
+                "no such group: only root and the daemon's own user may call"
+            );
         }
         Ok(Self::with_ids(
             Uid::effective().as_raw(),
