@@ -1,7 +1,7 @@
 //! Asking Keystone, with a token of the agent's own.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures::FutureExt;
@@ -17,9 +17,13 @@ use super::token::{TokenInfo, says_not_found};
 use crate::auth::http::{Answer, HttpClient};
 use crate::config;
 use crate::model::{Secret, chain};
+use crate::sys::Stamp;
 
 const SUBJECT_TOKEN: HeaderName = HeaderName::from_static("x-subject-token");
 const AUTH_TOKEN: HeaderName = HeaderName::from_static("x-auth-token");
+
+/// How long a login that failed is not tried again, where that helps nobody.
+const RETRY: Duration = Duration::from_secs(10);
 
 /// What Keystone says of a token.
 pub(super) enum Verdict {
@@ -35,6 +39,38 @@ struct OwnToken {
     token: Secret,
     /// When to get the next one: before its end.
     renew: Instant,
+    /// Its end.
+    until: Instant,
+}
+
+/// A login that Keystone refused.
+struct Refusal {
+    at: Instant,
+    /// The password's file then.
+    password: Option<Stamp>,
+}
+
+/// What the agent has to show.
+#[derive(Default)]
+struct Own {
+    token: Option<OwnToken>,
+    /// The last login's, where it was refused.
+    refusal: Option<Refusal>,
+}
+
+impl Own {
+    /// The token, unless it is time to get the next one.
+    fn fresh(&self) -> Option<OwnToken> {
+        let fresh = |own: &&OwnToken| Instant::now() < own.renew;
+        self.token.as_ref().filter(fresh).cloned()
+    }
+
+    /// Whether a login would be refused again: a wrong password that is tried with each call locks the user out.
+    fn is_refused(&self, password: Option<&Stamp>) -> bool {
+        self.refusal.as_ref().is_some_and(|refusal| {
+            refusal.at.elapsed() < RETRY && refusal.password.as_ref() == password
+        })
+    }
 }
 
 type Login = Result<OwnToken, KeystoneError>;
@@ -45,7 +81,7 @@ pub(super) struct Client {
     settings: config::Keystone,
     /// Which address answered last: the one to begin with.
     good: AtomicUsize,
-    own: Mutex<Option<OwnToken>>,
+    own: Mutex<Own>,
     logins: Flights<Login>,
 }
 
@@ -64,7 +100,7 @@ impl Client {
             http: HttpClient::new(settings.ca.as_deref(), settings.timeout)?,
             settings: settings.clone(),
             good: AtomicUsize::new(0),
-            own: Mutex::new(None),
+            own: Mutex::default(),
             logins: Flights::default(),
         })
     }
@@ -109,29 +145,63 @@ impl Client {
 
     /// The agent's own token, or a new one where it has none or its end is near.
     async fn own_token(self: &Arc<Self>) -> Login {
-        let held = self.held().clone();
-        if let Some(own) = held.filter(|own| Instant::now() < own.renew) {
-            return Ok(own);
+        if let Some(token) = self.own().fresh() {
+            return Ok(token);
         }
-        let login = || {
+        let renew = || {
             let client = self.clone();
-            async move {
-                let own = client.login().await?;
-                *client.held() = Some(own.clone());
-                Ok(own)
-            }
-            .boxed()
+            async move { client.renew().await }.boxed()
         };
-        self.logins.join("", login).await
+        self.logins.join("", renew).await
     }
 
-    fn held(&self) -> std::sync::MutexGuard<'_, Option<OwnToken>> {
+    /// Gets a new token of the agent's own. Where that fails, the one before serves to its end.
+    async fn renew(&self) -> Login {
+        // Before the password is read, so that a change of it is not missed.
+        let password = Stamp::of(&self.settings.password_file);
+        {
+            let own = self.own();
+            // The login before this one may just have ended.
+            if let Some(token) = own.fresh() {
+                return Ok(token);
+            }
+            if own.is_refused(password.as_ref()) {
+                return Err(self.own_refused());
+            }
+        }
+        let login = self.login().await;
+        let now = Instant::now();
+        let mut own = self.own();
+        let error = match login {
+            Ok(token) => {
+                own.token = Some(token.clone());
+                own.refusal = None;
+                return Ok(token);
+            }
+            Err(error) => error,
+        };
+        if matches!(error, KeystoneError::OwnRefused { .. }) {
+            own.refusal = Some(Refusal { at: now, password });
+        }
+        let Some(token) = own.token.as_mut().filter(|token| now < token.until) else {
+            return Err(error);
+        };
+        tracing::warn!(
+            error = chain(&error),
+            "cannot get a new token of the agent's own: the one before serves to its end"
+        );
+        // No call waits for the next attempt until then.
+        token.renew = (now + RETRY).min(token.until);
+        Ok(token.clone())
+    }
+
+    fn own(&self) -> MutexGuard<'_, Own> {
         self.own.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Forgets a token of the agent's own, unless another has taken its place.
     fn forget(&self, refused: &OwnToken) {
-        let mut held = self.held();
+        let held = &mut self.own().token;
         if held.as_ref().is_some_and(|own| own.token == refused.token) {
             *held = None;
         }
@@ -172,6 +242,7 @@ impl Client {
                 Ok(Some(OwnToken {
                     token: Secret::from(token),
                     renew: asked + (lifetime - early),
+                    until: asked + lifetime,
                 }))
             }
             StatusCode::UNAUTHORIZED => Ok(None),
@@ -249,3 +320,6 @@ fn sensitive(token: &Secret) -> Result<HeaderValue, hyper::http::Error> {
     value.set_sensitive(true);
     Ok(value)
 }
+
+#[cfg(test)]
+mod tests;
