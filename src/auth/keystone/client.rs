@@ -9,6 +9,7 @@ use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
 use hyper::{Request, StatusCode};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::cache::Flights;
 use super::error::{KeystoneError, Trouble};
@@ -21,6 +22,9 @@ use crate::sys::Stamp;
 
 const SUBJECT_TOKEN: HeaderName = HeaderName::from_static("x-subject-token");
 const AUTH_TOKEN: HeaderName = HeaderName::from_static("x-auth-token");
+
+/// Questions about tokens at a time. Each is a socket, and whoever reaches the daemon can bring any number of bad tokens.
+const QUESTIONS: usize = 64;
 
 /// How long a login that failed is not tried again, where that helps nobody.
 const RETRY: Duration = Duration::from_secs(10);
@@ -83,6 +87,7 @@ pub(super) struct Client {
     good: AtomicUsize,
     own: Mutex<Own>,
     logins: Flights<Login>,
+    questions: Semaphore,
 }
 
 impl Client {
@@ -102,6 +107,7 @@ impl Client {
             good: AtomicUsize::new(0),
             own: Mutex::default(),
             logins: Flights::default(),
+            questions: Semaphore::new(QUESTIONS),
         })
     }
 
@@ -117,7 +123,9 @@ impl Client {
         };
         let mut renewed = false;
         loop {
+            // Before its turn: while no login succeeds, all who ask are told so.
             let own = self.own_token().await?;
+            let _turn = self.turn().await?;
             let request = |builder: hyper::http::request::Builder| {
                 let mut request = builder.method("GET").uri(target).body(Full::default())?;
                 let headers = request.headers_mut();
@@ -140,6 +148,15 @@ impl Client {
                     });
                 }
             }
+        }
+    }
+
+    /// A turn to ask about a token, which is had for no longer than one address may take to answer.
+    async fn turn(&self) -> Result<SemaphorePermit<'_>, KeystoneError> {
+        let within = self.settings.timeout;
+        match tokio::time::timeout(within, self.questions.acquire()).await {
+            Ok(Ok(turn)) => Ok(turn),
+            Ok(Err(_)) | Err(_) => Err(KeystoneError::TooManyQuestions { within }),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::auth::http::HttpError;
 use crate::config::HttpUrl;
@@ -29,6 +30,15 @@ pub enum KeystoneError {
     OwnForbidden {
         /// The agent's user.
         user: String,
+    },
+    /// Others' questions are in the way.
+    #[error(
+        "too many questions to Keystone are under way, and this one had no turn within {} ms: try again",
+        .within.as_millis()
+    )]
+    TooManyQuestions {
+        /// How long it waited.
+        within: Duration,
     },
     /// The agent's own password cannot be read.
     #[error("cannot use the password file {}", .path.display())]

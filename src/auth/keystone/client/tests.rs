@@ -7,7 +7,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::auth::AuthError;
 use crate::config::HttpUrl;
+use crate::model::Reason;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -118,6 +120,45 @@ async fn ask(client: &Arc<Client>) -> Result<(), KeystoneError> {
     let verdict = client.validate(&Secret::from("bad"), false).await?;
     assert!(matches!(verdict, Verdict::Bad));
     Ok(())
+}
+
+#[tokio::test]
+async fn a_question_without_a_turn_is_to_be_asked_again() {
+    let fake = Fake::start(201).await;
+    let mut client = fake.client();
+    client.settings.timeout = Duration::from_millis(1);
+    let client = Arc::new(client);
+    let all = u32::try_from(QUESTIONS).unwrap();
+    let others = client.questions.acquire_many(all).await.unwrap();
+    let error = ask(&client).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "too many questions to Keystone are under way, and this one had no turn within 1 ms: try again"
+    );
+    let error = AuthError::Unavailable(error);
+    assert_eq!(error.reason(), Reason::IdentityUnavailable);
+    drop(others);
+    ask(&client).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_question_has_its_turn_while_it_is_asked() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("password");
+    fs::write(&path, "x").unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    let client = Arc::new(client(listener.local_addr().unwrap().port(), &dir));
+    client.own().token = Some(own_token(MINUTE, MINUTE));
+    let keystone = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read(&mut stream).await;
+        assert_eq!(client.questions.available_permits(), QUESTIONS - 1);
+        not_found(&mut stream).await;
+    };
+    let (asked, ()) = tokio::join!(ask(&client), keystone);
+    asked.unwrap();
+    assert_eq!(client.questions.available_permits(), QUESTIONS);
 }
 
 #[tokio::test]
