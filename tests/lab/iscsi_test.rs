@@ -129,6 +129,18 @@ fn logins(lab: &Lab) -> Result<()> {
         let failure = refused(agent.connect("b", "vb", &info(2), &[])?, "LOGON_FAILURE")?;
         ensure!(failure.message.contains("other credentials"), "{failure:?}");
         agent.detach("a")??;
+        // Nor does who wants the target to prove itself, which it has not.
+        let both = |lun, back: &str| {
+            let mut mutual = with_chap(info(lun), "alice", password);
+            mutual["data"]["auth_username_in"] = json!("target");
+            mutual["data"]["auth_password_in"] = json!(back);
+            mutual
+        };
+        let failure = refused(
+            agent.connect("b", "vb", &both(2, back), &[])?,
+            "LOGON_FAILURE",
+        )?;
+        ensure!(failure.message.contains("other credentials"), "{failure:?}");
 
         let wrong = "Walnut3Heron8Quay";
         let refusals = [
@@ -142,12 +154,14 @@ fn logins(lab: &Lab) -> Result<()> {
             lab.node.sh("! ls /etc/iscsi/nodes/* 2>/dev/null")?;
         }
         targets.run(&["chap", "t", "alice", password, "target", back])?;
-        let mut mutual = with_chap(info(1), "alice", password);
-        mutual["data"]["auth_username_in"] = json!("target");
-        mutual["data"]["auth_password_in"] = json!("NotTheTargets1");
-        refused(agent.connect("d", "va", &mutual, &[])?, "LOGON_FAILURE")?;
-        mutual["data"]["auth_password_in"] = json!(back);
-        agent.connect("d", "va", &mutual, &[])??;
+        let impostor = both(1, "NotTheTargets1");
+        refused(agent.connect("d", "va", &impostor, &[])?, "LOGON_FAILURE")?;
+        agent.connect("d", "va", &both(1, back), &[])??;
+        let one_way = with_chap(info(2), "alice", password);
+        let failure = refused(agent.connect("b", "vb", &one_way, &[])?, "LOGON_FAILURE")?;
+        ensure!(failure.message.contains("other credentials"), "{failure:?}");
+        agent.connect("b", "vb", &both(2, back), &[])??;
+        agent.disconnect("b")??;
         agent.disconnect("d")??;
 
         for secret in ["Gravel7", "Otter", back, wrong, "NotTheTargets1"] {

@@ -91,10 +91,9 @@ impl Initiator {
             None => self.make(path, chap).await?,
         };
         drop(turn);
-        let known = session.login();
-        let wanted = chap.map_or(("", ""), |chap| (&*chap.username, chap.password.expose()));
-        if (&*known.0, known.1.as_str()) != wanted {
-            // With the session's credentials a caller would have what its own do not give.
+        if !made_by(&session, chap) {
+            // With the session's credentials a caller would have what its own do not give, or a target that has not proven
+            // itself.
             return Err(BackendError::LoginRefused {
                 target: at(path),
                 who: who(chap),
@@ -284,6 +283,22 @@ pub(super) fn at(path: &TargetPath) -> String {
 pub(super) fn address(path: &TargetPath) -> Result<SocketAddr, BackendError> {
     let parsed = path.portal.parse::<SocketAddr>();
     parsed.map_err(mount::host(|| format!("use the portal {:?}", path.portal)))
+}
+
+/// Whether the session was logged in to by just these credentials, in both directions.
+pub(super) fn made_by(session: &Session, chap: Option<&Chap>) -> bool {
+    let target = chap.and_then(|chap| chap.target.as_ref());
+    let wanted = [
+        chap.map_or("", |chap| &chap.username),
+        chap.map_or("", |chap| chap.password.expose()),
+        target.map_or("", |(username, _)| username),
+        target.map_or("", |(_, password)| password.expose()),
+    ];
+    session
+        .login()
+        .iter()
+        .map(|known| known.as_str())
+        .eq(wanted)
 }
 
 fn who(chap: Option<&Chap>) -> String {

@@ -157,13 +157,15 @@ impl Session {
         read(&self.class, "state") == "LOGGED_IN"
     }
 
-    /// Who logged in to the target, with which password; empty: nobody was asked.
-    pub(super) fn login(&self) -> (String, Zeroizing<String>) {
-        let given = |file| match read(&self.class, file) {
-            none if none == "(null)" => String::new(),
-            text => text,
-        };
-        (given("username"), Zeroizing::new(given("password")))
+    /// Who logged in to the target, with which password, and the same of the target to this host; empty: nobody was asked.
+    pub(super) fn login(&self) -> [Zeroizing<String>; 4] {
+        ["username", "password", "username_in", "password_in"].map(|file| {
+            let given = Zeroizing::new(read(&self.class, file));
+            match given.as_str() {
+                "(null)" => Zeroizing::default(),
+                _ => given,
+            }
+        })
     }
 
     /// The disks of the session.

@@ -1,3 +1,5 @@
+mod credentials;
+
 use std::fs;
 use std::os::unix::fs::symlink;
 
@@ -96,7 +98,7 @@ fn the_kernels_tree_is_read() {
         (session.id, session.host, session.logged_in()),
         (7, 2, true)
     );
-    assert_eq!(session.login().0, "");
+    assert!(login::made_by(&session, None));
     assert!(backend.initiator.session(&paths[1]).is_none());
     let unit = session.unit(3).unwrap();
     assert_eq!(unit.dir, session.unit_dir(3));
