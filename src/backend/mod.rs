@@ -17,6 +17,7 @@ pub mod local;
 mod mount;
 pub mod nfs;
 pub mod nvmeof;
+mod release;
 pub mod smb;
 
 use std::collections::BTreeMap;

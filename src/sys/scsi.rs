@@ -146,7 +146,10 @@ fn protect(file: &File, read_only: bool) -> Result<(), Failed> {
 /// BLKFLSBUF itself keeps to itself (kernel, block/ioctl.c), and so `sync_file_range(2)` is asked; and ioctl(2)'s. fsync(2)
 /// would send a flush to a server that has nothing to write, and may be dead.
 pub fn flush(device: &Path) -> Result<(), Failed> {
-    let file = open(device, libc::O_EXCL)?;
+    let nobodys = open(device, libc::O_EXCL)?;
+    let file = open(device, 0)?;
+    // Else a worker that sleeps in the flush of a dead server's device would be taken for somebody who uses it.
+    drop(nobodys);
     let all = libc::SYNC_FILE_RANGE_WAIT_BEFORE
         | libc::SYNC_FILE_RANGE_WRITE
         | libc::SYNC_FILE_RANGE_WAIT_AFTER;

@@ -9,6 +9,7 @@ use super::{
     Lab, Test,
     agent::{Agent, Failure},
     guest,
+    process::quote,
     targets::{Targets, head, head_hex, iscsi_info, multipath_info, with_chap},
 };
 
@@ -128,7 +129,6 @@ fn logins(lab: &Lab) -> Result<()> {
         // Who has no credentials of its own does not get in by the session that is there.
         let failure = refused(agent.connect("b", "vb", &info(2), &[])?, "LOGON_FAILURE")?;
         ensure!(failure.message.contains("other credentials"), "{failure:?}");
-        agent.detach("a")??;
         // Nor does who wants the target to prove itself, which it has not.
         let both = |lun, back: &str| {
             let mut mutual = with_chap(info(lun), "alice", password);
@@ -141,6 +141,7 @@ fn logins(lab: &Lab) -> Result<()> {
             "LOGON_FAILURE",
         )?;
         ensure!(failure.message.contains("other credentials"), "{failure:?}");
+        agent.detach("a")??;
 
         let wrong = "Walnut3Heron8Quay";
         let refusals = [
@@ -289,6 +290,7 @@ fn silent_and_absent(lab: &Lab) -> Result<()> {
     )?;
     targets.run(&["unsilence", "21"])?;
     expect(lab, "0 sessions 0 disks 0 maps")?;
+    unwritten(lab, &agent, &targets)?;
 
     agent.attach("a", "va", &iscsi_info(21, "t", 1), &[])??;
     guest::sees(&lab.node, "va")?;
@@ -299,6 +301,43 @@ fn silent_and_absent(lab: &Lab) -> Result<()> {
     lab.node.wait(
         "the volume is detached",
         "volattach detach a && ! volattach show a",
+        Duration::from_secs(200),
+    )?;
+    expect(lab, "0 sessions 0 disks 0 maps")
+}
+
+/// What is in the host's cache of a silent target's disk does not go without a word; by force it does.
+fn unwritten(lab: &Lab, agent: &Agent<'_>, targets: &Targets<'_>) -> Result<()> {
+    let node = &lab.node;
+    let connected = agent.connect("w", "va", &iscsi_info(21, "t", 1), &[])??;
+    targets.run(&["silence", "21"])?;
+    // Whoever closes a device last waits for what is written: one holds it open.
+    let write = format!(
+        "exec 3<>{}; dd if=/dev/zero bs=4096 count=1 status=none >&3; touch /run/written; exec sleep 1000",
+        host_path(&connected)
+    );
+    node.sh(&format!(
+        "systemd-run -q --collect --unit=writer bash -c {}
+         until [ -e /run/written ]; do sleep 0.1; done; rm /run/written",
+        quote(&write)
+    ))?;
+    let kept = refused(
+        agent.call(&["--timeout", "140", "disconnect", "w"], "")?,
+        "DEVICE_BUSY",
+    )?;
+    ensure!(kept.message.contains("by force"), "{kept:?}");
+    let forced = agent.call(&["--timeout", "140", "disconnect", "--force", "w"], "")?;
+    // The session may take its time to go.
+    if let Err(failure) = forced {
+        ensure!(failure.reason == "DEVICE_BUSY", "{failure:?}");
+        ensure!(!failure.message.contains("flush"), "{failure:?}");
+        ensure!(!failure.message.contains("uses it"), "{failure:?}");
+    }
+    targets.run(&["unsilence", "21"])?;
+    node.sh("systemctl kill -s KILL writer")?;
+    node.wait(
+        "the volume is disconnected",
+        "volattach disconnect w && ! volattach show w",
         Duration::from_secs(200),
     )?;
     expect(lab, "0 sessions 0 disks 0 maps")

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use nix::errno::Errno;
 use tokio::time::Instant;
 
 use super::disk::Found;
 use super::login::POLL;
 use super::sysfs::{Cached, Map, Unit};
 use super::{DEVICE, IscsiBackend, multipathd, node};
+use crate::backend::release::{self, Use};
 use crate::backend::{BackendError, mount};
 use crate::model::{TargetPath, TargetPlan};
 use crate::sys::worker::{Job, Reply, SysfsJob, WorkerError};
@@ -69,8 +69,14 @@ impl IscsiBackend {
         }
     }
 
-    /// Removes map and disks, and logs out where nothing else uses the session.
-    pub(super) async fn take_down(&self, target: &TargetPlan) -> Result<(), BackendError> {
+    /// Removes map and disks, and logs out where nothing else uses the session; `force`: what was written last may be lost.
+    pub(super) async fn take_down(
+        &self,
+        target: &TargetPlan,
+        force: bool,
+    ) -> Result<(), BackendError> {
+        // Before it was verified the volume was given to nobody who could have written.
+        let force = force || target.verified.is_none();
         let units = self.units(target);
         let over = units
             .iter()
@@ -83,10 +89,13 @@ impl IscsiBackend {
         let cached = match over.or(named) {
             Some(map) => {
                 let flushed = self.workers.run(Job::Flush(node(&map.block)), DEVICE).await;
-                flushed.map_or_else(|error| not_flushed(&map.block, error), |_| Ok(()))?;
+                if release::judge(&map.block, flushed, force)? == Use::ByHost {
+                    return Err(release::used_by_host(&map.block));
+                }
                 self.remove_map(&map, DEVICE).await?;
                 Cached::Nothing
             }
+            None if force => Cached::Expendable,
             None => Cached::Writes,
         };
         let removed = units
@@ -149,8 +158,8 @@ impl IscsiBackend {
         }))
     }
 
-    /// Removes a disk, and sees it gone; one that somebody uses stays where there may be writes to lose. Where it hangs, its
-    /// session is left, if nobody else has a disk there.
+    /// Removes a disk, and sees it gone; one that somebody uses, or that cannot be flushed, stays where there may be writes to
+    /// lose. Where its removal hangs, its session is left, if nobody else has a disk there.
     pub(super) async fn remove_unit(
         &self,
         path: &TargetPath,
@@ -176,7 +185,10 @@ impl IscsiBackend {
         };
         let until = Instant::now() + DEVICE;
         let deleted = match &unit.block {
-            Some(block) if cached == Cached::Writes => self.flush_and_delete(block, delete).await?,
+            Some(block) if cached != Cached::Nothing => {
+                let force = cached == Cached::Expendable;
+                self.flush_and_delete(block, force, delete).await?
+            }
             _ => self.workers.run(delete(), DEVICE).await,
         };
         while deleted.is_ok() && unit.is_there() && Instant::now() < until {
@@ -203,6 +215,7 @@ impl IscsiBackend {
     async fn flush_and_delete(
         &self,
         block: &str,
+        force: bool,
         delete: impl Fn() -> Job,
     ) -> Result<Result<Reply, WorkerError>, BackendError> {
         let jobs = [Job::Flush(node(block)), delete()];
@@ -215,27 +228,11 @@ impl IscsiBackend {
         Ok(match flushed.await {
             Ok(mut worker) => worker.reply(DEVICE).await,
             Err(error) => {
-                not_flushed(block, error)?;
+                if release::judge::<()>(block, Err(error), force)? == Use::ByHost {
+                    return Err(release::used_by_host(block));
+                }
                 self.workers.run(delete(), DEVICE).await
             }
         })
-    }
-}
-
-/// A device that cannot take what is to be written any more is taken down all the same; one that somebody uses is not.
-fn not_flushed(block: &str, error: WorkerError) -> Result<(), BackendError> {
-    match error {
-        WorkerError::Failed {
-            errno: Errno::EBUSY,
-            ..
-        } => Err(BackendError::DeviceBusy {
-            device: format!("/dev/{block}"),
-            why: "something on this host uses it: a mount, or another device (see lsblk)"
-                .to_owned(),
-        }),
-        error => {
-            tracing::warn!(block, error = %crate::model::chain(&error), "not flushed");
-            Ok(())
-        }
     }
 }

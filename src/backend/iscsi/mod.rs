@@ -291,7 +291,7 @@ impl Backend for IscsiBackend {
     async fn disconnect(&self, plan: &HostPlan, how: Release) -> Result<(), BackendError> {
         let target = target_of(plan, PROTOCOL)?;
         match how.last {
-            true => self.take_down(target).await,
+            true => self.take_down(target, how.force).await,
             false => self.leave(target).await,
         }
     }

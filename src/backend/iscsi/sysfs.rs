@@ -147,6 +147,8 @@ impl Sysfs {
 pub(super) enum Cached {
     /// What was written to the disk, and must reach it.
     Writes,
+    /// The same, but it may be lost where it cannot be flushed.
+    Expendable,
     /// Nothing: a map was written to, or nobody ever wrote, or it is nobody's loss.
     Nothing,
 }

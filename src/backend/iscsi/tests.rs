@@ -1,4 +1,5 @@
 mod credentials;
+mod release;
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -307,8 +308,13 @@ fn what_iscsiadm_ends_with_has_its_reason() {
 
 /// A worker that gives one answer to every job, and keeps a log of the jobs.
 fn worker(dir: &Path, reply: &str) -> Workers {
+    let jobs = dir.join("jobs");
+    scripted(dir, &format!("cat >>{}; echo '{reply}'", jobs.display()))
+}
+
+/// A worker that is this shell script.
+fn scripted(dir: &Path, script: &str) -> Workers {
     let executable = dir.join("worker");
-    let script = format!("cat >>{}; echo '{reply}'", dir.join("jobs").display());
     // By another process: while this one had it open for writing, whatever another test starts would have it open too, and it
     // could not be run (ETXTBSY).
     let mut write = std::process::Command::new("sh");

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::fabric::{Block, Controller};
 use super::{DEVICES, INSPECT_TIMEOUT, LOOK, NvmeBackend, blocking, nqn, path, target};
+use crate::backend::release::{self, Use, busy};
 use crate::backend::{BackendError, Release};
 use crate::model::{HostPlan, TargetPlan};
 use crate::sys::worker::{Job, SysfsJob, WorkerError};
@@ -16,53 +17,6 @@ use crate::sys::worker::{Job, SysfsJob, WorkerError};
 /// How long controllers may take to go. One whose server is silent waits for a command that times out after 60 s at most (the
 /// module nvme-core's `admin_timeout`); with a keep-alive of 5 s some 8 s were seen.
 const DEADLINE: Duration = Duration::from_secs(75);
-
-/// Who uses a device besides guests.
-#[derive(Debug, PartialEq, Eq)]
-enum Use {
-    /// Nobody.
-    None,
-    /// This host: it is mounted, or part of another device.
-    ByHost,
-}
-
-fn busy(device: String, why: String) -> BackendError {
-    BackendError::DeviceBusy { device, why }
-}
-
-/// What came of a device's flush.
-fn judge(name: &str, flushed: Result<(), WorkerError>, force: bool) -> Result<Use, BackendError> {
-    let error = match flushed {
-        Ok(()) => return Ok(Use::None),
-        Err(error) => error,
-    };
-    match error {
-        WorkerError::Failed {
-            errno: Errno::EBUSY,
-            ..
-        } => Ok(Use::ByHost),
-        // It went away meanwhile.
-        WorkerError::Failed {
-            errno: Errno::ENOENT | Errno::ENXIO | Errno::ENODEV,
-            ..
-        } => Ok(Use::None),
-        WorkerError::Failed { .. } | WorkerError::Deadline { .. } if force => {
-            tracing::warn!(device = name, error = %crate::model::chain(&error), "not flushed");
-            Ok(Use::None)
-        }
-        // The kernel forgets what it could not write, and tells so once.
-        error @ WorkerError::Failed { .. } => Err(busy(
-            format!("/dev/{name}"),
-            format!("{error}: what was written last is lost; detach it again to go on without"),
-        )),
-        error => Err(busy(
-            format!("/dev/{name}"),
-            format!(
-                "{error}; try again when its server answers, or by force, which gives up what was written last"
-            ),
-        )),
-    }
-}
 
 impl NvmeBackend {
     /// Writes out what is cached of the volume; the last user of the subsystem ends its controllers too.
@@ -74,14 +28,7 @@ impl NvmeBackend {
         if let Some(block) = blocks.iter().find(own)
             && self.flush(block, how.force).await? == Use::ByHost
         {
-            return Err(busy(
-                format!("/dev/{}", block.name),
-                format!(
-                    "this host itself uses it (EBUSY), such as for a mounted file system or LVM: find it with lsblk /dev/{}, \
-                     end its use, and try again",
-                    block.name
-                ),
-            ));
+            return Err(release::used_by_host(&block.name));
         }
         if !how.last {
             return Ok(());
@@ -103,7 +50,7 @@ impl NvmeBackend {
     async fn flush(&self, block: &Block, force: bool) -> Result<Use, BackendError> {
         let device = Path::new(DEVICES).join(&block.name);
         let flushed = self.workers.run(Job::Flush(device), INSPECT_TIMEOUT).await;
-        judge(&block.name, flushed.map(drop), force)
+        release::judge(&block.name, flushed, force)
     }
 
     /// Ends the controllers that volattach made, and sees them gone. What a connect that was given up has left to the kernel is
@@ -166,43 +113,6 @@ impl NvmeBackend {
                 | WorkerError::Deadline { .. },
             ) => Ok(()),
             Err(error) => Err(busy(controller.name.clone(), error.to_string())),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn force_gives_up_what_cannot_be_flushed_and_nothing_else() {
-        let failed = |errno| {
-            Err(WorkerError::Failed {
-                step: "flush /dev/nvme0n1".to_owned(),
-                errno,
-            })
-        };
-        let silent = || {
-            Err(WorkerError::Deadline {
-                pid: 1,
-                within: Duration::from_secs(15),
-                reaped: false,
-            })
-        };
-        for force in [false, true] {
-            let judged = |flushed| judge("nvme0n1", flushed, force).ok();
-            assert_eq!(judged(Ok(())), Some(Use::None));
-            assert_eq!(judged(failed(Errno::ENODEV)), Some(Use::None));
-            assert_eq!(judged(failed(Errno::EBUSY)), Some(Use::ByHost));
-            let given_up = force.then_some(Use::None);
-            assert_eq!(judged(failed(Errno::EIO)), given_up);
-            assert_eq!(judged(silent()), given_up);
-            // Nobody has tried to flush it.
-            let no_worker = WorkerError::Start {
-                executable: "/usr/sbin/volattachd-worker".into(),
-                source: std::io::ErrorKind::NotFound.into(),
-            };
-            assert_eq!(judged(Err(no_worker)), None);
         }
     }
 }

@@ -1,0 +1,108 @@
+//! What is cached of a disk or a map, and cannot be written any more.
+
+use std::fs;
+
+use super::*;
+
+/// One path, to the LUN of the kernel's disk.
+fn single() -> Protocol {
+    info(r#""target_portal":"10.0.0.1","target_iqn":"iqn.a","target_lun":3"#)
+}
+
+/// A backend of that kernel whose flushes fail, and whose deletions remove LUN 3. Another's disk keeps the session.
+fn unwritable(kernel: &Path, errno: Errno) -> IscsiBackend {
+    let units = kernel.join("devices/platform/host2/session7/target2:0:0");
+    fs::create_dir(units.join("2:0:0:4")).unwrap();
+    let failed = format!(
+        r#"{{"failed":{{"step":"flush","errno":{}}}}}"#,
+        errno as i32
+    );
+    let script = format!(
+        "jobs=$(cat); echo \"$jobs\" >>{}
+         case $jobs in *flush*) echo '{failed}';; *) rm -r {} && echo '\"done\"';; esac",
+        kernel.join("jobs").display(),
+        units.join("2:0:0:3").display(),
+    );
+    IscsiBackend {
+        workers: scripted(kernel, &script),
+        ..backend(kernel)
+    }
+}
+
+/// The jobs of each worker, in order.
+fn jobs(kernel: &Path) -> Vec<Vec<&'static str>> {
+    let log = fs::read_to_string(kernel.join("jobs")).unwrap();
+    let name = |job: &serde_json::Value| match job.to_string() {
+        job if job.contains("flush") => "flush",
+        job if job.contains("delete") => "delete",
+        job => panic!("{job}"),
+    };
+    log.lines()
+        .map(|line| serde_json::from_str::<Vec<_>>(line).unwrap())
+        .map(|jobs| jobs.iter().map(name).collect())
+        .collect()
+}
+
+#[tokio::test]
+async fn a_disk_that_cannot_be_flushed_stays_unless_nobody_wrote_or_what_was_written_may_be_lost() {
+    for (errno, verified, force, removed) in [
+        (Errno::EIO, true, false, false),
+        (Errno::EIO, true, true, true),
+        // The clean-up of a connect that failed.
+        (Errno::EIO, false, false, true),
+        // The storage took it away.
+        (Errno::ENXIO, true, false, true),
+        (Errno::EBUSY, true, true, false),
+        (Errno::EBUSY, false, false, false),
+    ] {
+        let kernel = kernel();
+        let kernel = kernel.path();
+        fs::remove_dir_all(kernel.join("block")).unwrap();
+        let backend = unwritable(kernel, errno);
+        let mut plan = backend.plan(&single(), Access::ReadWrite).unwrap();
+        plan.target.as_mut().unwrap().verified = verified.then(|| WWID.to_owned());
+        let how = Release { last: true, force };
+        let outcome = backend.disconnect(&plan, how).await;
+        let case = format!("{errno}, {verified}, {force}: {outcome:?}");
+        assert_eq!(outcome.is_ok(), removed, "{case}");
+        let path = plan.target.unwrap().paths.swap_remove(0);
+        assert_eq!(backend.at(path).is_none(), removed, "{case}");
+        match outcome {
+            // The second is not done where the first fails.
+            Ok(()) => assert_eq!(
+                jobs(kernel),
+                [vec!["flush", "delete"], vec!["delete"]],
+                "{case}"
+            ),
+            Err(error) => {
+                assert_eq!(jobs(kernel), [["flush", "delete"]], "{case}");
+                assert_eq!(error.reason(), Reason::DeviceBusy, "{case}");
+                let why = match errno {
+                    Errno::EBUSY => "this host itself uses it",
+                    _ => "what was written last is lost",
+                };
+                assert!(error.to_string().contains(why), "{error}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_map_that_cannot_be_flushed_stays_and_its_paths_too() {
+    let kernel = kernel();
+    let kernel = kernel.path();
+    let backend = unwritable(kernel, Errno::EIO);
+    let mut plan = backend.plan(&single(), Access::ReadWrite).unwrap();
+    plan.target.as_mut().unwrap().verified = Some(WWID.to_owned());
+    for (force, why) in [
+        (false, "what was written last is lost"),
+        // It goes on, and there is nobody to remove the map.
+        (true, "multipathd"),
+    ] {
+        let how = Release { last: true, force };
+        let error = backend.disconnect(&plan, how).await.unwrap_err();
+        assert_eq!(error.reason(), Reason::DeviceBusy, "{error}");
+        assert!(error.to_string().contains(why), "{error}");
+    }
+    assert_eq!(jobs(kernel), [["flush"], ["flush"]]);
+}
