@@ -25,6 +25,7 @@ pub use error::ConnectionError;
 pub use iscsi::{Chap, ChapText, Discovery, IscsiPath, IscsiPathText, IscsiVolume};
 pub use nvmeof::NvmeFields;
 pub use smb::SmbLogin;
+pub(crate) use smb::check_password_length;
 
 use crate::model::mount_options::MountOption;
 use crate::model::{AccessSource, ImageFormat, IoTune, Secret};

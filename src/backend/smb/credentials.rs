@@ -7,15 +7,12 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use crate::backend::BackendError;
-use crate::connection::SmbCredentials;
+use crate::connection::{SmbCredentials, check_password_length};
 use crate::model::Secret;
 use crate::sys::beneath;
 
 /// The longest file that is read, in bytes.
 const LONGEST: u64 = 16 * 1024;
-
-/// The longest password that NTLM carries, in characters (kernel fs/smb/client/cifsglob.h).
-const LONGEST_PASSWORD: usize = 128;
 
 fn refused(path: &Path, why: impl Into<String>) -> BackendError {
     BackendError::CredentialsFile {
@@ -82,9 +79,7 @@ pub(super) fn parse(text: &str) -> Result<SmbCredentials, &'static str> {
     }
     let username = username.ok_or("it has no username= line")?;
     let password = password.ok_or("it has no password= line")?;
-    if password.expose().chars().count() > LONGEST_PASSWORD {
-        return Err("its password is longer than the 128 characters that NTLM carries");
-    }
+    check_password_length(&password)?;
     // The kernel does not know this spelling.
     let (domain, username) = match (domain, username.split_once('\\')) {
         (None, Some((domain, user))) => (Some(domain.to_owned()), user.to_owned()),
@@ -129,8 +124,15 @@ mod tests {
         ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
-        let long = format!("username=a\npassword={}", "é".repeat(129));
-        assert!(parse(&long).is_err());
+        let of = |password: String| parse(&format!("username=a\npassword={password}"));
+        for (longest, longer) in [
+            ("é".repeat(128), "é".repeat(129)),
+            ("😀".repeat(64), "😀".repeat(65)),
+        ] {
+            assert!(of(longest).is_ok());
+            let why = of(longer).unwrap_err();
+            assert!(why.contains("UTF-16"), "{why}");
+        }
     }
 
     #[test]

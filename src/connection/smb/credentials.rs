@@ -11,6 +11,16 @@ const MAX_PASSWORD: usize = 128;
 /// The longest user name and domain, in bytes: CIFS_MAX_USERNAME_LEN, CIFS_MAX_DOMAINNAME_LEN less its end.
 const MAX_NAME: usize = 255;
 
+/// Refuses a password that is longer than the kernel takes: its error for that says nothing of the length.
+pub(crate) fn check_password_length(password: &Secret) -> Result<(), &'static str> {
+    match password.expose().encode_utf16().count() > MAX_PASSWORD {
+        true => Err(
+            "the password is longer than 128 characters (UTF-16 units), which no SMB logon carries: set a shorter one",
+        ),
+        false => Ok(()),
+    }
+}
+
 /// What `sec=` asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Security {
@@ -89,12 +99,8 @@ impl Login {
 
     /// Takes a password.
     pub(super) fn set_password(&mut self, password: Secret) -> Result<(), &'static str> {
+        check_password_length(&password)?;
         let text = password.expose();
-        if text.encode_utf16().count() > MAX_PASSWORD {
-            return Err(
-                "the password is longer than 128 characters (UTF-16 units), which no SMB logon carries: set a shorter one",
-            );
-        }
         if text.chars().any(char::is_control) {
             return Err("the password holds a control character");
         }

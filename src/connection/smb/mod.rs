@@ -9,6 +9,8 @@ mod options;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use credentials::check_password_length;
+
 use super::path::{self, Key};
 use super::{Common, ConnectionError, ConnectionInfo, Given, Protocol, SmbVolume, format};
 use crate::model::{AccessSource, Secret};
