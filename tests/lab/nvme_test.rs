@@ -245,6 +245,10 @@ fn swapped(node: &Node, agent: &Agent<'_>, server: &NvmeServer<'_>) -> Result<()
     ensure!(guest::sees(node, "volume-a")?.head == guest::hex("volume A........"));
 
     server.verb("swap {} 7 3")?;
+    // No size of the second is told for the first: its device says that it is another, or went when the kernel noticed.
+    let extended = agent.extend("a1", 0)?.err().context("extended")?;
+    let reasons = ["DEVICE_IDENTITY", "VOLUME_NOT_FOUND", "DISK_LOST"];
+    ensure!(reasons.contains(&&*extended.reason), "{extended:?}");
     // The same request once more: the disk of the first is not taken for it any more, nor is the number.
     let again = refused(
         agent.attach("a2", "volume-a2", &info, &["--access", "ro"]),
