@@ -92,10 +92,15 @@ impl<'node> Witness<'node> {
         let forged = self.node.sh(&format!(
             "journalctl -q -u volattachd -o json --after-cursor={} | python3 -c '
 import json, sys
+plain = 0
 for line in sys.stdin:
     said = json.loads(line)[\"MESSAGE\"]
     if not isinstance(said, str) or \"FORGED\" in said.split(\"\\\\\")[0][:8] or not said.isprintable():
-        print(said)'",
+        print(said)
+    else:
+        plain += 1
+if not plain:
+    print(\"nothing at all\")'",
             quote(&self.cursor)
         ))?;
         ensure!(forged.is_empty(), "in the log: {forged}");

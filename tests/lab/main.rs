@@ -9,6 +9,7 @@
 //! other, and its end must not be left to luck.
 
 mod ad_test;
+mod address_test;
 mod agent;
 mod agent_test;
 mod bench;
@@ -89,6 +90,7 @@ const TESTS: &[(Kind, &[&[Test]])] = &[
             iscsi_stale_test::TESTS,
             iscsi_portals_test::TESTS,
             nfs_test::TESTS,
+            address_test::TESTS,
             extend_test::TESTS,
             domains_test::TESTS,
             permission_test::TESTS,
