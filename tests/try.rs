@@ -177,7 +177,7 @@ impl Daemon {
     }
 
     fn wait_until_it_answers(&self) {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while !self
             .call(&["list"])
             .stdout(Stdio::null())

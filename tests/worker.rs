@@ -14,7 +14,7 @@ use volattach::sys::worker::{
     InspectJob, Job, MountJob, NamespaceJob, Reply, RunAs, ScanJob, SysfsJob, WorkerError, Workers,
 };
 
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 fn workers() -> Workers {
     Workers::from_executable(PathBuf::from(env!("CARGO_BIN_EXE_volattachd-worker")))

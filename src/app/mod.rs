@@ -34,9 +34,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::config::{DEFAULT_PATH, Settings};
 use crate::sys::worker::Workers;
 
-/// Threads that run async tasks. Two: one that a defect holds up does not stop the daemon, and each costs memory.
-const ASYNC_THREADS: usize = 2;
-
 /// How long blocking work, such as a call to a libvirtd that is stuck, may hold up the end of the process.
 const BLOCKING_GRACE: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -121,8 +118,10 @@ fn start(options: &Options) -> anyhow::Result<()> {
     privileges::check();
     let passed = crate::sys::inherited_sockets()
         .context("cannot take the sockets that systemd passed on")?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(ASYNC_THREADS)
+    // One thread waits for everything, and whatever may block has another: a call then goes from task to task without waking
+    // a second one, which is a tenth of what an attach costs over libvirt's own, and where a defect holds the thread up the watchdog
+    // gets no sign of life, rather than half the callers no answer.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the async runtime")?;

@@ -22,7 +22,7 @@ pub(super) fn stopping(status: &str) {
 
 /// Tells the watchdog that the daemon lives, where systemd wants to know (`WatchdogSec=`), and never returns.
 ///
-/// Each sign of life needs what every call needs: the async threads, and a thread for blocking work. As long as one is
+/// Each sign of life needs what every call needs: the async thread, and one for blocking work. As long as either is
 /// held up, none is sent.
 pub(super) async fn keep_watchdog() {
     let Some(limit) = sd_notify::watchdog_enabled() else {

@@ -195,7 +195,7 @@ fn dead_realm(lab: &Lab, dc: &SmbServer<'_>) -> Result<()> {
             node.wait(
                 "the realm is asked",
                 "pgrep cifs.upcall",
-                std::time::Duration::from_secs(30),
+                std::time::Duration::from_secs(60),
             )?;
             agent.connect(
                 "well",

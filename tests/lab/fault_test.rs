@@ -75,7 +75,7 @@ fn stopped_server(lab: &Lab) -> Result<()> {
             lab.node.wait(
                 "the attach from the stopped server is under way",
                 "volattach show ill",
-                Duration::from_secs(30),
+                Duration::from_secs(60),
             )?;
             agent.attach("well", "well", &info(&well), &[])??;
             anyhow::Ok(Instant::now())
@@ -158,7 +158,7 @@ pub(crate) fn daemon_killed(lab: &Lab) -> Result<()> {
         lab.node.wait(
             "the attach is under way",
             "volattach show a2",
-            Duration::from_secs(30),
+            Duration::from_secs(60),
         )?;
         lab.node.sh(kill)?;
         let answer = cut
@@ -184,7 +184,7 @@ pub(crate) fn daemon_killed(lab: &Lab) -> Result<()> {
         lab.node.wait(
             "the detach is under way",
             "volattach -o json show a3 | grep -q '\"state\":\"detaching\"'",
-            Duration::from_secs(30),
+            Duration::from_secs(60),
         )?;
         lab.node.sh(kill)?;
         cut.join()

@@ -54,7 +54,7 @@ pub(crate) fn disks(node: &Node) -> Result<BTreeMap<String, Disk>> {
 
 fn disks_of(node: &Node, domain: &str) -> Result<BTreeMap<String, Disk>> {
     let console = format!("cat /var/log/lab/{domain}.console");
-    let output = node.run(&console, b"", Duration::from_secs(20))?;
+    let output = node.run(&console, b"", Duration::from_secs(60))?;
     let mut disks = parse(&output.stdout)?;
     if node.kind == Kind::Xen {
         let xml = node.sh(&format!("virsh dumpxml {domain}"))?;
@@ -84,7 +84,7 @@ pub(crate) fn sees(node: &Node, serial: &str) -> Result<Disk> {
 fn sees_in(node: &Node, domain: &str, serial: &str) -> Result<Disk> {
     wait_for(
         &format!("the guest {domain} sees disk {serial:?}"),
-        Duration::from_secs(20),
+        Duration::from_secs(60),
         || {
             Ok(disks_of(node, domain)?
                 .into_values()
@@ -97,7 +97,7 @@ fn sees_in(node: &Node, domain: &str, serial: &str) -> Result<Disk> {
 pub(crate) fn sees_bytes(node: &Node, serial: &str, bytes: u64) -> Result<()> {
     wait_for(
         &format!("the guest sees {bytes} bytes of disk {serial:?}"),
-        Duration::from_secs(20),
+        Duration::from_secs(60),
         || {
             let mut disks = disks(node)?.into_values();
             Ok(disks
@@ -112,7 +112,7 @@ pub(crate) fn sees_bytes(node: &Node, serial: &str, bytes: u64) -> Result<()> {
 pub(crate) fn gone(node: &Node, serial: &str) -> Result<()> {
     wait_for(
         &format!("disk {serial:?} is gone from the guest"),
-        Duration::from_secs(20),
+        Duration::from_secs(60),
         || {
             Ok(disks(node)?
                 .values()

@@ -252,7 +252,7 @@ fn silent_and_absent(lab: &Lab) -> Result<()> {
         lab.node.wait(
             "the attach is under way",
             "ls -d /sys/class/iscsi_session/session*",
-            Duration::from_secs(30),
+            Duration::from_secs(60),
         )?;
         // The same target and another: neither waits.
         agent.connect("a", "va", &iscsi_info(21, "t", 1), &[])??;

@@ -55,12 +55,12 @@ pub(crate) fn find(node: &Node) -> Result<Vec<String>> {
     if let Err(error) = node.wait(
         "the end of all CIFS and NFS sessions",
         SESSIONS,
-        Duration::from_secs(30),
+        Duration::from_secs(60),
     ) {
         let sessions = node.run(
             "cat /proc/fs/cifs/DebugData /proc/fs/nfsfs/servers",
             b"",
-            Duration::from_secs(20),
+            Duration::from_secs(60),
         );
         found.push(format!(
             "{error:#}: {}",

@@ -41,7 +41,7 @@ impl Qemu {
             .stdout(std::fs::File::create(log)?)
             .stderr(std::fs::OpenOptions::new().append(true).open(log)?);
         let mut process = Guarded(command.spawn().context("starting qemu-system-x86_64")?);
-        let stream = wait_for("QEMU's control socket", Duration::from_secs(20), || {
+        let stream = wait_for("QEMU's control socket", Duration::from_secs(60), || {
             if let Some(status) = process.0.try_wait()? {
                 bail!(
                     "QEMU ended at once with {status}: {}",
@@ -166,7 +166,7 @@ pub(crate) fn incoming(file: &Path) -> [String; 2] {
 pub(crate) fn version() -> Result<String> {
     let mut command = Command::new("qemu-system-x86_64");
     command.arg("--version");
-    Ok(run(command, b"", Duration::from_secs(20))?.stdout)
+    Ok(run(command, b"", Duration::from_secs(60))?.stdout)
 }
 
 /// How QEMU runs the node's processors.

@@ -107,7 +107,7 @@ fn mounts_outlive_the_daemon(lab: &Lab) -> Result<()> {
     node.wait(
         "the guest reads",
         &format!("grep -q 'serial=v1 head={head} write=ok' /var/log/lab/inner.console"),
-        Duration::from_secs(20),
+        Duration::from_secs(60),
     )?;
 
     ensure!(property(node, "ActiveState")? == "inactive");
@@ -166,13 +166,13 @@ fn stop_lets_calls_end(lab: &Lab) -> Result<()> {
             node.wait(
                 "the attach is under way",
                 "volattach show a1",
-                Duration::from_secs(30),
+                Duration::from_secs(60),
             )?;
             node.sh("systemctl stop --no-block volattachd.service")?;
             node.wait(
                 "the daemon drains",
                 "systemctl show -p StatusText volattachd.service | grep -q 'waiting for the calls under way'",
-                Duration::from_secs(30),
+                Duration::from_secs(60),
             )?;
             let refused = agent.call(&["list"], "")?;
             let refused = refused.err().context("a daemon that stops takes a call")?;
@@ -284,7 +284,7 @@ fn confinement(lab: &Lab) -> Result<()> {
     let checked = node.run(
         "volattachd --check-config --config /run/typo.toml",
         b"",
-        Duration::from_secs(20),
+        Duration::from_secs(60),
     )?;
     ensure!(checked.status.code() == Some(1), "{}", checked.stdout);
     ensure!(

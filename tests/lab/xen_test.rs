@@ -278,7 +278,7 @@ fn never_connected(lab: &Lab) -> Result<()> {
             .wait(
                 "the attach is under way",
                 "volattach show a1",
-                Duration::from_secs(30),
+                Duration::from_secs(60),
             )
             .and_then(|()| node.sh("virsh -q suspend inner"));
         server.resume()?;

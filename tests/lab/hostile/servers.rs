@@ -28,7 +28,7 @@ impl<'node> Liars<'node> {
             node.wait(
                 "a server",
                 &format!("ss -Hltn | grep -q ':{port} '"),
-                Duration::from_secs(20),
+                Duration::from_secs(60),
             )?;
         }
         Ok(liars)
@@ -130,7 +130,7 @@ pub(crate) fn smb(lab: &Lab) -> Result<()> {
     ))?;
     let _liars = Liars { node };
     let listens = "ip netns exec other ss -Hltn | grep -q ':445 '";
-    node.wait("the server", listens, Duration::from_secs(30))?;
+    node.wait("the server", listens, Duration::from_secs(60))?;
     let mut info = smb_info(
         &server,
         "vols",
