@@ -78,7 +78,8 @@ impl Caller {
 
 /// A daemon without a daemon, over a world of fakes; who calls is Keystone's word.
 struct Server {
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
+    admission: Arc<Admission>,
     world: World,
     engine: Engine,
     clients: BTreeMap<Option<u32>, VolumeAttachClient<Channel>>,
@@ -107,7 +108,7 @@ impl Server {
         let policy = PolicyStore::open(files, |_| {}).unwrap();
         let mut settings = keystone.settings();
         settings.audit_role = Some("auditor".to_owned());
-        let admission = Admission::new(policy, settings.audit_role.clone());
+        let admission = Arc::new(Admission::new(policy, settings.audit_role.clone()));
         let asked = volattach::auth::Keystone::new(&settings).unwrap();
         let authenticator = Authenticator::new(LocalPeers::with_ids(0, None)).with_keystone(asked);
         let world = World::new();
@@ -118,7 +119,7 @@ impl Server {
             engine.clone(),
             host,
             authenticator,
-            Arc::new(admission),
+            admission.clone(),
             &limits,
         );
         let api = api.await.unwrap();
@@ -153,7 +154,8 @@ impl Server {
             ..VolumeOwner::default()
         };
         Self {
-            _dir: dir,
+            dir,
+            admission,
             world,
             engine,
             clients,
@@ -161,6 +163,14 @@ impl Server {
             owner,
             made: 0,
         }
+    }
+
+    /// From now on its policy file says this.
+    fn rule(&self, policy: &str) {
+        std::fs::write(self.dir.path().join("policy.yaml"), policy).unwrap();
+        // A file is read once it has looked the same twice.
+        self.admission.refresh();
+        self.admission.refresh();
     }
 
     fn told(&self) -> v1::VolumeFacts {
@@ -573,7 +583,7 @@ async fn what_a_caller_says_of_itself_counts_for_nothing() {
     assert_eq!(matrix(&mut server, &forged).await, expected);
 }
 
-/// A watch tells of what the caller may see, and of nothing else.
+/// A watch tells of what the caller may see at that moment, and of nothing else.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_leaves_out_what_the_caller_may_not_see() {
     let keystone = shared();
@@ -602,9 +612,21 @@ async fn a_watch_leaves_out_what_the_caller_may_not_see() {
         .into_inner();
     attach_of("hidden", keystone.id("other")).await;
     attach_of("shown", keystone.id("demo")).await;
-    let first = tokio::time::timeout(LONG, changes.message()).await.unwrap();
-    let first = first.unwrap().unwrap().attachment.unwrap();
-    assert_eq!(first.attachment_id, "shown");
+    let mut next = async || {
+        let change = tokio::time::timeout(LONG, changes.message()).await.unwrap();
+        change.unwrap().unwrap().attachment.unwrap()
+    };
+    loop {
+        let change = next().await;
+        assert_eq!(change.attachment_id, "shown");
+        if change.state() == v1::State::Attached {
+            break;
+        }
+    }
+    server.rule("'volume:attachment_watch': '\"last\":%(attachment_id)s'\n");
+    attach_of("hidden-too", keystone.id("demo")).await;
+    attach_of("last", keystone.id("demo")).await;
+    assert_eq!(next().await.attachment_id, "last");
 }
 
 /// Short lives: of those tokens that are made once, and of Keystone itself.
