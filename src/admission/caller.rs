@@ -80,8 +80,8 @@ pub(super) enum Allowed {
     Audit,
 }
 
-/// What no policy can allow, where callers are Keystone's: a stolen token of a user alone must not take a volume from
-/// under a guest, or show one to this host (OSSA-2023-003).
+/// What no policy can allow, where callers are Keystone's: with a stolen token of a user alone nobody must take a connection away
+/// behind a host's back, or have one and its path (OSSA-2023-003). What a user may attach and detach is the policy's to say.
 fn needs_service(rpc: Rpc) -> bool {
     match rpc {
         Rpc::ConnectVolume | Rpc::DisconnectVolume => true,
@@ -143,15 +143,13 @@ impl Caller {
         &self.actor
     }
 
-    /// Whether what it says of a volume counts: whose it is, who may use it. A user alone could say anything.
+    /// Whether what it says of a volume counts: whose it is, who may use it. A user alone could say anything, and so could one
+    /// whom the policy calls an administrator, as it may call one who only looks.
     #[must_use]
     pub fn may_vouch(&self) -> bool {
         match self.actor.via {
             Via::LocalPeer { .. } | Via::Certificate(_) => true,
-            Via::Keystone => {
-                self.actor.user.is_some()
-                    && (self.actor.service.is_some() || self.credentials.is_admin())
-            }
+            Via::Keystone => self.actor.user.is_some() && self.actor.service.is_some(),
         }
     }
 

@@ -31,13 +31,26 @@ pub(super) trait Asks {
         None
     }
 
-    /// Forgets what it says of a volume, because the caller may not vouch for it.
+    /// Forgets what it says of a volume, because the caller may not vouch for it; but not that the volume is a service's own,
+    /// which lets nobody in.
     fn disown(&mut self) {}
 }
 
 /// Whose a volume is, as a request tells.
 fn told(facts: Option<&VolumeFacts>) -> VolumeOwner {
     facts.map_or_else(VolumeOwner::default, |facts| facts.owner.clone())
+}
+
+/// What is left of what was said of a volume where nobody vouches for it.
+fn disowned(facts: Option<VolumeFacts>) -> Option<VolumeFacts> {
+    let service_owned = facts.is_some_and(|facts| facts.owner.service_owned);
+    service_owned.then(|| VolumeFacts {
+        owner: VolumeOwner {
+            service_owned,
+            ..VolumeOwner::default()
+        },
+        ..VolumeFacts::default()
+    })
 }
 
 /// What the volume may be used for: where nothing is asked for, it is written if nothing forbids that.
@@ -58,7 +71,7 @@ impl Asks for AttachRequest {
     }
 
     fn disown(&mut self) {
-        self.facts = None;
+        self.facts = disowned(self.facts.take());
     }
 }
 
@@ -75,7 +88,7 @@ impl Asks for ConnectRequest {
     }
 
     fn disown(&mut self) {
-        self.facts = None;
+        self.facts = disowned(self.facts.take());
     }
 }
 

@@ -16,14 +16,6 @@ pub struct Credentials {
     fault: Option<Why>,
 }
 
-impl Credentials {
-    /// Whether it is an administrator's: what `context_is_admin` says.
-    #[must_use]
-    pub fn is_admin(&self) -> bool {
-        get(&self.attributes, "is_admin").is_some_and(Value::is_true)
-    }
-}
-
 /// What is called for: flat, so that a rule's `%(user.id)s` is the value of the key `user.id`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Target(pub(super) Attributes);

@@ -2,9 +2,11 @@
 //!
 //! | user | roles, and where |
 //! |---|---|
-//! | `member`, `reader`, `admin` | that role in the project `demo` |
+//! | `member`, `reader` | that role in the project `demo` |
+//! | `admin` | that role in the project `other` |
 //! | `stranger` | `member` in the project `other` |
-//! | `observer` | `cinder:reader-admin` in `demo` |
+//! | `observer` | `cinder:reader-admin` in `other` |
+//! | `guide` | `cinder:reader-admin` and `member` in `other` |
 //! | `pretender` | `member`, and one called `service`, in `demo` |
 //! | `auditor` | `auditor` in the project `service` |
 //! | `nova` | `service` in the project `service` |
@@ -31,12 +33,13 @@ pub(crate) const PASSWORD: &str = "hunter2-of-keystone";
 /// How long Keystone may take to start, or to answer: far more than it does.
 pub(crate) const LONG: Duration = Duration::from_secs(30);
 
-const USERS: [(&str, &[&str], &str); 9] = [
+const USERS: [(&str, &[&str], &str); 10] = [
     ("member", &["member"], "demo"),
     ("reader", &["reader"], "demo"),
-    ("admin", &["admin"], "demo"),
+    ("admin", &["admin"], "other"),
     ("stranger", &["member"], "other"),
-    ("observer", &["cinder:reader-admin"], "demo"),
+    ("observer", &["cinder:reader-admin"], "other"),
+    ("guide", &["cinder:reader-admin", "member"], "other"),
     ("pretender", &["member", "service"], "demo"),
     ("auditor", &["auditor"], "service"),
     ("nova", &["service"], "service"),

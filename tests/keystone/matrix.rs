@@ -15,25 +15,19 @@ use volattach::auth::{Authenticator, LocalPeers, Peer, PeerCredentials};
 use volattach::config::Settings;
 use volattach::host::Host;
 use volattach::model::{VolumeFacts, VolumeOwner};
-use volattach::policy::{PolicyFiles, PolicyStore};
+use volattach::policy::{DEFAULTS, PolicyFiles, PolicyStore};
 
 use crate::fakes::{self, World, admit, attach, by_root, connect, root, smb};
 use crate::fixture::{Keystone, LONG, Lifetimes};
 use crate::{shared, socket};
 
-/// The roles and rules of Cinder's recipe for an administrator who may look and not touch.
-const OBSERVER: &str = r#"
-"context_is_admin": "role:admin or role:cinder:reader-admin"
-"strict_admin_api": "not role:cinder:reader-admin and rule:admin_api"
-"strict_admin_or_owner": "(not role:cinder:reader-admin and (is_admin:True or (role:admin and is_admin_project:True))) or project_id:%(project_id)s"
-"volume:attachment_get": "rule:admin_or_owner"
-"volume:attachment_get_all": "rule:admin_or_owner"
-"volume:attachment_watch": "rule:admin_or_owner"
-"volume:permissions_get": "rule:admin_or_owner"
-"volume:permissions_update": "rule:strict_admin_api"
-"volume:connector_get": "rule:admin_api"
-"volume_extension:volume_admin_actions:force_detach": "rule:strict_admin_api"
-"#;
+/// Cinder's recipe for an administrator who may look and not touch, as the documentation has it.
+fn observer() -> &'static str {
+    let page = include_str!("../../docs/policy.md");
+    let section = page.split("\n## An administrator who only looks\n").nth(1);
+    let block = section.and_then(|section| section.split("```yaml\n").nth(1));
+    block.and_then(|block| block.split("```").next()).unwrap()
+}
 
 /// Who calls.
 #[derive(Clone)]
@@ -390,7 +384,7 @@ async fn matrix(server: &mut Server, callers: &[Caller]) -> String {
 fn everybody(keystone: &Keystone) -> Vec<Caller> {
     let token = |user: &str| {
         let project = match user {
-            "stranger" => "other",
+            "stranger" | "admin" | "observer" | "guide" => "other",
             "nova" | "auditor" => "service",
             _ => "demo",
         };
@@ -415,6 +409,7 @@ fn everybody(keystone: &Keystone) -> Vec<Caller> {
         ("role called service", "", "pretender"),
         ("admin", "admin + service", "admin"),
         ("observer", "observer + service", "observer"),
+        ("observer and member", "", "guide"),
     ] {
         let token = token(user);
         callers.push(Caller::new(alone, Some(&token), None));
@@ -470,6 +465,7 @@ async fn each_caller_may_do_what_the_matrix_says() {
     admin + service           yes    yes    yes    yes     yes        yes    yes        yes    sees 1 yes    yes          yes            yes
     observer                  no     no     no     no      no         no     no         no     no     no     no           no             no
     observer + service        no     no     no     no      no         no     no         no     no     no     yes          no             no
+    observer and member       no     no     no     no      no         no     no         no     sees 0 yes    no           no             no
     service alone             who?   who?   who?   who?    who?       who?   who?       who?   who?   who?   who?         who?           who?
     service as a user         no     no     no     no      no         no     no         no     no     no     no           no             no
     auditor alone             no     no     no     no      no         no     no         yes    sees 1 yes    yes          yes            no
@@ -482,10 +478,11 @@ async fn each_caller_may_do_what_the_matrix_says() {
 #[tokio::test(flavor = "multi_thread")]
 async fn cinders_observer_sees_all_and_changes_nothing() {
     let keystone = shared();
-    let mut server = Server::start(&keystone, OBSERVER).await;
+    let mut server = Server::start(&keystone, observer()).await;
     let names = [
         "observer",
         "observer + service",
+        "observer and member",
         "admin + service",
         "member + service",
         "other project's",
@@ -498,6 +495,77 @@ async fn cinders_observer_sees_all_and_changes_nothing() {
     admin + service           yes    yes    yes    yes     yes        yes    yes        yes    sees 1 yes    yes          yes            yes
     observer                  no     no     no     no      no         no     no         yes    sees 1 yes    yes          yes            no
     observer + service        no     no     no     no      no         no     no         yes    sees 1 yes    yes          yes            no
+    observer and member       no     no     no     no      no         no     no         yes    sees 1 yes    yes          yes            no
+    ");
+}
+
+/// Whoever has no service's token makes no volume the own project's by saying so, whatever the policy takes the caller for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_alone_does_not_say_whose_a_volume_is() {
+    let keystone = shared();
+    // As Cinder's own rules for changes are in that recipe.
+    let strict = "(not role:cinder:reader-admin and is_admin:True) or project_id:%(project_id)s";
+    let strict = format!("{}\"volume:attachment_create\": \"{strict}\"\n", observer());
+    for policy in ["", observer(), &strict] {
+        let mut server = Server::start(&keystone, policy).await;
+        server.owner.project_id = Some(keystone.id("other").to_owned());
+        let liars = ["other project's", "observer", "observer and member"];
+        for liar in some(&keystone, &liars) {
+            for call in ["AttachVolume", "PlanAttach", "ConnectVolume"] {
+                let said = server.call(&liar, call, "a", "v").await.unwrap_err();
+                assert_eq!(word(&said), "no", "{}: {call}: {said:?}", liar.name);
+            }
+        }
+    }
+}
+
+/// What is left where a policy lets everybody do everything.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_allows_all_does_not_lift_the_floor() {
+    let keystone = shared();
+    let asked_for = DEFAULTS.iter().filter(|rule| !rule.operations.is_empty());
+    let open: String = asked_for
+        .map(|rule| format!("{:?}: '@'\n", rule.name))
+        .collect();
+    let mut server = Server::start(&keystone, &open).await;
+    let names = [
+        "anonymous",
+        "local stranger",
+        "other project's",
+        "other project's + service",
+        "role called service",
+        "admin",
+        "service alone",
+        "service as a user",
+        "auditor alone",
+    ];
+    let callers = some(&keystone, &names);
+    let said = matrix(&mut server, &callers).await;
+    insta::assert_snapshot!(said, @r"
+                              Attach Detach Force  Connect Disconnect Extend PlanAttach Get    List   Watch  GetConnector GetPermissions SetPermissions
+    anonymous                 who?   who?   who?   who?    who?       who?   who?       who?   who?   who?   who?         who?           who?
+    local stranger            no     no     no     no      no         no     no         no     no     no     no           no             no
+    other project's           yes    yes    no     no      no         yes    yes        yes    sees 1 yes    yes          yes            yes
+    other project's + service yes    yes    yes    yes     yes        yes    yes        yes    sees 1 yes    yes          yes            yes
+    role called service       yes    yes    no     no      no         yes    yes        yes    sees 1 yes    yes          yes            yes
+    admin                     yes    yes    no     no      no         yes    yes        yes    sees 1 yes    yes          yes            yes
+    service alone             who?   who?   who?   who?    who?       who?   who?       who?   who?   who?   who?         who?           who?
+    service as a user         yes    yes    no     no      no         yes    yes        yes    sees 1 yes    yes          yes            yes
+    auditor alone             no     no     no     no      no         no     no         yes    sees 1 yes    yes          yes            no
+    ");
+    server.owner.service_owned = true;
+    let said = matrix(&mut server, &callers).await;
+    insta::assert_snapshot!(said, @r"
+                              Attach Detach Force  Connect Disconnect Extend PlanAttach Get    List   Watch  GetConnector GetPermissions SetPermissions
+    anonymous                 who?   who?   who?   who?    who?       who?   who?       who?   who?   who?   who?         who?           who?
+    local stranger            no     no     no     no      no         no     no         no     no     no     no           no             no
+    other project's           no     no     no     no      no         no     no         no     sees 0 yes    yes          no             no
+    other project's + service yes    yes    yes    yes     yes        yes    yes        yes    sees 1 yes    yes          yes            yes
+    role called service       no     no     no     no      no         no     no         no     sees 0 yes    yes          no             no
+    admin                     no     no     no     no      no         no     no         no     sees 0 yes    yes          no             no
+    service alone             who?   who?   who?   who?    who?       who?   who?       who?   who?   who?   who?         who?           who?
+    service as a user         no     no     no     no      no         no     no         no     sees 0 yes    yes          no             no
+    auditor alone             no     no     no     no      no         no     no         yes    sees 1 yes    yes          yes            no
     ");
 }
 

@@ -66,7 +66,7 @@ async fn one_bad_token_is_enough_to_be_refused() {
     let keystone = shared();
     let authenticator = authenticator(&keystone.settings());
     let user = keystone.token("member", "demo");
-    let admin = keystone.token("admin", "demo");
+    let admin = keystone.token("admin", "other");
     let service = keystone.token("nova", "service");
     for (user, service) in [
         // Bad tokens, also on a socket on which the peer would be let in without.
