@@ -4,6 +4,7 @@
 #![cfg(test)]
 
 mod pki;
+mod skip;
 mod socket;
 #[path = "daemon/tls.rs"]
 mod tls;
@@ -166,7 +167,7 @@ async fn systemd_hears_of_its_start_life_and_end() {
 #[test]
 fn each_thread_has_only_the_rights_that_are_needed() {
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("SKIPPED: root's rights are only root's to drop");
+        skip::skipped("root's rights are only root's to drop");
         return;
     }
     let place = Place::new();

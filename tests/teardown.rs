@@ -5,6 +5,8 @@
 
 #![cfg(test)]
 
+mod skip;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -41,7 +43,9 @@ fn inside(test: &str) -> bool {
             .expect("unshare(1) is of util-linux")
     };
     if !unshare(&["true".as_ref()]).status.success() {
-        eprintln!("SKIPPED: {test} needs root, for a mount namespace of its own");
+        skip::skipped(&format!(
+            "{test} needs root, for a mount namespace of its own"
+        ));
         return false;
     }
     let own = std::env::current_exe().unwrap();

@@ -2,6 +2,8 @@
 
 #![cfg(test)]
 
+mod skip;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -47,7 +49,7 @@ fn inspect_as(user: RunAs, root: &Path, relative: &str, write: bool) -> Job {
 async fn a_file_is_opened_as_the_user_that_is_named() {
     use std::os::unix::fs::PermissionsExt;
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("SKIPPED: becoming another user needs root");
+        skip::skipped("becoming another user needs root");
         return;
     }
     let (nobody, stranger) = (65_534, 4_242_424);
@@ -159,7 +161,7 @@ async fn an_executable_that_is_none_is_told() {
 #[test]
 fn a_worker_keeps_only_the_rights_that_it_needs() {
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("SKIPPED: root's rights are only root's to drop");
+        skip::skipped("root's rights are only root's to drop");
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -369,7 +371,9 @@ fn own_mount_namespace() -> bool {
         )
     });
     if let Err(errno) = private {
-        eprintln!("SKIPPED: mounting needs root and a mount namespace of its own: {errno}");
+        skip::skipped(&format!(
+            "mounting needs root and a mount namespace of its own: {errno}"
+        ));
     }
     private.is_ok()
 }

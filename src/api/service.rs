@@ -54,7 +54,9 @@ impl Service {
             .authenticate(&metadata, &extensions)
             .await
             .map_err(|error| {
-                tracing::warn!(target: "audit", rule = rpc.rule(), decision = "deny", by = chain(&error), "audit");
+                let peer = extensions.get::<Option<Peer>>().and_then(Option::as_ref);
+                let peer = peer.map(tracing::field::display);
+                tracing::warn!(target: "audit", rule = rpc.rule(), peer, decision = "deny", by = chain(&error), "audit");
                 status(&error, error.reason(), &Subject::default())
             })?;
         let _under_way = self.limiter.enter(&actor).map_err(|error| over(&error))?;

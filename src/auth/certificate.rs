@@ -1,6 +1,7 @@
 //! Holders of TLS client certificates: who they are by the names in them, and the roles that the deployer gives those.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use rustls::pki_types::CertificateDer;
 
@@ -14,6 +15,13 @@ pub struct PeerCertificate {
     pub(super) chain: Vec<CertificateDer<'static>>,
     /// The URIs and then the DNS names in it (RFC 5280, section 4.2.1.6), as they are written there.
     names: Vec<String>,
+}
+
+/// The names in it.
+impl fmt::Display for PeerCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.names.join(", "))
+    }
 }
 
 impl PeerCertificate {

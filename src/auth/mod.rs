@@ -25,6 +25,7 @@ pub use local::{LocalPeers, PeerCredentials};
 pub use tls::{TlsError, TlsServer};
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use certificate::Certificates;
@@ -38,6 +39,19 @@ pub enum Peer {
     Local(PeerCredentials),
     /// The holder of a client certificate, by TLS.
     Certificate(Arc<PeerCertificate>),
+}
+
+/// For the log: who a caller is by the connection, whatever else is brought.
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Local(peer) => {
+                write!(f, "uid {} gid {}", peer.uid, peer.gid)?;
+                peer.pid.map_or(Ok(()), |pid| write!(f, " pid {pid}"))
+            }
+            Self::Certificate(certificate) => write!(f, "certificate of {certificate}"),
+        }
+    }
 }
 
 /// What a call brings to tell who makes it.

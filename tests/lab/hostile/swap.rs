@@ -87,6 +87,10 @@ pub(crate) fn swap(lab: &Lab) -> Result<()> {
         &[&export.path("v"), &export.path("link")],
     )?;
     ensure!(!found.contains_key("STOLEN"), "{found:?}");
+    // It was the swapping that kept the others from it.
+    agent.attach("a", "calm", &export.info("v", ""), &["--access", "ro"])??;
+    ensure!(guest::sees(node, "calm")?.head == guest::hex(HEAD));
+    agent.detach("a")??;
 
     // Whoever may rename on the host itself has no volume attached: it would be opened by its path again.
     node.sh(
