@@ -312,7 +312,9 @@ async fn a_policy_is_read_again_and_a_broken_one_is_told_of() {
     let figures = place.path("volattach.prom");
     let added = format!("metrics_file = {figures:?}\npolicy.file = {policy:?}\n");
     fs::write(&config, added + &text).unwrap();
-    fs::write(&policy, "'volume:attachment_get_all': '!'\n").unwrap();
+    let wrong =
+        "'volume:attachment_get_all': '!'\n'volume:extend': 'not role:cinder:reader-admn'\n";
+    fs::write(&policy, wrong).unwrap();
     let mut daemon = place.start(place.command(&[]));
     let socket = place.path("run/volattachd.sock");
     assert!(call(&socket).await.is_err());
@@ -332,6 +334,11 @@ async fn a_policy_is_read_again_and_a_broken_one_is_told_of() {
     let told = said.lines().find(|line| line.contains("cannot be used"));
     assert!(
         told.is_some_and(|line| line.contains("policy.yaml:1")),
+        "{said}"
+    );
+    let warned = said.lines().find(|line| line.contains("likely wrong"));
+    assert!(
+        warned.is_some_and(|line| line.contains("cinder:reader-admn")),
         "{said}"
     );
     // With no earlier one to go on with, it does not start.

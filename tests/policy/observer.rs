@@ -75,15 +75,22 @@ fn its_role_is_to_be_made_known() {
     let roles = files.write("roles", "# the deployment's\ncinder:reader-admin\n");
     let known = run(&["validate", "--policy", &policy, "--roles", &roles]);
     assert_eq!(known, (0, String::new(), String::new()));
-    let misspelt = policy_with(&files, "not role:cinder:reader-admn and rule:admin_api");
-    let (code, said, _) = run(&["validate", "--policy", &misspelt, "--roles", &roles]);
-    assert_eq!(code, 1);
-    assert!(
-        said.ends_with("did you mean \"cinder:reader-admin\"?\n"),
-        "{said}"
-    );
-}
-
-fn policy_with(files: &Files, rule: &str) -> String {
-    files.write("misspelt.yaml", &format!("\"volume:extend\": \"{rule}\"\n"))
+    // Wherever in the recipe it is misspelt.
+    let places = RECIPE.matches("cinder:reader-admin").count();
+    for place in 0..places {
+        let (at, role) = RECIPE
+            .match_indices("cinder:reader-admin")
+            .nth(place)
+            .unwrap();
+        let mut misspelt = RECIPE.to_owned();
+        misspelt.replace_range(at..at + role.len(), "cinder:reader-admn");
+        let misspelt = files.write("misspelt.yaml", &misspelt);
+        let (code, said, _) = run(&["validate", "--policy", &misspelt, "--roles", &roles]);
+        assert_eq!(code, 1, "{place}: {said}");
+        assert!(
+            said.contains("did you mean \"cinder:reader-admin\"?"),
+            "{place}: {said}"
+        );
+    }
+    assert_eq!(places, 3);
 }
