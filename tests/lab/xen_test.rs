@@ -66,6 +66,10 @@ pub(crate) const TESTS: &[Test] = &[
         run: refusals,
     },
     Test {
+        name: "xen_guest_does_not_connect",
+        run: never_connected,
+    },
+    Test {
         name: "xen_volumes_that_root_cannot_have",
         run: not_for_root,
     },
@@ -84,10 +88,6 @@ pub(crate) const SOAK: &[Test] = &[
     Test {
         name: "xen_daemon_is_killed",
         run: fault_test::daemon_killed,
-    },
-    Test {
-        name: "xen_guest_does_not_connect",
-        run: never_connected,
     },
     // QEMU's firmware takes the better part of a minute to load a kernel here.
     Test {
