@@ -149,6 +149,7 @@ fn two_volumes(lab: &Lab) -> Result<()> {
     );
     agent.detach("a3")??;
     no_controllers(node)?;
+    path_of_others(node, &agent, &server)?;
     for (image, volume) in [(image_a, "volume-a"), (image_b, "volume-b")] {
         node.sh(&format!(
             "grep -aqF 'volattach-guest-was-here {volume}' {image}"
@@ -157,6 +158,29 @@ fn two_volumes(lab: &Lab) -> Result<()> {
     // One name for the host, for good.
     node.sh("grep -q '^nqn.2014-08.org.nvmexpress:uuid:' /etc/nvme/hostnqn && grep -q \"$(cat /etc/nvme/hostid)\" /etc/nvme/hostnqn")
         .map(drop)
+}
+
+/// A connection that somebody else has made is used, told of, and left alone.
+fn path_of_others(node: &Node, agent: &Agent<'_>, server: &NvmeServer<'_>) -> Result<()> {
+    let mut info = server.info(B);
+    info["data"]["portals"] = json!([["10.99.0.20", "4420", "tcp"]]);
+    let nqn = text(&info["data"], "target_nqn");
+    node.sh(&format!(
+        "printf 'transport=tcp,traddr=10.99.0.20,trsvcid=4420,nqn={nqn},hostnqn=%s,hostid=%s' \
+         \"$(cat /etc/nvme/hostnqn)\" \"$(cat /etc/nvme/hostid)\" >/dev/nvme-fabrics"
+    ))?;
+    let theirs = controllers(node)?;
+    ensure!(theirs.len() == 1, "{theirs:?}");
+    agent.attach("a4", "volume-b", &info, &[])??;
+    let disk = guest::sees(node, "volume-b")?;
+    ensure!(disk.head == guest::hex("volume B........"), "{disk:?}");
+    agent.detach("a4")??;
+    ensure!(controllers(node)? == theirs, "{:?}", controllers(node)?);
+    node.sh(
+        "journalctl -q -o cat -u volattachd | grep -q 'others made this path' && \
+         for it in /sys/class/nvme/nvme*/delete_controller; do echo 1 >$it; done",
+    )?;
+    no_controllers(node)
 }
 
 /// Each way to be wrong has its reason, and leaves no connection.

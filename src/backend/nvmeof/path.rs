@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use super::fabric::State;
+use super::fabric::{Controller, State};
 use super::{NvmeBackend, probe};
 use crate::backend::mount::host;
 use crate::backend::mount::probe::Outcome;
@@ -38,14 +38,20 @@ impl NvmeBackend {
     ) -> Result<(), BackendError> {
         let mut known = self.controllers(&volume.nqn).await?;
         known.retain(|controller| controller.state != State::Ending);
-        let connects = volume.portals.iter().map(|portal| async {
-            if known
-                .iter()
-                .any(|controller| controller.portal == Some(*portal))
-            {
-                return Ok(());
+        let known = &known;
+        let connects = volume.portals.iter().map(|&portal| async move {
+            let of_portal = |it: &&Controller| it.portal == Some(portal);
+            let Some(controller) = known.iter().find(of_portal) else {
+                return self.connect_path(volume, portal, own).await;
+            };
+            if !controller.ours {
+                tracing::warn!(
+                    %portal,
+                    controller = controller.name,
+                    "others made this path: how long I/O waits for a server that is dead is theirs to say"
+                );
             }
-            self.connect_path(volume, *portal, own).await
+            Ok(())
         });
         let outcomes = futures::future::join_all(connects).await;
         let good = outcomes.iter().any(Result::is_ok);
