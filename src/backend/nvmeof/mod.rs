@@ -3,8 +3,8 @@
 //!
 //! Invariants: no server is talked to in the daemon but by a probe with a deadline; whatever the kernel may wait in for one
 //! is a worker's job; a device is given out only after each of its live paths was asked, fresh, which volume it is, and all
-//! said the same and what was expected; every controller that it makes fails I/O in time; controllers are shared by all volumes of a
-//! subsystem and go with the last of them, those that others made never.
+//! said the same and what was expected; every controller that volattach makes fails I/O in time; controllers are shared by
+//! all volumes of a subsystem and go with the last of them, those that others made never.
 
 mod fabric;
 #[cfg(any(test, feature = "fuzzing"))]
