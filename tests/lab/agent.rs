@@ -10,7 +10,12 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::{machine::Kind, node::Node, process::quote};
+use super::{
+    machine::Kind,
+    node::Node,
+    process::quote,
+    profile::{self, Activity},
+};
 
 /// Makes `directory`/package.tar of what is installed on a node, without debugging symbols.
 pub(crate) fn package(directory: &Path) -> Result<PathBuf> {
@@ -59,9 +64,13 @@ impl<'node> Agent<'node> {
     /// Installs the package if it is not, and starts the daemon afresh with `config` as its configuration, over that of a node
     /// whose servers are as slow as itself.
     pub(crate) fn start(node: &'node Node, config: &str) -> Result<Self> {
+        profile::span(Activity::Agent, "start", || Self::start_fresh(node, config))
+    }
+
+    fn start_fresh(node: &'node Node, config: &str) -> Result<Self> {
         let hypervisor = match node.kind {
             Kind::Kvm => "",
-            Kind::Xen => "[libvirt]\nuri = \"xen:///system\"\n",
+            Kind::Xen | Kind::XenHvm => "[libvirt]\nuri = \"xen:///system\"\n",
         };
         let config = format!("{hypervisor}{config}");
         node.write(
@@ -105,9 +114,11 @@ impl<'node> Agent<'node> {
         if user != "root" {
             script = format!("runuser -u {user} -- {script}");
         }
-        let output = self
-            .node
-            .run(&script, stdin.as_bytes(), Duration::from_secs(150))?;
+        let verb = args.iter().find(|arg| !arg.starts_with('-'));
+        let output = profile::span(Activity::Agent, verb.unwrap_or(&""), || {
+            self.node
+                .run(&script, stdin.as_bytes(), Duration::from_secs(150))
+        })?;
         let Ok(mut answer) = serde_json::from_str::<Value>(&output.stdout) else {
             bail!(
                 "{script} ended with {} and no answer: {}{}",

@@ -56,7 +56,7 @@ fn client<T: DeserializeOwned>(node: &Node, job: &client::Job) -> Result<T> {
 }
 
 fn nothing_left(node: &Node) -> Result<()> {
-    let left = leftovers::find(node)?;
+    let left = leftovers::find(node, leftovers::SESSIONS_END)?;
     ensure!(left.is_empty(), "left over:\n{}", left.join("\n"));
     servers::remove_all(node)
 }

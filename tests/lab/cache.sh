@@ -11,7 +11,8 @@ key() {
 }
 
 # cached NAME COMMAND...: makes the entry NAME by running COMMAND with an empty directory as its last
-# argument, unless it is there; prints its path. What COMMAND prints goes to stderr.
+# argument, unless it is there; prints its path. What COMMAND prints goes to stderr. Fails if COMMAND does, also where the
+# shell's "errexit" is off, as it is in a condition.
 cached() {
     local entry=$lab_cache/$1
     shift
@@ -22,10 +23,9 @@ cached() {
             if ! [ -d "$entry" ]; then
                 rm -rf "$entry.part"
                 mkdir "$entry.part"
-                "$@" "$entry.part" >&2
-                mv -T "$entry.part" "$entry"
+                "$@" "$entry.part" >&2 && mv -T "$entry.part" "$entry"
             fi
-        ) 9>"$entry.lock"
+        ) 9>"$entry.lock" || return 1
     fi
     echo "$entry"
 }

@@ -107,7 +107,7 @@ fn demonstrate(observed: &mut Observed) -> Result<()> {
     let done = volumes_come_and_go(&screen, observed);
 
     heading("What is left over: mounts, sessions, disks, processes, records");
-    let left = leftovers::find(&node);
+    let left = leftovers::find(&node, leftovers::SESSIONS_END);
     let left = left.map(|left| {
         left.iter().for_each(|line| println!("{line}"));
         println!("{} found", left.len());

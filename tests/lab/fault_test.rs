@@ -63,7 +63,7 @@ fn state(agent: &Agent<'_>, id: &str) -> Result<String> {
 /// A server that accepts connections and never answers fails at its deadline; an attach from another server that
 /// began after it is done before.
 fn stopped_server(lab: &Lab) -> Result<()> {
-    let agent = Agent::start(&lab.node, "[smb]\nprobe_timeout = \"60s\"\n")?;
+    let agent = Agent::start(&lab.node, "[smb]\nprobe_timeout = \"25s\"\n")?;
     let (ill, well) = (server(lab, "ill", 11)?, server(lab, "well", 12)?);
     ill.pause()?;
     let (failed, attached) = std::thread::scope(|scope| {
@@ -102,7 +102,7 @@ pub(crate) fn suspended_guest(lab: &Lab) -> Result<()> {
     // Xen's own toolstack takes a disk by force after 10 s: not here.
     let patience = match lab.node.kind {
         Kind::Kvm => 3,
-        Kind::Xen => 13,
+        Kind::Xen | Kind::XenHvm => 13,
     };
     let config = format!("[detach]\nunplug_timeout = \"{patience}s\"\n");
     let agent = Agent::start(&lab.node, &config)?;

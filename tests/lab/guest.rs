@@ -4,7 +4,11 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{machine::Kind, node::Node, process::wait_for};
+use super::{
+    node::Node,
+    process::wait_for,
+    profile::{self, Activity},
+};
 
 /// A disk as the guest sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +60,7 @@ fn disks_of(node: &Node, domain: &str) -> Result<BTreeMap<String, Disk>> {
     let console = format!("cat /var/log/lab/{domain}.console");
     let output = node.run(&console, b"", Duration::from_secs(60))?;
     let mut disks = parse(&output.stdout)?;
-    if node.kind == Kind::Xen {
+    if node.kind.is_xen() {
         let xml = node.sh(&format!("virsh dumpxml {domain}"))?;
         for disk in disks.values_mut() {
             if let Some(volume) = volume_at(&xml, &disk.name) {
@@ -82,15 +86,17 @@ pub(crate) fn sees(node: &Node, serial: &str) -> Result<Disk> {
 }
 
 fn sees_in(node: &Node, domain: &str, serial: &str) -> Result<Disk> {
-    wait_for(
-        &format!("the guest {domain} sees disk {serial:?}"),
-        Duration::from_secs(60),
-        || {
-            Ok(disks_of(node, domain)?
-                .into_values()
-                .find(|disk| disk.known_as == serial))
-        },
-    )
+    profile::span(Activity::Guest, "sees a disk", || {
+        wait_for(
+            &format!("the guest {domain} sees disk {serial:?}"),
+            Duration::from_secs(60),
+            || {
+                Ok(disks_of(node, domain)?
+                    .into_values()
+                    .find(|disk| disk.known_as == serial))
+            },
+        )
+    })
 }
 
 /// Waits until the guest sees the disk with this serial at so many bytes.
@@ -110,16 +116,18 @@ pub(crate) fn sees_bytes(node: &Node, serial: &str, bytes: u64) -> Result<()> {
 /// Waits until the guest has no disk with this serial. On Xen, where libvirt has forgotten which that was, nor any that libvirt
 /// does not have.
 pub(crate) fn gone(node: &Node, serial: &str) -> Result<()> {
-    wait_for(
-        &format!("disk {serial:?} is gone from the guest"),
-        Duration::from_secs(60),
-        || {
-            Ok(disks(node)?
-                .values()
-                .all(|disk| disk.known_as != serial && (node.kind == Kind::Kvm || disk.is_known()))
-                .then_some(()))
-        },
-    )
+    profile::span(Activity::Guest, "has lost a disk", || {
+        wait_for(
+            &format!("disk {serial:?} is gone from the guest"),
+            Duration::from_secs(60),
+            || {
+                Ok(disks(node)?
+                    .values()
+                    .all(|disk| disk.known_as != serial && (!node.kind.is_xen() || disk.is_known()))
+                    .then_some(()))
+            },
+        )
+    })
 }
 
 /// One more guest, just like the inner one, until this is dropped.
@@ -140,7 +148,9 @@ impl<'node> Second<'node> {
     pub(crate) fn start_as(node: &'node Node, kind: &str) -> Result<Self> {
         let second = Self { node };
         let script = format!("lab-guest start {} {kind}", Self::NAME);
-        let output = node.run(&script, b"", Duration::from_secs(240))?;
+        let output = profile::span(Activity::GuestBoot, kind, || {
+            node.run(&script, b"", Duration::from_secs(240))
+        })?;
         ensure!(output.status.success(), "{script}: {}", output.stderr);
         Ok(second)
     }

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::node::Node;
+use super::{
+    node::Node,
+    profile::{self, Activity},
+};
 
 /// Each line that this prints is something left over. libvirt and the journal are only one witness each: the
 /// kernel and the inner guest's QEMU, or Xen's store, are asked too.
@@ -21,12 +24,14 @@ for map in /sys/block/dm-*; do
     [ -e "$map" ] && echo "map: $(cat "$map/dm/uuid")"
 done
 find /etc/iscsi/nodes /etc/iscsi/.volattach* -type f -printf 'node record: %p\n' 2>/dev/null
-for domain in $(virsh list --name --all); do
-    virsh -q domblklist "$domain" | sed "/^\$/d; s/^/disk of $domain: /"
-    if [ ! -e /proc/xen ] && virsh domstate "$domain" | grep -Eq 'running|paused'; then
-        virsh qemu-monitor-command "$domain" '{"execute":"query-named-block-nodes"}' |
-            grep -o '"node-name":"[^"]*"' | sed "s/^/block node of $domain: /"
-    fi
+domains=$(virsh list --name --all) || exit 1
+for domain in $domains; do
+    ask="domblklist $domain"
+    # Last, since a domain that is shut off refuses it.
+    [ -e /proc/xen ] || ask="$ask; qemu-monitor-command $domain '{\"execute\":\"query-named-block-nodes\"}'"
+    answer=$(virsh -q "$ask" 2>/dev/null)
+    echo "$answer" | sed "/^\$/d; /^{/d; s/^/disk of $domain: /"
+    echo "$answer" | grep -o '"node-name":"[^"]*"' | sed "s/^/block node of $domain: /"
 done
 # The servers' own devices lie beneath /srv/lab-*, and go with them.
 losetup -nO NAME,BACK-FILE | grep -v ' /srv/lab-' | sed 's/^/loop device: /'
@@ -49,14 +54,18 @@ exit 0
 const SESSIONS: &str = "! grep -E '^[0-9]+\\) (ConnectionId|Name)' /proc/fs/cifs/DebugData &&
     ! grep -s '^v' /proc/fs/nfsfs/servers";
 
-/// Everything left over of attachments, a line each; empty when all is as if nothing had ever been attached.
-pub(crate) fn find(node: &Node) -> Result<Vec<String>> {
+/// How long sessions may take to end.
+pub(crate) const SESSIONS_END: Duration = Duration::from_secs(60);
+
+/// Everything left over of attachments, a line each; empty when all is as if nothing had ever been attached. Sessions whose mounts
+/// have gone may take until `patience` to end.
+pub(crate) fn find(node: &Node, patience: Duration) -> Result<Vec<String>> {
+    profile::span(Activity::Leftovers, "", || search(node, patience))
+}
+
+fn search(node: &Node, patience: Duration) -> Result<Vec<String>> {
     let mut found: Vec<String> = node.sh(SCRIPT)?.lines().map(String::from).collect();
-    if let Err(error) = node.wait(
-        "the end of all CIFS and NFS sessions",
-        SESSIONS,
-        Duration::from_secs(60),
-    ) {
+    if let Err(error) = node.wait("the end of all CIFS and NFS sessions", SESSIONS, patience) {
         let sessions = node.run(
             "cat /proc/fs/cifs/DebugData /proc/fs/nfsfs/servers",
             b"",

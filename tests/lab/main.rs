@@ -5,8 +5,8 @@
 //! but where the emulation itself ended its node, which is told; nothing that the lab starts outlives it; a filter that fits no
 //! test is an error.
 //!
-//! It has a runner of its own: all tests that need one kind of node share one, one after the
-//! other, and its end must not be left to luck.
+//! It has a runner of its own (runner.rs): tests that need one kind of node share one, one after the other, and its end must not be
+//! left to luck.
 
 mod ad_test;
 mod address_test;
@@ -35,8 +35,10 @@ mod nvme_servers;
 mod nvme_test;
 mod permission_test;
 mod process;
+mod profile;
 mod qemu;
 mod refusal_test;
+mod runner;
 mod secret_test;
 mod self_test;
 mod servers;
@@ -48,17 +50,13 @@ mod xen_kill_test;
 mod xen_self_test;
 mod xen_test;
 
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    path::{Path, PathBuf},
-    process::ExitCode,
-    time::Instant,
-};
+use std::process::ExitCode;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::Result;
 
 use machine::Kind;
 use node::Node;
+use runner::run;
 
 /// What a test works with.
 pub(crate) struct Lab {
@@ -77,6 +75,10 @@ const TESTS: &[(Kind, &[&[Test]])] = &[
         Kind::Kvm,
         &[
             self_test::TESTS,
+            // The longest first: they would keep one node busy when the other has nothing left to do.
+            dead_server_test::TESTS,
+            hostile_test::TESTS,
+            nvme_test::TESTS,
             agent_test::TESTS,
             smb_test::TESTS,
             smb_servers_test::TESTS,
@@ -96,19 +98,20 @@ const TESTS: &[(Kind, &[&[Test]])] = &[
             permission_test::TESTS,
             local_test::TESTS,
             ad_test::TESTS,
-            nvme_test::TESTS,
-            dead_server_test::TESTS,
-            hostile_test::TESTS,
         ],
     ),
     (
         Kind::Xen,
         &[xen_self_test::TESTS, xen_test::TESTS, xen_kill_test::TESTS],
     ),
+    (Kind::XenHvm, &[xen_test::HVM]),
 ];
 
 /// Those that take too long for every run.
-const SOAK: &[(Kind, &[&[Test]])] = &[(Kind::Xen, &[xen_test::SOAK])];
+const SOAK: &[(Kind, &[&[Test]])] = &[
+    (Kind::Xen, &[xen_test::SOAK]),
+    (Kind::XenHvm, &[xen_test::HVM_SOAK]),
+];
 
 /// A list's tests, each with the node that it needs.
 fn each(
@@ -132,11 +135,13 @@ fn main() -> ExitCode {
         ["--demo"] => demo::run(),
         ["--bench"] => bench::run(),
         ["--bench-client"] => bench::run_client(), // in the node, for --bench
-        ["--soak"] => run(each(SOAK), ""),
-        [] => run(each(TESTS), ""),
-        [filter] if !filter.starts_with('-') => run(each(TESTS), filter),
+        ["--soak"] => run(each(SOAK), "", None),
+        [] => run(each(TESTS), "", None),
+        ["--shuffle", seed] => run(each(TESTS), "", Some(seed)),
+        ["--shuffle", seed, filter] => run(each(TESTS), filter, Some(seed)),
+        [filter] if !filter.starts_with('-') => run(each(TESTS), filter, None),
         _ => Err(anyhow::anyhow!(
-            "usage: lab [FILTER | --list | --shell [kvm | xen] | --soak | --demo | --bench]"
+            "usage: lab [[--shuffle SEED] [FILTER] | --list | --shell [kvm | xen] | --soak | --demo | --bench]"
         )),
     };
     match done {
@@ -146,121 +151,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// Runs those of the tests whose name contains `filter`. Each kind of node has its own, and its tests run on it one after
-/// the other, beside those of the other kind: an emulated node keeps little more than one core busy.
-fn run(tests: impl Iterator<Item = (Kind, &'static Test)>, filter: &str) -> Result<()> {
-    let tests: Vec<_> = tests
-        .filter(|(_, test)| test.name.contains(filter))
-        .collect();
-    ensure!(
-        !tests.is_empty(),
-        "no test's name contains {filter:?} (--list names them)"
-    );
-    let directory = tempfile::tempdir()?;
-    let package = agent::package(directory.path())?;
-    let of = |kind| -> Vec<&'static Test> {
-        let of_kind = tests.iter().filter(|(other, _)| *other == kind);
-        of_kind.map(|(_, test)| *test).collect()
-    };
-    let failed = std::thread::scope(|scope| {
-        let [kvm, xen] = [Kind::Kvm, Kind::Xen].map(|kind| {
-            let (tests, package) = (of(kind), &package);
-            scope.spawn(move || run_on(kind, &tests, package))
-        });
-        let mut failed = Vec::new();
-        for thread in [kvm, xen] {
-            let ended = thread.join().map_err(|_| anyhow!("the runner panicked"))?;
-            failed.extend(ended?);
-        }
-        anyhow::Ok(failed)
-    })?;
-    // In the words of the standard test runner, for those who count.
-    println!(
-        "\ntest result: {}. {} passed; {} failed; 0 ignored",
-        if failed.is_empty() { "ok" } else { "FAILED" },
-        tests.len() - failed.len(),
-        failed.len()
-    );
-    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
-    Ok(())
-}
-
-/// Runs the tests on a node of this kind, and on a new one after each that failed: the names of those. Where the emulation
-/// ended a node, which says nothing of the test, that one is run once more.
-fn run_on(kind: Kind, tests: &[&'static Test], package: &Path) -> Result<Vec<&'static str>> {
-    let mut lab: Option<Lab> = None;
-    let mut failed = Vec::new();
-    for test in tests {
-        let mut again = true;
-        loop {
-            let ready = match lab.take() {
-                Some(lab) => lab,
-                None => Lab {
-                    node: Node::start(kind, package).context("starting the node")?,
-                },
-            };
-            match run_one(test, ready)? {
-                Outcome::Passed(kept) => lab = Some(kept),
-                Outcome::NodeEnded if again => {
-                    println!("        {} is run once more, on a new node", test.name);
-                    again = false;
-                    continue;
-                }
-                Outcome::Failed | Outcome::NodeEnded => failed.push(test.name),
-            }
-            break;
-        }
-    }
-    Ok(failed)
-}
-
-/// What became of a test.
-enum Outcome {
-    /// Here is the node for the next one.
-    Passed(Lab),
-    Failed,
-    /// The emulation ended the node.
-    NodeEnded,
-}
-
-fn run_one(test: &Test, mut ready: Lab) -> Result<Outcome> {
-    let start = Instant::now();
-    let result = catch_unwind(AssertUnwindSafe(|| (test.run)(&ready)))
-        .unwrap_or_else(|_| bail!("panicked"))
-        .and_then(|()| nothing_left(&ready));
-    let seconds = start.elapsed().as_secs_f64();
-    let Err(error) = result else {
-        println!("ok      {} ({seconds:.1} s)", test.name);
-        return Ok(Outcome::Passed(ready));
-    };
-    let logs = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
-        .with_file_name("lab-logs")
-        .join(test.name);
-    let fetched = ready.node.fetch_logs(&logs);
-    let end = ready.node.ended()?;
-    let by_emulation = end.as_ref().is_some_and(|end| end.by_emulation);
-    let word = if by_emulation { "ENDED " } else { "FAILED" };
-    println!("{word}  {} ({seconds:.1} s): {error:#}", test.name);
-    match fetched {
-        Ok(()) => println!("        logs: {}", logs.display()),
-        Err(error) => println!("        no logs: {error:#}"),
-    }
-    if let Some(end) = end {
-        println!("        the node itself ended: {}", end.told);
-    }
-    Ok(match by_emulation {
-        true => Outcome::NodeEnded,
-        false => Outcome::Failed,
-    })
-}
-
-/// Holds a test to leaving nothing, and takes its servers away.
-fn nothing_left(lab: &Lab) -> Result<()> {
-    let left = leftovers::find(&lab.node)?;
-    ensure!(left.is_empty(), "left over:\n{}", left.join("\n"));
-    servers::remove_all(&lab.node)
 }
 
 /// Starts a node and says how to log in, until the end of stdin.

@@ -5,7 +5,11 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
-use super::{node::Node, process::quote};
+use super::{
+    node::Node,
+    process::quote,
+    profile::{self, Activity},
+};
 
 /// A running server. The runner removes it after the test.
 pub(crate) struct NfsServer<'node> {
@@ -32,7 +36,9 @@ impl<'node> NfsServer<'node> {
         };
         let exports = format!("{} *({options},no_subtree_check)\n", server.export());
         let script = format!("lab-nfs start {name} {octet} {arguments}");
-        let output = node.run(&script, exports.as_bytes(), Duration::from_secs(60))?;
+        let output = profile::span(Activity::Servers, "nfs start", || {
+            node.run(&script, exports.as_bytes(), Duration::from_secs(60))
+        })?;
         ensure!(
             output.status.success(),
             "starting NFS server {name}: {}{}",
@@ -56,11 +62,11 @@ impl<'node> NfsServer<'node> {
     /// Makes a raw volume of 8 MiB that belongs to QEMU's user and begins with `head`.
     pub(crate) fn volume(&self, file: &str, head: &str) -> Result<()> {
         let path = quote(&self.path(file));
-        self.node.sh(&format!(
+        let script = format!(
             "printf %s {} >{path} && truncate -s 8M {path} && chown libvirt-qemu: {path} && chmod 600 {path}",
             quote(head)
-        ))?;
-        Ok(())
+        );
+        profile::span(Activity::Servers, "nfs volume", || self.node.sh(&script)).map(drop)
     }
 
     /// Cinder's connection info for a volume on it.
@@ -78,8 +84,10 @@ impl<'node> NfsServer<'node> {
 
     /// `kill`, `revive`, `pause`, `resume`, `silence` or `unsilence`: lab-nfs tells what each is.
     pub(crate) fn verb(&self, verb: &str) -> Result<()> {
-        self.node
-            .sh(&format!("lab-nfs {verb} {}", self.name))
-            .map(drop)
+        let script = format!("lab-nfs {verb} {}", self.name);
+        profile::span(Activity::Servers, &format!("nfs {verb}"), || {
+            self.node.sh(&script)
+        })
+        .map(drop)
     }
 }

@@ -16,6 +16,7 @@ use super::{
     cache,
     machine::{Kind, Machine},
     process::{self, Guarded, Output, bound, quote, wait_for},
+    profile::{self, Activity},
     qemu::{self, Accel, Qemu, comma},
 };
 
@@ -44,9 +45,13 @@ impl Node {
     /// Starts a fresh node, which finds the file `package` as its disk /dev/vdb. The first time ever this makes the
     /// nodes' image (one minute) and this kind's saved state (one more).
     pub(crate) fn start(kind: Kind, package: &Path) -> Result<Self> {
+        profile::span(Activity::Boot, "node", || Self::start_saved(kind, package))
+    }
+
+    fn start_saved(kind: Kind, package: &Path) -> Result<Self> {
         let image = cache::script("image.sh")?;
-        let machine = Machine::choose(kind, || Accel::choose(&cache::script("guest.sh")?))?;
-        let saved = saved(&image, machine)?;
+        let machine = Machine::choose(kind)?;
+        let saved = saved(&image, &machine)?;
         let start = Instant::now();
         let disk = format!(
             "file={},if=virtio,cache=unsafe,snapshot=on",
@@ -55,7 +60,7 @@ impl Node {
         let mut args = machine.args(&image);
         args.extend(["-drive".into(), disk]);
         args.extend(qemu::incoming(&saved.join("state")));
-        let node = Self::boot(machine, &image, &args, Some(package), |qemu| qemu.resume())?;
+        let node = Self::boot(&machine, &image, &args, Some(package), |qemu| qemu.resume())?;
         // The node's clock stood still since its state was saved.
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
         node.sh(&format!("date -s @{now:.3} >/dev/null"))?;
@@ -68,7 +73,7 @@ impl Node {
     }
 
     fn boot(
-        machine: Machine,
+        machine: &Machine,
         image: &Path,
         args: &[String],
         package: Option<&Path>,
@@ -97,7 +102,7 @@ impl Node {
             "-serial".into(),
             format!("file:{}", path("console").display()),
         ]);
-        let mut qemu = Qemu::start(&args, &path("qmp"), &path("qemu.log"))?;
+        let mut qemu = Qemu::start(&machine.emulator, &args, &path("qmp"), &path("qemu.log"))?;
         started(&mut qemu)?;
         let port = qemu.forwarded_port()?;
         // ssh insists on a key that others cannot read, wherever the cache is.
@@ -136,7 +141,10 @@ impl Node {
     pub(crate) fn run(&self, script: &str, stdin: &[u8], deadline: Duration) -> Result<Output> {
         let mut command = self.ssh();
         command.arg(script);
-        let output = process::run(command, stdin, deadline)
+        profile::round_trip();
+        let words: String = script.chars().take(40).collect();
+        let run = || process::run(command, stdin, deadline);
+        let output = profile::span(Activity::Command, &words, run)
             .with_context(|| format!("in the node: {script}"))?;
         ensure!(
             output.status.code() != Some(255),
@@ -230,7 +238,7 @@ impl Node {
                  cat /proc/fs/cifs/DebugData; find /var/lib/volattach /run/volattach -ls",
             ),
         ];
-        if self.kind == Kind::Xen {
+        if self.kind.is_xen() {
             let script =
                 "tail -n +1 /var/log/xen/{xen-hotplug,qemu-dm-*}.log; xl dmesg; xenstore-ls -f";
             sources.push(("xen", script));
@@ -272,18 +280,21 @@ impl Node {
 }
 
 /// The cached state of a node that is up: its disk above the image, and the machine's memory.
-fn saved(image: &Path, machine: Machine) -> Result<PathBuf> {
+fn saved(image: &Path, machine: &Machine) -> Result<PathBuf> {
     let args = machine.args(image);
     let name = format!(
         "node-{}",
         cache::key(&[
             &args.join("\n"),
             &PACKAGE_SIZE.to_string(),
-            &qemu::version()?
+            &qemu::version(&machine.emulator)?
         ])
     );
     cache::entry(image, &name, |directory| {
-        eprintln!("lab: booting the node for the first time (once, about a minute; {machine:?})");
+        eprintln!(
+            "lab: booting the node for the first time (once, about a minute; {:?})",
+            machine.kind
+        );
         let start = Instant::now();
         let disk = directory.join("disk.qcow2");
         let created = Command::new("qemu-img")

@@ -3,7 +3,11 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{node::Node, process::quote};
+use super::{
+    node::Node,
+    process::quote,
+    profile::{self, Activity},
+};
 
 /// Volumes' UUIDs: A begins with `volume A........`, and so on.
 pub(crate) const A: &str = "7c9e6679-7425-40de-944b-e07fc1f90a0a";
@@ -46,8 +50,11 @@ impl<'node> NvmeServer<'node> {
 
     /// `lab-nvme` with the server's name for `{}`.
     pub(crate) fn verb(&self, verb: &str) -> Result<String> {
-        self.node
-            .sh(&format!("lab-nvme {}", verb.replace("{}", self.name)))
+        let script = format!("lab-nvme {}", verb.replace("{}", self.name));
+        let word = verb.split(' ').next().unwrap_or_default();
+        profile::span(Activity::Servers, &format!("nvme {word}"), || {
+            self.node.sh(&script)
+        })
     }
 
     /// Makes a volume of 8 MiB that begins with `head`, and shows it as the namespace of that number; `nguid` may be empty.
@@ -57,7 +64,7 @@ impl<'node> NvmeServer<'node> {
             quote(head),
             self.name
         );
-        self.node.sh(&script).map(drop)
+        profile::span(Activity::Servers, "nvme volume", || self.node.sh(&script)).map(drop)
     }
 
     fn nqn(&self) -> String {

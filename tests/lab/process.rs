@@ -11,6 +11,8 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
+use super::profile::{self, Activity};
+
 /// A command whose process is killed when the thread that starts it ends, however that comes about: that of the runner's
 /// threads whose node it belongs to.
 pub(crate) fn bound(program: impl AsRef<OsStr>) -> Command {
@@ -106,15 +108,17 @@ pub(crate) fn wait_for<T>(
     mut attempt: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
     let end = Instant::now() + deadline;
-    loop {
-        if let Some(value) = attempt()? {
-            return Ok(value);
+    profile::span(Activity::Wait, what, || {
+        loop {
+            if let Some(value) = attempt()? {
+                return Ok(value);
+            }
+            if Instant::now() > end {
+                bail!("{what}: not within {deadline:?}");
+            }
+            thread::sleep(Duration::from_millis(50));
         }
-        if Instant::now() > end {
-            bail!("{what}: not within {deadline:?}");
-        }
-        thread::sleep(Duration::from_millis(50));
-    }
+    })
 }
 
 /// `text` as one word of a POSIX shell.

@@ -21,9 +21,9 @@ pub(crate) struct Qemu {
 }
 
 impl Qemu {
-    /// Starts QEMU with `args`. `socket` is where QMP shall be; what QEMU says goes to `log`.
-    pub(crate) fn start(args: &[String], socket: &Path, log: &Path) -> Result<Self> {
-        let mut command = bound("qemu-system-x86_64");
+    /// Starts the program `qemu` with `args`. `socket` is where QMP shall be; QEMU's messages go to `log`.
+    pub(crate) fn start(qemu: &Path, args: &[String], socket: &Path, log: &Path) -> Result<Self> {
+        let mut command = bound(qemu);
         command
             .args([
                 "-display",
@@ -40,7 +40,11 @@ impl Qemu {
             .stdin(Stdio::null())
             .stdout(std::fs::File::create(log)?)
             .stderr(std::fs::OpenOptions::new().append(true).open(log)?);
-        let mut process = Guarded(command.spawn().context("starting qemu-system-x86_64")?);
+        let mut process = Guarded(
+            command
+                .spawn()
+                .with_context(|| format!("starting {}", qemu.display()))?,
+        );
         let stream = wait_for("QEMU's control socket", Duration::from_secs(60), || {
             if let Some(status) = process.0.try_wait()? {
                 bail!(
@@ -162,9 +166,9 @@ pub(crate) fn incoming(file: &Path) -> [String; 2] {
     ]
 }
 
-/// QEMU's version: one does not load another's state.
-pub(crate) fn version() -> Result<String> {
-    let mut command = Command::new("qemu-system-x86_64");
+/// The version of the program `qemu`: one does not load another's state.
+pub(crate) fn version(qemu: &Path) -> Result<String> {
+    let mut command = Command::new(qemu);
     command.arg("--version");
     Ok(run(command, b"", Duration::from_secs(60))?.stdout)
 }
@@ -177,27 +181,33 @@ pub(crate) enum Accel {
 }
 
 impl Accel {
-    /// The arguments for it. Both give the node virtualization of its own: TCG emulates AMD's.
+    /// The arguments for it. Both give the node virtualization of its own: TCG emulates AMD's. Emulated, the state that XSAVE moves
+    /// at each switch of tasks and a fifth level of page tables cost a twelfth of all time.
     pub(crate) fn args(self) -> [&'static str; 4] {
         match self {
-            Self::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max"],
+            Self::Tcg => [
+                "-accel",
+                "tcg,thread=multi",
+                "-cpu",
+                "max,-xsave,-avx,-avx2,-la57,-pku",
+            ],
             Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
         }
     }
 
     /// What `VOLATTACH_LAB_ACCEL` says (tcg, kvm or auto); auto, the default, is KVM where it proves to work.
-    pub(crate) fn choose(guest: &Path) -> Result<Self> {
+    pub(crate) fn choose(qemu: &Path, guest: &Path) -> Result<Self> {
         match std::env::var("VOLATTACH_LAB_ACCEL").as_deref() {
             Ok("tcg") => Ok(Self::Tcg),
             Ok("kvm") => Ok(Self::Kvm),
-            Ok("auto") | Err(std::env::VarError::NotPresent) => Self::probe(guest),
+            Ok("auto") | Err(std::env::VarError::NotPresent) => Self::probe(qemu, guest),
             other => bail!("VOLATTACH_LAB_ACCEL is {other:?}; it can be tcg, kvm or auto"),
         }
     }
 
     /// `/dev/kvm` may be there and hang every guest: so the inner guest is booted with it. The verdict is kept
     /// for as long as this machine runs.
-    fn probe(guest: &Path) -> Result<Self> {
+    fn probe(qemu: &Path, guest: &Path) -> Result<Self> {
         if !Path::new("/dev/kvm").exists() {
             return Ok(Self::Tcg);
         }
@@ -211,7 +221,7 @@ impl Accel {
             });
         }
         eprintln!("lab: trying whether KVM works here (once, at most 15 s)");
-        let works = Self::boots(guest).unwrap_or(false);
+        let works = Self::boots(qemu, guest).unwrap_or(false);
         std::fs::write(&verdict, if works { "works" } else { "fails" })?;
         eprintln!(
             "lab: KVM {}",
@@ -224,7 +234,7 @@ impl Accel {
         Ok(if works { Self::Kvm } else { Self::Tcg })
     }
 
-    fn boots(guest: &Path) -> Result<bool> {
+    fn boots(qemu: &Path, guest: &Path) -> Result<bool> {
         let directory = tempfile::tempdir()?;
         let file = |name: &str| -> PathBuf { directory.path().join(name) };
         let console = file("console");
@@ -235,7 +245,7 @@ impl Accel {
             guest,
             std::fs::read_to_string(guest.join("cmdline"))?.trim(),
         ));
-        let _qemu = Qemu::start(&args, &file("qmp"), &file("log"))?;
+        let _qemu = Qemu::start(qemu, &args, &file("qmp"), &file("log"))?;
         let up = wait_for("the probe's guest", Duration::from_secs(15), || {
             let text = std::fs::read(&console).unwrap_or_default();
             Ok(String::from_utf8_lossy(&text)

@@ -229,7 +229,7 @@ fn finds_leftovers(lab: &Lab) -> Result<()> {
     lab.node.sh("mkdir -p /var/lib/volattach/mnt/left")?;
     plug(lab, "vdb --serial left")?;
     guest::sees(&lab.node, "left")?;
-    let found = leftovers::find(&lab.node)?.join("\n");
+    let found = leftovers::find(&lab.node, Duration::from_secs(2))?.join("\n");
     for kind in [
         "mount: ",
         "beneath the mount base: ",

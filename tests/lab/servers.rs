@@ -5,7 +5,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::{node::Node, process::quote};
+use super::{
+    node::Node,
+    process::quote,
+    profile::{self, Activity},
+};
 
 /// A running server. The runner removes it after the test.
 pub(crate) struct SmbServer<'node> {
@@ -63,7 +67,9 @@ impl<'node> SmbServer<'node> {
             script += &format!("mkdir -p {}\n", quote(&path));
         }
         script += &format!("lab-smb {verb} {name} {octet}");
-        let output = node.run(&script, conf.as_bytes(), Duration::from_secs(60))?;
+        let output = profile::span(Activity::Servers, &format!("smb {verb}"), || {
+            node.run(&script, conf.as_bytes(), Duration::from_secs(60))
+        })?;
         ensure!(
             output.status.success(),
             "starting SMB server {name}: {}{}",
@@ -76,9 +82,10 @@ impl<'node> SmbServer<'node> {
     /// Makes a user, or gives it another password.
     pub(crate) fn user(&self, user: &str, password: &str) -> Result<()> {
         let script = format!("lab-smb user {} {}", self.name, quote(user));
-        let output = self
-            .node
-            .run(&script, password.as_bytes(), Duration::from_secs(60))?;
+        let output = profile::span(Activity::Servers, "smb user", || {
+            self.node
+                .run(&script, password.as_bytes(), Duration::from_secs(60))
+        })?;
         ensure!(
             output.status.success(),
             "user {user} of {}: {}{}",
@@ -97,18 +104,20 @@ impl<'node> SmbServer<'node> {
     /// Makes a raw volume of `mebibytes` on a share; it begins with `head`.
     pub(crate) fn volume(&self, share: &str, file: &str, mebibytes: u32, head: &str) -> Result<()> {
         let path = quote(&self.path(share, file));
-        self.node.sh(&format!(
+        let script = format!(
             "mkdir -p \"$(dirname {path})\" && printf %s {} >{path} && truncate -s {mebibytes}M {path}",
             quote(head)
-        ))?;
-        Ok(())
+        );
+        profile::span(Activity::Servers, "smb volume", || self.node.sh(&script)).map(drop)
     }
 
     /// `kill`, `revive`, or one of those below: lab-smb tells what each is.
     pub(crate) fn verb(&self, verb: &str) -> Result<()> {
-        self.node
-            .sh(&format!("lab-smb {verb} {}", self.name))
-            .map(drop)
+        let script = format!("lab-smb {verb} {}", self.name);
+        profile::span(Activity::Servers, &format!("smb {verb}"), || {
+            self.node.sh(&script)
+        })
+        .map(drop)
     }
 
     /// SIGSTOP: connections are accepted (by the server's kernel) and never answered.
@@ -147,11 +156,12 @@ pub(crate) fn smb_info(server: &SmbServer<'_>, share: &str, name: &str, options:
 
 /// Removes every server, whatever state it is in. One that does not go tells at which command, and what waits in the kernel.
 pub(crate) fn remove_all(node: &Node) -> Result<()> {
-    node.sh("stop() { bash -x /usr/local/sbin/lab-$1 stop $2; }
+    let script = "stop() { bash -x /usr/local/sbin/lab-$1 stop $2; }
          for kind in smb nfs nvme; do
              for name in $(lab-$kind list); do stop $kind \"$name\"; done
          done
-         ! [ -e /srv/lab-iscsi ] || stop iscsi")
+         ! [ -e /srv/lab-iscsi ] || stop iscsi";
+    profile::span(Activity::Servers, "removal", || node.sh(script))
         .with_context(|| {
             let waiting = node.sh(
                 "ps -eo pid,ppid,stat,wchan:32,args | grep -E '^( *[0-9]+){2} D|lab-'

@@ -3,7 +3,12 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{guest, node::Node, process::quote};
+use super::{
+    guest,
+    node::Node,
+    process::quote,
+    profile::{self, Activity},
+};
 
 /// The lab's targets and volumes. The runner removes them after the test.
 pub(crate) struct Targets<'node> {
@@ -22,8 +27,11 @@ impl<'node> Targets<'node> {
 
     /// `lab-iscsi` with these words; what it prints.
     pub(crate) fn run(&self, words: &[&str]) -> Result<String> {
-        let words: Vec<String> = words.iter().map(|word| quote(word)).collect();
-        self.node.sh(&format!("lab-iscsi {}", words.join(" ")))
+        let quoted: Vec<String> = words.iter().map(|word| quote(word)).collect();
+        let script = format!("lab-iscsi {}", quoted.join(" "));
+        profile::span(Activity::Servers, &format!("iscsi {}", words[0]), || {
+            self.node.sh(&script)
+        })
     }
 
     /// Makes a target with a portal at each 10.99.0.N, and gives it volumes by LUN.

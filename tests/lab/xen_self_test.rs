@@ -47,7 +47,9 @@ fn guest_reads_and_writes(lab: &Lab) -> Result<()> {
 /// Xen lets go of a disk some time after the guest has.
 fn nothing_left(lab: &Lab) -> Result<()> {
     wait_for("the end of the disk", Duration::from_secs(60), || {
-        Ok(leftovers::find(&lab.node)?.is_empty().then_some(()))
+        Ok(leftovers::find(&lab.node, Duration::from_secs(2))?
+            .is_empty()
+            .then_some(()))
     })
 }
 
@@ -55,7 +57,7 @@ fn nothing_left(lab: &Lab) -> Result<()> {
 fn finds_leftovers(lab: &Lab) -> Result<()> {
     plug(lab, "xvdb")?;
     guest::sees(&lab.node, "xvdb")?;
-    let found = leftovers::find(&lab.node)?.join("\n");
+    let found = leftovers::find(&lab.node, Duration::from_secs(2))?.join("\n");
     for kind in [
         "disk of inner: ",
         IMAGE,

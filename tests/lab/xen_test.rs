@@ -54,10 +54,6 @@ pub(crate) const TESTS: &[Test] = &[
         run: images,
     },
     Test {
-        name: "xen_pvh_guest",
-        run: pvh,
-    },
-    Test {
         name: "xen_disks_grow_and_get_lost",
         run: grow_and_get_lost,
     },
@@ -79,6 +75,12 @@ pub(crate) const TESTS: &[Test] = &[
     },
 ];
 
+/// Those whose guest is not paravirtual.
+pub(crate) const HVM: &[Test] = &[Test {
+    name: "xen_pvh_guest",
+    run: pvh,
+}];
+
 /// Those that take half a minute and more, and whose like is among the others.
 pub(crate) const SOAK: &[Test] = &[
     Test {
@@ -89,12 +91,13 @@ pub(crate) const SOAK: &[Test] = &[
         name: "xen_daemon_is_killed",
         run: fault_test::daemon_killed,
     },
-    // QEMU's firmware takes the better part of a minute to load a kernel here.
-    Test {
-        name: "xen_hvm_guest",
-        run: hvm,
-    },
 ];
+
+/// QEMU's firmware takes the better part of a minute to load a kernel here.
+pub(crate) const HVM_SOAK: &[Test] = &[Test {
+    name: "xen_hvm_guest",
+    run: hvm,
+}];
 
 const LOGIN: &str = "-o username=bob,password=pw";
 
