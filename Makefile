@@ -13,11 +13,12 @@ help: ## this list
 deps: ## install by apt what Debian 12 lacks to build and to test (sudo unless root)
 	@tests/lab/deps.sh
 
-# The tools that check are built once and kept in target/: their versions are part of the check.
-deny = target/tools/cargo-deny-$(CARGO_DENY)/bin/cargo-deny
+# The tools that check are made once and kept outside the checkout, by version: a version is part of the check.
+tools = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/volattach/tools
+deny = $(tools)/cargo-deny-$(CARGO_DENY)/bin/cargo-deny
 $(deny):
 	@echo "lint: building cargo-deny $(CARGO_DENY) (once, 1-2 minutes)"
-	cargo install --quiet --locked --profile dev --root target/tools/cargo-deny-$(CARGO_DENY) cargo-deny@$(CARGO_DENY)
+	CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet --locked --profile dev --root $(tools)/cargo-deny-$(CARGO_DENY) cargo-deny@$(CARGO_DENY)
 
 .PHONY: lint
 lint: deps $(deny) ## formatting, clippy, rustdoc, licences and sources of dependencies
@@ -48,8 +49,8 @@ demo: deps ## SMB volumes on a guest of a virtual compute node; minutes the firs
 	@cargo test --locked --test lab -- --demo
 
 .PHONY: lab-test
-lab-test: deps ## tests in a virtual compute node; FILTER=text: those whose name contains it
-	@cargo test --locked --quiet --test lab -- $(FILTER)
+lab-test: deps ## tests in a virtual compute node; FILTER=text: those whose name contains it, SHUFFLE=seed: in another order
+	@cargo test --locked --quiet --test lab -- $(if $(SHUFFLE),--shuffle $(SHUFFLE)) $(FILTER)
 
 .PHONY: soak
 soak: deps ## what takes too long for every run: more of Xen, an HVM guest among it
@@ -70,6 +71,10 @@ bench: deps ## what attaches cost over libvirt itself and mount(2), connects bes
 	LIBVIRT_LOG_OUTPUTS=4:stderr cargo bench --locked --quiet --bench attach || status=1; \
 	cargo test --locked --quiet --release --test lab -- --bench || status=1; \
 	exit $$status
+
+.PHONY: check
+check: deps ## everything but the lab, in some three minutes once it is built; ends in one line of verdict
+	@tests/all.sh check
 
 .PHONY: test
 test: deps ## everything that is checked: lint, all tests, the lab; ends in one line of verdict

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Runs COMMAND... with VOLATTACH_KEYSTONE: a directory in target/ with a Keystone to copy and start, made from PyPI the
+# Runs COMMAND... with VOLATTACH_KEYSTONE: a directory outside the checkout with a Keystone to copy and start, made from PyPI the
 # first time: `venv`, and in `template` a database with its schema and an administrator, and keys.
 # Without a network it cannot be made: then this fails and says so, rather than leave the tests out.
 set -euo pipefail
@@ -7,12 +7,15 @@ cd "$(dirname "$(readlink -f "$0")")/../.."
 
 version=30.0.0 # the one that docs/identity.md speaks of
 gunicorn=23.0.0
-place=$PWD/target/tools/keystone-$version
+place=${XDG_CACHE_HOME:-$HOME/.cache}/volattach/tools/keystone-$version
 template=$place/template
 log=$place/log
 
+mkdir -p "${place%/*}"
+exec 9>"$place.lock"
+flock 9
 if [ ! -e "$place/complete" ]; then
-    echo "keystone: installing Keystone $version from PyPI into ${place#"$PWD"/} (once, 1-2 minutes)"
+    echo "keystone: installing Keystone $version from PyPI into $place (once, 1-2 minutes)"
     rm -rf "$place"
     mkdir -p "$template"
     python3 -m venv "$place/venv"
@@ -47,4 +50,5 @@ CONF
     manage bootstrap --bootstrap-password hunter2-of-keystone # PASSWORD of tests/keystone/fixture.rs
     touch "$place/complete"
 fi
+exec 9>&-
 VOLATTACH_KEYSTONE=$place exec "$@"
