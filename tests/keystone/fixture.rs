@@ -118,6 +118,8 @@ impl Keystone {
             "wsgi_app = 'keystone.wsgi.api:application'\nbind = '127.0.0.1:{port}'\nworkers = 1\ntimeout = 0\ngraceful_timeout = 1\n"
         );
         fs::write(home.join("gunicorn.conf.py"), gunicorn).unwrap();
+        // Once: while it is written it is empty, and tests run side by side.
+        write_secret(&home.join("password"), PASSWORD);
         let mut keystone = Self {
             dir,
             port,
@@ -179,8 +181,6 @@ impl Keystone {
 
     /// The settings of an agent that asks it, with those of its user who has the password.
     pub(crate) fn settings(&self) -> config::Keystone {
-        let password_file = self.home().join("password");
-        write_secret(&password_file, PASSWORD);
         config::Keystone {
             urls: vec![HttpUrl::parse(&format!("http://127.0.0.1:{}", self.port)).unwrap()],
             ca: None,
@@ -189,7 +189,7 @@ impl Keystone {
             user_domain: "Default".into(),
             project: "service".into(),
             project_domain: "Default".into(),
-            password_file,
+            password_file: self.home().join("password"),
             service_token_roles: vec!["service".into()],
             audit_role: None,
             cache_time: Duration::from_secs(60),
