@@ -59,7 +59,8 @@ check) without_node stage ;;
     set -m
     beside=()
     trap 'for group in "${beside[@]}"; do kill -- "-$group" 2>/dev/null; done' EXIT
-    # The lab makes its image itself; made beside the build, it is there by then. What fails now fails again there, and is told.
+    # The lab would make its image itself. Made beside the build, the image is complete when the lab starts; if that fails, the lab
+    # tries again and reports the error.
     tests/lab/image.sh >"$logs/image.log" 2>&1 &
     beside+=($!)
     stage build cargo test --locked --no-run --tests --test lab --test oslo --test keystone --test try

@@ -114,7 +114,8 @@ impl<'node> Agent<'node> {
         if user != "root" {
             script = format!("runuser -u {user} -- {script}");
         }
-        let verb = args.iter().find(|arg| !arg.starts_with('-'));
+        // Neither an option nor the number that is its value.
+        let verb = args.iter().find(|arg| arg.starts_with(char::is_alphabetic));
         let output = profile::span(Activity::Agent, verb.unwrap_or(&""), || {
             self.node
                 .run(&script, stdin.as_bytes(), Duration::from_secs(150))

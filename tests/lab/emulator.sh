@@ -2,11 +2,11 @@
 # The emulator of the lab's nodes: QEMU from Debian 12's backports, whose emulation of x86 takes two thirds of the time that
 # Debian 12's own (7.2) takes. The machine's QEMU and package lists stay as they are.
 #
-#   qemu=$(tests/lab/emulator.sh)     # some 15 s the first time, then at once
+#   qemu=$(tests/lab/emulator.sh)     # some 8 s the first time, then at once
 #
-# Prints one line, the program to run; all else goes to stderr. Where backports' QEMU cannot be fetched or does not run, that
-# is the machine's own, and a line of stderr says so. Needs neither root nor any package installed but QEMU's libraries, which
-# the machine's own qemu-system-x86 brings.
+# Prints one line, the program to run; all else goes to stderr. If backports' QEMU cannot be fetched or does not run, the program
+# is the machine's own QEMU, and a line of stderr says so. Needs neither root nor any package but QEMU's libraries, which the
+# machine's own qemu-system-x86 brings.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 . "$here/cache.sh"

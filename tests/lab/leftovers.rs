@@ -27,10 +27,10 @@ find /etc/iscsi/nodes /etc/iscsi/.volattach* -type f -printf 'node record: %p\n'
 domains=$(virsh list --name --all) || exit 1
 for domain in $domains; do
     ask="domblklist $domain"
-    # Last, since a domain that is shut off refuses it.
+    # Last, since a domain that is shut off refuses it. Any other error of virsh counts as something left over.
     [ -e /proc/xen ] || ask="$ask; qemu-monitor-command $domain '{\"execute\":\"query-named-block-nodes\"}'"
-    answer=$(virsh -q "$ask" 2>/dev/null)
-    echo "$answer" | sed "/^\$/d; /^{/d; s/^/disk of $domain: /"
+    answer=$(virsh -q "$ask" 2>&1)
+    echo "$answer" | sed "/^\$/d; /^{/d; /domain is not running/d; s/^/disk of $domain: /"
     echo "$answer" | grep -o '"node-name":"[^"]*"' | sed "s/^/block node of $domain: /"
 done
 # The servers' own devices lie beneath /srv/lab-*, and go with them.

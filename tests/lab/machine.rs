@@ -33,7 +33,7 @@ impl Kind {
 pub(crate) struct Machine {
     pub(crate) kind: Kind,
     pub(crate) accel: Accel,
-    /// The program.
+    /// The QEMU program that runs the machine.
     pub(crate) emulator: PathBuf,
 }
 
