@@ -23,9 +23,8 @@ $(deny):
 .PHONY: lint
 lint: deps $(deny) ## formatting, clippy, rustdoc, licences and sources of dependencies
 	cargo fmt --check
-	cargo clippy --locked --all-targets -- -D warnings
-	cargo clippy --locked --test lab --test oslo --test keystone -- -D warnings # --all-targets leaves them out, also where all are named
-	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items --quiet
+	cargo clippy --locked --lib --bins --benches --tests --test lab --test oslo --test keystone --test try -- -D warnings
+	cargo doc --locked --no-deps --document-private-items --quiet
 	$(deny) --log-level error --locked check bans licenses sources
 
 # Compiled in target/, since the compiler leaves its files beside the sources.
@@ -73,7 +72,7 @@ bench: deps ## what attaches cost over libvirt itself and mount(2), connects bes
 	exit $$status
 
 .PHONY: check
-check: deps ## everything but the lab, in some three minutes once it is built; ends in one line of verdict
+check: deps ## everything but the lab, in less than five minutes once it is built; ends in one line of verdict
 	@tests/all.sh check
 
 .PHONY: test

@@ -2,7 +2,7 @@
 //! watch. The last line is a verdict in JSON, computed from what was observed: by the guest, in the volumes, and by the
 //! search for leftovers.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde::Serialize;
@@ -16,6 +16,7 @@ use super::{
     machine::Kind,
     node::Node,
     process::quote,
+    runner,
     servers::{self, SmbServer},
 };
 
@@ -115,7 +116,7 @@ fn demonstrate(observed: &mut Observed) -> Result<()> {
     });
     let done = done.and(left);
     if done.is_err() || observed.verdict() != GOOD {
-        let logs = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).with_file_name("lab-logs/demo");
+        let logs = runner::target().join("lab-logs/demo");
         node.fetch_logs(&logs)?;
         eprintln!("lab: logs: {}", logs.display());
     }

@@ -182,14 +182,15 @@ pub(crate) enum Accel {
 
 impl Accel {
     /// The arguments for it. Both give the node virtualization of its own: TCG emulates AMD's. Emulated, the state that XSAVE moves
-    /// at each switch of tasks and a fifth level of page tables cost a twelfth of all time.
+    /// at each switch of tasks and a fifth level of page tables cost a twelfth of all time, and `rep movsb` is slower than what kernels
+    /// copy with where a processor does not say that it is fast.
     pub(crate) fn args(self) -> [&'static str; 4] {
         match self {
             Self::Tcg => [
                 "-accel",
                 "tcg,thread=multi",
                 "-cpu",
-                "max,-xsave,-avx,-avx2,-la57,-pku",
+                "max,-xsave,-avx,-avx2,-la57,-pku,-erms,-fsrm",
             ],
             Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
         }

@@ -141,9 +141,9 @@ fn run_on(
     Ok(())
 }
 
-/// The build's directory.
-fn target() -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("")
+/// Where logs are kept, also if what is built goes elsewhere.
+pub(crate) fn target() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target")
 }
 
 /// The outcome of a test.
