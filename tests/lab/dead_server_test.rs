@@ -146,7 +146,7 @@ fn survive(
         let path = quote(connected["host_path"].as_str().unwrap_or_default());
         node.sh(&format!(
             "systemd-run -q --collect --unit=lab-io-{name} --uid={writer} -p RuntimeDirectory=io-{name} bash -c \
-             \"while dd if=/dev/zero of={path} bs=64k count=1 oflag=direct conv=notrunc status=none; do \
+             \"while dd if=/dev/zero of={path} bs=64k count=1 oflag=direct conv=notrunc,nocreat status=none; do \
              echo >>/run/io-{name}/done; sleep 0.1; done\""
         ))?;
     }

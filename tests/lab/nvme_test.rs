@@ -87,7 +87,7 @@ fn two_volumes(lab: &Lab) -> Result<()> {
         "{disk:?}"
     );
     let host = node.sh(&format!(
-        "blockdev --getro {device}; ! dd if=/dev/zero of={device} count=1 conv=notrunc 2>&1; virsh dumpxml inner | grep -c '<readonly/>'"
+        "blockdev --getro {device}; ! dd if=/dev/zero of={device} count=1 conv=notrunc,nocreat 2>&1; virsh dumpxml inner | grep -c '<readonly/>'"
     ))?;
     ensure!(host.starts_with('1') && host.ends_with('1'), "{host}");
     ensure!(
@@ -291,7 +291,7 @@ fn swapped(node: &Node, agent: &Agent<'_>, server: &NvmeServer<'_>) -> Result<()
 fn load(node: &Node, device: &str) -> Result<String> {
     let io = format!(
         "dd if={device} of=/dev/null bs=4096 count=64 iflag=direct status=none &&
-         dd if=/dev/zero of={device} bs=4096 seek=8 count=64 oflag=direct conv=notrunc status=none"
+         dd if=/dev/zero of={device} bs=4096 seek=8 count=64 oflag=direct conv=notrunc,nocreat status=none"
     );
     node.sh(&format!(
         "systemctl reset-failed load 2>/dev/null; systemd-run -q --unit=load sh -c {}",
