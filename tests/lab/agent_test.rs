@@ -56,7 +56,7 @@ fn connector(lab: &Lab) -> Result<()> {
         ensure!(told == expected.trim(), "{key} is {expected}: {connector}");
     }
     ensure!(connector["multipath"] == false, "{connector}");
-    let multipathd = "modprobe dm_multipath && systemd-run -q --unit=lab-multipathd -p Type=notify multipathd -d -s";
+    let multipathd = "modprobe dm_multipath && systemd-run -q --collect --unit=lab-multipathd -p Type=notify multipathd -d -s";
     for (script, runs) in [(multipathd, true), ("systemctl stop lab-multipathd", false)] {
         node.sh(script)?;
         wait_for("the daemon's new word", Duration::from_secs(60), || {

@@ -168,7 +168,7 @@ fn under_a_map(lab: &Lab) -> Result<()> {
     // Whoever listens in multipathd's place is not believed.
     let script = quote(IMPOSTOR);
     node.sh(&format!(
-        "systemd-run -q --uid=nobody --unit=lab-impostor python3 -c {script}"
+        "systemd-run -q --collect --uid=nobody --unit=lab-impostor python3 -c {script}"
     ))?;
     node.wait(
         "the impostor listens",

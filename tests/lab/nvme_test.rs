@@ -294,7 +294,7 @@ fn load(node: &Node, device: &str) -> Result<String> {
          dd if=/dev/zero of={device} bs=4096 seek=8 count=64 oflag=direct conv=notrunc,nocreat status=none"
     );
     node.sh(&format!(
-        "systemctl reset-failed load 2>/dev/null; systemd-run -q --unit=load sh -c {}",
+        "systemd-run -q --collect --unit=load sh -c {}",
         quote(&format!("while {io}; do echo; sleep 0.1; done; exit 1"))
     ))?;
     node.wait(
@@ -370,7 +370,7 @@ fn paths(node: &Node, ill: &NvmeServer<'_>, well: &NvmeServer<'_>) -> Result<()>
 fn unwritten(node: &Node, agent: &Agent<'_>, id: &str, device: &str) -> Result<()> {
     // Whoever closes a device last has it written: one holds it open.
     let write = format!(
-        "systemd-run -q --unit=writer sh -c {} &&
+        "systemd-run -q --collect --unit=writer sh -c {} &&
          until [ -e /run/written ]; do sleep 0.1; done; rm /run/written",
         quote(&format!(
             "exec 3<>{device}; dd if=/dev/zero bs=4096 count=1 status=none >&3; touch /run/written; exec sleep 1000"
@@ -429,7 +429,7 @@ fn silent(node: &Node, ill: &NvmeServer<'_>, well: &NvmeServer<'_>) -> Result<()
     // One that answers the daemon's question, and the kernel's no more: the kernel cannot be told to stop, so the connect is
     // over when it has.
     node.write("/tmp/mute.py", MUTE)?;
-    node.sh("systemd-run -q --unit=mute python3 /tmp/mute.py")?;
+    node.sh("systemd-run -q --collect --unit=mute python3 /tmp/mute.py")?;
     node.wait(
         "a mute server",
         "ss -ltn | grep -q :4421",

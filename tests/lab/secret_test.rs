@@ -118,7 +118,7 @@ fn search_in_vain(node: &Node, when: &str) -> Result<Vec<String>> {
 fn plant(node: &Node) -> Result<()> {
     node.sh(&format!(
         "set -e
-         systemd-run -q --unit=lab-control -E SECRET={CONTROL} bash -c 'exec -a {CONTROL} sleep infinity'
+         systemd-run -q --collect --unit=lab-control -E SECRET={CONTROL} bash -c 'exec -a {CONTROL} sleep infinity'
          mkdir -p /mnt/control && mount -t tmpfs {CONTROL} /mnt/control
          echo {CONTROL} | systemd-cat -t lab
          echo -n x{CONTROL} | base64 | systemd-cat -t lab
