@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Searches a policy for rules of types, as sesearch(1) does, but goes through it once for all questions: that takes a second each.
+"""Searches a policy for rules of types, as sesearch(1) does, in one pass for all questions: sesearch takes a second for each.
 
   selinux_rules.py POLICY   reads lines "some|none ARGUMENT...": whether there are such rules; the arguments are sesearch's
 """

@@ -38,7 +38,7 @@ pub(crate) struct Machine {
 }
 
 /// What every kernel is told. A panic ends the machine: QEMU is told not to reboot. What guards against faults of processors and of
-/// kernels protects nobody here; emulated, it takes a sixth of the time that starting a process takes.
+/// kernels protects nobody here, and costs time (docs/decisions/016-lab-time.md).
 const KERNEL: &str =
     "rw quiet net.ifnames=0 panic=-1 mitigations=off init_on_alloc=0 hardened_usercopy=off";
 
