@@ -46,15 +46,16 @@ except OSError:
 
 /// Listens where multipathd would, and answers that all is as it must be.
 const IMPOSTOR: &str = r#"
-import socket
+import contextlib, socket
 listener = socket.socket(socket.AF_UNIX)
 listener.bind("\0/org/kernel/linux/storage/multipathd")
 listener.listen()
 while True:
     client, _ = listener.accept()
-    client.recv(4096)
     answer = b'defaults {\n\trecheck_wwid "yes"\n}\n\0'
-    client.sendall(len(answer).to_bytes(8, "little") + answer)
+    with client, contextlib.suppress(ConnectionError): # Whoever does not believe it may hang up at any time.
+        client.recv(4096)
+        client.sendall(len(answer).to_bytes(8, "little") + answer)
 "#;
 
 /// What QEMU, and so the guest, reads at the beginning of a disk that was plugged as `device`; empty: nothing.
