@@ -23,7 +23,8 @@ $(deny):
 .PHONY: lint
 lint: deps $(deny) ## formatting, clippy, rustdoc, licences and sources of dependencies
 	cargo fmt --check
-	cargo clippy --locked --lib --bins --benches --tests --test lab --test oslo --test keystone --test try -- -D warnings # --all-targets leaves out what has test = false
+	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --test '*' -- -D warnings # what has test = false, which --all-targets leaves out
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items --quiet
 	$(deny) --log-level error --locked check bans licenses sources
 

@@ -63,7 +63,7 @@ check) without_node stage ;;
     # tries again and reports the error.
     tests/lab/image.sh >"$logs/image.log" 2>&1 &
     beside+=($!)
-    stage build cargo test --locked --no-run --tests --test lab --test oslo --test keystone --test try
+    stage build cargo test --locked --no-run --lib --bins --test '*'
     wait "${beside[0]}"
     without_node quiet &
     beside+=($!)

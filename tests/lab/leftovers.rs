@@ -41,9 +41,11 @@ if [ -e /proc/xen ]; then
     # Each disk is entered by whoever serves it (the kernel or a QEMU), by the guest, and by Xen's tool stack.
     xenstore-ls -f | sed -nE 's#^(/local/domain/0/backend/(vbd|qdisk)/[0-9]+/[0-9]+|/(local/domain|libxl)/[0-9]+/device/vbd/[0-9]+) = .*#disk in xenstore: \1#p'
 fi
-if systemctl is-active -q volattachd; then
+# A service's failure of one test would be another's to explain.
+systemctl list-units -q --failed --plain --no-legend --no-pager | sed 's/^/failed: /'
+main=$(systemctl show -p MainPID --value volattachd)
+if [ "$main" != 0 ]; then
     volattach list -o json | grep -v '^{"attachments":\[\]}$' | sed 's/^/attachment: /'
-    main=$(systemctl show -p MainPID --value volattachd)
     for pid in $(cat /sys/fs/cgroup/system.slice/volattachd.service/cgroup.procs); do
         [ "$pid" = "$main" ] || echo "process: $pid $(tr '\0' ' ' </proc/"$pid"/cmdline)"
     done
