@@ -9,6 +9,7 @@ mod skip;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
 use volattach::backend::smb::SmbBackend;
@@ -150,6 +151,26 @@ async fn what_is_beneath_anothers_folders_goes_and_is_looked_at() {
         backend.inspect(&plan).await.unwrap();
     }
     backend.disconnect(&plan, LAST).await.unwrap();
+    assert_eq!(backend.find(&plan).await.unwrap(), Presence::Absent);
+}
+
+/// As QEMU closes an image a moment after Xen has forgotten its disk.
+#[tokio::test]
+async fn a_mount_that_is_in_use_for_a_moment_goes() {
+    if !inside("a_mount_that_is_in_use_for_a_moment_goes") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let backend = backend(&dir.path().join("mnt"));
+    let plan = plan(&backend);
+    mount_tmpfs(&plan.root);
+    let held = std::fs::File::create(&plan.path).unwrap();
+    let closing = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        drop(held);
+    };
+    let (gone, ()) = tokio::join!(backend.disconnect(&plan, LAST), closing);
+    gone.unwrap();
     assert_eq!(backend.find(&plan).await.unwrap(), Presence::Absent);
 }
 

@@ -4,18 +4,26 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use tokio::time::{Instant, sleep};
 
 use super::{blocking, host, mountpoint};
 use crate::backend::BackendError;
 use crate::sys::mountinfo::Mounts;
-use crate::sys::worker::{Job, WorkerError, Workers};
+use crate::sys::worker::{Job, Reply, WorkerError, Workers};
 
 /// How long an unmount may take: of a dead server up to 77 s were seen, and neither force nor laziness help.
 const DEADLINE: Duration = Duration::from_secs(90);
 
+/// How long who has let go of a volume may take to close it: QEMU does so a moment after Xen has forgotten the disk that it served
+/// (hw/xen/xen-bus.c, `xen_backend_device_destroy` follows a watch), and after its own end.
+const CLOSING: Duration = Duration::from_secs(5);
+/// How often it is tried again meanwhile.
+const AGAIN: Duration = Duration::from_millis(100);
+
 /// Unmounts everything on and beneath the mount point (a DFS link mounts its target there), and removes it. Nothing
 /// there is success.
 pub(super) async fn take_down(workers: &Workers, target: &Path) -> Result<(), BackendError> {
+    let started = Instant::now();
     let mut mounts = mount_table()?;
     while let Some(last) = mounts.beneath(target).last() {
         let mount_point = last.mount_point.clone();
@@ -26,6 +34,10 @@ pub(super) async fn take_down(workers: &Workers, target: &Path) -> Result<(), Ba
         mounts = mount_table()?;
         // The mount table has the last word: whoever else unmounted it, it is gone.
         if mounts.beneath(target).count() >= before {
+            if is_busy(&result) && started.elapsed() < CLOSING {
+                sleep(AGAIN).await;
+                continue;
+            }
             return Err(failure(target, &mount_point, result.err()));
         }
         tracing::info!(mount_point = %mount_point.display(), "unmounted");
@@ -36,6 +48,19 @@ pub(super) async fn take_down(workers: &Workers, target: &Path) -> Result<(), Ba
         move || mountpoint::remove(&directory),
     )
     .await
+}
+
+fn is_busy(result: &Result<Reply, WorkerError>) -> bool {
+    let busy = |error: &WorkerError| {
+        matches!(
+            error,
+            WorkerError::Failed {
+                errno: Errno::EBUSY,
+                ..
+            }
+        )
+    };
+    result.as_ref().is_err_and(busy)
 }
 
 fn mount_table() -> Result<Mounts, BackendError> {
