@@ -76,6 +76,8 @@ pub(in crate::backend) enum Meaning {
     Unreachable(String),
     /// It fell silent: another address may do.
     Silent(String),
+    /// The kernel's connection to it broke while it mounted: the same may do the next time.
+    Broke(String),
     /// Not by this version: an older one that the server offers may do.
     OtherVersion(BackendError),
     /// Another address would change nothing.
@@ -201,7 +203,17 @@ impl Mounter {
                 let worker = started.take().unwrap_or_else(|| self.workers.start());
                 let mut worker = worker.map_err(host(|| "start a worker".to_owned()))?;
                 let jobs = [job, Job::Inspect(file::job(plan, self.user.as_ref())?)];
-                match mount_one(&mut worker, &jobs, share, mount, address, &offer).await {
+                let mut outcome =
+                    mount_one(&mut worker, &jobs, share, mount, address, &offer).await;
+                if let Err(Meaning::Broke(why)) = &outcome {
+                    tracing::info!(%address, why, "mounting once more");
+                    worker = self
+                        .workers
+                        .start()
+                        .map_err(host(|| "start a worker".to_owned()))?;
+                    outcome = mount_one(&mut worker, &jobs, share, mount, address, &offer).await;
+                }
+                match outcome {
                     Ok(()) => {
                         tracing::info!(source = mount.source, %address, vers = %offer, mount_point = %mount.target.display(), "mounted");
                         check(mount, plan.access)?;
@@ -214,7 +226,7 @@ impl Mounter {
                         tried.unreachable(address, why);
                         break;
                     }
-                    Err(Meaning::Silent(why)) => {
+                    Err(Meaning::Silent(why) | Meaning::Broke(why)) => {
                         tried.silent(address, why);
                         break;
                     }

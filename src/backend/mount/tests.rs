@@ -51,3 +51,87 @@ async fn a_server_that_stalls_delays_another_by_one_mount() {
     tokio::join!(mount(stalls), mount(stalls), mount(stalls), mount(well));
     assert_eq!(*order.lock().unwrap(), [stalls, well, stalls, stalls]);
 }
+
+/// A share on a server of this test's, whose mount is a script's business.
+struct Scripted(Shares);
+
+impl Share for Scripted {
+    type Offer = u8;
+
+    fn host(&self) -> &str {
+        "127.0.0.1"
+    }
+
+    fn port(&self) -> Result<u16, BackendError> {
+        Ok(1)
+    }
+
+    fn versions(&self) -> String {
+        "1".to_owned()
+    }
+
+    fn settings(&self) -> &Shares {
+        &self.0
+    }
+
+    fn turns(&self) -> Option<&Turns> {
+        None
+    }
+
+    async fn probe(&self, _address: SocketAddr) -> Outcome<Vec<u8>> {
+        Outcome::Speaks(vec![1])
+    }
+
+    fn data(&self, _address: SocketAddr, _offer: &u8) -> Result<Zeroizing<String>, BackendError> {
+        Ok(Zeroizing::default())
+    }
+
+    fn meaning(&self, errno: Errno, target: &Path, _offer: &u8) -> Meaning {
+        words::meaning(errno, "//files/vols".to_owned(), target, "cifs")
+    }
+}
+
+/// EAGAIN: the kernel's connection broke, and the same mount may do the next time; once more, and not for ever.
+#[tokio::test]
+async fn a_connection_that_broke_is_tried_once_more() {
+    use std::os::unix::fs::PermissionsExt;
+
+    for (errno, tries) in [(Errno::EAGAIN, 2), (Errno::EHOSTDOWN, 1)] {
+        let dir = tempfile::tempdir().unwrap();
+        let (worker, tried) = (dir.path().join("worker"), dir.path().join("tried"));
+        let reply = format!(
+            r#"{{"failed":{{"step":"mount","errno":{}}}}}"#,
+            errno as i32
+        );
+        let script = format!("#!/bin/sh\necho >>{}\necho '{reply}'\n", tried.display());
+        std::fs::write(&worker, script).unwrap();
+        std::fs::set_permissions(&worker, PermissionsExt::from_mode(0o755)).unwrap();
+        let mounter = Mounter::new(Workers::from_executable(worker), None);
+        let mount = MountPlan {
+            source: "//files/vols".into(),
+            fstype: "cifs".into(),
+            options: "rw".into(),
+            target: dir.path().join("mnt/abc"),
+        };
+        let plan = HostPlan {
+            protocol: "smbfs".into(),
+            shared: None,
+            mount: Some(mount.clone()),
+            target: None,
+            path: mount.target.join("v"),
+            root: mount.target.clone(),
+            kind: crate::model::SourceKind::File,
+            format: crate::model::ImageFormat::Raw,
+            access: Access::ReadWrite,
+        };
+        let share = Scripted(crate::config::Settings::built_in().smb.shares);
+        let error = mounter.connect(&share, &plan, &mount).await.unwrap_err();
+        assert_eq!(
+            error.reason(),
+            crate::model::Reason::ServerTimeout,
+            "{error}"
+        );
+        let tried = std::fs::read_to_string(tried).unwrap().lines().count();
+        assert_eq!(tried, tries, "{errno}");
+    }
+}

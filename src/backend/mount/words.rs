@@ -62,7 +62,9 @@ pub(in crate::backend) fn meaning(
             return Meaning::Unreachable(told);
         }
         // The kernel's words for a server that took the connection and then said nothing.
-        Errno::ETIMEDOUT | Errno::EHOSTDOWN | Errno::EAGAIN => return Meaning::Silent(told),
+        Errno::ETIMEDOUT | Errno::EHOSTDOWN => return Meaning::Silent(told),
+        // Who waits for an answer on a connection that is made anew gets none (fs/smb/client/transport.c, MID_RETRY_NEEDED).
+        Errno::EAGAIN => return Meaning::Broke(told),
         Errno::EINVAL => BackendError::OptionInvalid {
             share: source,
             option: "these options".to_owned(),

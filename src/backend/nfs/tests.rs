@@ -159,6 +159,7 @@ fn mount_errors_are_told_in_words() {
             Meaning::OtherVersion(error) => format!("next version: {}: {error}", error.reason()),
             Meaning::Unreachable(why) => format!("next address: {why}"),
             Meaning::Silent(why) => format!("next address, silent: {why}"),
+            Meaning::Broke(why) => format!("once more: {why}"),
         }
     };
     let errnos = [

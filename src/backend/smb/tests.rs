@@ -132,6 +132,7 @@ fn told(share: &Share<'_>, errno: Errno) -> String {
         Meaning::OtherVersion(error) => format!("next version: {error}"),
         Meaning::Unreachable(why) => format!("next address: {why}"),
         Meaning::Silent(why) => format!("next address, silent: {why}"),
+        Meaning::Broke(why) => format!("once more: {why}"),
     }
 }
 
