@@ -155,9 +155,9 @@ impl Guest {
     /// Waits for a console line that begins so, after the first `seen` lines.
     ///
     /// # Panics
-    /// Where none comes within a minute, showing the console.
+    /// Where none comes within three minutes, showing the console.
     pub(crate) fn wait_for(&self, start: &str, seen: usize) -> String {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_secs(180);
         loop {
             let lines = self.console_lines();
             let mut new = lines.iter().skip(seen);

@@ -24,7 +24,7 @@ use super::{
 const SIGKILL: i32 = 9;
 
 /// What a command in the node may take unless a test says otherwise.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(180);
 
 /// The size of the disk with volattach's package. Through ssh an emulated processor would decrypt it for ten seconds.
 const PACKAGE_SIZE: u64 = 256 << 20;
@@ -154,7 +154,7 @@ impl Node {
         Ok(output)
     }
 
-    /// Runs a shell script that must succeed within a minute, and returns what it wrote to stdout, without newlines at the end.
+    /// Runs a shell script that must succeed within [`DEADLINE`], and returns what it wrote to stdout, without newlines at the end.
     pub(crate) fn sh(&self, script: &str) -> Result<String> {
         let output = self.run(script, b"", DEADLINE)?;
         if !output.status.success() {
