@@ -102,14 +102,20 @@ fn mount_tmpfs_with(target: &Path, options: &str) {
     mount(Some("none"), target, Some("tmpfs"), flags, Some(options)).unwrap();
 }
 
+/// A backend whose mounts lie beneath a directory of the test's own, and the plan of one.
+fn planned() -> (tempfile::TempDir, SmbBackend, HostPlan) {
+    let dir = tempfile::tempdir().unwrap();
+    let backend = backend(&dir.path().join("mnt"));
+    let plan = plan(&backend);
+    (dir, backend, plan)
+}
+
 #[tokio::test]
 async fn mounts_over_and_beneath_each_other_all_go() {
     if !inside("mounts_over_and_beneath_each_other_all_go") {
         return;
     }
-    let dir = tempfile::tempdir().unwrap();
-    let backend = backend(&dir.path().join("mnt"));
-    let plan = plan(&backend);
+    let (_dir, backend, plan) = planned();
     mount_tmpfs(&plan.root);
     mount_tmpfs(&plan.root);
     mount_tmpfs(&plan.root.join("dfs link"));
@@ -131,9 +137,7 @@ async fn what_is_beneath_anothers_folders_goes_and_is_looked_at() {
     if !inside("what_is_beneath_anothers_folders_goes_and_is_looked_at") {
         return;
     }
-    let dir = tempfile::tempdir().unwrap();
-    let backend = backend(&dir.path().join("mnt"));
-    let plan = plan(&backend);
+    let (_dir, backend, plan) = planned();
     mount_tmpfs_with(&plan.root, "uid=12345,mode=0700");
     mount_tmpfs(&plan.root.join("dfs link"));
     std::fs::write(&plan.path, b"bytes").unwrap();
@@ -160,9 +164,7 @@ async fn a_mount_that_is_in_use_for_a_moment_goes() {
     if !inside("a_mount_that_is_in_use_for_a_moment_goes") {
         return;
     }
-    let dir = tempfile::tempdir().unwrap();
-    let backend = backend(&dir.path().join("mnt"));
-    let plan = plan(&backend);
+    let (_dir, backend, plan) = planned();
     mount_tmpfs(&plan.root);
     let held = std::fs::File::create(&plan.path).unwrap();
     let closing = async {
@@ -179,9 +181,7 @@ async fn a_mount_in_use_stays_and_says_so() {
     if !inside("a_mount_in_use_stays_and_says_so") {
         return;
     }
-    let dir = tempfile::tempdir().unwrap();
-    let backend = backend(&dir.path().join("mnt"));
-    let plan = plan(&backend);
+    let (_dir, backend, plan) = planned();
     mount_tmpfs(&plan.root);
     let held = std::fs::File::create(&plan.path).unwrap();
     let error = backend.disconnect(&plan, LAST).await.unwrap_err();
@@ -198,9 +198,7 @@ async fn a_volume_is_looked_at_by_the_worker() {
     if !inside("a_volume_is_looked_at_by_the_worker") {
         return;
     }
-    let dir = tempfile::tempdir().unwrap();
-    let backend = backend(&dir.path().join("mnt"));
-    let plan = plan(&backend);
+    let (_dir, backend, plan) = planned();
     mount_tmpfs(&plan.root);
     let reason = async || backend.inspect(&plan).await.unwrap_err().reason();
     assert_eq!(reason().await, Reason::VolumeNotFound);

@@ -24,7 +24,7 @@ use super::{
 /// from the same queue then.
 const NODES: [&[Kind]; 2] = [&[Kind::Kvm], &[Kind::XenHvm, Kind::Xen, Kind::Kvm]];
 
-/// The same on a machine with one core, where two nodes would each be too slow for the tests' deadlines.
+/// The node of a machine with one core, where two would each be too slow for the tests' deadlines.
 const ONE_NODE: [&[Kind]; 1] = [&[Kind::XenHvm, Kind::Xen, Kind::Kvm]];
 
 /// The tests that are left to do, by the node that they need.
@@ -70,8 +70,11 @@ pub(crate) fn run(
             1 => &ONE_NODE,
             _ => &NODES,
         };
-        let run = |kinds: &'static [Kind]| scope.spawn(move || run_on_each(kinds, queues, package));
-        for node in nodes.iter().map(|kinds| run(kinds)).collect::<Vec<_>>() {
+        let nodes: Vec<_> = nodes
+            .iter()
+            .map(|kinds| scope.spawn(move || run_on_each(kinds, queues, package)))
+            .collect();
+        for node in nodes {
             let done = node.join().map_err(|_| anyhow!("the runner panicked"))??;
             all.failed.extend(done.failed);
             all.profiles.extend(done.profiles);

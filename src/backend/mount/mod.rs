@@ -182,6 +182,10 @@ impl Mounter {
         mount: &MountPlan,
     ) -> Result<(), BackendError> {
         let mut started = Some(worker);
+        let mut next_worker = || {
+            let worker = started.take().unwrap_or_else(|| self.workers.start());
+            worker.map_err(host(|| "start a worker".to_owned()))
+        };
         let mut tried = Tried::default();
         for address in self.resolve(share.host(), share.port()?).await? {
             let offers = match share.probe(address).await {
@@ -200,17 +204,13 @@ impl Mounter {
                     read_only: plan.access.is_read_only(),
                     data: share.data(address, &offer)?.to_string(),
                 });
-                let worker = started.take().unwrap_or_else(|| self.workers.start());
-                let mut worker = worker.map_err(host(|| "start a worker".to_owned()))?;
+                let mut worker = next_worker()?;
                 let jobs = [job, Job::Inspect(file::job(plan, self.user.as_ref())?)];
                 let mut outcome =
                     mount_one(&mut worker, &jobs, share, mount, address, &offer).await;
                 if let Err(Meaning::Broke(why)) = &outcome {
                     tracing::info!(%address, why, "mounting once more");
-                    worker = self
-                        .workers
-                        .start()
-                        .map_err(host(|| "start a worker".to_owned()))?;
+                    worker = next_worker()?;
                     outcome = mount_one(&mut worker, &jobs, share, mount, address, &offer).await;
                 }
                 match outcome {

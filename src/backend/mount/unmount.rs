@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 use super::{blocking, host, mountpoint};
 use crate::backend::BackendError;
 use crate::sys::mountinfo::Mounts;
-use crate::sys::worker::{Job, Reply, WorkerError, Workers};
+use crate::sys::worker::{Job, WorkerError, Workers};
 
 /// How long an unmount may take: of a dead server up to 77 s were seen, and neither force nor laziness help.
 const DEADLINE: Duration = Duration::from_secs(90);
@@ -17,7 +17,7 @@ const DEADLINE: Duration = Duration::from_secs(90);
 /// How long who has let go of a volume may take to close it: QEMU does so a moment after Xen has forgotten the disk that it served
 /// (hw/xen/xen-bus.c, `xen_backend_device_destroy` follows a watch), and after its own end.
 const CLOSING: Duration = Duration::from_secs(5);
-/// How often it is tried again meanwhile.
+/// How often the unmount is tried again meanwhile.
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// Unmounts everything on and beneath the mount point (a DFS link mounts its target there), and removes it. Nothing
@@ -34,7 +34,14 @@ pub(super) async fn take_down(workers: &Workers, target: &Path) -> Result<(), Ba
         mounts = mount_table()?;
         // The mount table has the last word: whoever else unmounted it, it is gone.
         if mounts.beneath(target).count() >= before {
-            if is_busy(&result) && started.elapsed() < CLOSING {
+            let busy = matches!(
+                result,
+                Err(WorkerError::Failed {
+                    errno: Errno::EBUSY,
+                    ..
+                })
+            );
+            if busy && started.elapsed() < CLOSING {
                 sleep(AGAIN).await;
                 continue;
             }
@@ -48,19 +55,6 @@ pub(super) async fn take_down(workers: &Workers, target: &Path) -> Result<(), Ba
         move || mountpoint::remove(&directory),
     )
     .await
-}
-
-fn is_busy(result: &Result<Reply, WorkerError>) -> bool {
-    let busy = |error: &WorkerError| {
-        matches!(
-            error,
-            WorkerError::Failed {
-                errno: Errno::EBUSY,
-                ..
-            }
-        )
-    };
-    result.as_ref().is_err_and(busy)
 }
 
 fn mount_table() -> Result<Mounts, BackendError> {
