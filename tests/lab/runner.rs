@@ -24,7 +24,7 @@ use super::{
 /// from the same queue then.
 const NODES: [&[Kind]; 2] = [&[Kind::Kvm], &[Kind::XenHvm, Kind::Xen, Kind::Kvm]];
 
-/// The node of a machine with one core, where two would each be too slow for the tests' deadlines.
+/// The node of a machine with one processor, where two would each be too slow for the tests' deadlines.
 const ONE_NODE: [&[Kind]; 1] = [&[Kind::XenHvm, Kind::Xen, Kind::Kvm]];
 
 /// The tests that are left to do, by the node that they need.
