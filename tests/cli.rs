@@ -110,7 +110,7 @@ fn an_smb_volume_is_planned_offline() {
     assert!(target.starts_with("/var/lib/volattach/mnt/"), "{target}");
     let xml = plan["disk_xml"].as_str().unwrap();
     assert!(
-        xml.contains("<readonly") && xml.contains("ua-vol-7"),
+        xml.contains("<readonly") && xml.contains("<serial>vol-7</serial>"),
         "{xml}"
     );
     assert!(!plan["settings"].as_array().unwrap().is_empty());

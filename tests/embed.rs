@@ -136,6 +136,7 @@ fn hypervisor(embed: &Embed) -> Libvirt {
 
 fn disk(embed: &Embed, volume: &str, access: Access, options: DiskOptions) -> DiskSpec {
     DiskSpec {
+        attachment: volume.parse().unwrap(),
         volume: volume.parse().unwrap(),
         path: embed.image(&format!("{volume}.raw"), MIB),
         kind: SourceKind::File,
@@ -265,7 +266,7 @@ async fn a_guest_that_does_not_answer_keeps_its_disk_until_it_does() {
     rig.guest.domain.resume().unwrap();
     assert_eq!(wait.await, Unplug::Gone);
     let event = timeout(LONG, events.recv()).await.unwrap().unwrap();
-    assert_eq!(event.alias.as_deref(), Some("ua-slow"));
+    assert_eq!(event.alias.as_deref(), Some("ua-volattach-slow"));
     rig.done();
 }
 
@@ -304,7 +305,7 @@ async fn places_that_are_taken_and_full_buses_are_told() {
         .plug(&rig.disk("unit", Access::ReadOnly, on(Bus::Scsi)))
         .await
         .unwrap();
-    let address = rig.view().await.live.disk("ua-unit").unwrap().address;
+    let address = rig.view().await.live.find(&scsi).unwrap().address;
     let same_unit = DiskOptions {
         address,
         ..on(Bus::Scsi)
@@ -368,6 +369,7 @@ async fn what_qemu_cannot_open_is_told() {
     };
     let writer = rig.plug(&writer).await.unwrap();
     let second = DiskSpec {
+        attachment: "second".parse().unwrap(),
         volume: "second".parse().unwrap(),
         access: Access::ReadWrite,
         ..spec

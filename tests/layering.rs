@@ -257,6 +257,49 @@ fn unsafe_stays_in_its_modules() {
     assert_none("unsafe outside of sys and libvirt", &faults);
 }
 
+/// The methods of traits that have a body of their own: a new implementation that forgets one builds.
+fn defaults(tokens: &TokenStream, found: &mut BTreeSet<String>) {
+    let tokens: Vec<TokenTree> = tokens.clone().into_iter().collect();
+    let is = |at: usize, word: &str| matches!(tokens.get(at), Some(TokenTree::Ident(ident)) if ident == word);
+    let braces = |token: &TokenTree| match token {
+        TokenTree::Group(group) if group.delimiter() == Delimiter::Brace => Some(group.stream()),
+        _ => None,
+    };
+    for at in 0..tokens.len() {
+        if is(at, "trait") {
+            let Some(body) = tokens[at..].iter().find_map(braces) else {
+                continue;
+            };
+            let body: Vec<TokenTree> = body.into_iter().collect();
+            let name = &tokens[at + 1];
+            for (at, token) in body.iter().enumerate() {
+                let declared = matches!(token, TokenTree::Ident(ident) if ident == "fn");
+                let end = body[at..].iter().find(|token| {
+                    braces(token).is_some()
+                        || matches!(token, TokenTree::Punct(p) if p.as_char() == ';')
+                });
+                if declared && end.and_then(braces).is_some() {
+                    found.insert(format!("{name}::{}", body[at + 1]));
+                }
+            }
+        } else if let Some(inner) = braces(&tokens[at]) {
+            defaults(&inner, found);
+        }
+    }
+}
+
+#[test]
+fn no_trait_decides_for_who_forgets() {
+    let mut found = BTreeSet::new();
+    for source in sources() {
+        defaults(&source.tokens, &mut found);
+    }
+    // It is the others, put together.
+    found.remove("Journal::all");
+    let found: Vec<String> = found.into_iter().collect();
+    assert_none("methods of traits with a default", &found);
+}
+
 #[test]
 fn modules_open_with_their_purpose() {
     let faults: Vec<_> = sources()
@@ -312,6 +355,11 @@ fn the_checks_find_what_they_look_for() {
         ),
         ["app::run"]
     );
+
+    let mut found = BTreeSet::new();
+    let traits = "mod a { pub trait T: Send { async fn a(&self) -> [u8; 2]; fn b(&self) -> u8 { 1 } } } impl T for U { fn a() {} }";
+    defaults(&traits.parse().unwrap(), &mut found);
+    assert_eq!(found.into_iter().collect::<Vec<_>>(), ["T::b"]);
 
     assert_eq!(forbidden("attach", "admission::Admitted"), None);
     assert_eq!(forbidden("api", "api::proto"), None);

@@ -168,6 +168,7 @@ const IDLE: &str = "<domain type='qemu'>
 
 fn spec(daemon: &Daemon) -> DiskSpec {
     DiskSpec {
+        attachment: "a1".parse().unwrap(),
         volume: "v1".parse().unwrap(),
         path: daemon.scratch.image("v1.raw", 1 << 20),
         kind: SourceKind::File,

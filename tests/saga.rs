@@ -4,6 +4,8 @@
 #![cfg(test)]
 
 mod fakes;
+#[path = "saga/identity.rs"]
+mod identity;
 #[path = "saga/lost.rs"]
 mod lost;
 #[path = "saga/permissions.rs"]
@@ -13,7 +15,9 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use fakes::{DOMAIN, Fault, Guest, World, attach, by_root, connect, end, local, nvme, smb};
+use fakes::{
+    DOMAIN, Fault, Guest, World, attach, by_root, connect, end, iscsi, local, nfs, nvme, smb,
+};
 use volattach::attach::{Engine, Error, Filter};
 use volattach::connection::ConnectionInfo;
 use volattach::model::{Access, AccessSource, Attachment, AttachmentId, Dialect, Reason, State};
@@ -31,6 +35,7 @@ fn nothing_left(world: &World) {
     let state = world.state();
     assert!(state.connections.is_empty(), "{:?}", state.connections);
     assert!(state.disks.is_empty(), "{:?}", state.disks);
+    assert!(state.config.is_empty(), "{:?}", state.config);
     assert!(state.records.is_empty(), "{:?}", state.records.keys());
 }
 
@@ -155,7 +160,7 @@ async fn a_second_call_on_the_same_attachment_is_turned_away() {
     );
     let again = engine.attach(by_root(attach("a1", "v1", smb("v1")))).await;
     assert_eq!(reason(again), Reason::OperationInProgress);
-    world.let_go("ua-v1");
+    world.let_go("ua-volattach-a1");
     detach.await.unwrap().unwrap();
     nothing_left(&world);
 }
@@ -290,7 +295,7 @@ async fn a_guest_that_does_not_let_go_is_not_asked_again_too_soon_and_completes_
     assert_eq!(shown.error.unwrap().reason, Reason::UnplugPending);
 
     let (_, mut changes) = engine.watch(by_root(Filter::default())).await.unwrap();
-    world.let_go("ua-v1");
+    world.let_go("ua-volattach-a1");
     while changes.recv().await.unwrap().state != State::Gone {}
     nothing_left(&world);
     engine.drain().await;
@@ -323,7 +328,7 @@ async fn a_detach_that_a_restart_cut_short_goes_on() {
         Reason::UnplugPending
     );
     drop(engine);
-    world.let_go("ua-v1");
+    world.let_go("ua-volattach-a1");
     let engine = world.engine();
     reconcile::once(&engine).await;
     nothing_left(&world);
@@ -451,7 +456,7 @@ async fn a_guest_that_does_not_answer_keeps_no_news_of_others_waiting() {
         world.state().unplugs_asked == 1
     })
     .await;
-    world.let_go("ua-v2");
+    world.let_go("ua-volattach-a2");
     until("the loss of a2 is told", async || {
         let shown = engine.get(by_root(id("a2"))).await.unwrap();
         shown

@@ -22,7 +22,7 @@ use volattach::sys::worker::Workers;
 
 /// Of a volume that nobody else shares anything with.
 const LAST: Release = Release {
-    last: true,
+    held: Vec::new(),
     force: false,
 };
 
@@ -123,12 +123,12 @@ async fn mounts_over_and_beneath_each_other_all_go() {
     let neighbour = plan.root.with_extension("other");
     mount_tmpfs(&neighbour);
     assert_eq!(backend.find(&plan).await.unwrap(), Presence::Partial);
-    backend.disconnect(&plan, LAST).await.unwrap();
+    backend.disconnect(&plan, &LAST).await.unwrap();
     assert_eq!(backend.find(&plan).await.unwrap(), Presence::Absent);
     assert!(!plan.root.exists());
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(table.contains(neighbour.to_str().unwrap()));
-    backend.disconnect(&plan, LAST).await.unwrap();
+    backend.disconnect(&plan, &LAST).await.unwrap();
 }
 
 /// As on a real share: the hypervisor's user owns its folders, and nobody else may pass.
@@ -154,7 +154,7 @@ async fn what_is_beneath_anothers_folders_goes_and_is_looked_at() {
         };
         backend.inspect(&plan).await.unwrap();
     }
-    backend.disconnect(&plan, LAST).await.unwrap();
+    backend.disconnect(&plan, &LAST).await.unwrap();
     assert_eq!(backend.find(&plan).await.unwrap(), Presence::Absent);
 }
 
@@ -171,7 +171,8 @@ async fn a_mount_that_is_in_use_for_a_moment_goes() {
         tokio::time::sleep(Duration::from_millis(500)).await;
         drop(held);
     };
-    let (gone, ()) = tokio::join!(backend.disconnect(&plan, LAST), closing);
+    let last = LAST;
+    let (gone, ()) = tokio::join!(backend.disconnect(&plan, &last), closing);
     gone.unwrap();
     assert_eq!(backend.find(&plan).await.unwrap(), Presence::Absent);
 }
@@ -184,12 +185,12 @@ async fn a_mount_in_use_stays_and_says_so() {
     let (_dir, backend, plan) = planned();
     mount_tmpfs(&plan.root);
     let held = std::fs::File::create(&plan.path).unwrap();
-    let error = backend.disconnect(&plan, LAST).await.unwrap_err();
+    let error = backend.disconnect(&plan, &LAST).await.unwrap_err();
     assert_eq!(error.reason(), Reason::UnmountFailed);
     assert!(error.to_string().contains("fuser -vm"), "{error}");
     assert_eq!(backend.find(&plan).await.unwrap(), Presence::Partial);
     drop(held);
-    backend.disconnect(&plan, LAST).await.unwrap();
+    backend.disconnect(&plan, &LAST).await.unwrap();
     assert_eq!(backend.find(&plan).await.unwrap(), Presence::Absent);
 }
 

@@ -38,10 +38,16 @@ const DIALECTS: [Dialect; 2] = [Dialect::Qemu, Dialect::Xen];
 /// fault struck fails the test.
 fn calls(step: Step) -> &'static [&'static str] {
     match step {
-        Step::Connect => &["backend.find", "backend.connect", "backend.disconnect"],
+        Step::Connect => &[
+            "backend.find",
+            "backend.survey",
+            "backend.connect",
+            "backend.disconnect",
+        ],
         Step::Inspect => &["backend.inspect"],
         Step::Attach => &[
             "hypervisor.domain",
+            "backend.pin",
             "hypervisor.plug",
             "hypervisor.has_disk",
             "hypervisor.request_unplug",
@@ -117,7 +123,7 @@ fn look(world: &World, bystander: Option<&BTreeSet<String>>) -> There {
     let mut records = world.records();
     records.retain(|record| record.id.as_str() == "a1");
     let state = world.state();
-    let plugged = state.disks.contains_key("ua-v1");
+    let plugged = state.disks.contains_key("ua-volattach-a1");
     let whole = state
         .connections
         .values()
@@ -126,7 +132,7 @@ fn look(world: &World, bystander: Option<&BTreeSet<String>>) -> There {
     let all = format!("plugged {plugged} {:?} {records:#?}", state.connections);
     if let Some(its) = bystander {
         assert!(
-            state.disks.contains_key("ua-v2"),
+            state.disks.contains_key("ua-volattach-b1"),
             "the bystander lost its disk: {all}"
         );
         assert!(
@@ -139,7 +145,7 @@ fn look(world: &World, bystander: Option<&BTreeSet<String>>) -> There {
         [] if !plugged && only_the_bystanders && whole => There::Nothing,
         [record]
             if whole
-                && (record.host.shared.is_none() || !connections.is_empty())
+                && (record.host.claims.is_empty() || !connections.is_empty())
                 && record.error.is_none() =>
         {
             match (record.state, plugged) {

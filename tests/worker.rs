@@ -13,7 +13,8 @@ use nix::sched::{CloneFlags, unshare};
 use volattach::sys::beneath::{FileKind, Found};
 use volattach::sys::mountinfo::Mounts;
 use volattach::sys::worker::{
-    InspectJob, Job, MountJob, NamespaceJob, Reply, RunAs, ScanJob, SysfsJob, WorkerError, Workers,
+    FlushJob, HoldJob, InspectJob, Job, MountJob, NamespaceJob, Reply, RunAs, ScanJob, SysfsJob,
+    WorkerError, Workers,
 };
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -235,6 +236,12 @@ async fn no_job_is_killed_by_its_own_filter() {
     std::fs::write(unit.join("block/null/dev"), "1:3\n").unwrap();
     let root = nix::unistd::geteuid().is_root();
     let null = || PathBuf::from("/dev/null");
+    let flush = |shared| {
+        Job::Flush(FlushJob {
+            device: file.clone(),
+            shared,
+        })
+    };
     let jobs = [
         ("identify", Job::Identify(null()), Some(Errno::ENOTTY)),
         (
@@ -252,7 +259,16 @@ async fn no_job_is_killed_by_its_own_filter() {
             Job::SetWritable(file.clone()),
             Some(Errno::ENOTTY),
         ),
-        ("flush", Job::Flush(file.clone()), Some(Errno::ENOTTY)),
+        ("flush", flush(false), Some(Errno::ENOTTY)),
+        ("flush a part", flush(true), Some(Errno::ENOTTY)),
+        (
+            "hold",
+            Job::Hold(HoldJob {
+                device: null(),
+                sequence: 1,
+            }),
+            Some(Errno::ESTALE),
+        ),
         (
             "write",
             Job::WriteSysfs(sysfs(kernels, same)),
@@ -400,7 +416,7 @@ async fn mounts_come_and_go() {
         // Not /proc/self: the namespace is this thread's.
         let table = std::fs::read("/proc/thread-self/mountinfo").unwrap();
         let mounts = Mounts::parse(&table).unwrap();
-        let found: Vec<_> = mounts.at(&target).cloned().collect();
+        let found: Vec<_> = mounts.at(&target).into_iter().cloned().collect();
         found
     };
 

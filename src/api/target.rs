@@ -27,13 +27,11 @@ pub(super) trait Asks {
     fn target(&self) -> Target<'_>;
 
     /// What it asks for that another rule must allow too.
-    fn privilege(&self) -> Option<Privilege> {
-        None
-    }
+    fn privilege(&self) -> Option<Privilege>;
 
     /// Forgets what it says of a volume, because the caller may not vouch for it; but not that the volume is a service's own,
     /// which lets nobody in.
-    fn disown(&mut self) {}
+    fn disown(&mut self);
 }
 
 /// Whose a volume is, as a request tells.
@@ -70,6 +68,10 @@ impl Asks for AttachRequest {
         Target::New(&self.id, object)
     }
 
+    fn privilege(&self) -> Option<Privilege> {
+        None
+    }
+
     fn disown(&mut self) {
         self.facts = disowned(self.facts.take());
     }
@@ -87,6 +89,10 @@ impl Asks for ConnectRequest {
         Target::New(&self.id, object)
     }
 
+    fn privilege(&self) -> Option<Privilege> {
+        None
+    }
+
     fn disown(&mut self) {
         self.facts = disowned(self.facts.take());
     }
@@ -96,6 +102,12 @@ impl Asks for ExtendRequest {
     fn target(&self) -> Target<'_> {
         Target::Attachment(&self.id)
     }
+
+    fn privilege(&self) -> Option<Privilege> {
+        None
+    }
+
+    fn disown(&mut self) {} // it says nothing of a volume
 }
 
 impl Asks for EndRequest {
@@ -106,36 +118,68 @@ impl Asks for EndRequest {
     fn privilege(&self) -> Option<Privilege> {
         self.force.then_some(Privilege::Force)
     }
+
+    fn disown(&mut self) {} // it says nothing of a volume
 }
 
 impl Asks for VolumeId {
     fn target(&self) -> Target<'_> {
         Target::Volume(self)
     }
+
+    fn privilege(&self) -> Option<Privilege> {
+        None
+    }
+
+    fn disown(&mut self) {} // it says nothing of a volume
 }
 
 impl Asks for PermissionsRequest {
     fn target(&self) -> Target<'_> {
         Target::Volume(&self.volume)
     }
+
+    fn privilege(&self) -> Option<Privilege> {
+        None
+    }
+
+    fn disown(&mut self) {} // it says nothing of a volume
 }
 
 impl Asks for AttachmentId {
     fn target(&self) -> Target<'_> {
         Target::Attachment(self)
     }
+
+    fn privilege(&self) -> Option<Privilege> {
+        None
+    }
+
+    fn disown(&mut self) {} // it says nothing of a volume
 }
 
 impl Asks for ListQuery {
     fn target(&self) -> Target<'_> {
         Target::Each
     }
+
+    fn privilege(&self) -> Option<Privilege> {
+        None
+    }
+
+    fn disown(&mut self) {} // it says nothing of a volume
 }
 
 impl Asks for Filter {
     fn target(&self) -> Target<'_> {
         Target::Each
     }
+
+    fn privilege(&self) -> Option<Privilege> {
+        None
+    }
+
+    fn disown(&mut self) {} // it says nothing of a volume
 }
 
 /// GetConnector's.
@@ -143,4 +187,10 @@ impl Asks for () {
     fn target(&self) -> Target<'_> {
         Target::Host
     }
+
+    fn privilege(&self) -> Option<Privilege> {
+        None
+    }
+
+    fn disown(&mut self) {} // it says nothing of a volume
 }

@@ -215,7 +215,8 @@ impl Engine {
             }
             // Also for when it goes on by itself.
             record.force |= force;
-            engine.0.backward(record, Why::Asked).await
+            // Boxed, as in `make`.
+            Box::pin(engine.0.backward(record, Why::Asked)).await
         })
         .await
     }

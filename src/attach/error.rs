@@ -35,6 +35,31 @@ pub enum Error {
         /// The id.
         id: AttachmentId,
     },
+    /// A domain's name is another domain's by now.
+    #[error(
+        "attachment {id} is of {was}, and its name is now that of {now}: name the domain by its UUID, or detach the attachment first"
+    )]
+    DomainChanged {
+        /// The id.
+        id: AttachmentId,
+        /// The domain that it is of.
+        was: Domain,
+        /// The domain that has the name.
+        now: Domain,
+    },
+    /// What an attachment was made of has changed, and its disk is still there.
+    #[error(
+        "attachment {id} was made otherwise than it would be now ({what} has changed), and {domain} still has its disk: detach it, \
+         then attach it again"
+    )]
+    Changed {
+        /// The id.
+        id: AttachmentId,
+        /// What.
+        what: &'static str,
+        /// The domain.
+        domain: Domain,
+    },
     /// A call on the same attachment is under way.
     #[error("attachment {id} is being worked on ({state}): wait, then ask again")]
     InProgress {
@@ -196,11 +221,11 @@ impl Error {
             Self::Denied(AccessDenied::Permissions { .. }) => Reason::PermissionDenied,
             Self::Denied(AccessDenied::ReadOnly { .. }) => Reason::ReadWriteRefused,
             Self::Undecided(denied) => denied.reason(),
-            Self::Conflict { .. } => Reason::AttachmentConflict,
+            Self::Conflict { .. } | Self::DomainChanged { .. } => Reason::AttachmentConflict,
             Self::InProgress { .. } | Self::OwnerChanged { .. } => Reason::OperationInProgress,
             Self::NotFound { .. } => Reason::AttachmentNotFound,
             Self::Kind { .. } => Reason::AttachmentKind,
-            Self::CleanupRequired { .. } => Reason::CleanupRequired,
+            Self::CleanupRequired { .. } | Self::Changed { .. } => Reason::CleanupRequired,
             Self::VolumeInUse { .. } | Self::ImageWritten { .. } => Reason::VolumeInUse,
             Self::UnplugPending { .. } => Reason::UnplugPending,
             Self::UnplugRefused { .. } => Reason::UnplugRefused,

@@ -6,8 +6,9 @@
 use super::Error;
 use super::inner::Inner;
 use super::request::ExtendRequest;
+use super::saga::lost;
 use crate::admission::Grant;
-use crate::journal::{Record, Step};
+use crate::journal::Step;
 use crate::model::{HostPlan, ImageFormat, State};
 
 /// A hypervisor's disks are whole sectors (QEMU's `BDRV_SECTOR_SIZE`): a file whose end is not on one is shown a little longer.
@@ -30,7 +31,7 @@ impl Inner {
             }
         }
         if !self.is_whole(&record).await? {
-            return Err(lost(record));
+            return Err(lost(&record));
         }
         let hypervisor = &self.parts.hypervisor;
         let shown = match &record.domain {
@@ -53,7 +54,7 @@ impl Inner {
         };
         let shown = hypervisor.resize(domain.uuid, &record.disk, bytes).await?;
         let Some(shown) = shown else {
-            return Err(lost(record));
+            return Err(lost(&record));
         };
         tracing::info!(bytes = shown, "extended");
         Ok(shown)
@@ -107,13 +108,6 @@ fn shrink(host: &HostPlan, shown: u64, smaller: u64) -> Error {
     }
 }
 
-fn lost(record: Record) -> Error {
-    Error::Lost {
-        id: record.id,
-        domain: record.domain,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,8 +117,10 @@ mod tests {
     fn a_size_is_the_storages_or_the_images() {
         let target = |format, shown, stored, wanted| {
             let host = HostPlan {
+                protected: false,
+                keeps_owner: false,
                 protocol: "smbfs".into(),
-                shared: None,
+                claims: Vec::new(),
                 mount: None,
                 target: None,
                 path: "/mnt/x/v1".into(),

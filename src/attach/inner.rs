@@ -13,10 +13,10 @@ use super::Error;
 use super::guard::{Busy, Locks};
 use super::request::ListQuery;
 use crate::admission::Grant;
-use crate::backend::{Backends, Presence};
+use crate::backend::Backends;
 use crate::journal::{Journal, Record};
 use crate::libvirt::Hypervisor;
-use crate::model::{Attachment, AttachmentId, HostKey};
+use crate::model::{Attachment, AttachmentId, Claim, HostKey};
 
 /// Changes that a slow watcher may fall behind before it is told to watch again.
 const WATCH_BACKLOG: usize = 1024;
@@ -41,8 +41,10 @@ pub(super) struct Inner {
     pub(super) busy: Busy,
     /// Held from the look for conflicting records until the new record is in the journal.
     pub(super) reserve: Mutex<()>,
-    /// By [`crate::model::HostPlan::shared`].
-    pub(super) shared: Locks<String>,
+    /// By what is shared.
+    pub(super) claims: Locks<Claim>,
+    /// By the identity that a device tells: from the look for another volume that has it until the record has it.
+    pub(super) identities: Locks<String>,
     /// By domain: choosing a target and plugging are one act.
     pub(super) domains: Locks<Uuid>,
     /// Counts plugs into any domain: a look at a domain is as good as new where none began since.
@@ -59,7 +61,8 @@ impl Inner {
             parts,
             busy: Busy::default(),
             reserve: Mutex::new(()),
-            shared: Locks::default(),
+            claims: Locks::default(),
+            identities: Locks::default(),
             domains: Locks::default(),
             plugs: AtomicU64::new(0),
             changes: broadcast::channel(WATCH_BACKLOG).0,
@@ -112,21 +115,6 @@ impl Inner {
             }
         }
         Ok(found)
-    }
-
-    /// Whether what the record promises is there. A host that was rebooted has no mounts and no plugged disks; but the
-    /// persistent configuration of a domain still has its disk.
-    pub(super) async fn is_whole(&self, record: &Record) -> Result<bool, Error> {
-        let backend = self.parts.backends.get(&record.host.protocol)?;
-        let connected = backend.find(&record.host).await? == Presence::Present;
-        match &record.domain {
-            Some(domain) if connected => Ok(self
-                .parts
-                .hypervisor
-                .is_plugged(domain.uuid, &record.disk)
-                .await?),
-            _ => Ok(connected),
-        }
     }
 
     /// Writes the record, then tells the watchers.

@@ -12,8 +12,8 @@
 //!   crash left open is settled by looking;
 //! - an undo covers the half-done case; a failed one leaves a record that `list` shows, that a detach tries again, and
 //!   that `reconcile` tries again from time to time;
-//! - who else uses a shared mount is counted in the journal, under a lock per mount that is held until the outcome is
-//!   journaled: the last user takes it down, and nobody else does;
+//! - what attachments share is named in their records as claims; who else holds one is looked up there, under a lock per claim
+//!   that is held until the outcome is journaled: the last holder takes that down, and nobody else does;
 //! - access is decided by what the journal says when the new record is put there: of two who come at once, one writes;
 //! - a call runs to its end even if its caller goes away.
 
@@ -23,12 +23,16 @@ mod error;
 mod extend;
 mod guard;
 mod inner;
+mod known;
 mod make;
+mod owners;
 mod permissions;
 mod plan;
 mod request;
 mod resume;
 mod saga;
+mod sharing;
+mod steps;
 
 pub use access::KnownVolume;
 pub use engine::Engine;

@@ -117,13 +117,14 @@ pub(super) fn disk_spec(
     let reads_beside = decided.beside_writer && dialect == Dialect::Qemu;
     options.shareable |= common.multiattach || reads_beside;
     DiskSpec {
+        attachment: wanted.id.clone(),
         volume: wanted.volume.clone(),
         path: host.path.clone(),
         kind: host.kind,
         format: host.format,
         access: host.access,
         // Of no_root_squash, libvirt would make a volume QEMU's user's, and root's when it is unplugged.
-        keeps_owner: host.mount.is_some(),
+        keeps_owner: host.keeps_owner,
         options,
     }
 }

@@ -1,16 +1,14 @@
 //! What [`crate::reconcile`] may do to a record: look again under the record's own guard, then settle it.
 
-use std::time::SystemTime;
-
 use tokio::sync::broadcast;
 
+use super::Error;
 use super::engine::Engine;
 use super::inner::Inner;
-use super::saga::Why;
-use super::{Error, saga::told};
-use crate::journal::{Direction, Progress, Record};
+use super::saga::{Why, lost, told};
+use crate::journal::{Direction, Record};
 use crate::libvirt::DeviceGone;
-use crate::model::{AttachmentId, State};
+use crate::model::AttachmentId;
 
 /// What was found: for an attachment to a domain its disk, else its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,27 +136,12 @@ impl Inner {
     async fn act(&self, mut record: Record, action: Action) -> Result<Action, Error> {
         match action {
             Action::Nothing => {}
-            Action::Complete => {
-                for step in &mut record.steps {
-                    step.progress = Progress::Done;
-                }
-                record.state = State::Attached;
-                record.error = None;
-                record.updated = SystemTime::now();
+            Action::Complete | Action::TellFound => {
+                record.whole();
                 self.put(&record).await?;
             }
             Action::TellLost => {
-                let domain = record.domain.clone();
-                record.error = Some(told(&Error::Lost {
-                    id: record.id.clone(),
-                    domain,
-                }));
-                record.updated = SystemTime::now();
-                self.put(&record).await?;
-            }
-            Action::TellFound => {
-                record.error = None;
-                record.updated = SystemTime::now();
+                record.lost(told(&lost(&record)));
                 self.put(&record).await?;
             }
             Action::Undo => self.backward(record, Why::CleanUp).await?,

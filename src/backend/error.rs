@@ -201,6 +201,26 @@ pub enum BackendError {
         /// Which identities differ, and what to do.
         why: String,
     },
+    /// A device has no name that a persistent configuration could have it by.
+    #[error(
+        "no name of {device:?} lasts beyond the host's next start, as a persistent configuration (scope) needs: {why}"
+    )]
+    NoLastingName {
+        /// The device.
+        device: PathBuf,
+        /// Which names were looked for, and what to do.
+        why: String,
+    },
+    /// A share is mounted with another login than its credentials file says.
+    #[error(
+        "{share} is mounted with what {file:?} said before it was changed: detach what uses that, and try again"
+    )]
+    OtherLogin {
+        /// The share.
+        share: String,
+        /// The file.
+        file: PathBuf,
+    },
     /// A device, a map over devices or a session cannot be released.
     #[error("cannot release {device}: {why}")]
     DeviceBusy {
@@ -340,6 +360,12 @@ impl BackendError {
         Self::not_mine(protocol, "connection info of another protocol")
     }
 
+    /// Whether it is the connection that does not work, whichever volume is asked for by it.
+    #[must_use]
+    pub fn is_of_connection(&self) -> bool {
+        matches!(self, Self::ServerLost { .. } | Self::OtherLogin { .. })
+    }
+
     /// The stable reason.
     #[must_use]
     pub fn reason(&self) -> Reason {
@@ -359,10 +385,12 @@ impl BackendError {
             Self::ShareNotFound { .. } => Reason::ShareNotFound,
             Self::MountFailed { .. } => Reason::MountFailed,
             Self::UnmountFailed { .. } => Reason::UnmountFailed,
+            Self::OtherLogin { .. } => Reason::CredentialsInvalid,
             Self::LoginRefused { .. } => Reason::LogonFailure,
             Self::LoginFailed { .. } => Reason::LoginFailed,
             Self::DeviceNotFound { .. } => Reason::DeviceNotFound,
             Self::DeviceIdentity { .. } => Reason::DeviceIdentity,
+            Self::NoLastingName { .. } => Reason::DiskOptionInvalid,
             Self::OtherHost { .. } => Reason::InvalidConnectionInfo,
             Self::DeviceBusy { .. } => Reason::DeviceBusy,
             Self::MultipathFailed { .. } => Reason::MultipathFailed,

@@ -2,7 +2,7 @@
 
 use nix::errno::Errno;
 
-use super::{BackendError, image};
+use super::{BackendError, image, release};
 use crate::model::{Access, HostPlan, ImageFormat, SourceKind};
 use crate::sys::beneath::{FileKind, Found};
 use crate::sys::worker::{InspectJob, RunAs};
@@ -120,6 +120,10 @@ pub(super) fn failure(
                 why: format!("{errno:?}"),
             }
         }
+        Errno::ESTALE => BackendError::ServerLost {
+            path,
+            why: "ESTALE: the server does not know any more what was mounted".to_owned(),
+        },
         Errno::EACCES | Errno::EPERM | Errno::EROFS => BackendError::Unreadable {
             path,
             mode: mode(plan.access),
@@ -135,6 +139,10 @@ pub(super) fn failure(
                 ),
             },
         },
+        Errno::EBUSY if plan.kind == SourceKind::Block => {
+            let name = plan.path.strip_prefix("/dev").unwrap_or(&plan.path);
+            release::used_by_host(&name.to_string_lossy())
+        }
         errno => BackendError::Unreadable {
             path,
             mode: mode(plan.access),
@@ -150,8 +158,10 @@ mod tests {
 
     fn plan(format: ImageFormat) -> HostPlan {
         HostPlan {
+            protected: false,
+            keeps_owner: false,
             protocol: "smbfs".into(),
-            shared: None,
+            claims: Vec::new(),
             mount: None,
             target: None,
             path: "/mnt/x/v 1".into(),

@@ -1,19 +1,25 @@
 //! Volumes of this host: block devices and files beneath the directories that the deployer configured.
 //!
-//! Nothing is connected, so finding and disconnecting come to nothing. A file is looked at in the daemon itself, which
+//! Nothing is connected, so finding and disconnecting come to nothing, but for a block device that is only read: it is read-only
+//! for the whole host until nobody reads it any more. A file is looked at in the daemon itself, which
 //! is safe only on a local file system: the mount table says, before the file is touched, and a network file system is
 //! refused.
+
+mod protect;
 
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 
-use super::{Backend, BackendError, Connected, Description, Presence, Release, file};
+use super::{
+    Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release, file,
+};
 use crate::config;
 use crate::connection::{LocalVolume, Protocol};
-use crate::model::{Access, HostPlan, SourceKind};
+use crate::model::{Access, Claim, HostPlan, Scope, SourceKind};
 use crate::sys::beneath;
 use crate::sys::mountinfo::Mounts;
+use protect::Protected;
 
 /// The name in connection info (`driver_volume_type`).
 const PROTOCOL: &str = "local";
@@ -48,13 +54,17 @@ const REMOTE: &[&str] = &[
 #[derive(Debug)]
 pub struct LocalBackend {
     settings: config::Local,
+    protected: Protected,
 }
 
 impl LocalBackend {
     /// Touches nothing.
     #[must_use]
     pub fn new(settings: config::Local) -> Self {
-        Self { settings }
+        Self {
+            settings,
+            protected: Protected::default(),
+        }
     }
 
     /// The configured directory that a path lies beneath; of several the innermost.
@@ -200,30 +210,52 @@ pub(super) async fn inspect(plan: &HostPlan) -> Result<u64, BackendError> {
     blocking(plan, look).await
 }
 
+/// Whether the plan's device is to be made read-only.
+fn wants_protection(plan: &HostPlan) -> bool {
+    plan.kind == SourceKind::Block && plan.access.is_read_only() && !protect::is_read_only(plan)
+}
+
 #[async_trait]
 impl Backend for LocalBackend {
     fn protocol(&self) -> &'static str {
         PROTOCOL
     }
 
+    fn read_only(&self, _info: &Protocol) -> bool {
+        false // the configuration says nothing of these
+    }
+
+    fn recall(&self, plan: &HostPlan) {
+        if plan.protected {
+            self.protected.note(&plan.path);
+        }
+    }
+
+    fn check_confined(&self, _plan: &HostPlan) -> Result<(), BackendError> {
+        Ok(()) // libvirt labels what is of this host for its domain
+    }
+
     fn plan(&self, info: &Protocol, access: Access) -> Result<HostPlan, BackendError> {
         let volume = volume(info)?;
         let path = &volume.device_path;
         let root = self.root(path)?;
+        let is_device = path.starts_with(DEVICES);
+        let claim = is_device.then(|| Claim::Device(path.clone()));
         Ok(HostPlan {
             protocol: PROTOCOL.to_owned(),
-            shared: None,
+            claims: claim.into_iter().collect(),
             mount: None,
             target: None,
             path: path.clone(),
             root: root.to_owned(),
-            kind: if path.starts_with(DEVICES) {
-                SourceKind::Block
-            } else {
-                SourceKind::File
+            kind: match is_device {
+                true => SourceKind::Block,
+                false => SourceKind::File,
             },
             format: volume.format,
             access,
+            protected: false,
+            keeps_owner: false,
         })
     }
 
@@ -239,25 +271,74 @@ impl Backend for LocalBackend {
     }
 
     async fn find(&self, plan: &HostPlan) -> Result<Presence, BackendError> {
-        find(plan).await
+        let there = find(plan).await?;
+        Ok(match there {
+            // What is left of it is that it may have to be writable again.
+            Presence::Present if wants_protection(plan) => Presence::Partial,
+            there => there,
+        })
     }
 
-    async fn connect(&self, plan: &HostPlan, _info: &Protocol) -> Result<Connected, BackendError> {
+    async fn survey(&self, plan: &HostPlan) -> Result<HostPlan, BackendError> {
+        let protected = self.protected.has(&plan.path) || wants_protection(plan);
+        Ok(HostPlan {
+            protected,
+            ..plan.clone()
+        })
+    }
+
+    async fn connect(
+        &self,
+        plan: &HostPlan,
+        _info: &Protocol,
+        _owners: &dyn Owners,
+    ) -> Result<Connected, BackendError> {
+        if wants_protection(plan) {
+            self.protected.note(&plan.path);
+            blocking(plan, |plan| protect::set(plan, true)).await?;
+        }
         Ok(Connected {
             plan: plan.clone(),
             inspected: false,
         })
     }
 
+    async fn join(&self, plan: &HostPlan) -> Result<(), BackendError> {
+        self.inspect(plan).await
+    }
+
+    fn beside(&self, _plan: &HostPlan) -> Option<HostPlan> {
+        None // a device is one
+    }
+
     async fn inspect(&self, plan: &HostPlan) -> Result<(), BackendError> {
         inspect(plan).await.map(drop)
+    }
+
+    async fn pin(&self, plan: &HostPlan, scope: Scope) -> Result<Pinned, BackendError> {
+        // The kernel's own names are no links, and those that last are links to them: of udev, or of LVM.
+        if plan.kind == SourceKind::Block && scope.config() && !plan.path.is_symlink() {
+            return Err(BackendError::NoLastingName {
+                device: plan.path.clone(),
+                why: "the kernel gives that name anew at every start of the host: name the volume as /dev/disk/by-id or LVM has it"
+                    .to_owned(),
+            });
+        }
+        Ok(Pinned {
+            path: plan.path.clone(),
+            held: Box::new(()), // the name is all that says which volume it is
+        })
     }
 
     async fn extend(&self, plan: &HostPlan) -> Result<u64, BackendError> {
         inspect(plan).await
     }
 
-    async fn disconnect(&self, _plan: &HostPlan, _how: Release) -> Result<(), BackendError> {
+    async fn disconnect(&self, plan: &HostPlan, how: &Release) -> Result<(), BackendError> {
+        if plan.protected && how.is_last(&plan.claims) {
+            blocking(plan, |plan| protect::set(plan, false)).await?;
+            self.protected.forget(&plan.path);
+        }
         Ok(())
     }
 }

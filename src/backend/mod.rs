@@ -5,8 +5,9 @@
 //! connection down again, also after a restart.
 //!
 //! Who else uses a shared mount is not a backend's business: the executor in `attach` counts uses in the journal and
-//! tells [`Backend::disconnect`] whether it was the last, under a lock per [`HostPlan::shared`].
+//! tells [`Backend::disconnect`] which others hold, under a lock per [`Claim`].
 
+mod device;
 mod error;
 mod file;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -21,6 +22,7 @@ mod release;
 pub mod smb;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -28,7 +30,7 @@ use async_trait::async_trait;
 pub use error::{Attempt, BackendError};
 
 use crate::connection::Protocol;
-use crate::model::{Access, HostPlan, TargetPlan};
+use crate::model::{Access, Claim, HostPlan, Scope, TargetPlan};
 
 /// Whether something that a plan names is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,13 +53,21 @@ pub struct Connected {
 }
 
 /// How a connection is taken down.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Release {
-    /// Nobody else uses what the volume shares with others ([`HostPlan::shared`]); else that stays.
-    pub last: bool,
+    /// Which of its claims others hold too: that stays.
+    pub held: Vec<Claim>,
     /// What was written last may be lost: where it cannot be flushed, that is logged and gone past. It passes over nothing
     /// else: devices are taken down and seen gone, and who uses them is respected.
     pub force: bool,
+}
+
+impl Release {
+    /// Whether nobody else holds any of these claims.
+    #[must_use]
+    pub fn is_last(&self, claims: &[Claim]) -> bool {
+        !claims.iter().any(|claim| self.held.contains(claim))
+    }
 }
 
 /// A setting that a plan came from: what it is, and who set it.
@@ -82,6 +92,26 @@ pub struct Description {
     pub settings: Vec<Setting>,
 }
 
+/// A connected volume that stays where it is.
+pub struct Pinned {
+    /// The path by which it is plugged in.
+    pub path: PathBuf,
+    /// What keeps it there until it is dropped.
+    pub held: Box<dyn Send + Sync>,
+}
+
+/// Who has which identity, as the records have it: asked by a backend that connects a volume.
+#[async_trait]
+pub trait Owners: Send + Sync {
+    /// Takes the identity that a device has told, for the volume that is being connected. It is this volume's from then on, and no
+    /// other's, for as long as it is connected: two volumes that tell one identity would be joined into one, by multipathd, by udev's
+    /// names and by whoever else goes by identities. `device` names the volume where there is none but this to name it by.
+    ///
+    /// # Errors
+    /// `DEVICE_IDENTITY` where it is another volume's.
+    async fn take(&self, identity: &str, device: String) -> Result<(), BackendError>;
+}
+
 /// A way to connect volumes to this host.
 #[async_trait]
 pub trait Backend: Send + Sync {
@@ -89,9 +119,7 @@ pub trait Backend: Send + Sync {
     fn protocol(&self) -> &'static str;
 
     /// Whether this host's configuration makes the volume read-only.
-    fn read_only(&self, _info: &Protocol) -> bool {
-        false
-    }
+    fn read_only(&self, info: &Protocol) -> bool;
 
     /// Decides what connecting comes to: the same input gives the same plan, and nothing is touched.
     ///
@@ -103,26 +131,55 @@ pub trait Backend: Send + Sync {
     fn describe(&self, info: &Protocol, plan: &HostPlan) -> Description;
 
     /// Is told, at the start, of a connection in the journal. Touches nothing.
-    fn recall(&self, _plan: &HostPlan) {}
+    fn recall(&self, plan: &HostPlan);
 
     /// Whether a guest that SELinux confines may use the plan's volume, as this host is set up now. Looks at this host alone.
     ///
     /// # Errors
     /// Where it may not.
-    fn check_confined(&self, _plan: &HostPlan) -> Result<(), BackendError> {
-        Ok(())
-    }
+    fn check_confined(&self, plan: &HostPlan) -> Result<(), BackendError>;
 
     /// Looks whether the plan's connection is there, without touching the server.
     async fn find(&self, plan: &HostPlan) -> Result<Presence, BackendError>;
 
+    /// The plan with what there is already of its connection that is others': to be written down before [`Backend::connect`], after
+    /// which nobody could tell.
+    async fn survey(&self, plan: &HostPlan) -> Result<HostPlan, BackendError>;
+
     /// Makes the connection, which is not there whole; where that costs less in one, inspects the volume too. On an
     /// error nothing is left over, or [`Backend::find`] tells. What the plan then has is what [`Backend::disconnect`] gets.
-    async fn connect(&self, plan: &HostPlan, info: &Protocol) -> Result<Connected, BackendError>;
+    ///
+    /// A device is joined with others, and handed out, only after its identity was taken from `owners`.
+    async fn connect(
+        &self,
+        plan: &HostPlan,
+        info: &Protocol,
+        owners: &dyn Owners,
+    ) -> Result<Connected, BackendError>;
+
+    /// Inspects the volume of a connection that is there, made by others.
+    ///
+    /// # Errors
+    /// Where that connection is none for this volume ([`BackendError::is_of_connection`]): its server is lost to it, or it was logged in
+    /// to otherwise than one would be now. And as [`Backend::inspect`].
+    async fn join(&self, plan: &HostPlan) -> Result<(), BackendError>;
+
+    /// The plan of another connection beside one that cannot be joined and that others have: of a share, a mount of its own. `None`:
+    /// there can be no other.
+    fn beside(&self, plan: &HostPlan) -> Option<HostPlan>;
 
     /// Opens the connected volume beneath its root and checks that it may be shown to a guest: a regular file (or
     /// block device) whose header names no other file. Touches nothing.
     async fn inspect(&self, plan: &HostPlan) -> Result<(), BackendError>;
+
+    /// Sees to it that a path leads to the connected volume while the volume is plugged in, which goes by the path: a block device that
+    /// goes away leaves its name to the next one, unless somebody has it open. A persistent configuration outlives the host's
+    /// start, after which the kernel gives its names anew: for that scope it is a path that is the volume's then too.
+    ///
+    /// # Errors
+    /// `DEVICE_IDENTITY` where the plan's path leads to something else already; `DISK_OPTION_INVALID` where there is no path for the
+    /// scope.
+    async fn pin(&self, plan: &HostPlan, scope: Scope) -> Result<Pinned, BackendError>;
 
     /// Makes this host see the size that the storage has given the connected volume, and gives it in bytes: the length of
     /// the file or device, whatever image is in it. A file is looked at anew; a block device's every path is read anew and
@@ -131,7 +188,7 @@ pub trait Backend: Send + Sync {
     async fn extend(&self, plan: &HostPlan) -> Result<u64, BackendError>;
 
     /// Takes the connection down, whole or partial; nothing there is success. Called for each volume.
-    async fn disconnect(&self, plan: &HostPlan, how: Release) -> Result<(), BackendError>;
+    async fn disconnect(&self, plan: &HostPlan, how: &Release) -> Result<(), BackendError>;
 }
 
 /// The plan's target, which every plan of a target's backend has, with a path at least.
@@ -171,5 +228,17 @@ impl Backends {
                 protocol: protocol.to_owned(),
                 known: self.0.keys().copied().collect::<Vec<_>>().join(", "),
             })
+    }
+}
+
+/// No other volume is connected.
+#[cfg(test)]
+struct NoOthers;
+
+#[cfg(test)]
+#[async_trait]
+impl Owners for NoOthers {
+    async fn take(&self, _identity: &str, _device: String) -> Result<(), BackendError> {
+        Ok(())
     }
 }

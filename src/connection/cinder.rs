@@ -25,6 +25,7 @@ const KNOWN: &[&str] = &[
     "options",
     "device_path",
     "access_mode",
+    "attach_mode",
     "readonly",
     "qos_specs",
     "encrypted",
@@ -167,6 +168,13 @@ impl ConnectionInfo {
     }
 }
 
+/// What says read-only, in the order in which it is told.
+const KEYS: [AccessSource; 3] = [
+    AccessSource::AccessMode,
+    AccessSource::AttachMode,
+    AccessSource::Readonly,
+];
+
 /// What is common to all protocols. What restricts is heeded on every level, what describes on that of the data.
 fn common(data: &Fields<'_>, levels: &[&Fields<'_>]) -> Result<Common, ConnectionError> {
     let mut read_only_by = Vec::new();
@@ -177,18 +185,20 @@ fn common(data: &Fields<'_>, levels: &[&Fields<'_>]) -> Result<Common, Connectio
                 key: fields.key("encrypted"),
             });
         }
-        let mode = "ro or rw";
-        match fields.text("access_mode", mode)? {
-            None | Some("rw") => {}
-            Some("ro") => read_only_by.push(AccessSource::AccessMode),
-            Some(_) => return Err(fields.invalid("access_mode", "is neither ro nor rw", mode)),
+        if fields.read_only("access_mode", &[])? {
+            read_only_by.push(AccessSource::AccessMode);
+        }
+        // Cinder writes the word null where nobody said anything (Attachment's `attach_mode` column, its default).
+        if fields.read_only("attach_mode", &["null"])? {
+            read_only_by.push(AccessSource::AttachMode);
         }
         if fields.flag("readonly")? {
             read_only_by.push(AccessSource::Readonly);
         }
         multiattach |= fields.flag("multiattach")?;
     }
-    read_only_by.sort_by_key(|source| *source == AccessSource::Readonly);
+    // By key, in the order of the keys, not of the levels.
+    read_only_by.sort_by_key(|source| KEYS.iter().position(|key| key == source));
     read_only_by.dedup();
     let common = Common {
         read_only_by,
@@ -288,6 +298,17 @@ impl<'a> Fields<'a> {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
             Some(_) => Err(self.invalid(name, "is not a string", expected)),
+        }
+    }
+
+    /// Whether a mode says `ro`; `rw`, null and absent say nothing, nor does what is in `nothing`.
+    fn read_only(&self, name: &str, nothing: &[&str]) -> Result<bool, ConnectionError> {
+        let expected = "ro or rw";
+        match self.text(name, expected)? {
+            Some("ro") => Ok(true),
+            None | Some("rw") => Ok(false),
+            Some(word) if nothing.contains(&word) => Ok(false),
+            Some(_) => Err(self.invalid(name, "is neither ro nor rw", expected)),
         }
     }
 

@@ -59,7 +59,7 @@ pub(crate) fn cinder_json(text: &str) {
     }
 }
 
-/// Either level of the document may say read-only, by either of two keys.
+/// Either level of the document may say read-only, by any of three keys.
 fn says_read_only(text: &str, info: &ConnectionInfo) {
     let document: Value = serde_json::from_str(text).unwrap_or_default();
     for level in [Some(&document), document.get("data")]
@@ -69,6 +69,9 @@ fn says_read_only(text: &str, info: &ConnectionInfo) {
         let has = |source| info.common.read_only_by.contains(&source);
         if level.get("access_mode").and_then(Value::as_str) == Some("ro") {
             assert!(has(AccessSource::AccessMode));
+        }
+        if level.get("attach_mode").and_then(Value::as_str) == Some("ro") {
+            assert!(has(AccessSource::AttachMode));
         }
         if level.get("readonly").and_then(Value::as_bool) == Some(true) {
             assert!(has(AccessSource::Readonly));

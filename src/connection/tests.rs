@@ -312,7 +312,7 @@ fn any_one_key_on_any_level_makes_it_read_only() {
             .common
             .read_only_by
     };
-    use AccessSource::{AccessMode, Readonly};
+    use AccessSource::{AccessMode, AttachMode, Readonly};
     assert_eq!(nested("", ""), []);
     assert_eq!(nested("", r#","access_mode":"rw","readonly":"False""#), []);
     assert_eq!(nested("", r#","access_mode":"ro""#), [AccessMode]);
@@ -332,6 +332,21 @@ fn any_one_key_on_any_level_makes_it_read_only() {
         ),
         [AccessMode, Readonly]
     );
+    // As Cinder 29 answers for an attachment with mode: ro.
+    assert_eq!(
+        nested("", r#","access_mode":"rw","attach_mode":"ro""#),
+        [AttachMode]
+    );
+    assert_eq!(
+        nested(
+            r#","attach_mode":"ro","readonly":true"#,
+            r#","access_mode":"ro""#
+        ),
+        [AccessMode, AttachMode, Readonly]
+    );
+    for nothing in [r#""rw""#, r#""null""#, "null"] {
+        assert_eq!(nested(&format!(r#","attach_mode":{nothing}"#), ""), []);
+    }
     let options = common(r#","options":"-o rw,ro""#).read_only_by;
     assert_eq!(options, [AccessSource::MountOptions]);
 }
@@ -392,6 +407,7 @@ fn what_is_malformed_is_told_by_key_and_never_by_value() {
         smb(r#","options":["ro"]"#),
         smb(r#","access_mode":true"#),
         smb(r#","access_mode":"""#),
+        smb(r#","attach_mode":"r""#),
         smb(r#","readonly":"yes""#),
         smb(r#","readonly":1"#),
         smb(r#","multiattach":"maybe""#),
@@ -434,6 +450,7 @@ fn what_is_malformed_is_told_by_key_and_never_by_value() {
     INVALID_CONNECTION_INFO: connection info's options is not a string: expected mount options
     INVALID_CONNECTION_INFO: connection info's access_mode is not a string: expected ro or rw
     INVALID_CONNECTION_INFO: connection info's access_mode is neither ro nor rw: expected ro or rw
+    INVALID_CONNECTION_INFO: connection info's attach_mode is neither ro nor rw: expected ro or rw
     INVALID_CONNECTION_INFO: connection info's readonly is not a boolean: expected true or false
     INVALID_CONNECTION_INFO: connection info's readonly is not a boolean: expected true or false
     INVALID_CONNECTION_INFO: connection info's multiattach is not a boolean: expected true or false
@@ -484,6 +501,7 @@ fn json() -> impl Strategy<Value = serde_json::Value> {
         Just("qos_specs".to_owned()),
         Just("total_bytes_sec".to_owned()),
         Just("access_mode".to_owned()),
+        Just("attach_mode".to_owned()),
         Just("readonly".to_owned()),
         Just("device_path".to_owned()),
         Just("logical_block_size".to_owned()),

@@ -9,6 +9,8 @@
 pub(crate) mod fuzz;
 mod record;
 mod redb;
+mod transition;
+mod upgrade;
 mod writer;
 
 use async_trait::async_trait;

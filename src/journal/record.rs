@@ -43,7 +43,7 @@ impl Step {
 }
 
 /// How far a step came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Progress {
     /// About to run, or running: after a crash only reality knows whether it was done.
@@ -133,14 +133,6 @@ impl Record {
             .iter()
             .find(|begun| begun.step == step)
             .map(|begun| begun.progress)
-    }
-
-    /// Remembers how far the step came.
-    pub fn set(&mut self, step: Step, progress: Progress) {
-        match self.steps.iter_mut().find(|begun| begun.step == step) {
-            Some(begun) => begun.progress = progress,
-            None => self.steps.push(StepRecord { step, progress }),
-        }
     }
 
     /// Whether the connection may be there: the connect step was begun and not undone.

@@ -8,7 +8,9 @@ use ::redb::{Database, ReadableTable, TableDefinition};
 use async_trait::async_trait;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use super::upgrade;
 use super::writer::{Cause, Change, Table, Writer};
 use super::{Journal, JournalError, Record};
 use crate::model::{AttachmentId, SetPermissions, VolumeId};
@@ -16,8 +18,8 @@ use crate::model::{AttachmentId, SetPermissions, VolumeId};
 const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("attachments");
 const PERMISSIONS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("permissions");
 
-/// The version that this build writes. A record of another version is refused, not misread.
-const VERSION: u32 = 1;
+/// The version that this build writes. One of version 1 is rewritten when it is read; of another it is refused, not misread.
+const VERSION: u32 = 2;
 
 /// Bytes of cache: a record is about 1 KiB, and the default (1 GiB) suits no agent.
 const CACHE: usize = 1 << 20;
@@ -29,13 +31,10 @@ struct Out<'a, T> {
 }
 
 #[derive(Deserialize)]
-struct VersionOf {
+struct In {
     version: u32,
-}
-
-#[derive(Deserialize)]
-struct In<T> {
-    record: T,
+    #[serde(default)]
+    record: Value,
 }
 
 /// A [`Journal`] in one file, which one process at a time may open.
@@ -60,13 +59,14 @@ impl RedbJournal {
             let transaction = database.begin_write()?;
             let mut records = BTreeMap::new();
             for entry in transaction.open_table(RECORDS)?.iter()? {
-                let record: Record = decode(entry?.1.value())?;
+                let record = decode_record(entry?.1.value())?;
                 records.insert(record.id.clone(), record);
             }
             let mut permissions = BTreeMap::new();
             for entry in transaction.open_table(PERMISSIONS)?.iter()? {
                 let (volume, set) = entry?;
-                permissions.insert(volume.value().parse()?, decode(set.value())?);
+                let set = decode(set.value(), |_| {})?; // as it was
+                permissions.insert(volume.value().parse()?, set);
             }
             // A new file has its tables now.
             transaction.commit()?;
@@ -153,16 +153,29 @@ pub(super) fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, serde_json::Er
     })
 }
 
-pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Cause> {
-    let VersionOf { version } = serde_json::from_slice(bytes)?;
-    if version != VERSION {
-        return Err(format!(
-            "a record has version {version}, this build reads {VERSION}: run the build that wrote it, \
-             detach its attachments, then upgrade"
-        )
-        .into());
+/// Reads an attachment's record.
+pub(super) fn decode_record(bytes: &[u8]) -> Result<Record, Cause> {
+    decode(bytes, upgrade::from_1)
+}
+
+/// `from_1`: makes of a value of version 1 one of this version.
+fn decode<T: DeserializeOwned>(bytes: &[u8], from_1: fn(&mut Value)) -> Result<T, Cause> {
+    let In {
+        version,
+        mut record,
+    } = serde_json::from_slice(bytes)?;
+    match version {
+        VERSION => {}
+        1 => from_1(&mut record),
+        _ => {
+            return Err(format!(
+                "a record has version {version}, this build reads {VERSION} and 1: run the build that wrote it, detach its \
+                 attachments, then install this one"
+            )
+            .into());
+        }
     }
-    Ok(serde_json::from_slice::<In<T>>(bytes)?.record)
+    Ok(serde_json::from_value(record)?)
 }
 
 #[async_trait]
@@ -245,8 +258,10 @@ mod tests {
             rights: VolumeRights::default(),
             holder: None,
             host: HostPlan {
+                protected: false,
+                keeps_owner: false,
                 protocol: "local".into(),
-                shared: None,
+                claims: Vec::new(),
                 mount: None,
                 target: None,
                 path: "/r/v".into(),
@@ -259,6 +274,8 @@ mod tests {
                 dialect: Dialect::Qemu,
                 left_out: Vec::new(),
                 alias: "ua-v".into(),
+                source: "/r/v".into(),
+                sequence: None,
                 target: "vda".into(),
                 xml: "<disk/>".into(),
                 scope: Scope::Live,
@@ -336,7 +353,9 @@ mod tests {
             "xml":"<disk/>","scope":"live","dialect":"qemu","left_out":[]},"steps":[{"step":"connect","progress":"intent"}],
             "direction":"forward","state":"connecting","error":null,"unplug_requested":null,
             "created":{"secs_since_epoch":0,"nanos_since_epoch":0},"updated":{"secs_since_epoch":0,"nanos_since_epoch":0}}}"#;
-        assert_eq!(decode::<Record>(before).unwrap(), record("a"));
+        let mut expected = record("a");
+        expected.disk.source = "/r/v".into();
+        assert_eq!(decode_record(before).unwrap(), expected);
     }
 
     #[test]
@@ -359,7 +378,7 @@ mod tests {
             record: &record,
         };
         let bytes = serde_json::to_vec(&out).unwrap();
-        assert_eq!(decode::<Record>(&bytes).unwrap(), record);
+        assert_eq!(decode_record(&bytes).unwrap(), record);
     }
 
     #[tokio::test]
@@ -386,13 +405,13 @@ mod tests {
         let other = Change {
             table: Table::Attachments,
             key: "x".into(),
-            value: Some(br#"{"version":2}"#.into()),
+            value: Some(br#"{"version":3}"#.into()),
         };
         commit(&database, &[other]).unwrap();
         drop(database);
         let error = RedbJournal::open(&path).err().unwrap();
         assert!(
-            error.source.to_string().contains("version 2"),
+            error.source.to_string().contains("version 3"),
             "{}",
             error.source
         );

@@ -161,7 +161,7 @@ impl Libvirt {
         let mut view = look().await?;
         if let Some(there) = &view
             && let Some(id) = there.id
-            && there.live.disk(&disk.alias).is_some()
+            && there.live.find(disk).is_some()
             && self.xen.is_let_go(domain, id, disk).await?
         {
             let action = format!("take disk {} away", disk.target);
@@ -217,11 +217,11 @@ impl Hypervisor for Libvirt {
 
     async fn is_plugged(&self, domain: Uuid, disk: &DiskPlan) -> Result<bool, HypervisorError> {
         let view = self.view(DomainRef::Uuid(domain), disk.scope).await?;
-        let Some(view) = view.filter(|view| view.has(disk)) else {
+        let Some(view) = view.filter(|view| view.shows(disk)) else {
             return Ok(false);
         };
         match view.id {
-            Some(id) if disk.dialect == Dialect::Xen && view.live.disk(&disk.alias).is_some() => {
+            Some(id) if disk.dialect == Dialect::Xen && disk.scope.live() => {
                 self.xen.is_connected(domain, id, disk).await
             }
             _ => Ok(true),
@@ -241,8 +241,7 @@ impl Hypervisor for Libvirt {
     async fn plug(&self, domain: Uuid, disk: &DiskPlan) -> Result<(), HypervisorError> {
         let action = format!("plug disk {} in", disk.target);
         let (xml, flags) = (disk.xml.clone(), flags(disk.scope));
-        let scope = disk.scope;
-        let alias = disk.alias.clone();
+        let planned = disk.clone();
         let xen = self.xen_number(domain, disk).await?;
         if let Some(id) = xen {
             self.xen.make_room(domain, id, disk).await?;
@@ -252,7 +251,7 @@ impl Hypervisor for Libvirt {
             .run(&domain.to_string(), move |connect| {
                 let domain = lookup(connect, domain)?;
                 domain.attach_device_flags(&xml, flags)?;
-                shows(&domain, &alias, scope)
+                shows(&domain, &planned)
             })
             .await
             .map_err(|error| failed(&action, &domain.to_string(), error));
@@ -284,7 +283,7 @@ impl Hypervisor for Libvirt {
             return Ok(());
         };
         let action = format!("unplug disk {}", disk.target);
-        if disk.scope.config() && view.config.disk(&disk.alias).is_some() {
+        if disk.scope.config() && view.config.find(disk).is_some() {
             let action = format!(
                 "remove disk {} from the persistent configuration",
                 disk.target
@@ -293,7 +292,7 @@ impl Hypervisor for Libvirt {
                 .await?;
         }
         let xen = view.id.filter(|_| disk.dialect == Dialect::Xen);
-        if disk.scope.live() && view.live.disk(&disk.alias).is_some() {
+        if disk.scope.live() && view.live.find(disk).is_some() {
             if let Some(id) = xen
                 && self.xen.ask(domain, id, disk).await?
             {
@@ -358,9 +357,9 @@ impl Hypervisor for Libvirt {
         if let Some(id) = self.xen_number(domain, disk).await? {
             return self.xen.size(domain, id, disk).await;
         }
-        let alias = disk.alias.clone();
+        let disk = disk.clone();
         self.on_domain(domain, "ask for a disk's size", move |domain| {
-            size::shown(domain, &alias)
+            size::shown(domain, &disk)
         })
         .await
     }
@@ -375,10 +374,10 @@ impl Hypervisor for Libvirt {
             return self.xen.grow(domain, id, disk, bytes).await;
         }
         let action = format!("grow disk {}", disk.target);
-        let alias = disk.alias.clone();
+        let planned = disk.clone();
         let grown = self
             .on_domain(domain, &action, move |domain| {
-                size::grow(domain, &alias, bytes)
+                size::grow(domain, &planned, bytes)
             })
             .await?;
         let (domain, target) = (domain.to_string(), disk.target.clone());

@@ -57,6 +57,8 @@ pub(super) fn write(
         .with_children([
             driver,
             source.with_children(spec.keeps_owner.then(keep_owner)),
+            // The chain ends here, whatever the header says by then: libvirt would read it again, and open what it names.
+            Element::new("backingStore"),
             Element::new("target").with("dev", target).with("bus", bus),
         ])
         .with_children(iotune(options)?)
@@ -66,7 +68,7 @@ pub(super) fn write(
         .with_children(options.shareable.then(|| Element::new("shareable")))
         .with_children([
             Element::new("serial").with_text(serial),
-            Element::new("alias").with("name", spec.volume.alias()),
+            Element::new("alias").with("name", spec.attachment.alias()),
         ])
         .with_children(address.map(address_element));
     written(&disk, spec)
@@ -100,7 +102,7 @@ pub(super) fn written(disk: &Element, spec: &DiskSpec) -> Result<String, Hypervi
             "it holds a character that XML cannot carry: rename the file",
         ),
         source => HypervisorError::Xml {
-            what: format!("disk {}", spec.volume.alias()),
+            what: format!("disk {}", spec.attachment.alias()),
             source,
         },
     })

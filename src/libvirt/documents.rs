@@ -9,7 +9,7 @@ use virt_sys as sys;
 use super::error::HypervisorError;
 use super::view::{self, Devices, DomainView};
 use super::xml::Element;
-use crate::model::{Domain, DomainRef, Scope};
+use crate::model::{DiskPlan, Domain, DomainRef, Scope};
 
 /// A domain's documents: what libvirt shows of the domain itself (running or not), and of its persistent configuration.
 pub(super) struct Documents {
@@ -59,9 +59,10 @@ pub(super) fn lookup(connect: &Connect, domain: Uuid) -> Result<VirtDomain, Erro
 }
 
 /// Whether every configuration of the scope shows the disk. A document that cannot be read shows nothing.
-pub(super) fn shows(domain: &VirtDomain, alias: &str, scope: Scope) -> Result<bool, Error> {
+pub(super) fn shows(domain: &VirtDomain, disk: &DiskPlan) -> Result<bool, Error> {
+    let scope = disk.scope;
     let shown =
-        |document: &str| Devices::read(document).is_ok_and(|devices| devices.disk(alias).is_some());
+        |document: &str| Devices::read(document).is_ok_and(|devices| devices.find(disk).is_some());
     Ok((!scope.live() || shown(&domain.xml_desc(0)?))
         && (!scope.config() || shown(&domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE)?)))
 }

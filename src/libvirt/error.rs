@@ -60,12 +60,12 @@ pub enum HypervisorError {
         holder: String,
     },
     /// The domain has the volume's disk already.
-    #[error("domain {domain} already has the disk {alias}, at target {target}; detach it first")]
+    #[error("domain {domain} already has {disk}, at target {target}; detach it first")]
     VolumeInUse {
         /// The domain.
         domain: String,
-        /// The disk's alias.
-        alias: String,
+        /// Which disk.
+        disk: String,
         /// Its target.
         target: String,
     },
@@ -208,6 +208,35 @@ pub enum HypervisorError {
 }
 
 impl HypervisorError {
+    /// Whether a plug that failed so may have left the disk in the domain. A refusal leaves nothing: what is there by the disk's
+    /// name was there before.
+    #[must_use]
+    pub fn leaves_open(&self) -> bool {
+        match self {
+            Self::Unavailable { .. }
+            | Self::NotConnected { .. }
+            | Self::Xenstore { .. }
+            | Self::NotCleared { .. }
+            | Self::NotShown { .. } => true,
+            // libvirt has no better word: it may have gone wrong at any point.
+            Self::Failed { reason, .. } => matches!(
+                reason,
+                Reason::HypervisorError | Reason::HypervisorUnavailable
+            ),
+            Self::DomainNotFound { .. }
+            | Self::DomainState { .. }
+            | Self::TargetInUse { .. }
+            | Self::VolumeInUse { .. }
+            | Self::BusFull { .. }
+            | Self::DiskOptionInvalid { .. }
+            | Self::FormatUnsupported { .. }
+            | Self::ReadOnlyDisk { .. }
+            | Self::NotGrown { .. }
+            | Self::NotResized { .. }
+            | Self::Xml { .. } => false,
+        }
+    }
+
     /// The stable reason.
     #[must_use]
     pub fn reason(&self) -> Reason {

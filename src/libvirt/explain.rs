@@ -72,7 +72,9 @@ const RULES: &[Rule] = &[
         None,
         "\" lock",
         Reason::VolumeInUse,
-        "another process on some host uses the image, and QEMU locks it: stop that one, or attach it as shareable to both",
+        // RFC 8881, 8.4.2: the server keeps a lock of a client that is silent until its lease ends; Linux's are 90 s (nfsd(7)).
+        "another process on some host uses the image, and QEMU locks it: stop that one. Where its host has just died, an NFS 4 server \
+         keeps the lock until that host's lease ends (90 s where nobody set another): try again then",
     ),
     rule(
         None,

@@ -4,7 +4,9 @@ use super::disk;
 use super::view::{Devices, DiskView};
 pub(crate) use super::xen::fuzz::xenstore;
 use super::xml::Element;
-use crate::model::{Access, Dialect, DiskOptions, DiskSpec, ImageFormat, SourceKind};
+use crate::model::{
+    Access, Dialect, DiskOptions, DiskPlan, DiskSpec, ImageFormat, Scope, SourceKind,
+};
 
 /// Any text as a domain: what says read-only is read-only, and an element that was read is written and read again as the same.
 pub(crate) fn domain_xml(text: &str) {
@@ -18,8 +20,18 @@ pub(crate) fn domain_xml(text: &str) {
         .flat_map(|devices| devices.children_named("disk"));
     for (element, disk) in disks.zip(&devices.disks) {
         assert_eq!(disk.readonly, element.child("readonly").is_some());
-        if let Some(alias) = &disk.alias {
-            assert!(devices.disk(alias).is_some());
+        if let (Some(alias), Some(source)) = (&disk.alias, &disk.source) {
+            let plan = DiskPlan {
+                alias: alias.clone(),
+                source: source.clone(),
+                sequence: None,
+                target: disk.target.clone(),
+                xml: String::new(),
+                scope: Scope::Live,
+                dialect: Dialect::Qemu,
+                left_out: Vec::new(),
+            };
+            assert!(devices.find(&plan).is_some());
         }
     }
     if let Ok(written) = domain.write()
@@ -50,8 +62,11 @@ fn is_named(element: &Element) -> bool {
 /// disk's own.
 pub(crate) fn disk_xml(text: &str) {
     let (path, serial) = text.split_once('\n').unwrap_or((text, ""));
-    let Ok(volume) = "v".parse() else { return };
+    let (Ok(attachment), Ok(volume)) = ("a".parse(), "v".parse()) else {
+        return;
+    };
     let spec = DiskSpec {
+        attachment,
         volume,
         path: path.into(),
         kind: SourceKind::File,
@@ -76,7 +91,15 @@ pub(crate) fn disk_xml(text: &str) {
         .collect();
     assert_eq!(
         names,
-        ["driver", "source", "target", "readonly", "serial", "alias"],
+        [
+            "driver",
+            "source",
+            "backingStore",
+            "target",
+            "readonly",
+            "serial",
+            "alias"
+        ],
         "{written}"
     );
     assert!(
@@ -96,5 +119,5 @@ pub(crate) fn disk_xml(text: &str) {
         view.serial.as_deref(),
         Some(if serial.is_empty() { "v" } else { serial })
     );
-    assert!(view.readonly && view.alias.as_deref() == Some("ua-v"));
+    assert!(view.readonly && view.alias.as_deref() == Some("ua-volattach-a"));
 }

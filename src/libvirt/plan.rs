@@ -24,15 +24,8 @@ const MAX_SCSI_UNIT: u32 = 16383;
 pub fn plan_disk(view: &DomainView, spec: &DiskSpec) -> Result<DiskPlan, HypervisorError> {
     let scope = spec.options.scope;
     check_state(view, scope)?;
-    let domain = view.domain.to_string();
-    let alias = spec.volume.alias();
-    if let Some(disk) = view.devices(scope).find_map(|devices| devices.disk(&alias)) {
-        return Err(HypervisorError::VolumeInUse {
-            domain,
-            alias,
-            target: disk.target.clone(),
-        });
-    }
+    let alias = spec.attachment.alias();
+    check_absent(view, spec, &alias)?;
     if view.dialect == Dialect::Xen {
         xen::check_unused(view, spec)?;
     }
@@ -53,11 +46,34 @@ pub fn plan_disk(view: &DomainView, spec: &DiskSpec) -> Result<DiskPlan, Hypervi
     Ok(DiskPlan {
         xml,
         alias,
+        source: spec.path.clone(),
+        sequence: None, // known when it is plugged in
         target,
         scope,
         dialect: view.dialect,
         left_out,
     })
+}
+
+/// Refuses what the domain has already: by the attachment's own name, or another disk of the volume.
+fn check_absent(view: &DomainView, spec: &DiskSpec, alias: &str) -> Result<(), HypervisorError> {
+    let reads = spec.access.is_read_only();
+    let is_it = |disk: &&DiskView| {
+        let apart = spec.options.shareable || reads && disk.readonly;
+        let same = disk.source.as_deref() == Some(&spec.path);
+        disk.alias.as_deref() == Some(alias) || same && !apart
+    };
+    let mut disks = view
+        .devices(spec.options.scope)
+        .flat_map(|devices| &devices.disks);
+    match disks.find(is_it) {
+        None => Ok(()),
+        Some(disk) => Err(HypervisorError::VolumeInUse {
+            domain: view.domain.to_string(),
+            disk: holder(disk),
+            target: disk.target.clone(),
+        }),
+    }
 }
 
 /// The bus, where the domain has one such.
@@ -120,7 +136,8 @@ fn prefix(bus: Bus) -> &'static str {
     }
 }
 
-fn holder(disk: &DiskView) -> String {
+/// A disk in words.
+pub(super) fn holder(disk: &DiskView) -> String {
     match (&disk.alias, &disk.source) {
         (Some(alias), _) => format!("disk {alias}"),
         (None, Some(source)) => format!("the disk of {}", source.display()),

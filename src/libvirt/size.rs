@@ -6,6 +6,7 @@ use virt_sys as sys;
 
 use super::raw;
 use super::view::{Devices, DiskView};
+use crate::model::DiskPlan;
 
 /// What growing came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,26 +18,24 @@ pub(super) enum Grown {
 }
 
 /// The disk as the running domain has it.
-fn live(domain: &Domain, alias: &str) -> Result<Option<DiskView>, Error> {
+fn live(domain: &Domain, disk: &DiskPlan) -> Result<Option<DiskView>, Error> {
     if !domain.is_active()? {
         return Ok(None);
     }
     let devices = Devices::read(&domain.xml_desc(0)?);
-    Ok(devices
-        .ok()
-        .and_then(|devices| devices.disk(alias).cloned()))
+    Ok(devices.ok().and_then(|devices| devices.find(disk).cloned()))
 }
 
 /// The size in bytes that the guest sees; `None` where the domain does not run, or has no such disk.
-pub(super) fn shown(domain: &Domain, alias: &str) -> Result<Option<u64>, Error> {
-    live(domain, alias)?
+pub(super) fn shown(domain: &Domain, disk: &DiskPlan) -> Result<Option<u64>, Error> {
+    live(domain, disk)?
         .map(|disk| raw::capacity(domain, &disk.target))
         .transpose()
 }
 
 /// Has the guest see the disk at `bytes`, where it sees it smaller.
-pub(super) fn grow(domain: &Domain, alias: &str, bytes: u64) -> Result<Option<Grown>, Error> {
-    let Some(disk) = live(domain, alias)? else {
+pub(super) fn grow(domain: &Domain, plan: &DiskPlan, bytes: u64) -> Result<Option<Grown>, Error> {
+    let Some(disk) = live(domain, plan)? else {
         return Ok(None);
     };
     let shown = raw::capacity(domain, &disk.target)?;

@@ -108,14 +108,19 @@ impl DomainView {
     #[must_use]
     pub fn has(&self, disk: &DiskPlan) -> bool {
         self.devices(disk.scope)
-            .any(|devices| devices.disk(&disk.alias).is_some())
+            .any(|devices| devices.find(disk).is_some())
     }
 
-    /// Whether every configuration that the disk's scope is about has it.
+    /// Whether every configuration that the disk's scope is about, and that there is, has it: a domain that is shut off has of both
+    /// only what it will start with.
     #[must_use]
     pub fn shows(&self, disk: &DiskPlan) -> bool {
-        self.devices(disk.scope)
-            .all(|devices| devices.disk(&disk.alias).is_some())
+        let scope = match disk.scope {
+            Scope::LiveAndConfig if !self.running => Scope::Config,
+            scope => scope,
+        };
+        self.devices(scope)
+            .all(|devices| devices.find(disk).is_some())
     }
 }
 
@@ -169,12 +174,13 @@ impl Devices {
         }
     }
 
-    /// The disk of that alias.
+    /// The disk as it was planned: of its alias, and of its source. Others may use the same alias, and a plan of an earlier time
+    /// may be of another volume's.
     #[must_use]
-    pub fn disk(&self, alias: &str) -> Option<&DiskView> {
-        self.disks
-            .iter()
-            .find(|disk| disk.alias.as_deref() == Some(alias))
+    pub fn find(&self, plan: &DiskPlan) -> Option<&DiskView> {
+        self.disks.iter().find(|disk| {
+            disk.alias.as_ref() == Some(&plan.alias) && disk.source.as_ref() == Some(&plan.source)
+        })
     }
 }
 

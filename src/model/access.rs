@@ -57,6 +57,8 @@ pub enum AccessSource {
     Request,
     /// The connection info's `access_mode`.
     AccessMode,
+    /// The `attach_mode` that Cinder's attachments API gives beside `access_mode`, which then stays `rw`.
+    AttachMode,
     /// The connection info's `readonly`.
     Readonly,
     /// `ro` among the share's mount options.
@@ -82,6 +84,7 @@ impl fmt::Display for AccessSource {
         f.write_str(match self {
             Self::Request => "the request asks for read-only",
             Self::AccessMode => "the connection info's access_mode is ro",
+            Self::AttachMode => "the connection info's attach_mode is ro",
             Self::Readonly => "the connection info says readonly",
             Self::MountOptions => "the connection info's mount options say ro",
             Self::Configuration => "this host's configuration says ro",

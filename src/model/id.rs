@@ -80,22 +80,24 @@ macro_rules! id {
 }
 
 id!(
-    /// Names one attachment; chosen by the caller, and the key by which every call is idempotent.
+    /// Names one attachment; chosen by the caller, and the key by which every call is idempotent. It names the disk in the domain
+    /// too, which is why its characters are those that libvirt takes in an alias (libvirt `formatdomain`, "alias").
     AttachmentId,
     "attachment id"
 );
 id!(
-    /// Names a volume, as the control plane does. It becomes the disk's alias (`ua-<id>`) and serial, which is why
-    /// its characters are those that libvirt takes in an alias (libvirt `formatdomain`, "alias").
+    /// Names a volume, as the control plane does. By default it is the disk's serial.
     VolumeId,
     "volume id"
 );
 
-impl VolumeId {
-    /// The alias of the volume's disk in a domain: libvirt keeps aliases that begin with `ua-` as given.
+impl AttachmentId {
+    /// The alias of the attachment's disk in a domain: libvirt keeps aliases that begin with `ua-` as given. Of the attachment and
+    /// not of the volume, since a domain may have two attachments of one, and other programs than this name disks by volume
+    /// (Nova: `ua-<volume id>`).
     #[must_use]
     pub fn alias(&self) -> String {
-        format!("ua-{}", self.0)
+        format!("ua-volattach-{}", self.0)
     }
 }
 
@@ -175,8 +177,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_volume_id_is_always_a_legal_alias(value in ".{0,80}") {
-            if let Ok(id) = value.parse::<VolumeId>() {
+        fn an_attachment_id_is_always_a_legal_alias(value in ".{0,80}") {
+            if let Ok(id) = value.parse::<AttachmentId>() {
                 prop_assert!(id.alias().bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)));
                 prop_assert_eq!(id.as_str(), value);
             }

@@ -17,6 +17,7 @@ mod access;
 mod actor;
 mod attachment;
 mod chain;
+mod claim;
 mod disk;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
@@ -36,6 +37,7 @@ pub use access::{Access, AccessDecision, AccessSource};
 pub use actor::{Actor, Holder, Identity, Via};
 pub use attachment::{Attachment, AttachmentError, Domain, State};
 pub use chain::chain;
+pub use claim::Claim;
 pub use disk::{
     Bus, Cache, DetectZeroes, Discard, DiskAddress, DiskOptions, ImageFormat, InvalidAddress,
     IoMode, IoTune, Scope, UnknownWord,
@@ -45,7 +47,7 @@ pub use key::HostKey;
 pub(crate) use nearest::{hint, nearest};
 pub use permission::{AccessDenied, AccessQuestion, Asker, Class, SetPermissions, VolumeRights};
 pub use plan::{
-    Dialect, DiskPlan, DiskSpec, HostPlan, MountPlan, SourceKind, TargetPath, TargetPlan,
+    Dialect, DiskPlan, DiskSpec, HostPlan, LoginFile, MountPlan, SourceKind, TargetPath, TargetPlan,
 };
 pub use reason::Reason;
 pub use secret::Secret;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Access, DiskOptions, ImageFormat, Scope, VolumeId};
+use super::{Access, AttachmentId, Claim, DiskOptions, ImageFormat, Scope, VolumeId};
 
 /// A mount that a connection needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +18,19 @@ pub struct MountPlan {
     pub options: String,
     /// The mount point.
     pub target: PathBuf,
+    /// Where the login was read, if in a file.
+    #[serde(default)]
+    pub login: Option<LoginFile>,
+}
+
+/// A file that says how to log in to a share.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoginFile {
+    /// The file.
+    pub path: PathBuf,
+    /// What it said when the share was mounted, as a keyed hash tells it from what it says later; `None`: this attachment found the
+    /// share mounted.
+    pub said: Option<String>,
 }
 
 /// A storage target that a connection logs in to, and which volume there it means. It outlives the daemon: with it the
@@ -34,6 +47,13 @@ pub struct TargetPlan {
     pub expected: Option<String>,
     /// The volume's identity as the device itself told it, fresh, on every path; `None` until it is connected.
     pub verified: Option<String>,
+    /// The portals to which others than volattach had connections before this attachment connected: those stay. `None`: nobody looked.
+    #[serde(default)]
+    pub found: Option<Vec<String>>,
+    /// The number of the device that told so (`diskseq`, Linux 5.15): the kernel gives it to no other until the next boot, while a
+    /// name such as `sdb` is given again. `None`: not connected, or not known.
+    #[serde(default)]
+    pub sequence: Option<u64>,
 }
 
 /// One way to a volume on a target.
@@ -62,9 +82,9 @@ pub enum SourceKind {
 pub struct HostPlan {
     /// The connection info's protocol, such as `smbfs`: the backend that made this plan.
     pub protocol: String,
-    /// Names what this connection shares with others (a mount, a session): equal exactly when export, credentials,
-    /// options and access are equal. `None`: there is no connection to make, the volume is there or is not.
-    pub shared: Option<String>,
+    /// What this connection may share with others, in order, each once. None: there is no connection to make, the volume is there
+    /// or is not.
+    pub claims: Vec<Claim>,
     /// The mount, where there is one.
     pub mount: Option<MountPlan>,
     /// The target, where there is one.
@@ -80,12 +100,34 @@ pub struct HostPlan {
     pub format: ImageFormat,
     /// Read-only or read-write on the host.
     pub access: Access,
+    /// Whether the volume's block device is read-only for attachments alone, and writable when the last of them has gone.
+    #[serde(default)]
+    pub protected: bool,
+    /// Whether its storage says who owns the volume, which others may reach by a server: libvirt leaves that as it is.
+    #[serde(default)]
+    pub keeps_owner: bool,
+}
+
+impl HostPlan {
+    /// The identity that the volume's device has told, where there is one.
+    #[must_use]
+    pub fn identity(&self) -> Option<&str> {
+        self.target.as_ref()?.verified.as_deref()
+    }
+
+    /// The number of the block device that the volume was verified on, where there is one.
+    #[must_use]
+    pub fn sequence(&self) -> Option<u64> {
+        self.target.as_ref()?.sequence
+    }
 }
 
 /// Everything that decides a disk's XML but the domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskSpec {
-    /// Gives the alias, and the serial by default.
+    /// Gives the alias.
+    pub attachment: AttachmentId,
+    /// Gives the serial by default.
     pub volume: VolumeId,
     /// The volume on this host.
     pub path: PathBuf,
@@ -115,8 +157,13 @@ pub enum Dialect {
 /// A disk as it is to be plugged into one domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskPlan {
-    /// The device alias, by which it is found and unplugged.
+    /// The device alias: with the source, by which it is found and unplugged.
     pub alias: String,
+    /// The volume on this host, as the XML names it.
+    pub source: PathBuf,
+    /// The number of the block device that was plugged in, where the kernel gives one: another device may have its name by now.
+    #[serde(default)]
+    pub sequence: Option<u64>,
     /// The target, such as `vdb`.
     pub target: String,
     /// libvirt's XML of the disk.

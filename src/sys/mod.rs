@@ -4,6 +4,7 @@
 //! runs in a short-lived process with a deadline; a secret is handed to a worker through a pipe alone.
 
 pub mod beneath;
+pub mod block;
 pub mod exec;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;

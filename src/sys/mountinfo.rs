@@ -8,6 +8,10 @@ use std::path::{Path, PathBuf};
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
+    /// Its number in the namespace.
+    pub id: u32,
+    /// The number of the mount that it is on; of the outermost, one that the table lacks.
+    pub parent: u32,
     /// Where it is mounted.
     pub mount_point: PathBuf,
     /// The kernel's name of the file system, such as `cifs`; with a subtype as `fuse.sshfs`.
@@ -19,6 +23,11 @@ pub struct Mount {
 }
 
 /// The mount table of this process's namespace, in the kernel's order.
+///
+/// Not all of it can be reached: what is mounted beneath a directory that another mount then covers stays in the table. So does the
+/// copy of a mount that the kernel makes on each peer of a shared one (mount_namespaces(7)): where a directory is a shared bind
+/// mount of itself, every mount in it is there twice, by the same path. So each is looked for as the kernel walks a path, from the
+/// outermost mount inwards.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mounts(Vec<Mount>);
 
@@ -48,36 +57,74 @@ impl Mounts {
             .map(Self)
     }
 
+    /// Every mount, also those that no path leads to.
+    pub fn iter(&self) -> impl Iterator<Item = &Mount> {
+        self.0.iter()
+    }
+
     /// What is mounted on this very mount point, the uppermost last.
-    pub fn at<'a>(&'a self, mount_point: &'a Path) -> impl DoubleEndedIterator<Item = &'a Mount> {
-        self.0.iter().filter(move |m| m.mount_point == mount_point)
+    #[must_use]
+    pub fn at(&self, mount_point: &Path) -> Vec<&Mount> {
+        let mut chain = self.chain(mount_point);
+        chain.retain(|mount| mount.mount_point == mount_point);
+        chain
     }
 
     /// What is mounted on this mount point and beneath it, in the order in which it must not be unmounted.
-    pub fn beneath<'a>(
-        &'a self,
-        directory: &'a Path,
-    ) -> impl DoubleEndedIterator<Item = &'a Mount> {
-        self.0
+    #[must_use]
+    pub fn beneath(&self, directory: &Path) -> Vec<&Mount> {
+        let mut reached: Vec<(usize, &Mount)> = self
+            .0
             .iter()
-            .filter(move |m| m.mount_point.starts_with(directory))
+            .filter(|mount| mount.mount_point.starts_with(directory))
+            .filter_map(|mount| {
+                let chain = self.chain(&mount.mount_point);
+                let depth = chain.iter().position(|there| there.id == mount.id)?;
+                Some((depth, mount))
+            })
+            .collect();
+        // Whatever a mount is on has a smaller depth.
+        reached.sort_by_key(|(depth, _)| *depth);
+        reached.into_iter().map(|(_, mount)| mount).collect()
     }
 
     /// The mount that an absolute path without links lies on.
     #[must_use]
     pub fn containing(&self, path: &Path) -> Option<&Mount> {
-        // `max_by_key` gives the last of equals: of several mounts on one point the uppermost.
-        self.0
-            .iter()
-            .filter(|m| path.starts_with(&m.mount_point))
-            .max_by_key(|m| m.mount_point.components().count())
+        self.chain(path).pop()
+    }
+
+    /// The mounts that the kernel passes on its way to the path, the outermost first.
+    fn chain(&self, path: &Path) -> Vec<&Mount> {
+        let leads = |mount: &&Mount| path.starts_with(&mount.mount_point);
+        let nearest = |mount: &&Mount| mount.mount_point.components().count();
+        let outermost = |mount: &&Mount| {
+            mount.parent == mount.id || !self.0.iter().any(|other| other.id == mount.parent)
+        };
+        let mut chain: Vec<&Mount> = Vec::new();
+        let mut next = self.0.iter().filter(outermost).find(leads);
+        while let Some(mount) = next {
+            chain.push(mount);
+            if chain.len() > self.0.len() {
+                break; // no table of the kernel's leads in a circle
+            }
+            let on_it = |other: &&Mount| other.parent == mount.id && other.id != mount.id;
+            next = self
+                .0
+                .iter()
+                .filter(on_it)
+                .filter(leads)
+                .min_by_key(nearest);
+        }
+        chain
     }
 }
 
 /// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue`
 fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|b| *b == b' ');
-    let (mount_point, options) = (fields.nth(4)?, fields.next()?);
+    let (id, parent) = (number(fields.next()?)?, number(fields.next()?)?);
+    let (mount_point, options) = (fields.nth(2)?, fields.next()?);
     // Any number of optional fields, ended by a lone hyphen.
     let mut fields = fields.skip_while(|f| *f != b"-").skip(1);
     let (fstype, source) = (fields.next()?, fields.next()?);
@@ -87,11 +134,17 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
         .iter()
         .any(|list| list.split(|b| *b == b',').any(|option| option == b"ro"));
     Some(Mount {
+        id,
+        parent,
         mount_point: PathBuf::from(OsString::from_vec(unescape(mount_point))),
         fstype: String::from_utf8(unescape(fstype)).ok()?,
         source: OsString::from_vec(unescape(source)),
         read_only,
     })
+}
+
+fn number(field: &[u8]) -> Option<u32> {
+    std::str::from_utf8(field).ok()?.parse().ok()
 }
 
 /// Undoes the kernel's `mangle` (fs/seq_file.c): blank, tab, newline, backslash and hash are `\` and three octal digits.
@@ -141,11 +194,13 @@ mod tests {
     fn the_uppermost_mount_is_last() {
         let mounts = Mounts::parse(TABLE.as_bytes()).unwrap();
         let point = Path::new("/srv/a b");
-        let at: Vec<_> = mounts.at(point).collect();
+        let at = mounts.at(point);
         assert_eq!(at.len(), 2);
         assert_eq!(
             at[0],
             &Mount {
+                id: 40,
+                parent: 27,
                 mount_point: point.into(),
                 fstype: "cifs".into(),
                 source: "//files/vols x".into(),
@@ -155,6 +210,24 @@ mod tests {
         assert_eq!(at[1].fstype, "tmpfs");
         assert!(at[1].read_only, "a read-only superblock is read-only");
         assert_eq!(mounts.containing(&point.join("v1")), Some(at[1]));
+        assert_eq!(mounts.beneath(Path::new("/srv")).len(), 3);
+    }
+
+    /// As the kernel shows it after `mount --bind /srv/mnt /srv/mnt`, on a root that is shared, and a mount in it.
+    #[test]
+    fn a_copy_that_nothing_leads_to_is_not_there() {
+        let mounts = Mounts::parse(
+            b"27 1 254:0 / / rw shared:1 - ext4 /dev/root rw\n\
+              50 27 254:0 /srv/mnt /srv/mnt rw shared:1 - ext4 /dev/root rw\n\
+              51 50 0:60 / /srv/mnt/a rw shared:9 - nfs4 files:/vols rw\n\
+              52 27 0:60 / /srv/mnt/a rw shared:9 - nfs4 files:/vols rw\n",
+        )
+        .unwrap();
+        let point = Path::new("/srv/mnt/a");
+        let ids = |found: Vec<&Mount>| found.iter().map(|mount| mount.id).collect::<Vec<_>>();
+        assert_eq!(ids(mounts.at(point)), [51]);
+        assert_eq!(ids(mounts.beneath(Path::new("/srv/mnt"))), [50, 51]);
+        assert_eq!(mounts.containing(&point.join("v")).unwrap().id, 51);
     }
 
     #[test]
@@ -194,7 +267,8 @@ mod tests {
             let mut point = b"/".to_vec();
             point.extend(&name);
             let point = PathBuf::from(OsString::from_vec(point));
-            let found = mounts.at(&point).next().unwrap();
+            let found = mounts.iter().next().unwrap();
+            prop_assert_eq!(&found.mount_point, &point);
             prop_assert_eq!(&found.source, &OsString::from_vec(name));
         }
 

@@ -1,28 +1,26 @@
-//! SCSI disks of this host, asked themselves: who they are, read-only, flushed.
+//! SCSI disks of this host, asked themselves who they are.
 //!
 //! Invariants: an identity is the device's own answer to a fresh INQUIRY, never what the kernel or udev remember of an earlier
 //! one; everything here may hang on a dead path, so it runs in a worker (see [`super::worker`]).
 
 #![allow(unsafe_code)] // ioctl(2)
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
 
 use super::beneath::Failed;
+use super::block::{self, open, open_as};
 
 /// `SG_IO`, scsi/sg.h.
 pub(super) const SG_IO: libc::Ioctl = 0x2285;
 /// `SG_DXFER_FROM_DEV`, scsi/sg.h.
 const SG_DXFER_FROM_DEV: libc::c_int = -3;
-/// `BLKROSET`, linux/fs.h.
-pub(super) const BLKROSET: libc::Ioctl = 0x125d;
-/// `BLKFLSBUF`, linux/fs.h.
-pub(super) const BLKFLSBUF: libc::Ioctl = 0x1261;
 /// How long the device may take to answer, in milliseconds.
 const ANSWER_MS: libc::c_uint = 10_000;
 /// How long a disk whose node is there may take to be live.
@@ -59,15 +57,30 @@ struct SgIoHdr {
     info: libc::c_uint,
 }
 
-/// Asks the device who it is (INQUIRY, SPC-5 6.6, vital product data page 83h), as multipathd spells it; `None`: it gives
-/// no identity of its own.
+/// What a disk tells of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Told {
+    /// Who it is, as multipathd spells it; `None`: it gives no identity of its own.
+    pub identity: Option<String>,
+    /// The number of the device that was open when it told so; see [`block::sequence`].
+    pub sequence: Option<u64>,
+}
+
+/// Asks the device who it is (INQUIRY, SPC-5 6.6, vital product data page 83h).
 ///
 /// # Errors
 /// open(2)'s; `EIO` where the device answers with an error, as an unmapped LUN does; `ETIMEDOUT` where it does not answer.
-pub fn identify(device: &Path) -> Result<Option<String>, Failed> {
-    let file = open(device, 0)?;
-    let page = inquire(&file, 0x83).map_err(|errno| ("ask who it is", errno))?;
-    Ok(identity(&page))
+pub fn identify(device: &Path) -> Result<Told, Failed> {
+    ask(&open(device, 0)?)
+}
+
+fn ask(file: &File) -> Result<Told, Failed> {
+    let page = inquire(file, 0x83).map_err(|errno| ("ask who it is", errno))?;
+    Ok(Told {
+        identity: identity(&page),
+        sequence: block::sequence(file),
+    })
 }
 
 /// Waits for the block device of a SCSI disk, whose directory beneath /sys this is, and gives its name; `None`: it did not
@@ -90,13 +103,8 @@ pub fn appears(unit: &Path, within: Duration) -> Option<String> {
 ///
 /// # Errors
 /// open(2)'s and ioctl(2)'s; `ENODEV` where the node in /dev is not that device's.
-pub fn open_unit(
-    unit: &Path,
-    block: &str,
-    write: bool,
-    read_only: bool,
-) -> Result<Option<String>, Failed> {
-    let device = Path::new("/dev").join(block);
+pub fn open_unit(unit: &Path, name: &str, write: bool, read_only: bool) -> Result<Told, Failed> {
+    let device = Path::new("/dev").join(name);
     let until = Instant::now() + LIVE;
     let file = loop {
         match open_as(&device, write, 0) {
@@ -110,73 +118,15 @@ pub fn open_unit(
     let other = ("look at the device", Errno::ENODEV);
     let number = file.metadata().map_err(|_| other)?.rdev();
     let (major, minor) = (libc::major(number), libc::minor(number));
-    let known = std::fs::read_to_string(unit.join("block").join(block).join("dev"));
+    let known = std::fs::read_to_string(unit.join("block").join(name).join("dev"));
     if known.map_err(|_| other)?.trim_end() != format!("{major}:{minor}") {
         return Err(other);
     }
-    let page = inquire(&file, 0x83).map_err(|errno| ("ask who it is", errno))?;
+    let told = ask(&file)?;
     if read_only {
-        protect(&file, true)?;
+        block::protect(&file, true)?;
     }
-    Ok(identity(&page))
-}
-
-/// Makes the block device read-only for whoever opens it next, or writable again (BLKROSET).
-///
-/// # Errors
-/// open(2)'s and ioctl(2)'s.
-pub fn set_read_only(device: &Path, read_only: bool) -> Result<(), Failed> {
-    protect(&open(device, 0)?, read_only)
-}
-
-fn protect(file: &File, read_only: bool) -> Result<(), Failed> {
-    let value = libc::c_int::from(read_only);
-    // SAFETY: the descriptor is open, and the kernel reads one int at the address.
-    let result = unsafe { libc::ioctl(file.as_raw_fd(), BLKROSET, &raw const value) };
-    Errno::result(result)
-        .map(drop)
-        .map_err(|errno| ("set read-only", errno))
-}
-
-/// Writes out what is cached of the block device, and forgets it (BLKFLSBUF). It must be nobody's: not mounted, no part of
-/// another device.
-///
-/// # Errors
-/// `EBUSY` where it is somebody's (open(2), `O_EXCL`); what became of writes since the device was last asked, which
-/// BLKFLSBUF itself keeps to itself (kernel, block/ioctl.c), and so `sync_file_range(2)` is asked; and ioctl(2)'s. fsync(2)
-/// would send a flush to a server that has nothing to write, and may be dead.
-pub fn flush(device: &Path) -> Result<(), Failed> {
-    let nobodys = open(device, libc::O_EXCL)?;
-    let file = open(device, 0)?;
-    // Else a worker that sleeps in the flush of a dead server's device would be taken for somebody who uses it.
-    drop(nobodys);
-    let all = libc::SYNC_FILE_RANGE_WAIT_BEFORE
-        | libc::SYNC_FILE_RANGE_WRITE
-        | libc::SYNC_FILE_RANGE_WAIT_AFTER;
-    // SAFETY: the descriptor is open, and no memory is handed over.
-    let result = unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, all) };
-    Errno::result(result).map_err(|errno| ("write out what is cached", errno))?;
-    // SAFETY: the descriptor is open, and the request takes no argument.
-    let result = unsafe { libc::ioctl(file.as_raw_fd(), BLKFLSBUF, 0) };
-    Errno::result(result)
-        .map(drop)
-        .map_err(|errno| ("flush", errno))
-}
-
-fn open(device: &Path, flags: libc::c_int) -> Result<File, Failed> {
-    open_as(device, false, flags)
-}
-
-fn open_as(device: &Path, write: bool, flags: libc::c_int) -> Result<File, Failed> {
-    OpenOptions::new()
-        .read(true)
-        .write(write)
-        .custom_flags(libc::O_NONBLOCK | flags)
-        .open(device)
-        .map_err(|error| {
-            let errno = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
-            ("open the device", errno)
-        })
+    Ok(told)
 }
 
 fn inquire(file: &File, page: u8) -> Result<Vec<u8>, Errno> {
@@ -387,13 +337,7 @@ mod tests {
 
     #[test]
     fn what_is_no_scsi_device_says_so() {
-        let null = Path::new("/dev/null");
-        assert!(identify(null).is_err());
-        assert_eq!(
-            flush(Path::new("/dev/absent")),
-            Err(("open the device", Errno::ENOENT))
-        );
-        assert!(set_read_only(null, true).is_err());
+        assert!(identify(Path::new("/dev/null")).is_err());
     }
 
     proptest! {

@@ -41,7 +41,11 @@ async fn attach_shows_everything_and_detach_leaves_nothing() {
     assert_eq!(made.state(), State::Attached);
     assert_eq!(made.target, crate::TARGETS[0]);
     assert!(made.host_path.ends_with("/a1"), "{}", made.host_path);
-    assert!(made.disk_xml.contains("ua-v-a1"), "{}", made.disk_xml);
+    assert!(
+        made.disk_xml.contains("ua-volattach-a1"),
+        "{}",
+        made.disk_xml
+    );
     assert!(made.error.is_empty() && made.error_reason.is_empty());
     assert!(made.created_at.is_some() && made.updated_at.is_some());
     let shown = client.get_attachment(get("a1")).await.unwrap();
@@ -264,7 +268,7 @@ async fn a_watch_begins_with_what_is_and_tells_every_change() {
     attached(&mut client, attach("a2")).await;
     server.world.state().guest = Guest::Ignores;
     client.detach_volume(detach("a2")).await.unwrap_err();
-    server.world.let_go("ua-v-a2");
+    server.world.let_go("ua-volattach-a2");
     client.detach_volume(detach("a2")).await.unwrap();
 
     let mut told = Vec::new();

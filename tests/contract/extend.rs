@@ -32,7 +32,7 @@ pub(super) async fn attached(format: ImageFormat, stored: u64) -> (Server, Clien
 
 /// What the guest sees of `v-a1`.
 pub(super) fn shown(server: &Server) -> u64 {
-    server.world.state().shown["ua-v-a1"]
+    server.world.state().shown["ua-volattach-a1"]
 }
 
 #[tokio::test]
@@ -96,7 +96,7 @@ async fn only_what_is_attached_is_extended() {
     let detaching = refused(&mut client, "a1", 0).await;
     assert_eq!(detaching, "OPERATION_IN_PROGRESS");
     server.world.state().guest = Guest::Obeys;
-    server.world.let_go("ua-v-a1");
+    server.world.let_go("ua-volattach-a1");
     server.world.state().disconnect_fails = Some(Reason::UnmountFailed);
     client.detach_volume(detach("a1")).await.unwrap_err();
     assert_eq!(refused(&mut client, "a1", 0).await, "CLEANUP_REQUIRED");

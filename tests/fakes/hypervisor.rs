@@ -1,5 +1,7 @@
 //! A hypervisor with one domain, whose disks are the world's.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
@@ -26,7 +28,7 @@ impl FakeHypervisor {
     /// What the guest sees of the disk.
     fn shown(&self, disk: &DiskPlan) -> Option<u64> {
         let state = self.world.state();
-        let there = state.running && state.disks.contains_key(&disk.alias);
+        let there = state.running && state.disk(disk).is_some();
         there.then(|| state.shown[&disk.alias])
     }
 
@@ -69,13 +71,21 @@ impl Hypervisor for FakeHypervisor {
     async fn domain(&self, name: &DomainRef, _scope: Scope) -> Result<DomainView, HypervisorError> {
         self.pass("hypervisor.domain", Moment::Before).await?;
         let state = self.world.state();
-        let known = *name == DomainRef::Uuid(DOMAIN) || *name == DomainRef::Name("web".into());
-        if !known || !state.defined {
+        let uuid = match name {
+            DomainRef::Uuid(uuid) if [DOMAIN, state.named].contains(uuid) => Some(*uuid),
+            DomainRef::Name(name) if name == "web" => Some(state.named),
+            _ => None,
+        };
+        let Some(uuid) = uuid.filter(|_| state.defined) else {
             return Err(HypervisorError::DomainNotFound {
                 domain: name.to_string(),
             });
-        }
-        let disks: String = state.disks.values().map(|disk| disk.xml.as_str()).collect();
+        };
+        let written = |disks: &BTreeMap<String, DiskPlan>| -> String {
+            let disks = disks.values().filter(|_| uuid == DOMAIN);
+            disks.map(|disk| disk.xml.as_str()).collect()
+        };
+        let running = state.running.then_some(&state.disks);
         let kind = match state.dialect {
             Dialect::Qemu => "kvm",
             Dialect::Xen => "xen",
@@ -84,16 +94,20 @@ impl Hypervisor for FakeHypervisor {
             true => "<seclabel type='dynamic' model='selinux' relabel='yes'/>",
             false => "",
         };
-        let live = Devices::read(&format!(
-            "<domain type='{kind}'><name>web</name><uuid>{DOMAIN}</uuid>\
-             <os><type machine='pc-i440fx-7.2'>hvm</type></os><devices>{disks}</devices>{label}</domain>"
-        ))
-        .unwrap();
+        let read = |disks: &BTreeMap<String, DiskPlan>| {
+            let disks = written(disks);
+            Devices::read(&format!(
+                "<domain type='{kind}'><name>web</name><uuid>{uuid}</uuid>\
+                 <os><type machine='pc-i440fx-7.2'>hvm</type></os><devices>{disks}</devices>{label}</domain>"
+            ))
+            .unwrap()
+        };
+        let live = running.map(read).unwrap_or_default();
+        let config = read(&state.config);
         let domain = Domain {
-            uuid: DOMAIN,
+            uuid,
             name: "web".into(),
         };
-        let config = Devices::default();
         Ok(DomainView {
             domain,
             dialect: state.dialect,
@@ -111,14 +125,21 @@ impl Hypervisor for FakeHypervisor {
     async fn has_disk(&self, domain: Uuid, disk: &DiskPlan) -> Result<bool, HypervisorError> {
         self.pass("hypervisor.has_disk", Moment::Before).await?;
         let state = self.world.state();
-        Ok(state.defined && domain == DOMAIN && state.disks.contains_key(&disk.alias))
+        let there = state.disk(disk).or(state.configured(disk));
+        Ok(state.defined && domain == DOMAIN && there.is_some())
     }
 
     async fn is_plugged(&self, domain: Uuid, disk: &DiskPlan) -> Result<bool, HypervisorError> {
         self.pass("hypervisor.is_plugged", Moment::Before).await?;
         let state = self.world.state();
-        let there = state.defined && domain == DOMAIN && state.disks.contains_key(&disk.alias);
-        Ok(there && !state.hollow.contains(&disk.alias))
+        let live = state.disk(disk).is_some() && !state.hollow.contains(&disk.alias);
+        let config = state.configured(disk).is_some();
+        let whole = match disk.scope {
+            Scope::Live => live,
+            Scope::Config => config,
+            Scope::LiveAndConfig => config && (live || !state.running),
+        };
+        Ok(state.defined && domain == DOMAIN && whole)
     }
 
     async fn plug(&self, _domain: Uuid, disk: &DiskPlan) -> Result<(), HypervisorError> {
@@ -136,8 +157,16 @@ impl Hypervisor for FakeHypervisor {
             assert!(!taken, "two disks at one target: {}", disk.target);
             let stored = state.stored;
             state.shown.insert(disk.alias.clone(), stored);
-            let was = state.disks.insert(disk.alias.clone(), disk.clone());
-            assert!(was.is_none(), "plugged twice: {}", disk.alias);
+            if disk.scope.config() {
+                let was = state.config.insert(disk.alias.clone(), disk.clone());
+                assert!(was.is_none(), "configured twice: {}", disk.alias);
+            }
+            if disk.scope.live() {
+                let opened = state.leads_to(&disk.source);
+                state.opened.insert(disk.alias.clone(), opened);
+                let was = state.disks.insert(disk.alias.clone(), disk.clone());
+                assert!(was.is_none(), "plugged twice: {}", disk.alias);
+            }
         }
         self.pass("hypervisor.plug", Moment::After).await
     }
@@ -148,7 +177,10 @@ impl Hypervisor for FakeHypervisor {
         {
             let mut state = self.world.state();
             state.unplugs_asked += 1;
-            if state.guest == Guest::Obeys {
+            if state.configured(disk).is_some() {
+                state.config.remove(&disk.alias);
+            }
+            if state.guest == Guest::Obeys && state.disk(disk).is_some() {
                 state.disks.remove(&disk.alias);
                 state.hollow.remove(&disk.alias);
             }
@@ -164,7 +196,7 @@ impl Hypervisor for FakeHypervisor {
     ) -> Result<Unplug, HypervisorError> {
         self.pass("hypervisor.wait_unplugged", Moment::Before)
             .await?;
-        let there = || self.world.state().disks.contains_key(&disk.alias);
+        let there = || self.world.state().disk(disk).is_some();
         let mut events = self.world.events.subscribe();
         if self.world.state().guest == Guest::Refuses && there() {
             return Ok(Unplug::Refused);

@@ -9,9 +9,11 @@
 
 mod gate;
 mod hypervisor;
+mod san;
 mod storage;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -34,6 +36,7 @@ use volattach::model::{
 use volattach::policy::{PolicyFiles, PolicyStore, Rpc};
 
 pub use gate::{Fault, Gate};
+pub use san::San;
 
 /// The one domain of the world.
 pub const DOMAIN: Uuid = Uuid::from_u128(0x6f2a_7f52_3b1f_4d6c_9f0e_0d9f_6f6a_3c11);
@@ -53,8 +56,24 @@ pub enum Guest {
 pub struct State {
     /// Connections, by what is shared or by path.
     pub connections: BTreeMap<String, Presence>,
+    /// Connections that do not work any more.
+    pub stale: BTreeSet<String>,
+    /// The identities that volumes tell, by target and number, where they are not their own.
+    pub identities: BTreeMap<(String, u64), String>,
+    /// The numbers of the block devices that there are.
+    pub sequences: BTreeMap<PathBuf, u64>,
+    /// The number in the name of the first device, which another start of the host gives another one.
+    pub first_device: u64,
+    /// The number of the last that appeared.
+    pub last_sequence: u64,
+    /// The block devices that somebody has open: their names are given to no other.
+    pub open: Vec<PathBuf>,
+    /// udev's names for block devices.
+    pub links: BTreeMap<PathBuf, PathBuf>,
     /// The domain's disks, by alias.
     pub disks: BTreeMap<String, DiskPlan>,
+    /// Those of its persistent configuration.
+    pub config: BTreeMap<String, DiskPlan>,
     /// Records as the journal's file has them.
     pub records: BTreeMap<String, Vec<u8>>,
     /// Records that the file will have, and that the process's end takes back.
@@ -71,6 +90,10 @@ pub struct State {
     pub unplugs_asked: usize,
     /// The aliases of disks that the domain shows and its guest has no more.
     pub hollow: BTreeSet<String>,
+    /// The number of the device that each disk was plugged in with, by alias.
+    pub opened: BTreeMap<String, Option<u64>>,
+    /// The domain that has the name `web`.
+    pub named: Uuid,
     /// Whether the domain runs.
     pub running: bool,
     /// Whether the domain exists.
@@ -105,11 +128,60 @@ pub struct State {
 #[derive(Clone)]
 pub struct World {
     state: Arc<Mutex<State>>,
+    san: Arc<Mutex<San>>,
     pub gate: Gate,
     events: broadcast::Sender<DeviceGone>,
 }
 
+/// A device that is open.
+pub struct Open {
+    world: World,
+    device: PathBuf,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let mut state = self.world.state();
+        // None where the process that had it open is dead.
+        if let Some(place) = state.open.iter().position(|it| *it == self.device) {
+            state.open.swap_remove(place);
+        }
+    }
+}
+
 impl State {
+    /// What a volume tells of itself.
+    pub fn identity(&self, target: &str, number: u64) -> String {
+        let given = self.identities.get(&(target.to_owned(), number)).cloned();
+        given.unwrap_or_else(|| format!("{target}.{number}"))
+    }
+
+    /// The number of the device, which appears if it is not there.
+    pub fn sequence(&mut self, device: &Path) -> u64 {
+        let next = self.last_sequence + 1;
+        let sequence = *self.sequences.entry(device.to_owned()).or_insert(next);
+        self.last_sequence = sequence.max(self.last_sequence);
+        sequence
+    }
+
+    /// The domain's disk, as it was planned.
+    pub fn disk(&self, plan: &DiskPlan) -> Option<&DiskPlan> {
+        let there = self.disks.get(&plan.alias)?;
+        (there.source == plan.source).then_some(there)
+    }
+
+    /// The same of the persistent configuration.
+    pub fn configured(&self, plan: &DiskPlan) -> Option<&DiskPlan> {
+        let there = self.config.get(&plan.alias)?;
+        (there.source == plan.source).then_some(there)
+    }
+
+    /// The number of the device that a path leads to.
+    pub fn leads_to(&self, path: &Path) -> Option<u64> {
+        let device = self.links.get(path).map_or(path, PathBuf::as_path);
+        self.sequences.get(device).copied()
+    }
+
     /// What is to be written soon is.
     pub fn sync(&mut self) {
         let soon = std::mem::take(&mut self.soon);
@@ -128,7 +200,15 @@ impl World {
         Self {
             state: Arc::new(Mutex::new(State {
                 connections: BTreeMap::new(),
+                stale: BTreeSet::new(),
+                identities: BTreeMap::new(),
+                sequences: BTreeMap::new(),
+                first_device: 0,
+                last_sequence: 0,
+                open: Vec::new(),
+                links: BTreeMap::new(),
                 disks: BTreeMap::new(),
+                config: BTreeMap::new(),
                 records: BTreeMap::new(),
                 soon: BTreeMap::new(),
                 permissions: BTreeMap::new(),
@@ -137,6 +217,8 @@ impl World {
                 guest: Guest::Obeys,
                 unplugs_asked: 0,
                 hollow: BTreeSet::new(),
+                opened: BTreeMap::new(),
+                named: DOMAIN,
                 running: true,
                 defined: true,
                 confined: false,
@@ -152,6 +234,7 @@ impl World {
                 hypervisor_down: false,
                 plug_fails: None,
             })),
+            san: Arc::default(),
             gate: Gate::default(),
             events: broadcast::channel(64).0,
         }
@@ -159,6 +242,19 @@ impl World {
 
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
+    }
+
+    pub fn san(&self) -> MutexGuard<'_, San> {
+        self.san.lock().unwrap()
+    }
+
+    /// A daemon's process whose storage is the SAN, and shares.
+    pub fn engine_of_san(&self) -> Engine {
+        let backends: [Arc<dyn Backend>; 2] = [
+            Arc::new(san::SanBackend::new(self)),
+            Arc::new(storage::FakeBackend::new(self, "smbfs")),
+        ];
+        self.engine_of(backends, Duration::from_millis(20))
     }
 
     /// The records as the journal shows them.
@@ -170,6 +266,55 @@ impl World {
             .values()
             .map(|bytes| serde_json::from_slice(bytes).unwrap())
             .collect()
+    }
+
+    /// Keeps a device open until what this gives is dropped.
+    pub fn open(&self, device: &Path) -> Open {
+        self.state().open.push(device.to_owned());
+        Open {
+            world: self.clone(),
+            device: device.to_owned(),
+        }
+    }
+
+    /// Each block device goes away, and another one appears that is given its name if nobody has it open.
+    pub fn reuse_names(&self) {
+        let mut state = self.state();
+        let names: Vec<PathBuf> = state.sequences.keys().cloned().collect();
+        for name in names {
+            state.sequences.remove(&name);
+            if !state.open.contains(&name) {
+                state.sequence(&name);
+            }
+        }
+    }
+
+    /// The host starts anew: nothing is connected, no domain runs, and the next devices get other names.
+    pub fn reboot(&self) {
+        let mut state = self.state();
+        state.sync();
+        state.connections.clear();
+        state.sequences.clear();
+        state.links.clear();
+        state.disks.clear();
+        state.running = false;
+        state.first_device += 1;
+    }
+
+    /// The domain is started, with what its persistent configuration names, all of which must be there.
+    pub fn start(&self) {
+        let mut state = self.state();
+        state.running = true;
+        for (alias, disk) in state.config.clone() {
+            let opened = state.leads_to(&disk.source);
+            assert!(
+                opened.is_some() || !disk.source.starts_with("/dev"),
+                "the domain does not start: no {:?}",
+                disk.source
+            );
+            state.opened.insert(alias.clone(), opened);
+            state.disks.insert(alias, disk);
+        }
     }
 
     /// The guest lets go of a disk by itself.
@@ -188,7 +333,6 @@ impl World {
 
     /// The same, with another patience for guests.
     pub fn engine_with(&self, unplug_timeout: Duration) -> Engine {
-        self.state().soon.clear();
         let backends: [Arc<dyn Backend>; 5] = [
             Arc::new(storage::FakeBackend::new(self, "smbfs")),
             Arc::new(storage::FakeBackend::new(self, "nfs")),
@@ -196,6 +340,16 @@ impl World {
             Arc::new(storage::FakeBackend::new(self, "nvmeof")),
             Arc::new(storage::FakeBackend::new(self, "iscsi")),
         ];
+        self.engine_of(backends, unplug_timeout)
+    }
+
+    fn engine_of(
+        &self,
+        backends: impl IntoIterator<Item = Arc<dyn Backend>>,
+        unplug_timeout: Duration,
+    ) -> Engine {
+        self.state().soon.clear();
+        self.state().open.clear();
         Engine::new(Parts {
             journal: Arc::new(storage::FakeJournal::new(self)),
             backends: Backends::new(backends),

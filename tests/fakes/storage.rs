@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use async_trait::async_trait;
 use volattach::backend::{
-    Backend, BackendError, Connected, Description, Presence, Release, Setting,
+    Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release, Setting,
 };
 use volattach::connection::{ConnectionInfo, Protocol};
 use volattach::journal::{Journal, JournalError, Record};
 use volattach::model::{
-    Access, AttachmentId, HostKey, HostPlan, ImageFormat, MountPlan, Reason, SetPermissions,
-    SourceKind, TargetPath, TargetPlan, VolumeId,
+    Access, AttachmentId, Claim, HostKey, HostPlan, ImageFormat, MountPlan, Reason, Scope,
+    SetPermissions, SourceKind, TargetPath, TargetPlan, VolumeId,
 };
 
 use super::World;
@@ -37,11 +37,23 @@ impl FakeBackend {
     fn there(&self, plan: &HostPlan) -> Presence {
         let state = self.world.state();
         let connected = plan.target.as_ref().map(|target| target.verified.is_some());
-        match (&plan.shared, state.connections.get(&name(plan))) {
-            (None, _) => Presence::Present,
-            // Others may have the target: which device is the volume's, only connecting tells.
-            (Some(_), Some(_)) if connected == Some(false) => Presence::Partial,
-            (Some(_), there) => there.copied().unwrap_or(Presence::Absent),
+        let there: Vec<Option<Presence>> = plan
+            .claims
+            .iter()
+            .map(|claim| state.connections.get(&claim.to_string()).copied())
+            .collect();
+        if there.iter().all(Option::is_none) {
+            return match plan.claims.is_empty() {
+                true => Presence::Present,
+                false => Presence::Absent,
+            };
+        }
+        let whole = there.iter().all(|it| *it == Some(Presence::Present));
+        // Others may have the target: which device is the volume's, only connecting tells. And another may have its name by now.
+        let its_own = plan.sequence() == state.sequences.get(&plan.path).copied();
+        match whole && connected != Some(false) && its_own {
+            true => Presence::Present,
+            false => Presence::Partial,
         }
     }
 }
@@ -130,9 +142,11 @@ fn fail(reason: Reason) -> BackendError {
 
 /// What a plan's connection is known by: what it shares with others, or else its path.
 fn name(plan: &HostPlan) -> String {
-    plan.shared
-        .clone()
-        .unwrap_or_else(|| plan.path.display().to_string())
+    let claims: Vec<String> = plan.claims.iter().map(ToString::to_string).collect();
+    match claims.is_empty() {
+        true => plan.path.display().to_string(),
+        false => claims.join(" "),
+    }
 }
 
 #[async_trait]
@@ -155,9 +169,11 @@ impl Backend for FakeBackend {
         }
     }
 
+    fn recall(&self, _plan: &HostPlan) {} // it remembers nothing of connections
+
     fn plan(&self, info: &Protocol, access: Access) -> Result<HostPlan, BackendError> {
         let mut target = None;
-        let (shared, mount, root, path) = match info {
+        let (claims, mount, root, path) = match info {
             Protocol::Smb(volume) => {
                 let mut share = volume.clone();
                 share.name.clear();
@@ -178,8 +194,14 @@ impl Backend for FakeBackend {
                     fstype: "cifs".to_owned(),
                     options: format!("{access},pass=[redacted]"),
                     target: root.clone(),
+                    login: None,
                 };
-                (Some(id), Some(mount), root.clone(), root.join(&volume.name))
+                (
+                    vec![Claim::Mount(id)],
+                    Some(mount),
+                    root.clone(),
+                    root.join(&volume.name),
+                )
             }
             Protocol::Nfs(volume) => {
                 let id = format!("nfs {}{} {access}", volume.host, volume.path);
@@ -189,10 +211,21 @@ impl Backend for FakeBackend {
                     fstype: "nfs".to_owned(),
                     options: access.to_string(),
                     target: root.clone(),
+                    login: None,
                 };
-                (Some(id), Some(mount), root.clone(), root.join(&volume.name))
+                (
+                    vec![Claim::Mount(id)],
+                    Some(mount),
+                    root.clone(),
+                    root.join(&volume.name),
+                )
             }
-            Protocol::Local(volume) => (None, None, "/volumes".into(), volume.device_path.clone()),
+            Protocol::Local(volume) => (
+                Vec::new(),
+                None,
+                "/volumes".into(),
+                volume.device_path.clone(),
+            ),
             Protocol::Nvme(volume) => {
                 target = Some(TargetPlan {
                     transport: "tcp".to_owned(),
@@ -204,9 +237,16 @@ impl Backend for FakeBackend {
                     interface: None,
                     expected: None,
                     verified: None,
+                    found: None,
+                    sequence: None,
                 });
                 let path = "/dev/disk/by-id/nvme-x".into();
-                (Some(volume.nqn.clone()), None, "/dev".into(), path)
+                (
+                    vec![Claim::Subsystem(volume.nqn.clone())],
+                    None,
+                    "/dev".into(),
+                    path,
+                )
             }
             Protocol::Iscsi(volume) => {
                 let paths = volume.paths.iter();
@@ -221,15 +261,24 @@ impl Backend for FakeBackend {
                     interface: None,
                     expected: volume.identity.clone(),
                     verified: None,
+                    found: None,
+                    sequence: None,
                 });
-                let shared = format!("{}/{}", volume.paths[0].target, volume.paths[0].lun);
-                let path = format!("/dev/disk/by-path/{shared}").into();
-                (Some(shared), None, "/dev".into(), path)
+                let mut claims: Vec<Claim> = (volume.paths.iter())
+                    .map(|path| Claim::Lun {
+                        target: path.target.clone(),
+                        lun: path.lun,
+                    })
+                    .collect();
+                claims.sort();
+                claims.dedup();
+                let path = format!("/dev/disk/by-path/{}", claims[0]).into();
+                (claims, None, "/dev".into(), path)
             }
         };
         Ok(HostPlan {
             protocol: self.protocol.to_owned(),
-            shared,
+            claims,
             mount,
             path,
             root,
@@ -240,6 +289,8 @@ impl Backend for FakeBackend {
             target,
             format: self.world.state().format,
             access,
+            protected: false,
+            keeps_owner: matches!(info, Protocol::Smb(_) | Protocol::Nfs(_)),
         })
     }
 
@@ -260,42 +311,52 @@ impl Backend for FakeBackend {
         Ok(self.there(plan))
     }
 
-    async fn connect(&self, plan: &HostPlan, _info: &Protocol) -> Result<Connected, BackendError> {
-        assert!(plan.shared.is_some(), "there is nothing to connect");
+    async fn survey(&self, plan: &HostPlan) -> Result<HostPlan, BackendError> {
+        self.pass("backend.survey", Moment::Before).await?;
+        Ok(plan.clone())
+    }
+
+    async fn connect(
+        &self,
+        plan: &HostPlan,
+        _info: &Protocol,
+        owners: &dyn Owners,
+    ) -> Result<Connected, BackendError> {
+        assert!(!plan.claims.is_empty(), "there is nothing to connect");
         self.pass("backend.connect", Moment::Before).await?;
         if let Some(reason) = self.world.state().connect_fails.take() {
             return Err(fail(reason));
         }
-        let was = self
-            .world
-            .state()
-            .connections
-            .insert(name(plan), Presence::Partial);
-        if plan.target.is_none() {
-            assert_ne!(
-                was,
-                Some(Presence::Present),
-                "mounted over a mount: {}",
-                name(plan)
+        for claim in &plan.claims {
+            let mut state = self.world.state();
+            let there = state.connections.entry(claim.to_string());
+            let there = *there.or_insert(Presence::Partial);
+            // One more volume of a target takes nothing from the others; but nobody mounts over a mount.
+            assert!(
+                plan.target.is_some() || there == Presence::Partial,
+                "mounted over a mount: {claim}"
             );
-        } else if let Some(was) = was {
-            // One more volume of a target takes nothing from the others.
-            self.world.state().connections.insert(name(plan), was);
         }
         self.pass("backend.connect", Moment::Half).await?;
-        self.world
-            .state()
-            .connections
-            .insert(name(plan), Presence::Present);
+        for claim in &plan.claims {
+            let mut state = self.world.state();
+            state
+                .connections
+                .insert(claim.to_string(), Presence::Present);
+        }
         self.pass("backend.connect", Moment::After).await?;
         let mut plan = plan.clone();
         if let Some(target) = &mut plan.target {
             let number = target.paths[0].lun.unwrap_or_default();
-            target.verified = Some(format!("uuid.{number}"));
+            let identity = self.world.state().identity(&target.paths[0].name, number);
+            owners.take(&identity, format!("LUN {number}")).await?;
+            target.verified = Some(identity);
+            let number = number + self.world.state().first_device;
             plan.path = match self.protocol {
                 "iscsi" => format!("/dev/dm-{number}").into(),
                 _ => format!("/dev/nvme0n{number}").into(),
             };
+            target.sequence = Some(self.world.state().sequence(&plan.path));
         }
         Ok(Connected {
             plan,
@@ -303,14 +364,65 @@ impl Backend for FakeBackend {
         })
     }
 
+    async fn join(&self, plan: &HostPlan) -> Result<(), BackendError> {
+        self.inspect(plan).await
+    }
+
+    fn beside(&self, plan: &HostPlan) -> Option<HostPlan> {
+        let mount = plan.mount.as_ref()?;
+        let [Claim::Mount(claim)] = &plan.claims[..] else {
+            return None;
+        };
+        let target = PathBuf::from(format!("{}+", mount.target.display()));
+        Some(HostPlan {
+            claims: vec![Claim::Mount(format!("{claim}+"))],
+            path: target.join(plan.path.strip_prefix(&plan.root).unwrap()),
+            root: target.clone(),
+            mount: Some(MountPlan {
+                target,
+                ..mount.clone()
+            }),
+            ..plan.clone()
+        })
+        .filter(|_| !claim.ends_with("+++"))
+    }
+
     async fn inspect(&self, plan: &HostPlan) -> Result<(), BackendError> {
         self.pass("backend.inspect", Moment::Before).await?;
+        if plan.sequence() != self.world.state().sequences.get(&plan.path).copied() {
+            return Err(fail(Reason::DeviceIdentity));
+        }
         assert_eq!(self.there(plan), Presence::Present, "not mounted");
         let mut state = self.world.state();
+        let mut claims = plan.claims.iter().map(ToString::to_string);
+        if claims.any(|claim| state.stale.contains(&claim)) {
+            return Err(BackendError::ServerLost {
+                path: plan.path.clone(),
+                why: "ESTALE".to_owned(),
+            });
+        }
         state
             .inspect_fails
             .take()
             .map_or(Ok(()), |reason| Err(fail(reason)))
+    }
+
+    async fn pin(&self, plan: &HostPlan, scope: Scope) -> Result<Pinned, BackendError> {
+        self.pass("backend.pin", Moment::Before).await?;
+        if plan.sequence() != self.world.state().sequences.get(&plan.path).copied() {
+            return Err(fail(Reason::DeviceIdentity));
+        }
+        let held = Box::new(self.world.open(&plan.path));
+        let path = match plan.identity() {
+            Some(identity) if scope.config() => {
+                let link = PathBuf::from(format!("/dev/disk/by-id/{identity}"));
+                let mut state = self.world.state();
+                state.links.insert(link.clone(), plan.path.clone());
+                link
+            }
+            _ => plan.path.clone(),
+        };
+        Ok(Pinned { path, held })
     }
 
     async fn extend(&self, plan: &HostPlan) -> Result<u64, BackendError> {
@@ -321,11 +433,14 @@ impl Backend for FakeBackend {
         failed.map_or(Ok(state.stored), |reason| Err(fail(reason)))
     }
 
-    async fn disconnect(&self, plan: &HostPlan, how: Release) -> Result<(), BackendError> {
-        if !how.last {
+    async fn disconnect(&self, plan: &HostPlan, how: &Release) -> Result<(), BackendError> {
+        let own = plan.claims.iter().filter(|claim| !how.held.contains(claim));
+        let own: Vec<String> = own.map(ToString::to_string).collect();
+        if own.is_empty() && !plan.claims.is_empty() {
             return Ok(());
         }
         self.pass("backend.disconnect", Moment::Before).await?;
+        let records = self.world.records();
         {
             let mut state = self.world.state();
             if let Some(reason) = state.disconnect_fails.take() {
@@ -334,17 +449,31 @@ impl Backend for FakeBackend {
             if state.flush_fails && !how.force {
                 return Err(fail(Reason::DeviceBusy));
             }
-            let busy = state
-                .disks
-                .values()
-                .any(|disk| disk.xml.contains(&plan.path.display().to_string()));
-            assert!(!busy, "took a connection from under a disk: {}", name(plan));
-            if state.connections.contains_key(&name(plan)) {
-                state.connections.insert(name(plan), Presence::Partial);
+            for record in records.iter().filter(|it| state.disk(&it.disk).is_some()) {
+                let mut its = record.host.claims.iter().map(ToString::to_string);
+                assert!(
+                    !its.any(|claim| own.contains(&claim)),
+                    "took a connection from under the disk of {}: {own:?}",
+                    record.id
+                );
+            }
+            for claim in &own {
+                if let Some(there) = state.connections.get_mut(claim) {
+                    *there = Presence::Partial;
+                }
             }
         }
         self.pass("backend.disconnect", Moment::Half).await?;
-        self.world.state().connections.remove(&name(plan));
+        {
+            let mut state = self.world.state();
+            for claim in &own {
+                state.connections.remove(claim);
+                state.stale.remove(claim);
+            }
+            if how.held.is_empty() {
+                state.sequences.remove(&plan.path);
+            }
+        }
         self.pass("backend.disconnect", Moment::After).await
     }
 }

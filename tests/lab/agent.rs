@@ -184,6 +184,7 @@ impl<'node> Agent<'node> {
         connection_info: &Value,
         options: &[&str],
     ) -> Result<Result<Value, Failure>> {
+        self.node.note(id, volume);
         let common = ["--id", id, "--volume", volume, "--connection-info", "-"];
         let args = [command, &common, options].concat();
         self.call(&args, &connection_info.to_string())

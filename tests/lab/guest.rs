@@ -63,20 +63,20 @@ fn disks_of(node: &Node, domain: &str) -> Result<BTreeMap<String, Disk>> {
     if node.kind.is_xen() {
         let xml = node.sh(&format!("virsh dumpxml {domain}"))?;
         for disk in disks.values_mut() {
-            if let Some(volume) = volume_at(&xml, &disk.name) {
-                disk.known_as = volume;
+            if let Some(attachment) = attachment_at(&xml, &disk.name) {
+                disk.known_as = node.volume_of(&attachment).unwrap_or(attachment);
             }
         }
     }
     Ok(disks)
 }
 
-/// The volume for which the agent has plugged in the disk at that target.
-fn volume_at(domain: &str, target: &str) -> Option<String> {
+/// The attachment for which the agent has plugged in the disk at that target.
+fn attachment_at(domain: &str, target: &str) -> Option<String> {
     let disk = domain
         .split("<disk ")
         .find(|disk| disk.contains(&format!("<target dev='{target}'")))?;
-    let (_, serial) = disk.split_once("<serial>ua-")?;
+    let (_, serial) = disk.split_once("<serial>ua-volattach-")?;
     Some(serial.split_once("</serial>")?.0.to_owned())
 }
 

@@ -35,7 +35,7 @@ impl Drop for Device<'_> {
         // Where it was not made there is nothing to remove.
         let _ = self
             .node
-            .sh("losetup -d $(readlink -f /dev/lab-vg/vol); rm -rf /dev/lab-vg /srv/local");
+            .sh("umount -q /srv/local/used; losetup -d $(readlink -f /dev/lab-vg/vol); rm -rf /dev/lab-vg /srv/local");
     }
 }
 
@@ -76,6 +76,16 @@ pub(crate) fn device_and_file(lab: &Lab) -> Result<()> {
         guest::WRITTEN_AT + 1
     ))?;
     ensure!(written == "volattach-guest-was-here", "{written:?}");
+
+    // What the node itself uses is nobody's volume.
+    node.sh("mkfs.ext4 -q /dev/lab-vg/vol && mkdir -p /srv/local/used && mount /dev/lab-vg/vol /srv/local/used")?;
+    for access in ["rw", "ro"] {
+        let used = info("/dev/lab-vg/vol");
+        let refused = agent.attach("a3", "used", &used, &["--access", access])?;
+        let refused = refused.err().context("a mounted device was attached")?;
+        ensure!(refused.reason == "DEVICE_BUSY", "{refused:?}");
+    }
+    node.sh("umount /srv/local/used")?;
 
     for (path, reason) in [
         ("/srv/local/outside.raw", "VOLUME_PATH_UNSAFE"),

@@ -22,6 +22,8 @@ mod fault_test;
 mod grpc_test;
 mod guest;
 mod hostile_test;
+mod identity_host_test;
+mod identity_test;
 mod iscsi_portals_test;
 mod iscsi_stale_test;
 mod iscsi_test;
@@ -91,6 +93,8 @@ const TESTS: &[(Kind, &[&[Test]])] = &[
             iscsi_test::TESTS,
             iscsi_stale_test::TESTS,
             iscsi_portals_test::TESTS,
+            identity_test::TESTS,
+            identity_host_test::TESTS,
             nfs_test::TESTS,
             address_test::TESTS,
             extend_test::TESTS,

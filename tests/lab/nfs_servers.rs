@@ -48,6 +48,17 @@ impl<'node> NfsServer<'node> {
         Ok(server)
     }
 
+    /// Exports the same anew, with these options.
+    pub(crate) fn export_anew(&self, options: &str) -> Result<()> {
+        let exports = format!("{} *({options},no_subtree_check)\n", self.export());
+        let script = format!("lab-nfs export {}", self.name);
+        let output = self
+            .node
+            .run(&script, exports.as_bytes(), Duration::from_secs(60))?;
+        ensure!(output.status.success(), "{script}: {}", output.stderr);
+        Ok(())
+    }
+
     /// What it exports. At its root, as an appliance does: of a deeper path, each directory of the way is a file system of its own
     /// for who mounts (mountd's `v4root`).
     pub(crate) fn export(&self) -> String {

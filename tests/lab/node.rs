@@ -3,14 +3,17 @@
 //! Nothing that happens in it outlives it: its disk is thrown away, and what is cached is never written.
 
 use std::{
+    collections::BTreeMap,
     fs,
     os::unix::{fs::PermissionsExt as _, process::ExitStatusExt as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::json;
 
 use super::{
     cache,
@@ -34,14 +37,31 @@ pub(crate) struct Node {
     pub(crate) kind: Kind,
     /// Whether its KVM is by a processor that QEMU emulates.
     nests: bool,
+    /// The volumes of the attachments that a test has asked for, by id: on Xen a disk is known by its attachment.
+    volumes: Mutex<BTreeMap<String, String>>,
     // Ended in this order.
-    login: Guarded,
-    qemu: Qemu,
+    login: Mutex<Guarded>,
+    qemu: Mutex<Qemu>,
     key: PathBuf,
     directory: tempfile::TempDir,
 }
 
 impl Node {
+    fn volumes(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+        self.volumes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers of which volume an attachment is.
+    pub(crate) fn note(&self, attachment: &str, volume: &str) {
+        self.volumes()
+            .insert(attachment.to_owned(), volume.to_owned());
+    }
+
+    /// The volume of an attachment, where it was noted.
+    pub(crate) fn volume_of(&self, attachment: &str) -> Option<String> {
+        self.volumes().get(attachment).cloned()
+    }
+
     /// Starts a fresh node, which finds the file `package` as its disk /dev/vdb. The first time ever this makes the
     /// nodes' image (one minute) and this kind's saved state (one more).
     pub(crate) fn start(kind: Kind, package: &Path) -> Result<Self> {
@@ -113,8 +133,9 @@ impl Node {
         Ok(Self {
             kind: machine.kind,
             nests: machine.kind == Kind::Kvm && machine.accel == Accel::Tcg,
-            login,
-            qemu,
+            volumes: Mutex::default(),
+            login: Mutex::new(login),
+            qemu: Mutex::new(qemu),
             key,
             directory,
         })
@@ -124,7 +145,30 @@ impl Node {
     fn save(self, file: &Path) -> Result<()> {
         let Self { login, qemu, .. } = self;
         drop(login);
-        qemu.save(file)
+        qemu.into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+            .save(file)
+    }
+
+    /// The node starts anew, as after a press of its reset button: what it has on its disk stays, its guests and servers are gone.
+    pub(crate) fn reboot(&self) -> Result<()> {
+        profile::span(Activity::Boot, "reboot", || self.start_anew())
+    }
+
+    fn start_anew(&self) -> Result<()> {
+        self.sh("sync")?;
+        let path = |name: &str| self.directory.path().join(name);
+        let mut qemu = self.qemu.lock().unwrap_or_else(PoisonError::into_inner);
+        qemu.execute("set-action", json!({"reboot": "reset"}))?;
+        qemu.execute("system_reset", json!({}))?;
+        let port = qemu.forwarded_port()?;
+        let mut login = self.login.lock().unwrap_or_else(PoisonError::into_inner);
+        // The connection knows nothing of it.
+        login.0.kill()?;
+        login.0.wait()?;
+        let _ = fs::remove_file(path("ssh"));
+        *login = log_in(port, &self.key, &path("ssh"), &path("console"))?;
+        Ok(())
     }
 
     fn ssh(&self) -> Command {
@@ -255,7 +299,8 @@ impl Node {
 
     /// How the machine ended, if it did: its kernel's panic and QEMU's own end come to the same.
     pub(crate) fn ended(&mut self) -> Result<Option<End>> {
-        let Some(status) = self.qemu.ended()? else {
+        let qemu = self.qemu.get_mut();
+        let Some(status) = qemu.unwrap_or_else(PoisonError::into_inner).ended()? else {
             return Ok(None);
         };
         let path = |name| self.directory.path().join(name);
@@ -271,7 +316,10 @@ impl Node {
 
     /// How to log in by hand, for whoever keeps the node running.
     pub(crate) fn login_command(&mut self) -> Result<String> {
-        let port = self.qemu.forwarded_port()?;
+        let qemu = self.qemu.get_mut();
+        let port = qemu
+            .unwrap_or_else(PoisonError::into_inner)
+            .forwarded_port()?;
         Ok(format!(
             "ssh -i {} -p {port} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null root@127.0.0.1",
             self.key.display()

@@ -165,8 +165,9 @@ fn path_of_others(node: &Node, agent: &Agent<'_>, server: &NvmeServer<'_>) -> Re
     let mut info = server.info(B);
     info["data"]["portals"] = json!([["10.99.0.20", "4420", "tcp"]]);
     let nqn = text(&info["data"], "target_nqn");
+    // With the time-out that volattach gives, too: it tells nothing of who made it.
     node.sh(&format!(
-        "printf 'transport=tcp,traddr=10.99.0.20,trsvcid=4420,nqn={nqn},hostnqn=%s,hostid=%s' \
+        "printf 'transport=tcp,traddr=10.99.0.20,trsvcid=4420,nqn={nqn},hostnqn=%s,hostid=%s,fast_io_fail_tmo=15' \
          \"$(cat /etc/nvme/hostnqn)\" \"$(cat /etc/nvme/hostid)\" >/dev/nvme-fabrics"
     ))?;
     let theirs = controllers(node)?;

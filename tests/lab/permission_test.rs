@@ -90,8 +90,8 @@ fn refused(answer: Result<Value, Failure>, what: &str, reason: &str) -> Result<F
 }
 
 /// Has the QEMU of a domain write a byte of a disk, by the way that its guest's requests take.
-fn write_through(node: &Node, domain: &str, volume: &str, byte: u8) -> Result<()> {
-    let disk = format!("/machine/peripheral/ua-{volume}/virtio-backend");
+fn write_through(node: &Node, domain: &str, attachment: &str, byte: u8) -> Result<()> {
+    let disk = format!("/machine/peripheral/ua-volattach-{attachment}/virtio-backend");
     let command = format!("qemu-io -d {disk} \"write -P {byte:#x} {LATER_AT} 512\"");
     // What came of it, it says on its standard output, which it does not flush.
     let command = quote(&command);
@@ -155,9 +155,9 @@ fn two_users(lab: &Lab) -> Result<()> {
             let file = quote(&file);
             node.sh(&format!("tail -c +{} {file} | head -c 1", LATER_AT + 1))
         };
-        write_through(node, "inner", volume, b'A')?;
+        write_through(node, "inner", "a1", b'A')?;
         ensure!(stored()? == "A", "{volume}: {}", stored()?);
-        write_through(node, Second::NAME, volume, b'B')?;
+        write_through(node, Second::NAME, "b1", b'B')?;
         ensure!(stored()? == "A", "{volume}: {}", stored()?);
 
         users.agent.call_as(ALICE, &["detach", "a1"], "")??;

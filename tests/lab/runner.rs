@@ -137,7 +137,7 @@ fn run_on(
             let profile = profile::take(kind, test.name, start.elapsed());
             done.profiles.push(profile);
             match outcome {
-                Outcome::Passed(kept) => lab = Some(kept),
+                Outcome::Passed(kept) => lab = Some(*kept),
                 Outcome::NodeEnded if again => {
                     println!("        {} is run once more, on a new node", test.name);
                     again = false;
@@ -159,7 +159,7 @@ pub(crate) fn target() -> PathBuf {
 /// The outcome of a test.
 enum Outcome {
     /// With the node, for the next test.
-    Passed(Lab),
+    Passed(Box<Lab>),
     Failed,
     /// The emulation ended the node.
     NodeEnded,
@@ -173,7 +173,7 @@ fn run_one(test: &Test, mut ready: Lab) -> Result<Outcome> {
     let seconds = start.elapsed().as_secs_f64();
     let Err(error) = result else {
         println!("ok      {} ({seconds:.1} s)", test.name);
-        return Ok(Outcome::Passed(ready));
+        return Ok(Outcome::Passed(Box::new(ready)));
     };
     let logs = target().join("lab-logs").join(test.name);
     let fetched = ready.node.fetch_logs(&logs);

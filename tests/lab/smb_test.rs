@@ -180,7 +180,7 @@ fn disk_options(lab: &Lab) -> Result<()> {
         "detect_zeroes='unmap'",
         "<total_iops_sec>500</total_iops_sec>",
         "physical_block_size='4096'",
-        "<alias name='ua-scsi-volume'/>",
+        "<alias name='ua-volattach-a1'/>",
         "unit='5'",
     ] {
         ensure!(xml.contains(part), "{part} is not in {xml}");

@@ -49,7 +49,7 @@ async fn what_is_made_again_elsewhere_leaves_nothing_where_it_was() {
     attached(&engine, "a1", "v1").await;
     connected(&engine, "c1", "v2").await;
     // The disk is lost, the mount is not; and the deployer's options, so the mount points, are others now.
-    world.let_go("ua-v1");
+    world.let_go("ua-volattach-a1");
     world.state().configuration = "echo_interval=20";
     world.state().sync();
     let engine = world.engine();
@@ -66,7 +66,7 @@ async fn the_last_that_is_made_again_elsewhere_takes_its_mount_down() {
     let world = World::new();
     let engine = world.engine();
     attached(&engine, "a1", "v1").await;
-    world.let_go("ua-v1");
+    world.let_go("ua-volattach-a1");
     world.state().configuration = "echo_interval=20";
     world.state().sync();
     let engine = world.engine();
@@ -82,9 +82,9 @@ async fn a_disk_that_the_guest_has_no_more_is_plugged_in_anew() {
     let engine = world.engine();
     let request = || by_root(attach("a1", "v1", smb("v1")));
     engine.attach(request()).await.unwrap();
-    world.state().hollow.insert("ua-v1".into());
+    world.state().hollow.insert("ua-volattach-a1".into());
     engine.attach(request()).await.unwrap();
     assert_eq!(world.state().unplugs_asked, 1);
     assert!(world.state().hollow.is_empty());
-    assert!(world.state().disks.contains_key("ua-v1"));
+    assert!(world.state().disks.contains_key("ua-volattach-a1"));
 }

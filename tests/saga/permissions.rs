@@ -5,7 +5,7 @@ use volattach::attach::{AttachRequest, ConnectRequest, EndRequest, PermissionsRe
 use volattach::model::{ImageFormat, Use, VolumeFacts, VolumeOwner, VolumeRights};
 
 use super::*;
-use crate::fakes::{admit, iscsi, local_peer, nfs};
+use crate::fakes::{admit, local_peer, nfs};
 
 const ALICE: u32 = 1001;
 const BOB: u32 = 1002;
@@ -459,10 +459,10 @@ async fn an_attachment_made_anew_is_decided_anew() {
         .await
         .unwrap();
     // The domain shows a disk that its guest has no more.
-    world.state().hollow.insert("ua-v1".into());
+    world.state().hollow.insert("ua-volattach-a1".into());
     let made = engine.attach(by(ALICE, request)).await.unwrap();
     assert!(read_only(&made));
-    let xml = world.state().disks["ua-v1"].xml.clone();
+    let xml = world.state().disks["ua-volattach-a1"].xml.clone();
     assert!(xml.contains("<readonly/>"), "{xml}");
 
     // The connection is lost, and the domain has the disk still, as it was.
@@ -478,7 +478,7 @@ async fn an_attachment_made_anew_is_decided_anew() {
     world.state().connections.clear();
     let made = engine.attach(by(ALICE, request)).await.unwrap();
     assert!(read_only(&made));
-    let xml = world.state().disks["ua-v1"].xml.clone();
+    let xml = world.state().disks["ua-volattach-a1"].xml.clone();
     assert!(xml.contains("<readonly/>"), "{xml}");
 }
 
@@ -524,7 +524,7 @@ async fn force_goes_past_a_flush_that_fails_and_is_remembered() {
     let pending = engine.detach(by_root(force("a2"))).await;
     assert_eq!(reason(pending), Reason::UnplugPending);
     let engine = world.engine();
-    world.let_go("ua-v2");
+    world.let_go("ua-volattach-a2");
     reconcile::once(&engine).await;
     nothing_left(&world);
 }

@@ -3,27 +3,28 @@
 use std::time::Duration;
 
 use futures::future::join_all;
+use nix::errno::Errno;
 use tokio::time::Instant;
 
-use super::disk::Found;
+use super::disk::{Found, Identity};
 use super::login::POLL;
 use super::{DEVICE, IscsiBackend, PROTOCOL, multipathd, node, volume_at};
-use crate::backend::{BackendError, Connected, mount};
+use crate::backend::{BackendError, Connected, Owners, mount, release};
 use crate::connection::IscsiVolume;
 use crate::model::{Access, HostPlan, TargetPath, TargetPlan};
-use crate::sys::worker::Job;
+use crate::sys::worker::{Job, WorkerError};
 
 /// How often multipathd is asked for a map that it does not make: it may not know the paths yet.
 const MAP: Duration = Duration::from_millis(500);
 
 impl IscsiBackend {
-    /// The map over the paths, made if need be: its block device, and whether it was there.
+    /// The map over the paths, made if need be: its block device, who that is, and whether it was there.
     async fn map(
         &self,
         plan: &TargetPlan,
         found: &[Found],
         wwid: &str,
-    ) -> Result<(String, bool), BackendError> {
+    ) -> Result<(String, Identity, bool), BackendError> {
         let within = self.initiator.settings.device_timeout;
         let until = Instant::now() + within;
         let path = &plan.paths[0];
@@ -76,17 +77,28 @@ impl IscsiBackend {
         // Whatever else it goes to, of an earlier time or another's making, must be the same volume too.
         let mut devices = self.sysfs().paths_of(&map);
         devices.retain(|block| found.iter().all(|path| path.block != *block));
-        devices.push(map.block.clone());
-        for block in devices {
-            let identity = self.identify(path, &block).await?;
-            if identity != wwid {
-                return Err(BackendError::DeviceIdentity {
-                    volume: volume_at(path),
-                    why: format!("/dev/{block}, of the map for {wwid}, says {identity}"),
-                });
-            }
+        for block in &devices {
+            self.is_of_map(path, block, wwid).await?;
         }
-        Ok((map.block, old))
+        let told = self.is_of_map(path, &map.block, wwid).await?;
+        Ok((map.block, told, old))
+    }
+
+    /// Asks a map, or a path of it, who it is.
+    async fn is_of_map(
+        &self,
+        path: &TargetPath,
+        block: &str,
+        wwid: &str,
+    ) -> Result<Identity, BackendError> {
+        let told = self.identify(path, block).await?;
+        match told.wwid == wwid {
+            true => Ok(told),
+            false => Err(BackendError::DeviceIdentity {
+                volume: volume_at(path),
+                why: format!("/dev/{block}, of the map for {wwid}, says {}", told.wwid),
+            }),
+        }
     }
 
     /// Whether a disk that was verified still is that volume.
@@ -96,7 +108,7 @@ impl IscsiBackend {
         path: &TargetPath,
         block: &str,
     ) -> Result<(), BackendError> {
-        let identity = self.identify(path, block).await?;
+        let identity = self.identify(path, block).await?.wwid;
         if Some(&identity) == plan.verified.as_ref() {
             return Ok(());
         }
@@ -108,13 +120,9 @@ impl IscsiBackend {
         })
     }
 
-    /// Makes the device read-only as the attachment is; `old`: it was there.
-    pub(super) async fn protect(
-        &self,
-        plan: &HostPlan,
-        block: &str,
-        old: bool,
-    ) -> Result<(), BackendError> {
+    /// Makes the device read-only as the attachment is. One that was there is nobody's who writes: an identity is one volume's, and
+    /// who writes a volume keeps those from it who only read it.
+    pub(super) async fn protect(&self, plan: &HostPlan, block: &str) -> Result<(), BackendError> {
         let read_only = self.sysfs().read_only(block);
         if plan.access == Access::ReadWrite {
             return match read_only {
@@ -126,14 +134,20 @@ impl IscsiBackend {
                 }),
             };
         }
-        if read_only || old {
-            // One that was there may be another attachment's, which writes.
+        if read_only {
             return Ok(());
         }
         let set = self.workers.run(Job::SetReadOnly(node(block)), DEVICE);
-        set.await
-            .map(drop)
-            .map_err(mount::host(|| format!("make /dev/{block} read-only")))
+        match set.await {
+            Ok(_) => Ok(()),
+            Err(WorkerError::Failed {
+                errno: Errno::EBUSY,
+                ..
+            }) => Err(release::used_by_host(block)),
+            Err(error) => Err(mount::host(|| format!("make /dev/{block} read-only"))(
+                error,
+            )),
+        }
     }
 
     /// Logs in by every path and makes one device of what there is; what fails leaves nothing new.
@@ -142,10 +156,14 @@ impl IscsiBackend {
         plan: &HostPlan,
         target: &TargetPlan,
         volume: &IscsiVolume,
+        owners: &dyn Owners,
     ) -> Result<Connected, BackendError> {
         let several = target.paths.len() > 1 || volume.enforce_multipath;
         let own = (!several).then_some(plan.access);
-        let tried = target.paths.iter().map(|path| self.path(path, volume, own));
+        let tried = target
+            .paths
+            .iter()
+            .map(|path| self.path(path, volume, own, owners));
         let (mut found, mut errors) = (Vec::new(), Vec::new());
         for (path, result) in target.paths.iter().zip(join_all(tried).await) {
             match result {
@@ -184,16 +202,17 @@ impl IscsiBackend {
             return Err(worst(errors));
         };
         let wwid = self.agree(target, found)?;
-        let (block, old) = match several {
+        let (block, told, old) = match several {
             true => self.map(target, found, &wwid).await?,
-            false => (first.block.clone(), first.old),
+            false => (first.block.clone(), first.told.clone(), first.old),
         };
-        self.protect(plan, &block, old).await?;
+        self.protect(plan, &block).await?;
         Ok(Connected {
             plan: HostPlan {
                 path: node(&block),
                 target: Some(TargetPlan {
                     verified: Some(wwid),
+                    sequence: told.sequence,
                     ..target.clone()
                 }),
                 ..plan.clone()

@@ -12,7 +12,7 @@ use super::{DEVICE, IscsiBackend, multipathd, node};
 use crate::backend::release::{self, Use};
 use crate::backend::{BackendError, mount};
 use crate::model::{TargetPath, TargetPlan};
-use crate::sys::worker::{Job, Reply, SysfsJob, WorkerError};
+use crate::sys::worker::{FlushJob, Job, Reply, SysfsJob, WorkerError};
 
 impl IscsiBackend {
     /// The disks that there are at the plan's LUNs, by its own paths, and those of the same volume by other portals of the
@@ -85,13 +85,21 @@ impl IscsiBackend {
             .verified
             .as_ref()
             .and_then(|wwid| self.sysfs().map(wwid));
+        let blocks: Vec<&String> = units
+            .iter()
+            .filter_map(|(_, it)| it.block.as_ref())
+            .collect();
+        // A map that goes elsewhere too is not this volume's alone: it only loses these paths.
+        let own = |map: &Map| {
+            self.sysfs()
+                .paths_of(map)
+                .iter()
+                .all(|path| blocks.contains(&path))
+        };
         // What is written to a map is flushed there, and its paths have nothing of their own.
-        let cached = match over.or(named) {
+        let cached = match over.or(named).filter(own) {
             Some(map) => {
-                let flushed = self.workers.run(Job::Flush(node(&map.block)), DEVICE).await;
-                if release::judge(&map.block, flushed, force)? == Use::ByHost {
-                    return Err(release::used_by_host(&map.block));
-                }
+                self.flush_map(&map, force).await?;
                 self.remove_map(&map, DEVICE).await?;
                 Cached::Nothing
             }
@@ -109,6 +117,19 @@ impl IscsiBackend {
         removed.into_iter().chain(released).collect()
     }
 
+    /// Writes out what is cached of a map and of its partitions, none of which this host may use.
+    async fn flush_map(&self, map: &Map, force: bool) -> Result<(), BackendError> {
+        let partitions = self.sysfs().partitions_of(map);
+        let map = (&map.block, !partitions.is_empty());
+        for (block, shared) in partitions.iter().map(|it| (it, false)).chain([map]) {
+            let flushed = self.workers.run(flush(block, shared), DEVICE).await;
+            if release::judge(block, flushed, force)? == Use::ByHost {
+                return Err(release::used_by_host(block));
+            }
+        }
+        Ok(())
+    }
+
     /// Removes the disks that were found anew, and a map over them.
     pub(super) async fn remove_new(&self, target: &TargetPlan, found: &[Found]) {
         let new = |unit: &Unit| {
@@ -117,11 +138,13 @@ impl IscsiBackend {
                 .iter()
                 .any(|path| !path.old && Some(&path.block) == block)
         };
+        let is_new = |block: &String| found.iter().any(|it| !it.old && it.block == *block);
         for (path, unit) in self.units(target).into_iter().filter(|(_, unit)| new(unit)) {
             if let Some(map) = unit
                 .block
                 .as_deref()
                 .and_then(|block| self.sysfs().map_over(block))
+                && self.sysfs().paths_of(&map).iter().all(is_new)
             {
                 let _ = self.remove_map(&map, DEVICE).await;
             }
@@ -170,6 +193,7 @@ impl IscsiBackend {
             .block
             .as_deref()
             .and_then(|block| self.sysfs().map_over(block))
+            && self.sysfs().paths_of(&map).len() <= 1
         {
             let _ = multipathd::ask(&format!("disablequeueing map {}", map.wwid)).await;
         }
@@ -218,7 +242,7 @@ impl IscsiBackend {
         force: bool,
         delete: impl Fn() -> Job,
     ) -> Result<Result<Reply, WorkerError>, BackendError> {
-        let jobs = [Job::Flush(node(block)), delete()];
+        let jobs = [flush(block, false), delete()];
         let flushed = async {
             let mut worker = self.workers.start()?;
             worker.give(&jobs).await?;
@@ -235,4 +259,11 @@ impl IscsiBackend {
             }
         })
     }
+}
+
+fn flush(block: &str, shared: bool) -> Job {
+    Job::Flush(FlushJob {
+        device: node(block),
+        shared,
+    })
 }

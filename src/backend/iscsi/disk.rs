@@ -9,9 +9,10 @@ use tokio::time::Instant;
 use super::login::Gate;
 use super::sysfs::{Cached, Session, Unit};
 use super::{DEVICE, IscsiBackend, PROTOCOL, by_path, node, volume_at};
-use crate::backend::{BackendError, mount};
+use crate::backend::{BackendError, Owners, mount};
 use crate::connection::IscsiVolume;
 use crate::model::{Access, TargetPath, TargetPlan};
+use crate::sys::scsi::Told;
 use crate::sys::worker::{Job, Reply, ScanJob, SysfsJob, WorkerError};
 
 /// How often the LUN is scanned for while it does not appear: the storage may map it a moment later.
@@ -20,13 +21,21 @@ const SCAN: Duration = Duration::from_secs(1);
 /// How long udev may look at a leftover's map, which only somebody who has it open keeps longer.
 const LOOKED_AT: Duration = Duration::from_secs(2);
 
+/// Who a block device is, by its own word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub(super) wwid: String,
+    /// The number of the device that told; see [`TargetPlan::sequence`].
+    pub(super) sequence: Option<u64>,
+}
+
 /// A path that is there: its disk told who it is.
 pub(super) struct Found {
     /// Such as `sdb`.
     pub(super) block: String,
     /// Whether it was there before.
     pub(super) old: bool,
-    pub(super) identity: String,
+    pub(super) told: Identity,
     pub(super) _gate: Arc<Gate>,
 }
 
@@ -37,50 +46,65 @@ impl IscsiBackend {
         path: &TargetPath,
         volume: &IscsiVolume,
         own: Option<Access>,
+        owners: &dyn Owners,
     ) -> Result<Found, BackendError> {
         let (session, gate) = self.initiator.login(path, volume.chap.as_ref()).await?;
         self.late.take_over(path).await;
         if let Some(unit) = path.lun.and_then(|lun| session.unit(lun))
-            && let Some(identity) = self.still_the_same(path, &unit).await?
+            && let Some(told) = self.still_the_same(path, &unit).await?
             && let Some(block) = unit.block
         {
+            owners.take(&told.wwid, volume_at(path)).await?;
             return Ok(Found {
                 block,
                 old: true,
-                identity,
+                told,
                 _gate: gate,
             });
         }
-        let (block, identity) = self.scan(path, &session, own).await?;
-        self.seen.block(self.sysfs(), &block, identity.clone());
+        let (block, told) = self.scan(path, &session, own).await?;
+        self.seen
+            .first(self.sysfs(), told.sequence, told.wwid.clone());
+        if let Err(taken) = owners.take(&told.wwid, volume_at(path)).await {
+            // At once: multipathd may have joined it to the other volume's map by itself.
+            if let Some(unit) = session.unit(path.lun.unwrap_or_default()) {
+                self.remove_unit(path, &unit, Cached::Nothing).await?;
+            }
+            return Err(taken);
+        }
         Ok(Found {
             block,
             old: false,
-            identity,
+            told,
             _gate: gate,
         })
     }
 
     /// Whether a disk found at the LUN is the one that was first seen there. One that is not would show its guest, or the
     /// next, another volume: it is removed, also from under whoever uses it. Else this is who it is.
-    async fn still_the_same(
+    ///
+    /// # Errors
+    /// Where the disk could not be asked: whoever uses it is to have it still when it answers again.
+    pub(super) async fn still_the_same(
         &self,
         path: &TargetPath,
         unit: &Unit,
-    ) -> Result<Option<String>, BackendError> {
+    ) -> Result<Option<Identity>, BackendError> {
         let scanned = self.seen.unit(self.sysfs(), unit);
         let now = match &unit.block {
             Some(block) => match self.identify(path, block).await {
-                // It may be the same: whoever uses it is to have it when its target answers again.
-                Err(error @ BackendError::ServerLost { .. }) => return Err(error),
-                told => told.ok(),
+                Ok(told) => Some(told),
+                // Its own word: it has no identity, or is no volume any more.
+                Err(BackendError::DeviceIdentity { .. }) => None,
+                Err(error) => return Err(error),
             },
             None => None,
         };
-        if now.is_some() && now == scanned {
+        let told = now.as_ref().map(|now| &now.wwid);
+        if told.is_some() && told == scanned.as_ref() {
             return Ok(now);
         }
-        tracing::warn!(unit = %unit.dir.display(), first = ?scanned, ?now, "removing a leftover of another volume at this LUN");
+        tracing::warn!(unit = %unit.dir.display(), first = ?scanned, now = told, "removing a leftover of another volume at this LUN");
         self.remove_unit(path, unit, Cached::Nothing).await?;
         if let Some(map) = scanned.and_then(|wwid| self.sysfs().map(&wwid))
             && self.sysfs().paths_of(&map).is_empty()
@@ -97,7 +121,7 @@ impl IscsiBackend {
         path: &TargetPath,
         session: &Session,
         own: Option<Access>,
-    ) -> Result<(String, String), BackendError> {
+    ) -> Result<(String, Identity), BackendError> {
         let within = self.initiator.settings.device_timeout;
         let until = Instant::now() + within;
         let lun = path.lun.unwrap_or_default();
@@ -129,13 +153,19 @@ impl IscsiBackend {
                 read_only: own == Some(Access::ReadOnly),
             };
             match self.scan_once(path, session, job, left + DEVICE).await? {
-                Reply::Unit { block: None, .. } => {}
+                Reply::Unit { block: None, .. } => {
+                    // The storage may map the volume any moment, but the kernel would not look at that LUN again.
+                    let vacant = session.unit(lun).filter(Unit::is_vacant);
+                    if let Some(unit) = vacant {
+                        self.remove_unit(path, &unit, Cached::Nothing).await?;
+                    }
+                }
                 Reply::Unit {
                     block: Some(block),
-                    identity,
+                    told,
                 } => {
-                    let identity = some(path, &block, identity)?;
-                    return Ok((block, identity));
+                    let told = some(path, &block, told)?;
+                    return Ok((block, told));
                 }
                 _ => return Err(BackendError::not_mine(PROTOCOL, "another job's reply")),
             }
@@ -147,11 +177,11 @@ impl IscsiBackend {
         &self,
         path: &TargetPath,
         block: &str,
-    ) -> Result<String, BackendError> {
+    ) -> Result<Identity, BackendError> {
         match self.workers.run(Job::Identify(node(block)), DEVICE).await {
-            Ok(Reply::Identity(identity)) => some(path, block, identity),
+            Ok(Reply::Identity(told)) => some(path, block, told),
             Ok(_) => Err(BackendError::not_mine(PROTOCOL, "another job's reply")),
-            Err(error) => Err(silent(path, &format!("/dev/{block}"), error)),
+            Err(error) => Err(untold(path, &format!("/dev/{block}"), error)),
         }
     }
 
@@ -160,16 +190,16 @@ impl IscsiBackend {
         let volume = plan.paths.first().map(volume_at).unwrap_or_default();
         let first = found
             .first()
-            .map(|path| path.identity.clone())
+            .map(|path| path.told.wwid.clone())
             .unwrap_or_default();
         let told = || {
             let each: Vec<String> = found
                 .iter()
-                .map(|path| format!("/dev/{} says {}", path.block, path.identity))
+                .map(|path| format!("/dev/{} says {}", path.block, path.told.wwid))
                 .collect();
             each.join(", ")
         };
-        if found.iter().any(|path| path.identity != first) {
+        if found.iter().any(|path| path.told.wwid != first) {
             return Err(BackendError::DeviceIdentity {
                 volume,
                 why: format!("its paths lead to different volumes: {}", told()),
@@ -186,16 +216,33 @@ impl IscsiBackend {
 }
 
 /// An identity, which every disk must have.
-fn some(path: &TargetPath, block: &str, identity: Option<String>) -> Result<String, BackendError> {
-    identity.ok_or_else(|| BackendError::DeviceIdentity {
-        volume: volume_at(path),
-        why: format!(
-            "/dev/{block} tells no identity of its own (VPD page 83h), so it could be any volume"
-        ),
-    })
+fn some(path: &TargetPath, block: &str, told: Told) -> Result<Identity, BackendError> {
+    let sequence = told.sequence;
+    match told.identity {
+        Some(wwid) => Ok(Identity { wwid, sequence }),
+        None => Err(BackendError::DeviceIdentity {
+            volume: volume_at(path),
+            why: format!(
+                "/dev/{block} tells no identity of its own (VPD page 83h), so it could be any volume"
+            ),
+        }),
+    }
 }
 
-/// Why a disk did not tell who it is.
+/// Why a disk that was asked who it is did not tell. An error of its own says that it is nobody any more, and so does none behind
+/// its node; of any other, such as EPERM, it knows nothing.
+pub(super) fn untold(path: &TargetPath, disk: &str, error: WorkerError) -> BackendError {
+    match error {
+        WorkerError::Failed {
+            errno: Errno::EIO | Errno::ENXIO | Errno::ENODEV | Errno::ETIMEDOUT,
+            ..
+        }
+        | WorkerError::Deadline { .. } => silent(path, disk, error),
+        error => mount::host(|| format!("ask {disk} who it is"))(error),
+    }
+}
+
+/// Why a disk was not looked at.
 pub(super) fn silent(path: &TargetPath, disk: &str, error: WorkerError) -> BackendError {
     match error {
         WorkerError::Failed {

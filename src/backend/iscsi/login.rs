@@ -91,7 +91,13 @@ impl Initiator {
             None => self.make(path, chap).await?,
         };
         drop(turn);
-        if !made_by(&session, chap) {
+        let same = made_by(&session, chap).map_err(mount::host(|| {
+            format!(
+                "read by which credentials this host's session with {} was made",
+                at(path)
+            )
+        }))?;
+        if !same {
             // With the session's credentials a caller would have what its own do not give, or a target that has not proven
             // itself.
             return Err(BackendError::LoginRefused {
@@ -118,6 +124,26 @@ impl Initiator {
         let address = address(path)?;
         self.probe(path, address).await?;
         let record = self.record(path, address, chap);
+        let others = record.of_others(&self.settings.nodes);
+        let looking = || {
+            format!(
+                "look for node records of {} in {}",
+                path.name,
+                self.settings.nodes.display()
+            )
+        };
+        if let Some(other) = others.map_err(mount::host(looking))? {
+            return Err(BackendError::LoginFailed {
+                target: at(path),
+                why: format!(
+                    "the initiator has a record of this login that another program or somebody made ({}), and would go by its \
+                     password and settings: log in by that, or delete it (iscsiadm -m node -T {} -p {} -o delete)",
+                    other.display(),
+                    path.name,
+                    path.portal
+                ),
+            });
+        }
         record.write(&self.settings.nodes).map_err(mount::host(|| {
             format!(
                 "write the node record {}",
@@ -126,7 +152,11 @@ impl Initiator {
         }))?;
         let within = self.settings.login_timeout + SPARE;
         let portal = &path.portal;
-        let args = ["-m", "node", "-T", &path.name, "-p", portal, "--login"];
+        let interface = &self.settings.interface;
+        // Without the interface it would act on every record of the portal.
+        let args = [
+            "-m", "node", "-T", &path.name, "-p", portal, "-I", interface, "--login",
+        ];
         let ended = iscsiadm(&args, within).await;
         if let Some(session) = self.session(path) {
             tracing::info!(
@@ -286,7 +316,10 @@ pub(super) fn address(path: &TargetPath) -> Result<SocketAddr, BackendError> {
 }
 
 /// Whether the session was logged in to by just these credentials, in both directions.
-pub(super) fn made_by(session: &Session, chap: Option<&Chap>) -> bool {
+///
+/// # Errors
+/// Where the kernel does not tell: none that can be read are not none.
+pub(super) fn made_by(session: &Session, chap: Option<&Chap>) -> io::Result<bool> {
     let target = chap.and_then(|chap| chap.target.as_ref());
     let wanted = [
         chap.map_or("", |chap| &chap.username),
@@ -294,11 +327,8 @@ pub(super) fn made_by(session: &Session, chap: Option<&Chap>) -> bool {
         target.map_or("", |(username, _)| username),
         target.map_or("", |(_, password)| password.expose()),
     ];
-    session
-        .login()
-        .iter()
-        .map(|known| known.as_str())
-        .eq(wanted)
+    let login = session.login()?;
+    Ok(login.iter().map(|known| known.as_str()).eq(wanted))
 }
 
 fn who(chap: Option<&Chap>) -> String {

@@ -31,12 +31,14 @@ use async_trait::async_trait;
 use futures::future::join_all;
 
 use super::{
-    Backend, BackendError, Connected, Description, Presence, Release, Setting, file, mount,
-    target_of,
+    Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release, Setting,
+    device, file, mount, target_of,
 };
 use crate::config;
 use crate::connection::{Discovery, IscsiVolume, Protocol};
-use crate::model::{Access, HostPlan, ImageFormat, SourceKind, TargetPath, TargetPlan};
+use crate::model::{
+    Access, Claim, HostPlan, ImageFormat, Scope, SourceKind, TargetPath, TargetPlan,
+};
 use crate::sys::worker::{Job, SysfsJob, Workers};
 use late::Late;
 use login::{Initiator, at};
@@ -81,6 +83,14 @@ fn volume_at(path: &TargetPath) -> String {
     format!("LUN {} of {}", path.lun.unwrap_or_default(), at(path))
 }
 
+/// What whoever uses the path's LUN shares.
+fn lun(path: &TargetPath) -> Claim {
+    Claim::Lun {
+        target: path.name.clone(),
+        lun: path.lun.unwrap_or_default(),
+    }
+}
+
 fn node(block: &str) -> PathBuf {
     Path::new(DEVICES).join(block)
 }
@@ -97,6 +107,15 @@ fn by_path(path: &TargetPath) -> PathBuf {
     Path::new("/dev/disk/by-path").join(name)
 }
 
+/// udev's names for the volume of that identity: of its map, or else of its disk (systemd, rules.d/60-persistent-storage.rules;
+/// lvm2, udev/13-dm-disk.rules).
+fn lasting(wwid: &str) -> Vec<String> {
+    let mut names = vec![format!("dm-uuid-mpath-{wwid}"), format!("scsi-{wwid}")];
+    // A designator of type 3 (SPC-5 7.7.6.5) is a World Wide Name.
+    names.extend(wwid.strip_prefix('3').map(|name| format!("wwn-0x{name}")));
+    names
+}
+
 fn volume(info: &Protocol) -> Result<&IscsiVolume, BackendError> {
     match info {
         Protocol::Iscsi(volume) => Ok(volume),
@@ -110,6 +129,14 @@ impl Backend for IscsiBackend {
         PROTOCOL
     }
 
+    fn read_only(&self, _info: &Protocol) -> bool {
+        false // the configuration says nothing of these
+    }
+
+    fn check_confined(&self, _plan: &HostPlan) -> Result<(), BackendError> {
+        Ok(()) // libvirt labels a device for its domain
+    }
+
     fn plan(&self, info: &Protocol, access: Access) -> Result<HostPlan, BackendError> {
         let volume = volume(info)?;
         let paths: Vec<TargetPath> = volume
@@ -121,18 +148,14 @@ impl Backend for IscsiBackend {
                 lun: Some(path.lun),
             })
             .collect();
-        // Not the portals, nor the access: whoever uses the LUN uses the same disks.
-        let mut luns: Vec<String> = volume
-            .paths
-            .iter()
-            .map(|path| format!("{}/{}", path.target, path.lun))
-            .collect();
-        luns.sort();
-        luns.dedup();
+        // Not the portals, nor the access: whoever uses a LUN uses the same disks.
+        let mut claims: Vec<Claim> = paths.iter().map(lun).collect();
+        claims.sort();
+        claims.dedup();
         let interface = &self.initiator.settings.interface;
         Ok(HostPlan {
             protocol: PROTOCOL.to_owned(),
-            shared: Some(format!("iscsi:{}", luns.join(","))),
+            claims,
             mount: None,
             path: paths.first().map(by_path).unwrap_or_default(),
             target: Some(TargetPlan {
@@ -141,11 +164,15 @@ impl Backend for IscsiBackend {
                 interface: (interface != "default").then(|| interface.clone()),
                 expected: volume.identity.clone(),
                 verified: None,
+                found: None,
+                sequence: None,
             }),
             root: DEVICES.into(),
             kind: SourceKind::Block,
             format: ImageFormat::Raw,
             access,
+            protected: false,
+            keeps_owner: false,
         })
     }
 
@@ -216,10 +243,13 @@ impl Backend for IscsiBackend {
     async fn find(&self, plan: &HostPlan) -> Result<Presence, BackendError> {
         let target = target_of(plan, PROTOCOL)?;
         let units = self.units(target);
-        let wanted = |block: &String| node(block) == plan.path;
+        // A name may be another disk's by now.
+        let wanted = |block: &String| {
+            let sequence = self.sysfs().sequence(block);
+            node(block) == plan.path && (target.sequence.is_none() || sequence == target.sequence)
+        };
         let present = target.verified.as_ref().is_some_and(|wwid| {
             let map = self.sysfs().map(wwid).map(|map| map.block);
-            // A name may be another disk's by now.
             units
                 .iter()
                 .filter(|(_, unit)| unit.identity_at_scan().as_ref() == Some(wwid))
@@ -232,7 +262,16 @@ impl Backend for IscsiBackend {
         })
     }
 
-    async fn connect(&self, plan: &HostPlan, info: &Protocol) -> Result<Connected, BackendError> {
+    async fn survey(&self, plan: &HostPlan) -> Result<HostPlan, BackendError> {
+        Ok(plan.clone()) // a session that others made says so in its node record
+    }
+
+    async fn connect(
+        &self,
+        plan: &HostPlan,
+        info: &Protocol,
+        owners: &dyn Owners,
+    ) -> Result<Connected, BackendError> {
         let (target, volume) = (target_of(plan, PROTOCOL)?, volume(info)?);
         let mut target = target.clone();
         if let (Some(discovery), [path]) = (&volume.discovery, &target.paths[..]) {
@@ -241,14 +280,29 @@ impl Backend for IscsiBackend {
                 .discover(path, discovery.chap.as_ref())
                 .await?;
         }
-        let attached = self.attach(plan, &target, volume).await;
+        let attached = self.attach(plan, &target, volume, owners).await;
         // Sessions that came to nothing; what is left after an error is `disconnect`'s.
         join_all(target.paths.iter().map(|path| self.initiator.release(path))).await;
         attached
     }
 
+    async fn join(&self, plan: &HostPlan) -> Result<(), BackendError> {
+        self.inspect(plan).await
+    }
+
+    fn beside(&self, _plan: &HostPlan) -> Option<HostPlan> {
+        None // a device is one
+    }
+
     async fn inspect(&self, plan: &HostPlan) -> Result<(), BackendError> {
         mount::inspect(&self.workers, plan, None).await.map(drop)
+    }
+
+    async fn pin(&self, plan: &HostPlan, scope: Scope) -> Result<Pinned, BackendError> {
+        let target = target_of(plan, PROTOCOL)?;
+        let volume = volume_at(&target.paths[0]);
+        let lasting = target.verified.as_deref().map(lasting).unwrap_or_default();
+        device::pin(&self.workers, plan, scope, &lasting, volume).await
     }
 
     async fn extend(&self, plan: &HostPlan) -> Result<u64, BackendError> {
@@ -288,11 +342,13 @@ impl Backend for IscsiBackend {
         mount::inspect(&self.workers, plan, None).await
     }
 
-    async fn disconnect(&self, plan: &HostPlan, how: Release) -> Result<(), BackendError> {
+    async fn disconnect(&self, plan: &HostPlan, how: &Release) -> Result<(), BackendError> {
         let target = target_of(plan, PROTOCOL)?;
-        match how.last {
-            true => self.take_down(target, how.force).await,
-            false => self.leave(target).await,
+        let mut own = target.clone();
+        own.paths.retain(|path| !how.held.contains(&lun(path)));
+        match own.paths.is_empty() {
+            true => self.leave(target).await,
+            false => self.take_down(&own, how.force).await,
         }
     }
 }

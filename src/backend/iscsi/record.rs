@@ -16,6 +16,15 @@ const INITIATOR: &str = "/etc/iscsi/iscsid.conf";
 /// Where the initiator's interfaces are described.
 const INTERFACES: &str = "/etc/iscsi/ifaces";
 
+/// What iscsid.conf says of logins and the caller decides: who, by which password. Which algorithms may be used is the deployer's.
+const LOGIN: [&str; 3] = [
+    "node.session.auth.authmethod",
+    "node.session.auth.username",
+    "node.session.auth.password",
+];
+/// How iscsiadm begins each record that it writes (usr/idbm.c, `idbm_print`); these have no such line.
+const OTHERS: &str = "# BEGIN RECORD";
+
 /// One record.
 pub(super) struct Record<'a> {
     pub(super) target: &'a str,
@@ -44,9 +53,35 @@ impl Record<'_> {
         write(nodes, &self.file(nodes), &self.text(&settings, &interface))
     }
 
-    /// Removes it, and the target's directory with the last.
+    /// A record of the same login that somebody else has made, by iscsiadm: which of the two it would go by is not ours to say. It
+    /// writes `<address>,<port>` as well, or, where it knows the portal group, `<address>,<port>,<group>/<interface>`.
+    pub(super) fn of_others(&self, nodes: &Path) -> io::Result<Option<PathBuf>> {
+        let file = self.file(nodes);
+        if or_none(std::fs::read_to_string(&file))?.contains(OTHERS) {
+            return Ok(Some(file));
+        }
+        let prefix = format!("{},{},", self.portal.ip(), self.portal.port());
+        for entry in or_none(std::fs::read_dir(nodes.join(self.target)).map(Some))?
+            .into_iter()
+            .flatten()
+        {
+            let entry = entry?;
+            let group = entry.file_name().to_string_lossy().starts_with(&prefix);
+            let record = entry.path().join(self.interface);
+            if group && record.exists() {
+                return Ok(Some(record));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Removes it, and the target's directory with the last. One that somebody else has made in its place stays.
     pub(super) fn remove(&self, nodes: &Path) -> io::Result<()> {
-        remove(&self.file(nodes))
+        let file = self.file(nodes);
+        match or_none(std::fs::read_to_string(&file))?.contains(OTHERS) {
+            true => Ok(()),
+            false => remove(&file),
+        }
     }
 
     /// The deployer's settings, then what this agent decides: the last of a key counts.
@@ -68,7 +103,7 @@ impl Record<'_> {
                 .collect()
         };
         let kinds = ["node.session.", "node.conn[0]."];
-        for (key, value) in given(settings, &kinds, &["node.session.auth."]) {
+        for (key, value) in given(settings, &kinds, &LOGIN) {
             add(&key, &value);
         }
         let port = self.portal.port().to_string();
@@ -182,10 +217,12 @@ mod tests {
             login_timeout: 10,
         };
         let settings = "# node.session.x = no\nnode.session.timeo.replacement_timeout = 20\n\
-                        iscsid.startup = x\nnode.session.auth.password = other\nnode.startup = automatic\n";
+                        iscsid.startup = x\nnode.session.auth.password = other\nnode.startup = automatic\n\
+                        node.session.auth.username_in = x\nnode.session.auth.chap_algs = SHA3-256,SHA256\n";
         let interface = "iface.iscsi_ifacename = other\niface.net_ifacename = eth1\n";
         insta::assert_snapshot!(record.text(settings, interface).as_str(), @r#"
         node.session.timeo.replacement_timeout = 20
+        node.session.auth.chap_algs = SHA3-256,SHA256
         node.name = iqn.2026-01.org.lab:t
         node.tpgt = -1
         node.startup = manual
@@ -206,6 +243,40 @@ mod tests {
         node.session.auth.username_in = t
         node.session.auth.password_in = in
         "#);
+    }
+
+    #[test]
+    fn a_record_of_others_is_found_and_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let nodes = dir.path();
+        let record = Record {
+            target: "iqn.a",
+            portal: "[fd00::2]:3260".parse().unwrap(),
+            interface: "default",
+            chap: None,
+            login_timeout: 10,
+        };
+        let found = || record.of_others(nodes).unwrap();
+        assert_eq!(found(), None);
+        record.write(nodes).unwrap();
+        assert_eq!(found(), None, "its own");
+        let write = |path: &str| {
+            let path = nodes.join("iqn.a").join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, "# BEGIN RECORD 2.1.8\nnode.name = iqn.a\n").unwrap();
+            path
+        };
+        write("fd00::2,3260,1/storage0");
+        write("fd00::3,3260,1/default");
+        write("fd00::2,32601,1/default");
+        assert_eq!(found(), None, "of another interface, or portal");
+        let grouped = write("fd00::2,3260,1/default");
+        assert_eq!(found(), Some(grouped.clone()));
+        std::fs::remove_file(grouped).unwrap();
+        let flat = write("fd00::2,3260");
+        assert_eq!(found(), Some(flat.clone()));
+        record.remove(nodes).unwrap();
+        assert!(flat.exists());
     }
 
     #[test]

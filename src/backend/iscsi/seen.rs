@@ -16,14 +16,14 @@ impl FirstSeen {
     pub(super) fn unit(&self, sysfs: &Sysfs, unit: &Unit) -> Option<String> {
         let scanned = unit.identity_at_scan()?;
         Some(match &unit.block {
-            Some(block) => self.block(sysfs, block, scanned),
+            Some(block) => self.first(sysfs, sysfs.sequence(block), scanned),
             None => scanned,
         })
     }
 
-    /// The same of a block device that says `now`.
-    pub(super) fn block(&self, sysfs: &Sysfs, block: &str, now: String) -> String {
-        let Some(number) = sysfs.sequence(block) else {
+    /// The same of the block device of that number, which says `now`.
+    pub(super) fn first(&self, sysfs: &Sysfs, number: Option<u64>, now: String) -> String {
+        let Some(number) = number else {
             return now;
         };
         let mut seen = self.lock();
@@ -71,7 +71,7 @@ mod tests {
         let file = dir.path().join("block/sda/diskseq");
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         let (sysfs, seen) = (Sysfs::new(dir.path().to_owned()), FirstSeen::default());
-        let see = |now: &str| seen.block(&sysfs, "sda", now.to_owned());
+        let see = |now: &str| seen.first(&sysfs, sysfs.sequence("sda"), now.to_owned());
         assert_eq!((see("x").as_str(), see("y").as_str()), ("x", "y"));
         for (number, now, first) in [(1, "a", "a"), (1, "b", "a"), (2, "b", "b")] {
             fs::write(&file, format!("{number}\n")).unwrap();

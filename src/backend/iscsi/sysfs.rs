@@ -2,6 +2,7 @@
 //! a disk is: what it knows of that is as old as the scan.
 
 use std::fs;
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -119,6 +120,24 @@ impl Sysfs {
         Some(Map { block, wwid })
     }
 
+    /// The partitions of a map, each a map of its own, where nothing else is over it: kpartx makes them by a rule of udev's, and
+    /// multipathd takes them away with the map (multipath-tools, libmultipath/devmapper.c, `dm_flush_map`).
+    pub(super) fn partitions_of(&self, map: &Map) -> Vec<String> {
+        let holders = list(&self.root.join("block").join(&map.block).join("holders"));
+        let is_partition = |holder: &String| {
+            let uuid = read(&self.root.join("block").join(holder), "dm/uuid");
+            // kpartx/kpartx.c: PARTNUM_UUID and the map's own.
+            let number = uuid
+                .strip_prefix("part")
+                .and_then(|rest| rest.strip_suffix(&format!("-mpath-{}", map.wwid)));
+            number.is_some_and(|number| number.parse::<u32>().is_ok())
+        };
+        match holders.iter().all(is_partition) {
+            true => holders,
+            false => Vec::new(),
+        }
+    }
+
     /// The block devices that a map goes to.
     pub(super) fn paths_of(&self, map: &Map) -> Vec<String> {
         list(&self.root.join("block").join(&map.block).join("slaves"))
@@ -160,14 +179,23 @@ impl Session {
     }
 
     /// Who logged in to the target, with which password, and the same of the target to this host; empty: nobody was asked.
-    pub(super) fn login(&self) -> [Zeroizing<String>; 4] {
-        ["username", "password", "username_in", "password_in"].map(|file| {
-            let given = Zeroizing::new(read(&self.class, file));
-            match given.as_str() {
+    pub(super) fn login(&self) -> io::Result<[Zeroizing<String>; 4]> {
+        let read = |file: &str| -> io::Result<_> {
+            let mut given = Zeroizing::new(fs::read_to_string(self.class.join(file))?);
+            if given.ends_with('\n') {
+                given.pop();
+            }
+            Ok(match given.as_str() {
                 "(null)" => Zeroizing::default(),
                 _ => given,
-            }
-        })
+            })
+        };
+        Ok([
+            read("username")?,
+            read("password")?,
+            read("username_in")?,
+            read("password_in")?,
+        ])
     }
 
     /// The disks of the session.
@@ -207,6 +235,13 @@ impl Unit {
     /// The identity it had when it was scanned last, by anybody. Good for one thing: another one now says that it is another volume.
     pub(super) fn identity_at_scan(&self) -> Option<String> {
         scsi::identity(&fs::read(self.dir.join("vpd_pg83")).ok()?)
+    }
+
+    /// Whether its target said, when it was looked at, that no volume is at this LUN (SPC-5, 6.6.2: a peripheral qualifier other
+    /// than 0). No disk comes of it, and the kernel does not ask again.
+    pub(super) fn is_vacant(&self) -> bool {
+        let inquiry = fs::read(self.dir.join("inquiry")).unwrap_or_default();
+        inquiry.first().is_some_and(|first| first >> 5 != 0)
     }
 
     pub(super) fn is_there(&self) -> bool {

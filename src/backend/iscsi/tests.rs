@@ -7,13 +7,14 @@ use std::os::unix::fs::symlink;
 use nix::errno::Errno;
 
 use super::connect::worst;
-use super::disk::Found;
+use super::disk::{Found, Identity};
 use super::login::POLL;
 use super::*;
+use crate::backend::NoOthers;
 use crate::connection::ConnectionInfo;
 use crate::model::Reason;
 use crate::sys::exec::Ended;
-use crate::sys::worker::Reply;
+use crate::sys::worker::{Reply, WorkerError};
 
 fn backend(sys: &Path) -> IscsiBackend {
     let settings = config::Iscsi {
@@ -65,7 +66,9 @@ fn kernel() -> tempfile::TempDir {
     let class = "class/iscsi_session/session7";
     file(&format!("{class}/targetname"), "iqn.a\n");
     file(&format!("{class}/state"), "LOGGED_IN\n");
-    file(&format!("{class}/username"), "(null)\n");
+    for login in ["username", "password", "username_in", "password_in"] {
+        file(&format!("{class}/{login}"), "(null)\n");
+    }
     symlink(
         dir.path().join(session),
         dir.path().join(class).join("device"),
@@ -99,7 +102,12 @@ fn the_kernels_tree_is_read() {
         (session.id, session.host, session.logged_in()),
         (7, 2, true)
     );
-    assert!(login::made_by(&session, None));
+    assert!(login::made_by(&session, None).unwrap());
+    fs::remove_file(kernel.path().join("class/iscsi_session/session7/password")).unwrap();
+    assert!(
+        login::made_by(&session, None).is_err(),
+        "none that can be read"
+    );
     assert!(backend.initiator.session(&paths[1]).is_none());
     let unit = session.unit(3).unwrap();
     assert_eq!(unit.dir, session.unit_dir(3));
@@ -110,9 +118,48 @@ fn the_kernels_tree_is_read() {
     let map = sysfs.map_over("sda").unwrap();
     assert_eq!((map.block.as_str(), map.wwid.as_str()), ("dm-0", WWID));
     assert_eq!(sysfs.map(WWID), Some(map.clone()));
+    assert!(sysfs.partitions_of(&map).is_empty());
+    let holder = |name: &str, uuid: &str| {
+        let block = kernel.path().join("block");
+        fs::create_dir_all(block.join("dm-0/holders").join(name)).unwrap();
+        fs::create_dir_all(block.join(name).join("dm")).unwrap();
+        fs::write(block.join(name).join("dm/uuid"), format!("{uuid}\n")).unwrap();
+    };
+    holder("dm-7", &format!("part1-mpath-{WWID}"));
+    assert_eq!(sysfs.partitions_of(&map), ["dm-7"]);
+    holder("dm-8", "LVM-x");
+    assert!(sysfs.partitions_of(&map).is_empty(), "this host uses it");
     assert_eq!(sysfs.map("x"), None);
     assert_eq!(sysfs.paths_of(&map), ["sda"]);
     assert!(sysfs.read_only("sda") && !sysfs.read_only("dm-0"));
+}
+
+#[tokio::test]
+async fn a_disk_that_cannot_be_asked_is_not_taken_for_another_volume() {
+    let kernel = kernel();
+    // Its workers do not start.
+    let backend = backend(kernel.path());
+    let plan = backend.plan(&two_paths(), Access::ReadWrite).unwrap();
+    let path = plan.target.unwrap().paths.swap_remove(0);
+    let (_, unit) = backend.at(path.clone()).unwrap();
+    let error = backend.still_the_same(&path, &unit).await.unwrap_err();
+    assert!(
+        error.to_string().contains("ask /dev/sda who it is"),
+        "{error}"
+    );
+
+    let told = |errno| {
+        let step = "open the device".to_owned();
+        let error = disk::untold(&path, "/dev/sda", WorkerError::Failed { step, errno });
+        error.reason()
+    };
+    for errno in [Errno::EIO, Errno::ENXIO, Errno::ENODEV] {
+        assert_eq!(told(errno), Reason::DeviceIdentity, "{errno}");
+    }
+    for errno in [Errno::EPERM, Errno::EACCES, Errno::EMFILE, Errno::ENOENT] {
+        assert_eq!(told(errno), Reason::Internal, "{errno}");
+    }
+    assert_eq!(told(Errno::ETIMEDOUT), Reason::ServerTimeout);
 }
 
 #[test]
@@ -171,7 +218,20 @@ fn a_plan_names_all_that_takes_it_down_and_no_secret() {
     insta::assert_snapshot!(shown, @r#"
     {
       "protocol": "iscsi",
-      "shared": "iscsi:iqn.a/3,iqn.b/300",
+      "claims": [
+        {
+          "lun": {
+            "target": "iqn.a",
+            "lun": 3
+          }
+        },
+        {
+          "lun": {
+            "target": "iqn.b",
+            "lun": 300
+          }
+        }
+      ],
       "mount": null,
       "target": {
         "transport": "tcp",
@@ -189,13 +249,17 @@ fn a_plan_names_all_that_takes_it_down_and_no_secret() {
         ],
         "interface": null,
         "expected": "360014051b2d3e4f5061728394a5b6c7d",
-        "verified": null
+        "verified": null,
+        "found": null,
+        "sequence": null
       },
       "path": "/dev/disk/by-path/ip-10.0.0.1:3260-iscsi-iqn.a-lun-3",
       "root": "/dev",
       "kind": "block",
       "format": "raw",
-      "access": "ro"
+      "access": "ro",
+      "protected": false,
+      "keeps_owner": false
     }
     "#);
     let words = backend.describe(&two_paths(), &plan);
@@ -205,10 +269,10 @@ fn a_plan_names_all_that_takes_it_down_and_no_secret() {
         r#""target_portals":["10.0.0.9","10.0.0.8"],"target_iqns":["iqn.b","iqn.a"],"target_luns":[300,3]"#,
     );
     let other = backend.plan(&swapped, Access::ReadWrite).unwrap();
-    assert_eq!(other.shared, plan.shared);
+    assert_eq!(other.claims, plan.claims);
     let single = info(r#""target_portal":"[fd00::2]","target_iqn":"iqn.b","target_lun":300"#);
     let other = backend.plan(&single, Access::ReadWrite).unwrap();
-    assert_ne!(other.shared, plan.shared);
+    assert_eq!(other.claims, plan.claims[1..]);
     assert_eq!(
         other.path,
         Path::new("/dev/disk/by-path/ip-fd00::2:3260-iscsi-iqn.b-lun-0x012c000000000000")
@@ -253,7 +317,10 @@ fn paths_must_agree_with_each_other_and_with_what_was_asked_for() {
     let found = |block: &str, identity: &str| Found {
         block: block.into(),
         old: false,
-        identity: identity.into(),
+        told: Identity {
+            wwid: identity.into(),
+            sequence: None,
+        },
         _gate: Arc::default(),
     };
     let wanted = "360014051b2d3e4f5061728394a5b6c7d";
@@ -348,7 +415,10 @@ async fn a_disk_of_a_silent_target_is_no_leftover() {
             ..backend(kernel.path())
         };
         let plan = backend.plan(&single, Access::ReadOnly).unwrap();
-        let error = backend.connect(&plan, &single).await.unwrap_err();
+        let error = backend
+            .connect(&plan, &single, &NoOthers)
+            .await
+            .unwrap_err();
         assert_eq!(error.reason(), reason, "{error}");
         let jobs = fs::read_to_string(kernel.path().join("jobs")).unwrap();
         assert!(jobs.contains("identify"), "{jobs}");

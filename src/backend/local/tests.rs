@@ -2,11 +2,12 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use super::*;
+use crate::backend::NoOthers;
 use crate::model::{ImageFormat, Reason};
 
 /// Of a volume that nobody else shares anything with.
 const LAST: Release = Release {
-    last: true,
+    held: Vec::new(),
     force: false,
 };
 
@@ -45,7 +46,7 @@ fn only_what_lies_beneath_a_root_is_planned() {
     let file = plan("/srv/vols/a");
     assert_eq!(file.root, Path::new("/srv/vols"));
     assert_eq!(file.kind, SourceKind::File);
-    assert_eq!(file.shared, None);
+    assert_eq!(file.claims, []);
     assert_eq!(plan("/dev/vg/lv").kind, SourceKind::Block);
     for path in ["/srv", "/etc/shadow", "/srvx/a", "/dev/sda"] {
         assert_eq!(
@@ -61,9 +62,9 @@ async fn inspect(root: &Path, name: &str, format: ImageFormat) -> Result<(), Bac
     let backend = backend(&[root]);
     let info = info(root.join(name), format);
     let plan = backend.plan(&info, Access::ReadWrite)?;
-    backend.connect(&plan, &info).await?;
+    backend.connect(&plan, &info, &NoOthers).await?;
     let result = backend.inspect(&plan).await;
-    backend.disconnect(&plan, LAST).await?;
+    backend.disconnect(&plan, &LAST).await?;
     result
 }
 
@@ -171,4 +172,29 @@ async fn a_file_that_has_grown_tells_its_new_size() {
     std::fs::remove_file(dir.path().join("v1")).unwrap();
     let error = backend.extend(&plan).await.unwrap_err();
     assert_eq!(error.reason(), Reason::VolumeNotFound);
+}
+
+/// A device that is only read is journaled as made read-only before it is, and made writable with the last who reads it. What the kernel
+/// does with it, the lab shows.
+#[tokio::test]
+async fn a_device_that_is_only_read_is_surveyed_so() {
+    let backend = backend(&[Path::new("/dev")]);
+    let plan = |access| {
+        let info = info("/dev/volattach-absent", ImageFormat::Raw);
+        backend.plan(&info, access).unwrap()
+    };
+    let (reads, writes) = (plan(Access::ReadOnly), plan(Access::ReadWrite));
+    assert_eq!(
+        reads.claims,
+        [Claim::Device("/dev/volattach-absent".into())]
+    );
+    assert_eq!(reads.claims, writes.claims);
+    assert!(!backend.survey(&writes).await.unwrap().protected);
+    let surveyed = backend.survey(&reads).await.unwrap();
+    assert!(surveyed.protected);
+    // The next daemon knows it from the journal.
+    backend.recall(&surveyed);
+    assert!(backend.survey(&writes).await.unwrap().protected);
+    backend.disconnect(&surveyed, &LAST).await.unwrap();
+    assert!(!backend.survey(&writes).await.unwrap().protected);
 }

@@ -25,6 +25,7 @@ use crate::config::Shares;
 use crate::model::{Access, HostPlan, MountPlan};
 use crate::sys::Resolver;
 use crate::sys::worker::{Job, MountJob, Reply, RunAs, Worker, WorkerError, Workers};
+pub(in crate::backend) use mountpoint::beside;
 use probe::Outcome;
 use tried::Tried;
 pub(in crate::backend) use turns::Turns;

@@ -12,22 +12,22 @@ use nix::sys::stat::{Mode, SFlag, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 
 use crate::backend::Presence;
-use crate::model::{Access, MountPlan};
-use crate::sys::mountinfo::Mounts;
+use crate::model::{Access, Claim, HostPlan, MountPlan};
+use crate::sys::mountinfo::{Mount, Mounts};
 
 /// What the mount table and the directory say.
 pub(super) fn presence(plan: &MountPlan, access: Access) -> io::Result<Presence> {
-    let mounts = Mounts::read()?;
-    if let Some(mount) = mounts.at(&plan.target).last() {
-        // Its name is this mount's alone, so what is on it is ours; but a mount may cover it, or not be what was asked for.
-        let whole = same_kind(&mount.fstype, &plan.fstype)
-            && mount.read_only == access.is_read_only()
-            && mounts.at(&plan.target).count() == 1;
-        return Ok(if whole {
-            Presence::Present
-        } else {
-            Presence::Partial
-        });
+    match Mounts::read()?.at(&plan.target)[..] {
+        [] => {}
+        // Its name is this mount's alone, so what is on it is ours; but it may not be what was asked for.
+        [mount]
+            if same_kind(&mount.fstype, &plan.fstype)
+                && mount.read_only == access.is_read_only() =>
+        {
+            return Ok(Presence::Present);
+        }
+        // Or another may cover it.
+        _ => return Ok(Presence::Partial),
     }
     // Only now: with a mount on it, the server would be asked.
     match std::fs::symlink_metadata(&plan.target) {
@@ -40,37 +40,78 @@ pub(super) fn presence(plan: &MountPlan, access: Access) -> io::Result<Presence>
 /// What a fresh mount lacks of what was planned; `None`: nothing.
 pub(super) fn shortcoming(plan: &MountPlan, access: Access) -> io::Result<Option<String>> {
     let mounts = Mounts::read()?;
-    let Some(mount) = mounts.at(&plan.target).last() else {
-        let why = "mount(2) succeeded, but this process's mount table lacks it: is another mount \
-                   namespace in use?";
-        return Ok(Some(why.to_owned()));
+    let why = match mounts.at(&plan.target).last() {
+        Some(mount) => difference(mount, plan, access),
+        None => Some(
+            "mount(2) succeeded, but this process's mount table lacks it: is another mount \
+             namespace in use?"
+                .to_owned(),
+        ),
     };
-    let source = mount.source.as_bytes();
-    // Kernels differ in whether they show what was asked for or what they made of it.
-    let normal: Vec<u8> = source
-        .iter()
-        .map(|b| if *b == b'\\' { b'/' } else { *b })
-        .collect();
-    let same_source = normal
-        .strip_suffix(b"/")
-        .unwrap_or(&normal)
-        .eq_ignore_ascii_case(plan.source.as_bytes());
-    Ok(if !same_kind(&mount.fstype, &plan.fstype) || !same_source {
-        Some(format!(
+    Ok(why)
+}
+
+/// What a mount has otherwise than was planned; `None`: nothing.
+fn difference(mount: &Mount, plan: &MountPlan, access: Access) -> Option<String> {
+    let same_source = match plan.fstype.as_str() {
+        "cifs" => cifs_source(mount.source.as_bytes()) == cifs_source(plan.source.as_bytes()),
+        _ => mount.source.as_bytes() == plan.source.as_bytes(),
+    };
+    if !same_kind(&mount.fstype, &plan.fstype) || !same_source {
+        return Some(format!(
             "something else is mounted there: {} of type {}",
-            String::from_utf8_lossy(source),
+            mount.source.display(),
             mount.fstype
-        ))
-    } else if mount.read_only != access.is_read_only() {
-        Some(format!("it should be {access}, and is not"))
-    } else {
-        None
-    })
+        ));
+    }
+    (mount.read_only != access.is_read_only()).then(|| format!("it should be {access}, and is not"))
 }
 
 /// Whether a mount is of the kind that was asked for: the kernel calls an NFS mount of version 4 `nfs4`.
 fn same_kind(mounted: &str, asked: &str) -> bool {
     mounted == asked || (mounted, asked) == ("nfs4", "nfs")
+}
+
+/// A share's name as this host compares it: kernels differ in whether they show what was asked for or what they made of it, and
+/// servers take names without regard to case.
+fn cifs_source(source: &[u8]) -> Vec<u8> {
+    let slashes = source.iter().map(|b| if *b == b'\\' { b'/' } else { *b });
+    let mut name: Vec<u8> = slashes.collect();
+    name.make_ascii_lowercase();
+    while name.last() == Some(&b'/') {
+        name.pop();
+    }
+    name
+}
+
+/// Mounts of one share beside each other, at most: each but the last is one that a guest has files open on.
+const BESIDE: u32 = 8;
+
+/// The plan of one more mount of the same share, on a mount point of its own.
+pub(in crate::backend) fn beside(plan: &HostPlan) -> Option<HostPlan> {
+    let mount = plan.mount.as_ref()?;
+    let relative = plan.path.strip_prefix(&plan.root).ok()?;
+    let name = mount.target.file_name()?.to_str()?;
+    let (id, number) = match name.split_once('-') {
+        Some((id, number)) => (id, number.parse().ok()?),
+        None => (name, 0),
+    };
+    let next = (number < BESIDE).then(|| format!("{id}-{}", number + 1))?;
+    let claims = plan.claims.iter().map(|claim| match claim {
+        Claim::Mount(claimed) => Claim::Mount(claimed.replace(name, &next)),
+        other => other.clone(),
+    });
+    let target = mount.target.with_file_name(&next);
+    Some(HostPlan {
+        claims: claims.collect(),
+        path: target.join(relative),
+        root: target.clone(),
+        mount: Some(MountPlan {
+            target,
+            ..mount.clone()
+        }),
+        ..plan.clone()
+    })
 }
 
 /// Makes the directory of a mount point beneath its base, which is made too: for root alone, but traversable, since
@@ -136,6 +177,7 @@ mod tests {
             fstype: "cifs".into(),
             options: "rw".into(),
             target: target.into(),
+            login: None,
         }
     }
 
@@ -173,6 +215,33 @@ mod tests {
         assert!(make(&dir.path().join("base-link/abc")).is_err());
         std::fs::set_permissions(&base, PermissionsExt::from_mode(0o733)).unwrap();
         assert!(make(&base.join("abc")).is_err());
+    }
+
+    #[test]
+    fn a_source_is_compared_as_its_file_system_names_it() {
+        let is_the_same = |fstype: &str, asked: &str, shown: &str| {
+            let mount = Mount {
+                id: 2,
+                parent: 1,
+                mount_point: "/m".into(),
+                fstype: fstype.into(),
+                source: shown.into(),
+                read_only: false,
+            };
+            let plan = MountPlan {
+                source: asked.into(),
+                fstype: fstype.trim_end_matches('4').into(),
+                ..plan(Path::new("/m"))
+            };
+            difference(&mount, &plan, Access::ReadWrite).is_none()
+        };
+        assert!(is_the_same("cifs", "//files/vols/A", r"\\FILES\vols\a\"));
+        assert!(!is_the_same("cifs", "//files/vols", "//files/other"));
+        // The root of an NFSv4 server, and a folder whose name has a backslash.
+        assert!(is_the_same("nfs4", "10.0.0.5:/", "10.0.0.5:/"));
+        assert!(is_the_same("nfs4", r"10.0.0.5:/a\b", r"10.0.0.5:/a\b"));
+        assert!(!is_the_same("nfs4", r"10.0.0.5:/a\b", "10.0.0.5:/a/b"));
+        assert!(!is_the_same("nfs", "10.0.0.5:/a", "10.0.0.5:/A"));
     }
 
     #[test]

@@ -46,13 +46,16 @@ mod tests {
         let host = Host::beneath(root.path());
         let try_mount = |fstype: Option<&str>| {
             let plan = HostPlan {
+                protected: false,
+                keeps_owner: false,
                 protocol: "x".into(),
-                shared: None,
+                claims: Vec::new(),
                 mount: fstype.map(|fstype| MountPlan {
                     source: "//nas/vols".into(),
                     fstype: fstype.into(),
                     options: String::new(),
                     target: "/m".into(),
+                    login: None,
                 }),
                 target: None,
                 root: "/m".into(),

@@ -9,6 +9,7 @@ async fn an_empty_mount_point_is_partial_and_goes() {
         fstype: "cifs".into(),
         options: "rw".into(),
         target: dir.path().join("mnt/abc"),
+        login: None,
     };
     let find = || async { mounter.find(&mount, Access::ReadWrite).await.unwrap() };
     assert_eq!(find().await, Presence::Absent);
@@ -112,10 +113,11 @@ async fn a_connection_that_broke_is_tried_once_more() {
             fstype: "cifs".into(),
             options: "rw".into(),
             target: dir.path().join("mnt/abc"),
+            login: None,
         };
         let plan = HostPlan {
             protocol: "smbfs".into(),
-            shared: None,
+            claims: Vec::new(),
             mount: Some(mount.clone()),
             target: None,
             path: mount.target.join("v"),
@@ -123,6 +125,8 @@ async fn a_connection_that_broke_is_tried_once_more() {
             kind: crate::model::SourceKind::File,
             format: crate::model::ImageFormat::Raw,
             access: Access::ReadWrite,
+            protected: false,
+            keeps_owner: true,
         };
         let share = Scripted(crate::config::Settings::built_in().smb.shares);
         let error = mounter.connect(&share, &plan, &mount).await.unwrap_err();

@@ -1,6 +1,6 @@
 //! Taking a mount down, whatever is left of it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -25,15 +25,14 @@ const AGAIN: Duration = Duration::from_millis(100);
 pub(super) async fn take_down(workers: &Workers, target: &Path) -> Result<(), BackendError> {
     let started = Instant::now();
     let mut mounts = mount_table()?;
-    while let Some(last) = mounts.beneath(target).last() {
-        let mount_point = last.mount_point.clone();
+    while let Some(mount_point) = uppermost(&mounts, target) {
         let result = workers
             .run(Job::Unmount(mount_point.clone()), DEADLINE)
             .await;
-        let before = mounts.beneath(target).count();
+        let before = mounts.beneath(target).len();
         mounts = mount_table()?;
         // The mount table has the last word: whoever else unmounted it, it is gone.
-        if mounts.beneath(target).count() >= before {
+        if mounts.beneath(target).len() >= before {
             let busy = matches!(
                 result,
                 Err(WorkerError::Failed {
@@ -55,6 +54,12 @@ pub(super) async fn take_down(workers: &Workers, target: &Path) -> Result<(), Ba
         move || mountpoint::remove(&directory),
     )
     .await
+}
+
+/// What must be unmounted first.
+fn uppermost(mounts: &Mounts, target: &Path) -> Option<PathBuf> {
+    let beneath = mounts.beneath(target);
+    beneath.last().map(|mount| mount.mount_point.clone())
 }
 
 fn mount_table() -> Result<Mounts, BackendError> {

@@ -23,11 +23,13 @@ use zeroize::Zeroizing;
 
 use super::mount::probe::Outcome;
 use super::mount::{self, Meaning, Mounter, Turns, for_kernel};
-use super::{Backend, BackendError, Connected, Description, Presence, Release, file};
+use super::{
+    Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release, file,
+};
 use crate::config::{self, Shares};
 use crate::connection::{NfsVolume, Protocol};
 use crate::host::Host;
-use crate::model::{Access, HostKey, HostPlan, MountPlan, SourceKind};
+use crate::model::{Access, Claim, HostKey, HostPlan, MountPlan, Scope, SourceKind};
 use crate::sys::worker::{RunAs, Workers};
 use probe::Offer;
 use share::Export;
@@ -138,6 +140,8 @@ impl Backend for NfsBackend {
         matches!(info, Protocol::Nfs(volume) if self.settings.shares.read_only(&volume.host))
     }
 
+    fn recall(&self, _plan: &HostPlan) {} // it remembers nothing of connections
+
     fn plan(&self, info: &Protocol, access: Access) -> Result<HostPlan, BackendError> {
         let volume = volume(info)?;
         let export = Export::new(&self.settings, volume, access)?;
@@ -145,7 +149,7 @@ impl Backend for NfsBackend {
         let target = self.mount_base.join(&id);
         Ok(HostPlan {
             protocol: PROTOCOL.to_owned(),
-            shared: Some(format!("nfs:{id}")),
+            claims: vec![Claim::Mount(format!("nfs:{id}"))],
             path: target.join(&volume.name),
             root: target.clone(),
             mount: Some(MountPlan {
@@ -153,11 +157,14 @@ impl Backend for NfsBackend {
                 fstype: "nfs".to_owned(),
                 options: export.shown(),
                 target,
+                login: None,
             }),
             target: None,
             kind: SourceKind::File,
             format: volume.format,
             access,
+            protected: false,
+            keeps_owner: true,
         })
     }
 
@@ -185,7 +192,16 @@ impl Backend for NfsBackend {
         self.mounter.find(mount, plan.access).await
     }
 
-    async fn connect(&self, plan: &HostPlan, info: &Protocol) -> Result<Connected, BackendError> {
+    async fn survey(&self, plan: &HostPlan) -> Result<HostPlan, BackendError> {
+        Ok(plan.clone()) // mount points are its own
+    }
+
+    async fn connect(
+        &self,
+        plan: &HostPlan,
+        info: &Protocol,
+        _owners: &dyn Owners,
+    ) -> Result<Connected, BackendError> {
         let mount = mount::of(plan, PROTOCOL)?;
         let mounting = Mounting {
             settings: &self.settings,
@@ -198,8 +214,23 @@ impl Backend for NfsBackend {
         })
     }
 
+    async fn join(&self, plan: &HostPlan) -> Result<(), BackendError> {
+        self.inspect(plan).await
+    }
+
+    fn beside(&self, plan: &HostPlan) -> Option<HostPlan> {
+        mount::beside(plan)
+    }
+
     async fn inspect(&self, plan: &HostPlan) -> Result<(), BackendError> {
         self.mounter.inspect(plan).await.map(drop)
+    }
+
+    async fn pin(&self, plan: &HostPlan, _scope: Scope) -> Result<Pinned, BackendError> {
+        Ok(Pinned {
+            path: plan.path.clone(),
+            held: Box::new(()), // its mount stays, and a file is what the server has by its name
+        })
     }
 
     async fn extend(&self, plan: &HostPlan) -> Result<u64, BackendError> {
@@ -207,9 +238,9 @@ impl Backend for NfsBackend {
         self.mounter.inspect(plan).await
     }
 
-    async fn disconnect(&self, plan: &HostPlan, how: Release) -> Result<(), BackendError> {
+    async fn disconnect(&self, plan: &HostPlan, how: &Release) -> Result<(), BackendError> {
         let mount = mount::of(plan, PROTOCOL)?;
-        if !how.last {
+        if !how.is_last(&plan.claims) {
             return Ok(());
         }
         self.mounter.take_down(&mount.target).await

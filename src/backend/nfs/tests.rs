@@ -2,12 +2,13 @@ use std::time::Duration;
 
 use super::version::Version;
 use super::*;
+use crate::backend::NoOthers;
 use crate::model::mount_options::MountOption;
 use crate::model::{ImageFormat, Reason};
 
 /// Of a volume that nobody else shares anything with.
 const LAST: Release = Release {
-    last: true,
+    held: Vec::new(),
     force: false,
 };
 
@@ -51,7 +52,7 @@ fn a_plan_names_what_takes_it_down() {
     assert_eq!(plan, backend.plan(&info, Access::ReadOnly).unwrap());
     let mount = plan.mount.clone().unwrap();
     let id = mount.target.file_name().unwrap().to_str().unwrap();
-    assert_eq!(plan.shared, Some(format!("nfs:{id}")));
+    assert_eq!(plan.claims, [Claim::Mount(format!("nfs:{id}"))]);
     assert_eq!(plan.path, mount.target.join("sub/volume 1"));
     assert_eq!(mount.source, "[fd00::5]:/exp");
     assert_eq!(
@@ -74,7 +75,7 @@ fn a_plan_names_what_takes_it_down() {
 
 #[test]
 fn two_mounts_are_one_only_if_all_is_the_same() {
-    let shared = |options: &[MountOption]| plan(options).unwrap().shared;
+    let shared = |options: &[MountOption]| plan(options).unwrap().claims;
     assert_eq!(shared(&[]), shared(&[option("timeo", "100")]));
     assert_ne!(shared(&[]), shared(&[option("timeo", "101")]));
     assert_ne!(shared(&[]), shared(&[option("vers", "4.2")]));
@@ -124,9 +125,9 @@ async fn connect_fails(info: &Protocol) -> BackendError {
     let dir = tempfile::tempdir().unwrap();
     let backend = backend(&dir.path().join("mnt"));
     let plan = backend.plan(info, Access::ReadWrite).unwrap();
-    let error = backend.connect(&plan, info).await.unwrap_err();
+    let error = backend.connect(&plan, info, &NoOthers).await.unwrap_err();
     assert_eq!(backend.find(&plan).await.unwrap(), Presence::Absent);
-    backend.disconnect(&plan, LAST).await.unwrap();
+    backend.disconnect(&plan, &LAST).await.unwrap();
     error
 }
 

@@ -19,9 +19,11 @@ pub(super) struct Controller {
     pub(super) portal: Option<SocketAddr>,
     /// How it is, as far as the kernel knows.
     pub(super) state: State,
-    /// Whether volattach made it, and so may end it: by the time-out that it gives to every controller, and others' tools
-    /// on Debian 12 to none.
-    pub(super) ours: bool,
+    /// Whether it has the time-out that volattach gives to every controller, and others' tools on Debian 12 to none: all that
+    /// tells of those that an earlier build made.
+    pub(super) as_ours: bool,
+    /// The name by which this host is known there; empty: the kernel does not tell (before Linux 5.2).
+    pub(super) host: String,
     /// The namespaces that it leads to.
     pub(super) nsids: Vec<u32>,
 }
@@ -50,6 +52,8 @@ pub(super) struct Block {
     pub(super) nguid: String,
     /// Bytes.
     pub(super) size: u64,
+    /// The device's number, which the kernel gives no other one until the next boot (Linux 5.15).
+    pub(super) sequence: Option<u64>,
 }
 
 impl Fabric {
@@ -73,7 +77,8 @@ impl Fabric {
                     Some("new" | "resetting" | "connecting") => State::Connecting,
                     _ => State::Ending,
                 },
-                ours: fast_io_fail.parse::<u32>().is_ok(),
+                host: attribute(&path, "hostnqn").unwrap_or_default(),
+                as_ours: fast_io_fail.parse::<u32>().is_ok(),
                 nsids: list(&path)?
                     .iter()
                     .filter_map(|(_, child)| attribute(child, "nsid")?.parse().ok())
@@ -110,7 +115,9 @@ impl Fabric {
                 continue;
             }
             let read = || {
-                Some(Block {
+                let sequence = || attribute(&path, "diskseq").and_then(|text| text.parse().ok());
+                let before = sequence();
+                let block = Block {
                     nsid: attribute(&path, "nsid")?.parse().ok()?,
                     wwid: attribute(&path, "wwid")?,
                     nguid: attribute(&path, "nguid").unwrap_or_default(),
@@ -119,13 +126,22 @@ impl Fabric {
                         .parse::<u64>()
                         .ok()?
                         .checked_mul(512)?,
+                    sequence: before,
                     name: name.clone(),
-                })
+                };
+                // Another device may have taken the name between two of these.
+                (sequence() == before).then_some(block)
             };
             // One that goes away meanwhile is gone.
             found.extend(read());
         }
         Ok(found)
+    }
+
+    /// Whether the kernel shows a namespace as one device, however many controllers lead to it (nvme_core's parameter `multipath`).
+    pub(super) fn joins_paths(&self) -> bool {
+        let parameters = self.0.join("module/nvme_core/parameters");
+        attribute(&parameters, "multipath").as_deref() != Some("N")
     }
 
     /// A file of a controller's, such as `delete_controller`.
@@ -211,6 +227,7 @@ mod tests {
                     ("transport", "tcp"),
                     ("address", address),
                     ("state", state),
+                    ("hostnqn", "nqn.host"),
                     ("fast_io_fail_tmo", tmo),
                 ],
             );
@@ -234,6 +251,7 @@ mod tests {
                     ("nsid", "7"),
                     ("wwid", "uuid.a"),
                     ("size", "16"),
+                    ("diskseq", "12"),
                 ],
             );
             symlink(&subsystem, path.join("device")).unwrap();
@@ -250,14 +268,16 @@ mod tests {
             name: "nvme0".into(),
             portal: Some("10.99.0.20:4420".parse().unwrap()),
             state: State::Live,
-            ours: true,
+            as_ours: true,
+            host: "nqn.host".into(),
             nsids: vec![7],
         };
         let nvme1 = Controller {
             name: "nvme1".into(),
             portal: Some("[fd00::2]:4421".parse().unwrap()),
             state: State::Connecting,
-            ours: false,
+            as_ours: false,
+            host: "nqn.host".into(),
             nsids: vec![7],
         };
         assert_eq!(controllers, [nvme0, nvme1]);
@@ -271,6 +291,17 @@ mod tests {
     }
 
     #[test]
+    fn paths_are_joined_unless_the_kernel_says_no() {
+        let (dir, fabric) = tree();
+        assert!(fabric.joins_paths());
+        let parameters = dir.path().join("module/nvme_core/parameters");
+        for (word, joined) in [("Y", true), ("N", false)] {
+            write(&parameters, &[("multipath", word)]);
+            assert_eq!(fabric.joins_paths(), joined);
+        }
+    }
+
+    #[test]
     fn blocks_are_those_that_can_be_opened() {
         let (_dir, fabric) = tree();
         let block = Block {
@@ -279,6 +310,7 @@ mod tests {
             wwid: "uuid.a".into(),
             nguid: String::new(),
             size: 8192,
+            sequence: Some(12),
         };
         assert_eq!(fabric.blocks("nqn.x").unwrap(), [block]);
         assert_eq!(fabric.blocks("nqn.y").unwrap(), []);

@@ -9,6 +9,7 @@
 mod fabric;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
+mod made;
 mod path;
 mod probe;
 mod release;
@@ -25,14 +26,16 @@ use tokio::time::Instant;
 
 use super::mount::{self, blocking, host};
 use super::{
-    Backend, BackendError, Connected, Description, Presence, Release, Setting, file, target_of,
+    Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release, Setting,
+    device, file, target_of,
 };
 use crate::config;
 use crate::connection::{NvmeVolume, Protocol};
 use crate::host::{Host, NvmeHost};
-use crate::model::{Access, HostPlan, SourceKind, TargetPath, TargetPlan};
+use crate::model::{Access, Claim, HostPlan, Scope, SourceKind, TargetPath, TargetPlan};
 use crate::sys::worker::{Job, SysfsJob, Workers};
 use fabric::{Block, Controller, Fabric, State};
+use made::Made;
 use verify::Wanted;
 
 /// The name in connection info (`driver_volume_type`).
@@ -58,6 +61,7 @@ pub struct NvmeBackend {
     own: Arc<Host>,
     workers: Workers,
     fabric: Fabric,
+    made: Made,
 }
 
 impl NvmeBackend {
@@ -69,6 +73,7 @@ impl NvmeBackend {
             own,
             workers,
             fabric: Fabric::new(Path::new("/sys")),
+            made: Made::default(),
         }
     }
 
@@ -156,7 +161,9 @@ impl NvmeBackend {
         };
         let blocks = self.blocks(nqn(target)?).await?;
         Ok(blocks.into_iter().find(|block| {
-            block.wwid == *verified && plan.path == Path::new(DEVICES).join(&block.name)
+            block.wwid == *verified
+                && plan.path == Path::new(DEVICES).join(&block.name)
+                && (target.sequence.is_none() || block.sequence == target.sequence)
         }))
     }
 
@@ -183,6 +190,19 @@ fn volume(info: &Protocol) -> Result<&NvmeVolume, BackendError> {
     }
 }
 
+/// What whoever uses the volume shares with others.
+fn claims(volume: &NvmeVolume) -> Vec<Claim> {
+    let controllers = volume.portals.iter().map(|portal| Claim::Controller {
+        subsystem: volume.nqn.clone(),
+        portal: portal.to_string(),
+    });
+    let mut claims: Vec<Claim> = controllers.collect();
+    claims.push(Claim::Subsystem(volume.nqn.clone()));
+    claims.sort();
+    claims.dedup();
+    claims
+}
+
 fn target(plan: &HostPlan) -> Result<&TargetPlan, BackendError> {
     target_of(plan, PROTOCOL)
 }
@@ -200,6 +220,24 @@ impl Backend for NvmeBackend {
         PROTOCOL
     }
 
+    fn read_only(&self, _info: &Protocol) -> bool {
+        false // the configuration says nothing of these
+    }
+
+    fn check_confined(&self, _plan: &HostPlan) -> Result<(), BackendError> {
+        Ok(()) // libvirt labels a device for its domain
+    }
+
+    fn recall(&self, plan: &HostPlan) {
+        if let Ok(target) = target(plan)
+            && let Ok(nqn) = nqn(target)
+            && target.found.is_some()
+        {
+            let own = path::portals(target).filter(|portal| !path::was_found(target, *portal));
+            self.made.note(nqn, own);
+        }
+    }
+
     fn plan(&self, info: &Protocol, access: Access) -> Result<HostPlan, BackendError> {
         let volume = volume(info)?;
         let expected = verify::expected(volume);
@@ -213,7 +251,7 @@ impl Backend for NvmeBackend {
         };
         Ok(HostPlan {
             protocol: PROTOCOL.to_owned(),
-            shared: Some(format!("{PROTOCOL}:{}", volume.nqn)),
+            claims: claims(volume),
             mount: None,
             target: Some(TargetPlan {
                 transport: "tcp".to_owned(),
@@ -221,12 +259,16 @@ impl Backend for NvmeBackend {
                 interface: None,
                 expected,
                 verified: None,
+                found: None,
+                sequence: None,
             }),
             path: PathBuf::from(format!("{DEVICES}/disk/by-id/nvme-{known}")),
             root: DEVICES.into(),
             kind: SourceKind::Block,
             format: volume.format,
             access,
+            protected: false,
+            keeps_owner: false,
         })
     }
 
@@ -271,24 +313,52 @@ impl Backend for NvmeBackend {
         let target = target(plan)?;
         let beginning = self.beginning(target).await?;
         let controllers = self.controllers(nqn(target)?).await?;
-        let ours = controllers.iter().any(|controller| controller.ours);
+        let ours = controllers.iter().any(|it| path::is_ours(target, it));
         Ok(match ours || !beginning.is_empty() {
             true => Presence::Partial,
             false => Presence::Absent,
         })
     }
 
-    async fn connect(&self, plan: &HostPlan, info: &Protocol) -> Result<Connected, BackendError> {
+    async fn survey(&self, plan: &HostPlan) -> Result<HostPlan, BackendError> {
+        let mut plan = plan.clone();
+        if let Some(target) = &mut plan.target {
+            let name = nqn(target)?;
+            let there = self.controllers(name).await?;
+            let portals = there.iter().filter_map(|controller| controller.portal);
+            let others = portals.filter(|portal| !self.made.has(name, *portal));
+            target.found = Some(others.map(|portal| portal.to_string()).collect());
+        }
+        Ok(plan)
+    }
+
+    async fn connect(
+        &self,
+        plan: &HostPlan,
+        info: &Protocol,
+        owners: &dyn Owners,
+    ) -> Result<Connected, BackendError> {
         let (volume, target) = (volume(info)?, target(plan)?);
         let own = self.this_host(volume).await?;
+        if volume.portals.len() > 1 && !self.fabric.joins_paths() {
+            return Err(BackendError::MultipathFailed {
+                volume: Wanted::new(volume).to_string(),
+                why: "native NVMe multipath is off on this host, so several portals would be one path: boot with \
+                      nvme_core.multipath=Y, or name one portal"
+                    .to_owned(),
+            });
+        }
         self.connect_paths(volume, &own).await?;
         let wanted = Wanted::new(volume);
         let block = self.appear(target, &wanted).await?;
         let told = self.verify(target, &wanted, &block).await?;
+        let identity = told.wwid().unwrap_or_default();
+        owners.take(&identity, wanted.to_string()).await?;
         let plan = HostPlan {
             path: Path::new(DEVICES).join(&block.name),
             target: Some(TargetPlan {
                 verified: told.wwid(),
+                sequence: block.sequence,
                 ..target.clone()
             }),
             ..plan.clone()
@@ -310,9 +380,26 @@ impl Backend for NvmeBackend {
         })
     }
 
+    async fn join(&self, plan: &HostPlan) -> Result<(), BackendError> {
+        self.inspect(plan).await
+    }
+
+    fn beside(&self, _plan: &HostPlan) -> Option<HostPlan> {
+        None // a device is one
+    }
+
     async fn inspect(&self, plan: &HostPlan) -> Result<(), BackendError> {
         self.verify_again(plan).await?;
         mount::inspect(&self.workers, plan, None).await.map(drop)
+    }
+
+    async fn pin(&self, plan: &HostPlan, scope: Scope) -> Result<Pinned, BackendError> {
+        let target = target(plan)?;
+        let volume = Wanted::connected(nqn(target)?, target).to_string();
+        // systemd, rules.d/60-persistent-storage.rules.
+        let name = target.verified.as_ref().map(|wwid| format!("nvme-{wwid}"));
+        let lasting = name.into_iter().collect::<Vec<_>>();
+        device::pin(&self.workers, plan, scope, &lasting, volume).await
     }
 
     async fn extend(&self, plan: &HostPlan) -> Result<u64, BackendError> {
@@ -338,7 +425,7 @@ impl Backend for NvmeBackend {
         }
     }
 
-    async fn disconnect(&self, plan: &HostPlan, how: Release) -> Result<(), BackendError> {
+    async fn disconnect(&self, plan: &HostPlan, how: &Release) -> Result<(), BackendError> {
         self.release(plan, how).await
     }
 }

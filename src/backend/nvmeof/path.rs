@@ -37,18 +37,22 @@ impl NvmeBackend {
         own: &NvmeHost,
     ) -> Result<(), BackendError> {
         let mut known = self.controllers(&volume.nqn).await?;
-        known.retain(|controller| controller.state != State::Ending);
+        // One by another name of this host's goes by that one's rights, and away with whoever made it.
+        let by_own_name = |it: &Controller| it.host.is_empty() || it.host == own.nqn;
+        known.retain(|it| it.state != State::Ending && by_own_name(it));
         let known = &known;
         let connects = volume.portals.iter().map(|&portal| async move {
             let of_portal = |it: &&Controller| it.portal == Some(portal);
             let Some(controller) = known.iter().find(of_portal) else {
+                // Also where it fails: the kernel may bring it to its end later.
+                self.made.note(&volume.nqn, [portal]);
                 return self.connect_path(volume, portal, own).await;
             };
-            if !controller.ours {
+            if !self.made.has(&volume.nqn, portal) {
                 tracing::warn!(
                     %portal,
                     controller = controller.name,
-                    "others made this path: how long I/O waits for a server that is dead is theirs to say"
+                    "others made this path, and it stays theirs: how long I/O waits for a server that is dead is theirs to say"
                 );
             }
             Ok(())
@@ -189,6 +193,26 @@ fn worst(nqn: &str, faults: Vec<(SocketAddr, Fault)>) -> BackendError {
 pub(super) fn portals(target: &TargetPlan) -> impl Iterator<Item = SocketAddr> {
     let portals = target.paths.iter();
     portals.filter_map(|path| path.portal.parse().ok())
+}
+
+/// Whether others had a controller at the portal before.
+pub(super) fn was_found(target: &TargetPlan, portal: SocketAddr) -> bool {
+    let found = target.found.iter().flatten();
+    found
+        .filter_map(|it| it.parse().ok())
+        .any(|it: SocketAddr| it == portal)
+}
+
+/// Whether the controller is one that volattach made for this attachment, or for another one before.
+pub(super) fn is_ours(target: &TargetPlan, controller: &Controller) -> bool {
+    let Some(at) = controller.portal else {
+        return false;
+    };
+    portals(target).any(|portal| portal == at)
+        && match target.found {
+            Some(_) => !was_found(target, at),
+            None => controller.as_ours,
+        }
 }
 
 /// Every path of the target is there, and none is alive.

@@ -11,8 +11,8 @@ use super::fabric::{Block, Controller};
 use super::{DEVICES, INSPECT_TIMEOUT, LOOK, NvmeBackend, blocking, nqn, path, target};
 use crate::backend::release::{self, Use, busy};
 use crate::backend::{BackendError, Release};
-use crate::model::{HostPlan, TargetPlan};
-use crate::sys::worker::{Job, SysfsJob, WorkerError};
+use crate::model::{Claim, HostPlan, TargetPlan};
+use crate::sys::worker::{FlushJob, Job, SysfsJob, WorkerError};
 
 /// How long controllers may take to go. One whose server is silent waits for a command that times out after 60 s at most (the
 /// module nvme-core's `admin_timeout`); with a keep-alive of 5 s some 8 s were seen.
@@ -20,21 +20,33 @@ const DEADLINE: Duration = Duration::from_secs(75);
 
 impl NvmeBackend {
     /// Writes out what is cached of the volume; the last user of the subsystem ends its controllers too.
-    pub(super) async fn release(&self, plan: &HostPlan, how: Release) -> Result<(), BackendError> {
+    pub(super) async fn release(&self, plan: &HostPlan, how: &Release) -> Result<(), BackendError> {
         let target = target(plan)?;
         let nqn = nqn(target)?;
         let blocks = self.blocks(nqn).await?;
-        let own = |block: &&Block| target.verified.as_ref() == Some(&block.wwid);
+        let verified = target.verified.clone();
+        let own = |block: &&Block| verified.as_ref() == Some(&block.wwid);
         if let Some(block) = blocks.iter().find(own)
             && self.flush(block, how.force).await? == Use::ByHost
         {
             return Err(release::used_by_host(&block.name));
         }
-        if !how.last {
+        let held = |portal: &SocketAddr| {
+            how.held.contains(&Claim::Controller {
+                subsystem: nqn.to_owned(),
+                portal: portal.to_string(),
+            })
+        };
+        let mut target = target.clone();
+        target
+            .paths
+            .retain(|path| path.portal.parse().is_ok_and(|portal| !held(&portal)));
+        if target.paths.is_empty() {
             return Ok(());
         }
         // What others than volattach use of the subsystem needs its controllers.
-        for block in blocks.iter().filter(|block| !own(block)) {
+        let shared = how.held.contains(&Claim::Subsystem(nqn.to_owned()));
+        for block in blocks.iter().filter(|block| !shared && !own(block)) {
             if self.flush(block, how.force).await? == Use::ByHost {
                 tracing::warn!(
                     device = block.name,
@@ -43,13 +55,20 @@ impl NvmeBackend {
                 return Ok(());
             }
         }
-        self.end_controllers(target, nqn).await
+        self.end_controllers(&target, nqn).await?;
+        let portals: Vec<SocketAddr> = path::portals(&target).collect();
+        self.made.forget(nqn, &portals);
+        Ok(())
     }
 
     /// Writes out what is cached of a device, if it is nobody's; `force`: where that fails, it is lost.
     async fn flush(&self, block: &Block, force: bool) -> Result<Use, BackendError> {
         let device = Path::new(DEVICES).join(&block.name);
-        let flushed = self.workers.run(Job::Flush(device), INSPECT_TIMEOUT).await;
+        let job = FlushJob {
+            device,
+            shared: false,
+        };
+        let flushed = self.workers.run(Job::Flush(job), INSPECT_TIMEOUT).await;
         release::judge(&block.name, flushed, force)
     }
 
@@ -60,7 +79,7 @@ impl NvmeBackend {
         loop {
             let beginning = self.beginning(target).await?;
             let mut controllers = self.controllers(nqn).await?;
-            controllers.retain(|controller| controller.ours);
+            controllers.retain(|controller| path::is_ours(target, controller));
             if controllers.is_empty() && beginning.is_empty() {
                 return Ok(());
             }

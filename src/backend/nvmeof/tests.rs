@@ -23,7 +23,18 @@ fn volumes_of_a_subsystem_share_its_controllers() {
     let backend = backend();
     let by_uuid = info(&format!(r#""vol_uuid":"{UUID}""#));
     let plan = backend.plan(&by_uuid, Access::ReadOnly).unwrap();
-    assert_eq!(plan.shared.as_deref(), Some("nvmeof:nqn.x"));
+    let controller = |portal: &str| Claim::Controller {
+        subsystem: "nqn.x".into(),
+        portal: portal.into(),
+    };
+    assert_eq!(
+        plan.claims,
+        [
+            Claim::Subsystem("nqn.x".into()),
+            controller("10.0.0.1:4420"),
+            controller("[fd00::2]:4421"),
+        ]
+    );
     assert_eq!(
         plan.path,
         PathBuf::from(format!("/dev/disk/by-id/nvme-uuid.{UUID}"))
@@ -43,7 +54,7 @@ fn volumes_of_a_subsystem_share_its_controllers() {
     let by_number = backend
         .plan(&info(r#""ns_id":7"#), Access::ReadWrite)
         .unwrap();
-    assert_eq!(by_number.shared, plan.shared);
+    assert_eq!(by_number.claims, plan.claims);
     assert_eq!(by_number.target.unwrap().paths[0].lun, Some(7));
 }
 
@@ -74,4 +85,34 @@ fn another_protocols_volume_is_no_business_of_this_one() {
     let local = ConnectionInfo::from_cinder_json(local).unwrap().protocol;
     let error = backend().plan(&local, Access::ReadOnly).unwrap_err();
     assert_eq!(error.reason(), Reason::Internal);
+}
+
+/// Who made a controller is known by what was found before, also by the next daemon; of what an earlier build made, by its time-out.
+#[test]
+fn only_controllers_that_volattach_made_are_ended() {
+    let backend = backend();
+    let info = info(r#""ns_id":7"#);
+    let mut plan = backend.plan(&info, Access::ReadWrite).unwrap();
+    let [first, second] = ["10.0.0.1:4420", "[fd00::2]:4421"];
+    let ours = |plan: &HostPlan, at: &str, as_ours| {
+        let controller = Controller {
+            name: "nvme0".into(),
+            portal: Some(at.parse().unwrap()),
+            state: State::Live,
+            as_ours,
+            host: String::new(),
+            nsids: vec![],
+        };
+        path::is_ours(plan.target.as_ref().unwrap(), &controller)
+    };
+    assert!(ours(&plan, first, true) && !ours(&plan, first, false));
+    plan.target.as_mut().unwrap().found = Some(vec![second.to_owned()]);
+    for as_ours in [true, false] {
+        assert!(ours(&plan, first, as_ours));
+        assert!(!ours(&plan, second, as_ours));
+        assert!(!ours(&plan, "10.0.0.9:4420", as_ours), "of another volume");
+    }
+    backend.recall(&plan);
+    let made = |at: &str| backend.made.has("nqn.x", at.parse().unwrap());
+    assert!(made(first) && !made(second));
 }

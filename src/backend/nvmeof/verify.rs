@@ -265,6 +265,7 @@ mod tests {
                 .map(|nguid| nguid.to_string())
                 .unwrap_or_default(),
             size: 4096,
+            sequence: None,
         }
     }
 

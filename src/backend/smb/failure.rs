@@ -32,7 +32,18 @@ pub(super) fn meaning(errno: Errno, share: &Share<'_>, target: &Path, dialect: D
             "a wrong user, domain or password, a disabled or locked account, or no right to the \
              share (EACCES); correct them on the server or in the connection info",
         ),
-        Errno::ENOKEY | Errno::EKEYEXPIRED | Errno::EKEYREVOKED | Errno::EKEYREJECTED => {
+        // The server's own words, whatever the login is by (kernel fs/smb/client/smb2maperror.c: STATUS_ACCOUNT_DISABLED;
+        // STATUS_PASSWORD_EXPIRED, STATUS_PASSWORD_MUST_CHANGE, STATUS_ACCOUNT_EXPIRED). A Kerberos key may be so as well.
+        Errno::EKEYREVOKED if kerberos.is_none() => logon(
+            "the account is disabled (EKEYREVOKED); enable it on the server, or name another user in the connection info",
+        ),
+        Errno::EKEYEXPIRED if kerberos.is_none() => logon(
+            "the account or its password has expired, or the password must be changed before the first login (EKEYEXPIRED); \
+             renew it on the server, or name another user in the connection info",
+        ),
+        Errno::ENOKEY | Errno::EKEYEXPIRED | Errno::EKEYREVOKED | Errno::EKEYREJECTED
+            if kerberos.is_some() =>
+        {
             BackendError::NoTicket {
                 share: source,
                 who: share.who(),
@@ -41,7 +52,8 @@ pub(super) fn meaning(errno: Errno, share: &Share<'_>, target: &Path, dialect: D
                      has none that is valid and the keytab no key of the principal; or the realm does \
                      not answer; or it has no service of that name, since the export must name the \
                      server as its service principal does; or request-key has no rule for cifs.spnego \
-                     (package cifs-utils). cifs.upcall tells which in the system log",
+                     (package cifs-utils). cifs.upcall tells which in the system log. Or the server says that the account is \
+                     disabled or has expired",
                     share.volume.host,
                     kerberos.map_or(0, |kerberos| kerberos.cruid)
                 ),

@@ -12,6 +12,7 @@ mod dialect;
 mod failure;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
+mod logins;
 mod negotiate;
 mod probe;
 mod share;
@@ -27,13 +28,16 @@ use zeroize::Zeroizing;
 
 use super::mount::probe::Outcome;
 use super::mount::{self, Meaning, Mounter, Turns, for_kernel, host};
-use super::{Backend, BackendError, Connected, Description, Presence, Release, file, local};
+use super::{
+    Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release, file, local,
+};
 use crate::config::{self, Shares};
 use crate::connection::{Protocol, SmbCredentials, SmbVolume};
 use crate::host::Host;
-use crate::model::{Access, HostKey, HostPlan, MountPlan, SourceKind};
+use crate::model::{Access, Claim, HostKey, HostPlan, LoginFile, MountPlan, Scope, SourceKind};
 use crate::sys::worker::Workers;
 use dialect::Dialect;
+use logins::Logins;
 use share::Share;
 
 /// The name in connection info (`driver_volume_type`).
@@ -51,6 +55,7 @@ pub struct SmbBackend {
     key: HostKey,
     host: Arc<Host>,
     mounter: Mounter,
+    logins: Logins,
     /// The kernel mounts one CIFS share at a time (fs/smb/client/fs_context.c: `cifs_mount_mutex`).
     turns: Turns,
 }
@@ -71,6 +76,7 @@ impl SmbBackend {
             key,
             host,
             mounter: Mounter::new(workers, None),
+            logins: Logins::default(),
             turns: Turns::default(),
         }
     }
@@ -80,16 +86,35 @@ impl SmbBackend {
         &self,
         volume: &'a SmbVolume,
     ) -> Result<Cow<'a, SmbCredentials>, BackendError> {
-        let SmbCredentials::File(path) = &volume.credentials else {
-            return Ok(Cow::Borrowed(&volume.credentials));
-        };
-        let (path, directories) = (path.clone(), self.settings.credentials_dirs.clone());
-        let shown = path.clone();
-        let read = move || credentials::read(&path, &directories);
+        match &volume.credentials {
+            SmbCredentials::File(path) => self.read_login(path).await.map(Cow::Owned),
+            given => Ok(Cow::Borrowed(given)),
+        }
+    }
+
+    async fn read_login(&self, path: &Path) -> Result<SmbCredentials, BackendError> {
+        let (file, directories) = (path.to_owned(), self.settings.credentials_dirs.clone());
+        let read = move || credentials::read(&file, &directories);
         tokio::task::spawn_blocking(read)
             .await
-            .map_err(host(|| format!("read {}", shown.display())))?
-            .map(Cow::Owned)
+            .map_err(host(|| format!("read {}", path.display())))?
+    }
+
+    /// What a credentials file says, in a form that tells it from other words and does not tell it.
+    fn said(&self, login: &SmbCredentials) -> String {
+        match login {
+            SmbCredentials::Password {
+                username,
+                password,
+                domain,
+            } => self.key.tag(&[
+                username.as_bytes(),
+                password.expose().as_bytes(),
+                domain.as_deref().unwrap_or_default().as_bytes(),
+            ]),
+            // No file says so.
+            _ => String::new(),
+        }
     }
 
     /// A plan for a share of this very host, where the deployer says that it is one.
@@ -97,7 +122,7 @@ impl SmbBackend {
         let root = self.settings.local_share(&volume.host, &volume.share)?;
         Some(HostPlan {
             protocol: PROTOCOL.to_owned(),
-            shared: None,
+            claims: Vec::new(),
             mount: None,
             target: None,
             path: root.join(&volume.folder).join(&volume.name),
@@ -105,6 +130,8 @@ impl SmbBackend {
             kind: SourceKind::File,
             format: volume.format,
             access,
+            protected: false,
+            keeps_owner: true,
         })
     }
 
@@ -201,6 +228,12 @@ impl Backend for SmbBackend {
         matches!(info, Protocol::Smb(volume) if self.settings.shares.read_only(&volume.host))
     }
 
+    fn recall(&self, plan: &HostPlan) {
+        if let Some(mount) = &plan.mount {
+            self.logins.note(mount);
+        }
+    }
+
     fn plan(&self, info: &Protocol, access: Access) -> Result<HostPlan, BackendError> {
         let volume = self.volume(info)?;
         if let Some(plan) = self.local_plan(volume, access) {
@@ -211,7 +244,7 @@ impl Backend for SmbBackend {
         let target = self.mount_base.join(&id);
         Ok(HostPlan {
             protocol: PROTOCOL.to_owned(),
-            shared: Some(format!("smb:{id}")),
+            claims: vec![Claim::Mount(format!("smb:{id}"))],
             path: target.join(&volume.name),
             root: target.clone(),
             mount: Some(MountPlan {
@@ -219,11 +252,20 @@ impl Backend for SmbBackend {
                 fstype: "cifs".to_owned(),
                 options: share.shown(),
                 target,
+                login: match &volume.credentials {
+                    SmbCredentials::File(path) => Some(LoginFile {
+                        path: path.clone(),
+                        said: None,
+                    }),
+                    _ => None,
+                },
             }),
             target: None,
             kind: SourceKind::File,
             format: volume.format,
             access,
+            protected: false,
+            keeps_owner: true,
         })
     }
 
@@ -259,7 +301,16 @@ impl Backend for SmbBackend {
         }
     }
 
-    async fn connect(&self, plan: &HostPlan, info: &Protocol) -> Result<Connected, BackendError> {
+    async fn survey(&self, plan: &HostPlan) -> Result<HostPlan, BackendError> {
+        Ok(plan.clone()) // mount points are its own
+    }
+
+    async fn connect(
+        &self,
+        plan: &HostPlan,
+        info: &Protocol,
+        _owners: &dyn Owners,
+    ) -> Result<Connected, BackendError> {
         if plan.mount.is_none() {
             return Ok(Connected {
                 plan: plan.clone(),
@@ -288,14 +339,46 @@ impl Backend for SmbBackend {
             login: self.login(volume).await?,
         };
         self.mounter.connect(&mounting, plan, mount).await?;
+        let mut plan = plan.clone();
+        if let Some(mount) = &mut plan.mount {
+            if let Some(file) = &mut mount.login {
+                file.said = Some(self.said(&mounting.login));
+            }
+            self.logins.note(mount);
+        }
         Ok(Connected {
-            plan: plan.clone(),
+            plan,
             inspected: true,
         })
     }
 
+    async fn join(&self, plan: &HostPlan) -> Result<(), BackendError> {
+        if let Some(mount) = &plan.mount
+            && let Some(file) = &mount.login
+            && let Some(said) = self.logins.at(&mount.target)
+            && said != self.said(&self.read_login(&file.path).await?)
+        {
+            return Err(BackendError::OtherLogin {
+                share: mount.source.clone(),
+                file: file.path.clone(),
+            });
+        }
+        self.inspect(plan).await
+    }
+
+    fn beside(&self, plan: &HostPlan) -> Option<HostPlan> {
+        mount::beside(plan)
+    }
+
     async fn inspect(&self, plan: &HostPlan) -> Result<(), BackendError> {
         self.extend(plan).await.map(drop)
+    }
+
+    async fn pin(&self, plan: &HostPlan, _scope: Scope) -> Result<Pinned, BackendError> {
+        Ok(Pinned {
+            path: plan.path.clone(),
+            held: Box::new(()), // its mount stays, and a file is what the server has by its name
+        })
     }
 
     async fn extend(&self, plan: &HostPlan) -> Result<u64, BackendError> {
@@ -306,9 +389,13 @@ impl Backend for SmbBackend {
         }
     }
 
-    async fn disconnect(&self, plan: &HostPlan, how: Release) -> Result<(), BackendError> {
+    async fn disconnect(&self, plan: &HostPlan, how: &Release) -> Result<(), BackendError> {
         match &plan.mount {
-            Some(mount) if how.last => self.mounter.take_down(&mount.target).await,
+            Some(mount) if how.is_last(&plan.claims) => {
+                self.mounter.take_down(&mount.target).await?;
+                self.logins.forget(&mount.target);
+                Ok(())
+            }
             _ => Ok(()),
         }
     }

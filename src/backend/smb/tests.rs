@@ -2,11 +2,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::*;
-use crate::model::{ImageFormat, Reason};
+use crate::backend::NoOthers;
+use crate::model::{ImageFormat, Reason, Secret};
 
 /// Of a volume that nobody else shares anything with.
 const LAST: Release = Release {
-    last: true,
+    held: Vec::new(),
     force: false,
 };
 
@@ -49,7 +50,7 @@ fn a_plan_names_what_takes_it_down_and_no_secret() {
     assert_eq!(plan, backend.plan(&info, Access::ReadOnly).unwrap());
     let mount = plan.mount.clone().unwrap();
     let id = mount.target.file_name().unwrap().to_str().unwrap();
-    assert_eq!(plan.shared, Some(format!("smb:{id}")));
+    assert_eq!(plan.claims, [Claim::Mount(format!("smb:{id}"))]);
     assert_eq!(plan.path, mount.target.join("sub/volume 1"));
     assert_eq!(plan.root, mount.target);
     assert!(
@@ -68,9 +69,9 @@ async fn connect_fails(info: &Protocol) -> BackendError {
     let dir = tempfile::tempdir().unwrap();
     let backend = backend(&dir.path().join("mnt"));
     let plan = backend.plan(info, Access::ReadWrite).unwrap();
-    let error = backend.connect(&plan, info).await.unwrap_err();
+    let error = backend.connect(&plan, info, &NoOthers).await.unwrap_err();
     assert_eq!(backend.find(&plan).await.unwrap(), Presence::Absent);
-    backend.disconnect(&plan, LAST).await.unwrap();
+    backend.disconnect(&plan, &LAST).await.unwrap();
     assert!(!error.to_string().contains("hunter2"));
     error
 }
@@ -154,8 +155,27 @@ fn kerberos_errors_are_told_in_words() {
     let share = Share::new(&settings, &volume, Access::ReadWrite).unwrap();
     let all = [Errno::ENOKEY, Errno::EACCES].map(|errno| told(&share, errno));
     insta::assert_snapshot!(all.join("\n"), @r#"
-    LOGON_FAILURE: cannot log in to //files/vols as the Kerberos principal "alice@LAB.TEST": the kernel got no ticket for cifs/files (ENOKEY): the credential cache of uid 0 has none that is valid and the keytab no key of the principal; or the realm does not answer; or it has no service of that name, since the export must name the server as its service principal does; or request-key has no rule for cifs.spnego (package cifs-utils). cifs.upcall tells which in the system log
+    LOGON_FAILURE: cannot log in to //files/vols as the Kerberos principal "alice@LAB.TEST": the kernel got no ticket for cifs/files (ENOKEY): the credential cache of uid 0 has none that is valid and the keytab no key of the principal; or the realm does not answer; or it has no service of that name, since the export must name the server as its service principal does; or request-key has no rule for cifs.spnego (package cifs-utils). cifs.upcall tells which in the system log. Or the server says that the account is disabled or has expired
     LOGON_FAILURE: the server refuses the Kerberos principal "alice@LAB.TEST" access to //files/vols: a disabled or locked account, or no right to the share (EACCES); correct it on the server, or name another principal in the configuration
+    "#);
+}
+
+#[test]
+fn accounts_that_may_not_log_in_are_told_of_as_such() {
+    let settings = backend(Path::new("/mnt")).settings;
+    let volume = SmbVolume {
+        credentials: SmbCredentials::Password {
+            username: "bob".into(),
+            password: Secret::new("hunter2".to_owned()),
+            domain: None,
+        },
+        ..volume(info("files", 445))
+    };
+    let share = Share::new(&settings, &volume, Access::ReadWrite).unwrap();
+    let all = [Errno::EKEYREVOKED, Errno::EKEYEXPIRED].map(|errno| told(&share, errno));
+    insta::assert_snapshot!(all.join("\n"), @r#"
+    LOGON_FAILURE: the server refuses user "bob" access to //files/vols: the account is disabled (EKEYREVOKED); enable it on the server, or name another user in the connection info
+    LOGON_FAILURE: the server refuses user "bob" access to //files/vols: the account or its password has expired, or the password must be changed before the first login (EKEYEXPIRED); renew it on the server, or name another user in the connection info
     "#);
 }
 
@@ -181,7 +201,7 @@ async fn a_share_of_this_very_host_is_not_mounted() {
         })
     };
     let plan = backend.plan(&info("v1"), Access::ReadOnly).unwrap();
-    assert_eq!((&plan.shared, &plan.mount), (&None, &None));
+    assert_eq!((&plan.claims[..], &plan.mount), (&[][..], &None));
     assert_eq!((&plan.path, &plan.root), (&root.join("a/v1"), &root));
     assert!(plan.access.is_read_only());
     let described = backend.describe(&info("v1"), &plan);
@@ -193,11 +213,14 @@ async fn a_share_of_this_very_host_is_not_mounted() {
         )
     );
     assert_eq!(backend.find(&plan).await.unwrap(), Presence::Present);
-    let connected = backend.connect(&plan, &info("v1")).await.unwrap();
+    let connected = backend
+        .connect(&plan, &info("v1"), &NoOthers)
+        .await
+        .unwrap();
     assert_eq!((&connected.plan, connected.inspected), (&plan, false));
     backend.inspect(&plan).await.unwrap();
     assert_eq!(backend.extend(&plan).await.unwrap(), 10);
-    backend.disconnect(&plan, LAST).await.unwrap();
+    backend.disconnect(&plan, &LAST).await.unwrap();
     assert!(!dir.path().join("mnt").exists());
     for (name, reason) in [
         ("link", Reason::VolumePathUnsafe),
@@ -215,6 +238,45 @@ async fn a_share_of_this_very_host_is_not_mounted() {
     });
     let plan = backend.plan(&other, Access::ReadOnly).unwrap();
     assert!(plan.mount.is_some());
+}
+
+/// A file that says something else by now is another user's, or has another password.
+#[tokio::test]
+async fn a_share_is_joined_only_by_the_login_that_it_was_mounted_with() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("nas");
+    let write = |password: &str| {
+        std::fs::write(&path, format!("username=bob\npassword={password}\n")).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+    };
+    write("one");
+    let mut backend = backend(&dir.path().join("mnt"));
+    backend.settings.credentials_dirs = vec![dir.path().to_owned()];
+    let volume = SmbVolume {
+        credentials: SmbCredentials::File(path.clone()),
+        ..volume(info("files", 445))
+    };
+    let mut plan = backend
+        .plan(&Protocol::Smb(volume), Access::ReadOnly)
+        .unwrap();
+    let said = backend.said(&backend.read_login(&path).await.unwrap());
+    plan.mount.as_mut().unwrap().login.as_mut().unwrap().said = Some(said);
+    backend.recall(&plan);
+    for (password, is_another) in [("one", false), ("two", true), ("one", false)] {
+        write(password);
+        let error = backend.join(&plan).await.unwrap_err(); // nothing is mounted here
+        let refused = matches!(error, BackendError::OtherLogin { .. });
+        assert_eq!(refused, is_another, "{error}");
+        assert!(!is_another || error.is_of_connection());
+    }
+    let beside = backend.beside(&plan).unwrap();
+    assert_ne!(beside.claims, plan.claims);
+    assert_eq!(beside.root.parent(), plan.root.parent());
+    assert_eq!(beside.path.file_name(), plan.path.file_name());
+    let all = std::iter::successors(Some(plan), |plan| backend.beside(plan));
+    assert_eq!(all.count(), 9);
 }
 
 /// Every error of mount(2) has its reason, and says what to do.

@@ -9,6 +9,7 @@ use crate::model::{Access, DetectZeroes, Discard, Reason};
 
 fn spec(options: DiskOptions) -> DiskSpec {
     DiskSpec {
+        attachment: "att-1".parse().unwrap(),
         volume: "6f2a7f52-3b1f-4d6c-9f0e-0d9f6f6a3c11".parse().unwrap(),
         path: PathBuf::from("/var/lib/volattach/mnt/1f/vol.raw"),
         kind: SourceKind::File,
@@ -35,10 +36,11 @@ fn a_read_only_file_on_virtio() {
 <disk type="file" device="disk">
   <driver name="qemu" type="raw" cache="none"/>
   <source file="/var/lib/volattach/mnt/1f/vol.raw"/>
+  <backingStore/>
   <target dev="vdb" bus="virtio"/>
   <readonly/>
   <serial>6f2a7f52-3b1f-4d6c-9f0e-0d9f6f6a3c11</serial>
-  <alias name="ua-6f2a7f52-3b1f-4d6c-9f0e-0d9f6f6a3c11"/>
+  <alias name="ua-volattach-att-1"/>
 </disk>
 "#);
 }
@@ -79,6 +81,7 @@ fn a_shared_device_on_scsi_with_every_option() {
 <disk type="block" device="disk">
   <driver name="qemu" type="raw" cache="directsync" io="native" discard="unmap" detect_zeroes="unmap"/>
   <source dev="/dev/vg/a&amp;b"/>
+  <backingStore/>
   <target dev="sda" bus="scsi"/>
   <iotune>
     <total_bytes_sec>1048576</total_bytes_sec>
@@ -88,7 +91,7 @@ fn a_shared_device_on_scsi_with_every_option() {
   <boot order="2"/>
   <shareable/>
   <serial>A.1</serial>
-  <alias name="ua-6f2a7f52-3b1f-4d6c-9f0e-0d9f6f6a3c11"/>
+  <alias name="ua-volattach-att-1"/>
   <address type="drive" controller="1" bus="0" target="0" unit="5"/>
 </disk>
 "#);
@@ -187,9 +190,11 @@ fn read(xml: &str) -> (DiskSpec, String, Option<DiskAddress>) {
             .map(|v| v.parse().unwrap())
     };
     let spec = DiskSpec {
-        volume: disk.child("alias").unwrap().attribute("name").unwrap()[3..]
+        attachment: disk.child("alias").unwrap().attribute("name").unwrap()
+            ["ua-volattach-".len()..]
             .parse()
             .unwrap(),
+        volume: spec(DiskOptions::default()).volume,
         path: path.unwrap().into(),
         kind,
         format: driver.attribute("type").unwrap().parse().unwrap(),

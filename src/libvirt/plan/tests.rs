@@ -8,6 +8,7 @@ use crate::model::{Access, Dialect, DiskOptions, ImageFormat, Reason, SourceKind
 
 fn spec(options: DiskOptions) -> DiskSpec {
     DiskSpec {
+        attachment: "a1".parse().unwrap(),
         volume: "v1".parse().unwrap(),
         path: PathBuf::from("/img/v1.raw"),
         kind: SourceKind::File,
@@ -136,14 +137,14 @@ fn what_is_taken_is_refused() {
             ..disk("vdb", "virtio", None)
         },
         DiskView {
-            alias: Some("ua-v1".into()),
+            alias: Some("ua-volattach-a1".into()),
             ..disk("vdx", "virtio", None)
         },
     ]);
     let mut other = view.clone();
     other.live.disks.pop();
     other.config.disks.pop();
-    assert_snapshot!(error(&view, DiskOptions::default()).1, @"domain web (00000000-0000-0000-0000-000000000000) already has the disk ua-v1, at target vdx; detach it first");
+    assert_snapshot!(error(&view, DiskOptions::default()).1, @"domain web (00000000-0000-0000-0000-000000000000) already has disk ua-volattach-a1, at target vdx; detach it first");
     assert_eq!(error(&view, DiskOptions::default()).0, Reason::VolumeInUse);
     for taken in [
         hint("vda"),
@@ -245,7 +246,7 @@ proptest! {
         prop_assert!(!targets.contains(&plan.target));
         let read = Devices::read(&format!("<d><devices>{}</devices></d>", plan.xml)).unwrap();
         prop_assert_eq!(&read.disks[0].target, &plan.target);
-        prop_assert_eq!(read.disks[0].alias.as_deref(), Some("ua-v1"));
+        prop_assert_eq!(read.disks[0].alias.as_deref(), Some("ua-volattach-a1"));
         prop_assert!(read.scsi.iter().all(|address| !view.live.scsi.contains(address)));
         prop_assert_eq!(read.scsi.len(), usize::from(on_scsi));
     }

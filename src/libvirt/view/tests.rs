@@ -51,6 +51,19 @@ fn unit(unit: u32) -> DiskAddress {
     }
 }
 
+fn plan(alias: &str, source: &str) -> DiskPlan {
+    DiskPlan {
+        alias: alias.into(),
+        source: source.into(),
+        sequence: None,
+        target: "vda".into(),
+        xml: String::new(),
+        scope: Scope::Live,
+        dialect: Dialect::Qemu,
+        left_out: Vec::new(),
+    }
+}
+
 #[test]
 fn a_running_domain() {
     let devices = Devices::read(RUNNING).unwrap();
@@ -69,7 +82,7 @@ fn a_running_domain() {
         ]
     );
     assert_eq!(
-        devices.disk("ua-v1"),
+        devices.find(&plan("ua-v1", "/img/a&b.raw")),
         Some(&DiskView {
             target: "vda".into(),
             bus: "virtio".into(),
@@ -82,7 +95,9 @@ fn a_running_domain() {
     );
     assert_eq!(devices.disks[1].source, Some("/dev/sdx".into()));
     assert_eq!(devices.disks[2].source, None);
-    assert_eq!(devices.disk("ua-v2"), None);
+    assert_eq!(devices.find(&plan("ua-v2", "/img/a&b.raw")), None);
+    // Somebody else's, by the same alias.
+    assert_eq!(devices.find(&plan("ua-v1", "/img/b.raw")), None);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 use crate::libvirt::disk::{disk_and_source, invalid, written};
 use crate::libvirt::error::HypervisorError;
+use crate::libvirt::plan::holder;
 use crate::libvirt::view::DomainView;
 use crate::libvirt::xml::Element;
 use crate::model::{Bus, DiskSpec, ImageFormat, IoTune};
@@ -27,7 +28,7 @@ pub(in crate::libvirt) fn write(
         .with("type", spec.format.as_str())
         .with_some("discard", options.discard);
     let (disk, source) = disk_and_source(spec)?;
-    let alias = spec.volume.alias();
+    let alias = spec.attachment.alias();
     let disk = disk
         .with_children([
             driver,
@@ -110,10 +111,7 @@ pub(in crate::libvirt) fn check_unused(
         None => Ok(()),
         Some((domain, disk)) => Err(HypervisorError::VolumeInUse {
             domain,
-            alias: disk
-                .alias
-                .clone()
-                .unwrap_or_else(|| "of the same file".to_owned()),
+            disk: holder(disk),
             target: disk.target.clone(),
         }),
     }

@@ -1,5 +1,6 @@
 //! The worker's own side: confine itself, read the jobs, do them, reply to each, end.
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::process::ExitCode;
 
@@ -13,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::{InspectJob, JOBS_MAX, Job, Reply, RunAs, ScanJob, SysfsJob, filter};
 use crate::sys::beneath::Failed;
-use crate::sys::{beneath, mount, nvme, scsi};
+use crate::sys::{beneath, block, mount, nvme, scsi};
 
 /// A worker's whole life: does its jobs and gives its exit code.
 #[must_use]
@@ -31,23 +32,32 @@ pub fn work() -> ExitCode {
 fn do_jobs() -> Result<(), String> {
     confine().map_err(|e| format!("cannot confine the worker: {e}"))?;
     let jobs = read_jobs()?;
+    let mut kept = None;
     for (number, job) in jobs.iter().enumerate() {
         let needed = jobs[number..].iter().flat_map(capabilities).copied();
         keep_capabilities(&needed.collect())
             .map_err(|e| format!("cannot drop capabilities: {e}"))?;
         filter::install(&jobs[number..]).map_err(|e| e.to_string())?;
-        let reply = run(job);
-        let mut line =
-            serde_json::to_vec(&reply).map_err(|e| format!("cannot write a reply: {e}"))?;
-        line.push(b'\n');
-        std::io::stdout()
-            .write_all(&line)
-            .map_err(|e| format!("cannot send the reply: {e}"))?;
+        let reply = run(job, &mut kept);
+        send(&reply)?;
+        if kept.is_some() {
+            loop {
+                std::thread::park(); // until this process is killed
+            }
+        }
         if matches!(reply, Reply::Failed { .. }) {
             break;
         }
     }
     Ok(())
+}
+
+fn send(reply: &Reply) -> Result<(), String> {
+    let mut line = serde_json::to_vec(reply).map_err(|e| format!("cannot write a reply: {e}"))?;
+    line.push(b'\n');
+    std::io::stdout()
+        .write_all(&line)
+        .map_err(|e| format!("cannot send the reply: {e}"))
 }
 
 fn capabilities(job: &Job) -> &'static [Capability] {
@@ -65,7 +75,7 @@ fn capabilities(job: &Job) -> &'static [Capability] {
             Capability::CAP_DAC_OVERRIDE,
         ],
         // While a guest has a device, its node belongs to the hypervisor's user.
-        Job::Identify(_) => &[Capability::CAP_DAC_READ_SEARCH],
+        Job::Identify(_) | Job::Hold(_) => &[Capability::CAP_DAC_READ_SEARCH],
         Job::SetReadOnly(_) | Job::SetWritable(_) | Job::Flush(_) => {
             &[Capability::CAP_SYS_ADMIN, Capability::CAP_DAC_READ_SEARCH]
         }
@@ -122,7 +132,8 @@ fn keep_capabilities(needed: &CapsHashSet) -> Result<(), caps::errors::CapsError
     caps::set(None, CapSet::Permitted, &keep)
 }
 
-fn run(job: &Job) -> Reply {
+/// Does a job; what is to stay open after it goes into `kept`.
+fn run(job: &Job, kept: &mut Option<File>) -> Reply {
     let result = match job {
         Job::Mount(m) => mount::mount(&m.source, &m.target, &m.fstype, m.read_only, &m.data)
             .map(|()| Reply::Done)
@@ -141,19 +152,20 @@ fn run(job: &Job) -> Reply {
             .map(Reply::Found),
         Job::Identify(device) => scsi::identify(device).map(Reply::Identity),
         Job::Scan(job) => scan(job),
-        Job::SetReadOnly(device) => scsi::set_read_only(device, true).map(|()| Reply::Done),
-        Job::SetWritable(device) => scsi::set_read_only(device, false).map(|()| Reply::Done),
-        Job::Flush(device) => scsi::flush(device).map(|()| Reply::Done),
+        Job::SetReadOnly(device) => block::set_read_only(device, true).map(|()| Reply::Done),
+        Job::SetWritable(device) => block::set_read_only(device, false).map(|()| Reply::Done),
+        Job::Flush(job) => block::flush(&job.device, job.shared).map(|()| Reply::Done),
+        Job::Hold(job) => block::hold(&job.device, job.sequence).map(|file| {
+            *kept = Some(file);
+            Reply::Done
+        }),
         Job::WriteSysfs(job) => write_sysfs(job).map(|()| Reply::Done),
         Job::ConnectNvme(options) => nvme::connect(options).map(|()| Reply::Done),
         Job::IdentifyNamespace(job) => {
             nvme::identify(&job.controller, job.nsid).map(Reply::Namespace)
         }
     };
-    result.unwrap_or_else(|(step, errno)| Reply::Failed {
-        step: step.to_owned(),
-        errno: errno as i32,
-    })
+    result.unwrap_or_else(Reply::from)
 }
 
 /// Has a disk appear, and asks it who it is.
@@ -162,13 +174,13 @@ fn scan(job: &ScanJob) -> Result<Reply, Failed> {
     let Some(block) = scsi::appears(&job.unit, job.within) else {
         return Ok(Reply::Unit {
             block: None,
-            identity: None,
+            told: scsi::Told::default(),
         });
     };
-    let identity = scsi::open_unit(&job.unit, &block, job.write, job.read_only)?;
+    let told = scsi::open_unit(&job.unit, &block, job.write, job.read_only)?;
     Ok(Reply::Unit {
         block: Some(block),
-        identity,
+        told,
     })
 }
 

@@ -12,7 +12,7 @@ use seccompiler::{
 };
 
 use super::{InspectJob, Job, ScanJob};
-use crate::sys::{mount, nvme, scsi};
+use crate::sys::{block, mount, nvme, scsi};
 
 /// Why a worker's system calls cannot be confined.
 #[derive(Debug, thiserror::Error)]
@@ -146,12 +146,17 @@ const BECOME: &[Call] = &[
     exact(libc::SYS_prlimit64, 1, libc::RLIMIT_CORE as u64),
 ];
 
-const IDENTIFY: &[Call] = &[OPEN_TO_READ, ioctl(scsi::SG_IO)];
-const PROTECT: &[Call] = &[OPEN_TO_READ, ioctl(scsi::BLKROSET)];
+const IDENTIFY: &[Call] = &[
+    OPEN_TO_READ,
+    ioctl(scsi::SG_IO),
+    ioctl(block::BLKGETDISKSEQ),
+];
+const HOLD: &[Call] = &[OPEN_TO_READ, ioctl(block::BLKGETDISKSEQ)];
+const PROTECT: &[Call] = &[OPEN_TO_READ, ioctl(block::BLKROSET)];
 const FLUSH: &[Call] = &[
     OPEN_TO_READ,
     any(libc::SYS_sync_file_range),
-    ioctl(scsi::BLKFLSBUF),
+    ioctl(block::BLKFLSBUF),
 ];
 
 /// The path is made one without links first.
@@ -169,8 +174,9 @@ const APPEAR: &[Call] = &[
     any(libc::SYS_clock_nanosleep),
     any(libc::SYS_restart_syscall),
     ioctl(scsi::SG_IO),
+    ioctl(block::BLKGETDISKSEQ),
 ];
-const PROTECT_NEW: &[Call] = &[ioctl(scsi::BLKROSET)];
+const PROTECT_NEW: &[Call] = &[ioctl(block::BLKROSET)];
 
 const CONNECT_NVME: &[Call] = &[OPEN];
 const IDENTIFY_NAMESPACE: &[Call] = &[OPEN_TO_READ, ioctl(nvme::ADMIN_CMD)];
@@ -190,6 +196,7 @@ fn calls(job: &Job) -> Vec<&'static [Call]> {
         }) => vec![LOOK, WRITE_SYSFS, APPEAR, PROTECT_NEW],
         Job::SetReadOnly(_) | Job::SetWritable(_) => vec![LOOK, PROTECT],
         Job::Flush(_) => vec![LOOK, FLUSH],
+        Job::Hold(_) => vec![LOOK, HOLD],
         Job::WriteSysfs(_) => vec![LOOK, WRITE_SYSFS],
         Job::ConnectNvme(_) => vec![LOOK, CONNECT_NVME],
         Job::IdentifyNamespace(_) => vec![LOOK, IDENTIFY_NAMESPACE],

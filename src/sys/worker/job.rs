@@ -8,8 +8,9 @@ use nix::unistd::{Gid, Uid, User, getgrouplist};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::sys::beneath::Found;
+use crate::sys::beneath::{Failed, Found};
 use crate::sys::nvme::Namespace;
+use crate::sys::scsi::Told;
 
 /// One thing to do. Not `Debug`: it may hold a secret.
 #[derive(Serialize, Deserialize)]
@@ -25,12 +26,15 @@ pub enum Job {
     Identify(PathBuf),
     /// Has a SCSI disk appear, opens it and asks who it is; see [`crate::sys::scsi`].
     Scan(ScanJob),
-    /// Makes a block device read-only; see [`crate::sys::scsi`].
+    /// Makes a block device read-only; see [`crate::sys::block`].
     SetReadOnly(PathBuf),
-    /// Makes a block device writable again; see [`crate::sys::scsi`].
+    /// Makes a block device writable again; see [`crate::sys::block`].
     SetWritable(PathBuf),
-    /// Writes out what is cached of a block device; see [`crate::sys::scsi`].
-    Flush(PathBuf),
+    /// Writes out what is cached of a block device; see [`crate::sys::block`].
+    Flush(FlushJob),
+    /// Keeps a block device open until the worker is killed, so that the kernel gives its name to no other; see
+    /// [`crate::sys::block::hold`]. No other job may follow.
+    Hold(HoldJob),
     /// Writes to a file of the kernel's, beneath /sys: a scan or a device's deletion, which may take as long as I/O.
     WriteSysfs(SysfsJob),
     /// Connects to an NVMe controller; see [`crate::sys::nvme`].
@@ -133,6 +137,26 @@ pub struct SysfsJob {
     pub value: String,
 }
 
+/// Which block device to write out.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FlushJob {
+    /// Its name: `/dev/sdb`.
+    pub device: PathBuf,
+    /// Whether it may be part of another device.
+    pub shared: bool,
+}
+
+/// Which block device to keep open.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HoldJob {
+    /// Its name: `/dev/sdb`.
+    pub device: PathBuf,
+    /// The number that it must have.
+    pub sequence: u64,
+}
+
 /// Which namespace to ask about, and whom.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -151,14 +175,14 @@ pub enum Reply {
     Done,
     /// What a [`Job::Inspect`] found.
     Found(Found),
-    /// What a [`Job::Identify`] was told; `None`: the device gives no identity.
-    Identity(Option<String>),
+    /// What a [`Job::Identify`] was told.
+    Identity(Told),
     /// What came of a [`Job::Scan`].
     Unit {
         /// The disk's block device, such as `sdb`; `None`: it did not appear.
         block: Option<String>,
-        /// Who it says it is; `None`: it gives no identity.
-        identity: Option<String>,
+        /// What it tells of itself; nothing where it did not appear.
+        told: Told,
     },
     /// What a [`Job::IdentifyNamespace`] was told.
     Namespace(Namespace),
@@ -169,4 +193,13 @@ pub enum Reply {
         /// The error's number (errno(3)).
         errno: i32,
     },
+}
+
+impl From<Failed> for Reply {
+    fn from((step, errno): Failed) -> Self {
+        Self::Failed {
+            step: step.to_owned(),
+            errno: errno as i32,
+        }
+    }
 }

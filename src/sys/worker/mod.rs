@@ -27,7 +27,9 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use zeroize::Zeroizing;
 
 pub use child::work;
-pub use job::{InspectJob, Job, MountJob, NamespaceJob, Reply, RunAs, ScanJob, SysfsJob};
+pub use job::{
+    FlushJob, HoldJob, InspectJob, Job, MountJob, NamespaceJob, Reply, RunAs, ScanJob, SysfsJob,
+};
 
 /// The name of a worker's executable, and its `argv[0]`.
 const NAME: &str = "volattachd-worker";
@@ -140,6 +142,18 @@ impl Workers {
         worker.reply(within).await
     }
 
+    /// Has a worker keep a block device open; see [`Job::Hold`].
+    ///
+    /// # Errors
+    /// As [`Self::run`]; `ESTALE` where another device has that name by now.
+    pub async fn hold(&self, job: HoldJob, within: Duration) -> Result<Held, WorkerError> {
+        let mut worker = self.start()?;
+        worker.give(&[Job::Hold(job)]).await?;
+        worker.jobs += 1; // it does not end with its reply
+        worker.reply(within).await?;
+        Ok(Held(worker))
+    }
+
     /// Starts a worker, which waits for its jobs. Dropping it kills it.
     ///
     /// To be called on a thread that outlives the jobs, as all of an async runtime's own do: the kernel ends the
@@ -170,6 +184,9 @@ impl Workers {
         })
     }
 }
+
+/// A block device that is kept open until this is dropped.
+pub struct Held(#[expect(dead_code, reason = "dropping it is what it is for")] Worker);
 
 /// A worker that was started.
 pub struct Worker {

@@ -46,7 +46,7 @@ fn a_session_is_joined_by_its_own_credentials_alone() {
             fs::write(file, format!("{}\n", value.unwrap_or("(null)"))).unwrap();
         }
         for (other, asked) in logins.iter().enumerate() {
-            let joined = login::made_by(&session, asked.as_ref());
+            let joined = login::made_by(&session, asked.as_ref()).unwrap();
             assert_eq!(joined, number == other, "{asked:?} of {made:?}");
         }
     }

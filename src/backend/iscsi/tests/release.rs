@@ -61,8 +61,11 @@ async fn a_disk_that_cannot_be_flushed_stays_unless_nobody_wrote_or_what_was_wri
         let backend = unwritable(kernel, errno);
         let mut plan = backend.plan(&single(), Access::ReadWrite).unwrap();
         plan.target.as_mut().unwrap().verified = verified.then(|| WWID.to_owned());
-        let how = Release { last: true, force };
-        let outcome = backend.disconnect(&plan, how).await;
+        let how = Release {
+            force,
+            ..Release::default()
+        };
+        let outcome = backend.disconnect(&plan, &how).await;
         let case = format!("{errno}, {verified}, {force}: {outcome:?}");
         assert_eq!(outcome.is_ok(), removed, "{case}");
         let path = plan.target.unwrap().paths.swap_remove(0);
@@ -99,8 +102,11 @@ async fn a_map_that_cannot_be_flushed_stays_and_its_paths_too() {
         // It goes on, and there is nobody to remove the map.
         (true, "multipathd"),
     ] {
-        let how = Release { last: true, force };
-        let error = backend.disconnect(&plan, how).await.unwrap_err();
+        let how = Release {
+            force,
+            ..Release::default()
+        };
+        let error = backend.disconnect(&plan, &how).await.unwrap_err();
         assert_eq!(error.reason(), Reason::DeviceBusy, "{error}");
         assert!(error.to_string().contains(why), "{error}");
     }

@@ -9,6 +9,7 @@ use crate::model::{Access, Cache, Dialect, Discard, DiskOptions, DiskPlan, Reaso
 
 fn spec(options: DiskOptions) -> DiskSpec {
     DiskSpec {
+        attachment: "a1".parse().unwrap(),
         volume: "v1".parse().unwrap(),
         path: "/var/lib/volattach/mnt/1f/v1".into(),
         kind: SourceKind::File,
@@ -47,7 +48,7 @@ fn a_file_for_the_kernel_and_an_image_for_the_device_model() {
   <driver name="phy" type="raw"/>
   <source file="/var/lib/volattach/mnt/1f/v1"/>
   <target dev="xvda" bus="xen"/>
-  <serial>ua-v1</serial>
+  <serial>ua-volattach-a1</serial>
 </disk>
 "#);
     let mut with_model = view("");
@@ -78,7 +79,7 @@ fn a_read_only_block_device() {
   <source dev="/dev/sdb"/>
   <target dev="xvda" bus="xen"/>
   <readonly/>
-  <serial>ua-v1</serial>
+  <serial>ua-volattach-a1</serial>
 </disk>
 "#);
 }
@@ -146,7 +147,7 @@ fn what_tunes_is_left_out_and_named() {
 /// What a guest with an emulated disk, a partition and a disk of another volume sees.
 const DISKS: &str = "<disk type='file'><source file='/a'/><target dev='hda' bus='ide'/></disk>
      <disk type='file'><source file='/b'/><target dev='xvdb1' bus='xen'/></disk>
-     <disk type='file'><source file='/c'/><target dev='xvdc' bus='xen'/><readonly/><serial>ua-v3</serial></disk>";
+     <disk type='file'><source file='/c'/><target dev='xvdc' bus='xen'/><readonly/><serial>ua-volattach-a3</serial></disk>";
 
 #[test]
 fn a_place_is_taken_by_any_name() {
@@ -169,7 +170,7 @@ fn a_place_is_taken_by_any_name() {
     );
     assert_snapshot!(at("xvda").unwrap_err().1, @"target xvda of domain web (00000000-0000-0000-0000-000000000000) is taken by the disk of /a; choose another, or none to get the first that is free");
     assert_eq!(at("xvdb").unwrap_err().0, Reason::TargetInUse);
-    assert_snapshot!(at("xvdc").unwrap_err().1, @"target xvdc of domain web (00000000-0000-0000-0000-000000000000) is taken by disk ua-v3; choose another, or none to get the first that is free");
+    assert_snapshot!(at("xvdc").unwrap_err().1, @"target xvdc of domain web (00000000-0000-0000-0000-000000000000) is taken by disk ua-volattach-a3; choose another, or none to get the first that is free");
     assert_eq!(at("xvde").unwrap().target, "xvde");
 }
 
@@ -184,7 +185,7 @@ fn a_domain_writes_to_a_volume_by_one_disk_alone() {
         };
         planned(&view, &spec).map(|plan| plan.target)
     };
-    assert_snapshot!(of("/b", Access::ReadWrite).unwrap_err().1, @"domain web (00000000-0000-0000-0000-000000000000) already has the disk of the same file, at target xvdb1; detach it first");
+    assert_snapshot!(of("/b", Access::ReadWrite).unwrap_err().1, @"domain web (00000000-0000-0000-0000-000000000000) already has the disk of /b, at target xvdb1; detach it first");
     assert_eq!(
         of("/c", Access::ReadWrite).unwrap_err().0,
         Reason::VolumeInUse
@@ -209,11 +210,11 @@ fn a_domain_writes_to_a_volume_by_one_disk_alone() {
         };
         planned(&elsewhere, &spec).map_err(|(_, text)| text)
     };
-    assert_snapshot!(other(Access::ReadWrite, false).unwrap_err(), @"domain number 7 already has the disk ua-v3, at target xvdc; detach it first");
+    assert_snapshot!(other(Access::ReadWrite, false).unwrap_err(), @"domain number 7 already has disk ua-volattach-a3, at target xvdc; detach it first");
     assert!(other(Access::ReadWrite, true).is_ok());
     assert!(other(Access::ReadOnly, false).is_ok());
     let again = DiskSpec {
-        volume: "v3".parse().unwrap(),
+        attachment: "a3".parse().unwrap(),
         ..spec(DiskOptions::default())
     };
     assert_eq!(planned(&view, &again).unwrap_err().0, Reason::VolumeInUse);

@@ -9,7 +9,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 
 use super::*;
-use crate::sys::worker::{MountJob, NamespaceJob, RunAs, SysfsJob};
+use crate::sys::worker::{FlushJob, HoldJob, MountJob, NamespaceJob, RunAs, SysfsJob};
 
 /// A system call: its number and first arguments.
 type Raw = (libc::c_long, [libc::c_long; 4]);
@@ -62,6 +62,14 @@ fn kinds() -> Vec<(&'static str, Job, Raw)> {
         controller: "/dev/nvme0".into(),
         nsid: 1,
     });
+    let flush = FlushJob {
+        device: "/dev/sdx".into(),
+        shared: false,
+    };
+    let hold = HoldJob {
+        device: "/dev/sdx".into(),
+        sequence: 1,
+    };
     let flags = |read_only: bool| {
         let flags = mount::REQUIRED.bits() | if read_only { libc::MS_RDONLY } else { 0 };
         (libc::SYS_mount, [0, 0, 0, flags as libc::c_long])
@@ -85,10 +93,19 @@ fn kinds() -> Vec<(&'static str, Job, Raw)> {
         }),
         ("identify", Job::Identify(node()), request(scsi::SG_IO)),
         ("scan", scan(false), request(scsi::SG_IO)),
-        ("scan to read", scan(true), request(scsi::BLKROSET)),
-        ("protect", Job::SetReadOnly(node()), request(scsi::BLKROSET)),
-        ("open up", Job::SetWritable(node()), request(scsi::BLKROSET)),
-        ("flush", Job::Flush(node()), request(scsi::BLKFLSBUF)),
+        ("scan to read", scan(true), request(block::BLKROSET)),
+        (
+            "protect",
+            Job::SetReadOnly(node()),
+            request(block::BLKROSET),
+        ),
+        (
+            "open up",
+            Job::SetWritable(node()),
+            request(block::BLKROSET),
+        ),
+        ("flush", Job::Flush(flush), request(block::BLKFLSBUF)),
+        ("hold", Job::Hold(hold), request(block::BLKGETDISKSEQ)),
         ("write to sysfs", Job::WriteSysfs(sysfs()), opened),
         ("connect", Job::ConnectNvme(String::new()), opened),
         ("ask a controller", namespace, request(nvme::ADMIN_CMD)),
@@ -135,6 +152,7 @@ fn each_kind_may_make_its_own_call_and_not_the_others() {
             let shared = match (*name, *other) {
                 _ if call == own => true,
                 ("inspect as a user", "inspect") => true,
+                ("identify" | "scan" | "scan to read", "hold") => true,
                 ("scan" | "scan to read", "identify" | "scan" | "write to sysfs" | "connect") => {
                     true
                 }

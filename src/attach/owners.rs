@@ -1,0 +1,66 @@
+//! One identity belongs to one volume: who has which, by the journal.
+
+use async_trait::async_trait;
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+use super::inner::Inner;
+use crate::backend::{BackendError, Owners};
+use crate::journal::Record;
+
+/// Takes an identity for a record's volume. While this lives, nobody else takes it: so it lives until the record has it.
+pub(super) struct Taking<'a> {
+    inner: &'a Inner,
+    record: &'a Record,
+    /// The identity that was taken, and its lock.
+    taken: Mutex<Option<(String, OwnedMutexGuard<()>)>>,
+}
+
+impl<'a> Taking<'a> {
+    pub(super) fn new(inner: &'a Inner, record: &'a Record) -> Self {
+        Self {
+            inner,
+            record,
+            taken: Mutex::default(),
+        }
+    }
+
+    /// The lock of the identity that was taken, if one was.
+    pub(super) fn into_lock(self) -> Option<OwnedMutexGuard<()>> {
+        self.taken.into_inner().map(|(_, lock)| lock)
+    }
+}
+
+#[async_trait]
+impl Owners for Taking<'_> {
+    async fn take(&self, identity: &str, device: String) -> Result<(), BackendError> {
+        let mut taken = self.taken.lock().await;
+        // Of several paths all ask. Those that tell another identity are refused for that; to wait for its lock beside this one
+        // could have two connects wait for each other.
+        if taken.is_some() {
+            return Ok(());
+        }
+        let lock = self.inner.identities.lock(identity.to_owned()).await;
+        let has = |other: &Record| {
+            other.volume != self.record.volume
+                && other.uses_connection()
+                && other.host.identity() == Some(identity)
+        };
+        let others = self.inner.parts.journal.select(&has).await;
+        let others = others.map_err(|error| BackendError::Host {
+            action: format!("look who has the identity {identity}"),
+            source: error.into(),
+        })?;
+        if let Some(other) = others.first() {
+            return Err(BackendError::DeviceIdentity {
+                volume: device,
+                why: format!(
+                    "it tells the identity {identity}, as does volume {}, which is attached on this host as {}: the two would be \
+                     taken for one; have the storage give each volume an identity of its own",
+                    other.volume, other.id
+                ),
+            });
+        }
+        *taken = Some((identity.to_owned(), lock));
+        Ok(())
+    }
+}

@@ -1,0 +1,89 @@
+//! The connect step: the volume on this host, by a connection of its own or one that it shares.
+
+use crate::attach::Error;
+use crate::attach::inner::Inner;
+use crate::attach::owners::Taking;
+use crate::attach::saga::Forward;
+use crate::backend::{Presence, Release};
+use crate::journal::{Record, Step};
+use crate::libvirt::{DomainView, plan_disk};
+use crate::model::Claim;
+
+impl Inner {
+    /// Connects; whether the volume was inspected with it.
+    pub(in crate::attach) async fn connect(
+        &self,
+        record: &mut Record,
+        forward: &Forward,
+    ) -> Result<bool, Error> {
+        let backend = self.parts.backends.get(&record.host.protocol)?;
+        let mut plan = backend.survey(&forward.host).await?;
+        if !forward.again {
+            record.host = plan.clone();
+        }
+        record.begin(Step::Connect);
+        self.put(record).await?;
+        let mut besides = Vec::new();
+        let inspected = loop {
+            if backend.find(&record.host).await? != Presence::Present {
+                let owners = Taking::new(self, record);
+                let connected = backend.connect(&plan, &forward.info, &owners).await?;
+                let taken = owners.into_lock();
+                record.host = connected.plan;
+                if taken.is_some() {
+                    // Whoever takes it next is to find it here.
+                    self.parts.journal.put_soon(record).await?;
+                }
+                break connected.inspected;
+            }
+            // What is made again has this one, and a guest uses it perhaps.
+            if forward.again {
+                break false;
+            }
+            // The mount of others, or our own from before a crash. Equal keys are equal connections, but for what may change since.
+            let Err(broken) = backend.join(&record.host).await else {
+                break true;
+            };
+            let beside = match broken.is_of_connection() {
+                true => backend.beside(&plan),
+                false => None,
+            };
+            plan = beside.ok_or(broken)?;
+            record.host = plan.clone();
+            besides.extend(self.lock(record, Step::Connect).await);
+            self.put(record).await?;
+        };
+        record.done(Step::Connect);
+        if record.domain.is_none() && record.host.path != forward.spec.path {
+            record.disk = plan_disk(
+                &DomainView::empty(self.parts.hypervisor.dialect()),
+                &forward.spec_at(&record.host.path),
+            )?;
+        }
+        Ok(inspected)
+    }
+
+    /// Whether the connection is there, whole.
+    pub(super) async fn is_connected(&self, record: &Record) -> Result<bool, Error> {
+        let backend = self.parts.backends.get(&record.host.protocol)?;
+        Ok(backend.find(&record.host).await? == Presence::Present)
+    }
+
+    /// Takes down of the connection what nobody else holds.
+    pub(in crate::attach) async fn disconnect(&self, record: &Record) -> Result<(), Error> {
+        let claims = &record.host.claims;
+        let shares = |other: &Record| {
+            let mut its = other.host.claims.iter();
+            other.id != record.id && other.uses_connection() && its.any(|it| claims.contains(it))
+        };
+        let others = self.parts.journal.select(&shares).await?;
+        let mut held: Vec<Claim> = others.into_iter().flat_map(|it| it.host.claims).collect();
+        held.retain(|claim| claims.contains(claim));
+        let how = Release {
+            held,
+            force: record.force,
+        };
+        let backend = self.parts.backends.get(&record.host.protocol)?;
+        Ok(backend.disconnect(&record.host, &how).await?)
+    }
+}

@@ -1,0 +1,180 @@
+//! The attach step: the disk in the domain.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::attach::Error;
+use crate::attach::inner::Inner;
+use crate::attach::saga::{Forward, Why};
+use crate::journal::{Record, Step};
+use crate::libvirt::{DomainView, HypervisorError, Unplug, plan_disk};
+use crate::model::{DiskSpec, DomainRef, Reason};
+
+/// A guest that was asked to let go of a disk is not asked again sooner: on some machine types a second request
+/// cancels the first (PCIe's attention button, PCI Express Base 6.7.1.5: a press within 5 s takes it back).
+const STALE: Duration = Duration::from_secs(30);
+
+impl Inner {
+    /// Plugs the disk in. Under the domain's lock: nobody else here plugs anything in between the look and the plug.
+    pub(in crate::attach) async fn plug(
+        &self,
+        record: &mut Record,
+        forward: &Forward,
+    ) -> Result<(), Error> {
+        let Some(domain) = record.domain.as_ref().map(|domain| domain.uuid) else {
+            return Ok(());
+        };
+        let backend = self.parts.backends.get(&record.host.protocol)?;
+        let scope = forward.spec.options.scope;
+        let pinned = backend.pin(&record.host, scope).await?;
+        let spec = forward.spec_at(&pinned.path);
+        let as_looked_at = !forward.again
+            && spec.path == forward.spec.path
+            && forward.plugs == self.plugs.load(Ordering::Acquire);
+        if !as_looked_at && self.plan_anew(domain, record, forward, &spec).await? {
+            record.done(Step::Attach);
+            return Ok(());
+        }
+        if !record.disk.left_out.is_empty() {
+            tracing::warn!(options = ?record.disk.left_out, "left out: its hypervisor has no such thing");
+        }
+        record.disk.sequence = record.host.sequence();
+        record.begin(Step::Attach);
+        self.put(record).await?;
+        let mut plugged = self.parts.hypervisor.plug(domain, &record.disk).await;
+        if plugged
+            .as_ref()
+            .is_err_and(|error| error.reason() == Reason::TargetInUse)
+        {
+            // Somebody else has plugged something in since the look.
+            record.disk = plan_disk(&self.look_at(domain, &spec).await?, &spec)?;
+            record.disk.sequence = record.host.sequence();
+            self.put(record).await?;
+            plugged = self.parts.hypervisor.plug(domain, &record.disk).await;
+        }
+        self.plugs.fetch_add(1, Ordering::Release);
+        if let Err(refused) = plugged {
+            if !refused.leaves_open() {
+                record.came_to_nothing(Step::Attach);
+            }
+            return Err(refused.into());
+        }
+        drop(pinned);
+        record.done(Step::Attach);
+        Ok(())
+    }
+
+    /// Plans the disk by what the domain is now. True: the domain has it, and it was the connection alone that was lost.
+    async fn plan_anew(
+        &self,
+        domain: Uuid,
+        record: &mut Record,
+        forward: &Forward,
+        spec: &DiskSpec,
+    ) -> Result<bool, Error> {
+        let mut view = self.look_at(domain, spec).await?;
+        if forward.again && view.has(&record.disk) {
+            // What a domain will start with is by its name alone.
+            let open = view.live.find(&record.disk).is_some();
+            let same = !open || record.disk.sequence == record.host.sequence();
+            let hypervisor = &self.parts.hypervisor;
+            if same
+                && record.disk.source == spec.path
+                && view.shows(&record.disk)
+                && hypervisor.is_plugged(domain, &record.disk).await?
+            {
+                record.disk.sequence = record.host.sequence();
+                return Ok(true);
+            }
+            // The guest has it no more, or of a device that is gone, or one of two configurations has it: what is left is in the way.
+            self.unplug(record, Why::CleanUp).await?;
+            record.guest_answered();
+            view = self.look_at(domain, spec).await?;
+        }
+        record.disk = plan_disk(&view, spec)?;
+        Ok(false)
+    }
+
+    async fn look_at(&self, domain: Uuid, spec: &DiskSpec) -> Result<DomainView, HypervisorError> {
+        let name = DomainRef::Uuid(domain);
+        let hypervisor = &self.parts.hypervisor;
+        hypervisor.domain(&name, spec.options.scope).await
+    }
+
+    /// Whether the domain has the disk, of the device that is connected.
+    pub(in crate::attach) async fn is_plugged(&self, record: &Record) -> Result<bool, Error> {
+        let Some(domain) = &record.domain else {
+            return Ok(true);
+        };
+        let same = record.disk.sequence == record.host.sequence();
+        let hypervisor = &self.parts.hypervisor;
+        Ok(same && hypervisor.is_plugged(domain.uuid, &record.disk).await?)
+    }
+
+    /// Has the guest let go of the disk, where it is this attachment's.
+    pub(in crate::attach) async fn unplug(
+        &self,
+        record: &mut Record,
+        why: Why,
+    ) -> Result<(), Error> {
+        let Some(domain) = record.domain.clone() else {
+            return Ok(());
+        };
+        let disk = &record.disk.clone();
+        let hypervisor = &self.parts.hypervisor;
+        if !hypervisor.has_disk(domain.uuid, disk).await? || !self.holds(record).await? {
+            return Ok(());
+        }
+        let pending = || Error::UnplugPending {
+            domain: domain.clone(),
+            target: disk.target.clone(),
+        };
+        let stale = |asked: SystemTime| asked.elapsed().is_ok_and(|age| age >= STALE);
+        match (record.unplug_requested, why) {
+            // The guest was asked, and has the disk still: there is nothing to do but to come again.
+            (Some(_), Why::CleanUp) => return Err(pending()),
+            (Some(asked), Why::Asked) if !stale(asked) => {}
+            _ => {
+                hypervisor.request_unplug(domain.uuid, disk).await?;
+                record.guest_asked();
+                // Now, not after the wait: a process that comes after a crash must not ask again within seconds.
+                if let Err(error) = self.put(record).await {
+                    tracing::error!(error = %error.chain(), "the guest was asked, and the journal cannot say so");
+                }
+            }
+        }
+        let deadline = Instant::now() + self.parts.unplug_timeout;
+        let waited = tokio::select! {
+            waited = hypervisor.wait_unplugged(domain.uuid, disk, deadline) => waited?,
+            () = self.stopping.cancelled() => Unplug::Pending,
+        };
+        match waited {
+            Unplug::Gone => Ok(()),
+            Unplug::Pending => Err(pending()),
+            Unplug::Refused => {
+                record.guest_answered();
+                let target = disk.target.clone();
+                Err(Error::UnplugRefused { domain, target })
+            }
+        }
+    }
+
+    /// Whether the disk in the domain is this attachment's to take away. Builds before this one named disks by their volume, so two
+    /// of its attachments may go by one name: the disk is that one's whose plug succeeded, the last.
+    async fn holds(&self, record: &Record) -> Result<bool, Error> {
+        let rank = |it: &Record| (it.progress(Step::Attach), it.created, it.id.clone());
+        let own = rank(record);
+        let holder = |other: &Record| {
+            other.id != record.id
+                && other.domain.as_ref().map(|it| it.uuid)
+                    == record.domain.as_ref().map(|it| it.uuid)
+                && other.disk.alias == record.disk.alias
+                && other.disk.source == record.disk.source
+                && rank(other) > own
+        };
+        Ok(self.parts.journal.select(&holder).await?.is_empty())
+    }
+}

@@ -1,0 +1,117 @@
+//! What backends of block devices have in common.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use tokio::time::Instant;
+
+use super::{BackendError, Pinned, mount};
+use crate::model::{HostPlan, Scope};
+use crate::sys::worker::{HoldJob, WorkerError, Workers};
+
+/// How long a device may take to be opened.
+const OPEN: Duration = Duration::from_secs(15);
+/// How long udev may take to name a device that is new.
+const NAMED: Duration = Duration::from_secs(10);
+/// How often its names are looked for.
+const LOOK: Duration = Duration::from_millis(50);
+/// Where udev names devices by who they are.
+const BY_ID: &str = "/dev/disk/by-id";
+
+/// Keeps the plan's device open, so that its name stays its own. Where the scope asks for a path that lasts, it is the first of
+/// the names `lasting` that udev gives the device. `volume` names it in errors. A kernel that does not number its devices
+/// (before Linux 5.15) cannot tell this one from the next of its name.
+pub(super) async fn pin(
+    workers: &Workers,
+    plan: &HostPlan,
+    scope: Scope,
+    lasting: &[String],
+    volume: String,
+) -> Result<Pinned, BackendError> {
+    let path = match scope.config() {
+        true => named(&plan.path, lasting).await?,
+        false => plan.path.clone(),
+    };
+    let held: Box<dyn Send + Sync> = match plan.sequence() {
+        Some(sequence) => Box::new(hold(workers, &path, sequence, volume).await?),
+        None => Box::new(()),
+    };
+    Ok(Pinned { path, held })
+}
+
+/// Waits for udev to give the device one of these names.
+async fn named(device: &Path, lasting: &[String]) -> Result<PathBuf, BackendError> {
+    let links: Vec<PathBuf> = lasting
+        .iter()
+        .map(|name| Path::new(BY_ID).join(name))
+        .collect();
+    let until = Instant::now() + NAMED;
+    loop {
+        // Links in /dev are udev's, on a file system in memory: to follow one asks no device.
+        let leads = |link: &&PathBuf| link.canonicalize().is_ok_and(|to| to == device);
+        if let Some(link) = links.iter().find(leads) {
+            return Ok(link.clone());
+        }
+        if Instant::now() >= until {
+            let links: Vec<String> = links
+                .iter()
+                .map(|link| link.display().to_string())
+                .collect();
+            return Err(BackendError::NoLastingName {
+                device: device.to_owned(),
+                why: format!(
+                    "udev did not give it one of the names {} within {} s: look at its rules, or attach to the running domain alone",
+                    links.join(", "),
+                    NAMED.as_secs()
+                ),
+            });
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+async fn hold(
+    workers: &Workers,
+    path: &Path,
+    sequence: u64,
+    volume: String,
+) -> Result<impl Send + Sync + use<>, BackendError> {
+    let device = path.to_owned();
+    let job = HoldJob { device, sequence };
+    workers.hold(job, OPEN).await.map_err(|error| match error {
+        WorkerError::Failed {
+            errno: Errno::ESTALE | Errno::ENOENT | Errno::ENXIO | Errno::ENODEV,
+            ..
+        } => BackendError::DeviceIdentity {
+            volume,
+            why: format!(
+                "{} was its device when that was asked who it is, and is gone or another one's name by now: try again",
+                path.display()
+            ),
+        },
+        WorkerError::Deadline { within, .. } => BackendError::ServerLost {
+            path: path.to_owned(),
+            why: format!("it could not be opened within {} s", within.as_secs()),
+        },
+        error => mount::host(|| format!("open {}", path.display()))(error),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Reason;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_device_without_a_lasting_name_is_refused() {
+        let error = named(Path::new("/dev/null"), &["scsi-x".to_owned()])
+            .await
+            .unwrap_err();
+        assert_eq!(error.reason(), Reason::DiskOptionInvalid);
+        assert!(
+            error.to_string().contains("/dev/disk/by-id/scsi-x"),
+            "{error}"
+        );
+    }
+}

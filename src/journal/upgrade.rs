@@ -1,0 +1,48 @@
+//! Records of earlier versions, rewritten as this one has them. What is not as they had it is left, and then refused as a record.
+
+use serde_json::{Value, json};
+
+/// Version 1 named what a connection shares in one text, and found disks in domains by their alias alone.
+pub(super) fn from_1(record: &mut Value) {
+    let Some(host) = record.get_mut("host").and_then(Value::as_object_mut) else {
+        return;
+    };
+    let claims = match host.get("shared").and_then(Value::as_str) {
+        None => Vec::new(),
+        Some(shared) => claims(shared, host.get("target")),
+    };
+    host.insert("claims".to_owned(), json!(claims));
+    let path = host.get("path").cloned().unwrap_or_default();
+    if let Some(disk) = record.get_mut("disk").and_then(Value::as_object_mut) {
+        disk.insert("source".to_owned(), path);
+    }
+}
+
+fn claims(shared: &str, target: Option<&Value>) -> Vec<Value> {
+    let paths = target.and_then(|target| target.get("paths")?.as_array());
+    if let Some(nqn) = shared.strip_prefix("nvmeof:") {
+        let portals = paths.into_iter().flatten();
+        let mut portals: Vec<&str> = portals
+            .filter_map(|path| path.get("portal")?.as_str())
+            .collect();
+        portals.sort_unstable();
+        portals.dedup();
+        let controllers = portals
+            .into_iter()
+            .map(|portal| json!({"controller": {"subsystem": nqn, "portal": portal}}));
+        return std::iter::once(json!({"subsystem": nqn}))
+            .chain(controllers)
+            .collect();
+    }
+    if !shared.starts_with("iscsi:") {
+        return vec![json!({"mount": shared})];
+    }
+    let mut luns = Vec::new();
+    for path in paths.into_iter().flatten() {
+        let lun = json!({"lun": {"target": path.get("name"), "lun": path.get("lun")}});
+        if !luns.contains(&lun) {
+            luns.push(lun);
+        }
+    }
+    luns
+}

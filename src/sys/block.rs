@@ -1,0 +1,123 @@
+//! Block devices of this host, of whatever kind: their numbers, read-only, flushed.
+//!
+//! Invariant: everything here may hang on a dead path, so it runs in a worker (see [`super::worker`]).
+
+#![allow(unsafe_code)] // ioctl(2)
+
+use std::fs::{File, OpenOptions};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+
+use super::beneath::Failed;
+
+/// `BLKROSET`, linux/fs.h.
+pub(super) const BLKROSET: libc::Ioctl = 0x125d;
+/// `BLKFLSBUF`, linux/fs.h.
+pub(super) const BLKFLSBUF: libc::Ioctl = 0x1261;
+/// `BLKGETDISKSEQ`, linux/fs.h: `_IOR(0x12, 128, __u64)`.
+pub(super) const BLKGETDISKSEQ: libc::Ioctl = 0x8008_1280_u32 as libc::Ioctl;
+
+/// The number of an open device, which the kernel gives no other one until the next boot, while a name such as `sdb` is given again
+/// (block/genhd.c, `inc_diskseq`); `None`: the kernel is older than 5.15, or it is no block device.
+pub(super) fn sequence(file: &File) -> Option<u64> {
+    let mut number = 0_u64;
+    // SAFETY: the descriptor is open, and the kernel writes eight bytes to the address.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), BLKGETDISKSEQ, &raw mut number) };
+    Errno::result(result).ok().map(|_| number)
+}
+
+/// Opens the device that has that name and that number. As long as the file is open, the kernel gives the name to no other: a driver
+/// takes a disk's name back when nobody has the disk open any more (drivers/scsi/sd.c, `scsi_disk_release`; drivers/md/dm.c and
+/// drivers/nvme/host/multipath.c do the same with their numbers).
+///
+/// # Errors
+/// open(2)'s; `ESTALE` where another device has the name by now.
+pub fn hold(device: &Path, number: u64) -> Result<File, Failed> {
+    let file = open(device, 0)?;
+    match sequence(&file) == Some(number) {
+        true => Ok(file),
+        false => Err(("find the device that was checked", Errno::ESTALE)),
+    }
+}
+
+/// Makes the block device read-only for whoever opens it next, or writable again (BLKROSET).
+///
+/// # Errors
+/// open(2)'s and ioctl(2)'s; `EBUSY` where this host itself uses what is to be read-only, and would fail to write there.
+pub fn set_read_only(device: &Path, read_only: bool) -> Result<(), Failed> {
+    let alone = if read_only { libc::O_EXCL } else { 0 };
+    protect(&open(device, alone)?, read_only)
+}
+
+pub(super) fn protect(file: &File, read_only: bool) -> Result<(), Failed> {
+    let value = libc::c_int::from(read_only);
+    // SAFETY: the descriptor is open, and the kernel reads one int at the address.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), BLKROSET, &raw const value) };
+    Errno::result(result)
+        .map(drop)
+        .map_err(|errno| ("set read-only", errno))
+}
+
+/// Writes out what is cached of the block device, and forgets it (BLKFLSBUF). Unless `shared`, it must be nobody's: not mounted, no
+/// part of another device.
+///
+/// # Errors
+/// `EBUSY` where it is somebody's (open(2), `O_EXCL`); what became of writes since the device was last asked, which
+/// BLKFLSBUF itself keeps to itself (kernel, block/ioctl.c), and so `sync_file_range(2)` is asked; and ioctl(2)'s. fsync(2)
+/// would send a flush to a server that has nothing to write, and may be dead.
+pub fn flush(device: &Path, shared: bool) -> Result<(), Failed> {
+    if !shared {
+        // Closed at once: else a worker that sleeps in the flush of a dead server's device would be taken for somebody who uses it.
+        open(device, libc::O_EXCL)?;
+    }
+    let file = open(device, 0)?;
+    let all = libc::SYNC_FILE_RANGE_WAIT_BEFORE
+        | libc::SYNC_FILE_RANGE_WRITE
+        | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    // SAFETY: the descriptor is open, and no memory is handed over.
+    let result = unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, all) };
+    Errno::result(result).map_err(|errno| ("write out what is cached", errno))?;
+    // SAFETY: the descriptor is open, and the request takes no argument.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), BLKFLSBUF, 0) };
+    Errno::result(result)
+        .map(drop)
+        .map_err(|errno| ("flush", errno))
+}
+
+/// Opens the device to read.
+pub(super) fn open(device: &Path, flags: libc::c_int) -> Result<File, Failed> {
+    open_as(device, false, flags)
+}
+
+/// Opens the device, to write too where `write`. `O_NONBLOCK`: no medium is waited for.
+pub(super) fn open_as(device: &Path, write: bool, flags: libc::c_int) -> Result<File, Failed> {
+    OpenOptions::new()
+        .read(true)
+        .write(write)
+        .custom_flags(libc::O_NONBLOCK | flags)
+        .open(device)
+        .map_err(|error| {
+            let errno = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
+            ("open the device", errno)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_block_device_says_so() {
+        let null = Path::new("/dev/null");
+        assert_eq!(
+            flush(Path::new("/dev/absent"), false),
+            Err(("open the device", Errno::ENOENT))
+        );
+        assert!(set_read_only(null, true).is_err());
+        let (_, errno) = hold(null, 1).unwrap_err();
+        assert_eq!(errno, Errno::ESTALE);
+    }
+}

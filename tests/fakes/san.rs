@@ -1,0 +1,441 @@
+//! A backend over a small world of targets, disks and maps, in which names are given again and volumes may tell one identity.
+//!
+//! It does what the iSCSI backend does with the kernel and multipathd: disks appear by a scan under the first name that is free, a map's
+//! paths are whatever tells its identity, and a disk that is gone leaves its name to the next.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use volattach::backend::{
+    Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release,
+};
+use volattach::connection::Protocol;
+use volattach::model::{
+    Access, Claim, HostPlan, ImageFormat, Scope, SourceKind, TargetPath, TargetPlan,
+};
+
+use super::World;
+use super::gate::{Failed, Moment};
+
+/// A LUN: its target and number.
+pub type At = (String, u64);
+
+/// A disk of this host, at a LUN.
+#[derive(Debug, Clone)]
+pub struct Disk {
+    pub name: PathBuf,
+    pub number: u64,
+    pub at: At,
+    /// The identity that it told when it appeared.
+    pub told: String,
+}
+
+/// A map over disks.
+#[derive(Debug, Clone)]
+pub struct Map {
+    pub name: PathBuf,
+    pub number: u64,
+    pub wwid: String,
+    /// The numbers of its paths.
+    pub paths: BTreeSet<u64>,
+}
+
+/// The storage, and what this host has of it.
+#[derive(Debug, Default)]
+pub struct San {
+    /// Which volume each LUN is.
+    pub luns: BTreeMap<At, u8>,
+    /// Whether the storage answers.
+    pub silent: bool,
+    pub disks: Vec<Disk>,
+    pub maps: Vec<Map>,
+}
+
+impl San {
+    /// The identity that a volume tells. The third volume tells the first's.
+    pub fn identity(volume: u8) -> String {
+        format!("wwid{}", if volume == 3 { 1 } else { volume })
+    }
+
+    /// What is read of the device of that number, by whichever of its paths; `None`: it is gone.
+    pub fn read(&self, number: u64) -> Option<BTreeSet<u8>> {
+        let volume = |disk: &Disk| self.luns.get(&disk.at).copied();
+        let all: Vec<&Disk> = match self.maps.iter().find(|map| map.number == number) {
+            Some(map) => {
+                let its = |disk: &&Disk| map.paths.contains(&disk.number);
+                self.disks.iter().filter(its).collect()
+            }
+            None => vec![self.disks.iter().find(|disk| disk.number == number)?],
+        };
+        Some(all.into_iter().filter_map(volume).collect())
+    }
+
+    fn at(&self, at: &At) -> Option<&Disk> {
+        self.disks.iter().find(|disk| disk.at == *at)
+    }
+}
+
+impl World {
+    /// The first name of that kind that no device has and nobody has open, and the device's number.
+    fn appear(&self, kind: &str) -> (PathBuf, u64) {
+        let mut state = self.state();
+        let is_free =
+            |name: &PathBuf| !state.sequences.contains_key(name) && !state.open.contains(name);
+        let mut names = (0..).map(|number| PathBuf::from(format!("/dev/{kind}{number}")));
+        let name = names.find(is_free).unwrap();
+        let number = state.sequence(&name);
+        (name, number)
+    }
+
+    /// The disk is gone, with its place in a map.
+    pub fn remove_disk(&self, number: u64) {
+        let mut san = self.san();
+        for map in &mut san.maps {
+            map.paths.remove(&number);
+        }
+        let place = san.disks.iter().position(|disk| disk.number == number);
+        if let Some(place) = place {
+            let disk = san.disks.swap_remove(place);
+            self.state().sequences.remove(&disk.name);
+        }
+    }
+
+    /// The map is gone.
+    pub fn remove_map(&self, number: u64) {
+        let mut san = self.san();
+        let place = san.maps.iter().position(|map| map.number == number);
+        if let Some(place) = place {
+            let map = san.maps.swap_remove(place);
+            self.state().sequences.remove(&map.name);
+        }
+    }
+
+    /// All devices are gone.
+    pub fn away(&self) {
+        let (disks, maps) = {
+            let san = self.san();
+            (san.disks.clone(), san.maps.clone())
+        };
+        for disk in disks {
+            self.remove_disk(disk.number);
+        }
+        for map in maps {
+            self.remove_map(map.number);
+        }
+    }
+
+    /// A disk appears, and multipathd joins it to the map of its identity where there is one.
+    pub fn scan(&self, at: &At) -> Option<Disk> {
+        let volume = *self.san().luns.get(at)?;
+        let (name, number) = self.appear("sd");
+        let disk = Disk {
+            name,
+            number,
+            at: at.clone(),
+            told: San::identity(volume),
+        };
+        let mut san = self.san();
+        san.disks.push(disk.clone());
+        for map in san.maps.iter_mut().filter(|map| map.wwid == disk.told) {
+            map.paths.insert(number);
+        }
+        Some(disk)
+    }
+}
+
+pub struct SanBackend {
+    world: World,
+}
+
+/// A path that is there, and whether it was before.
+type Found = (Disk, bool);
+
+impl SanBackend {
+    pub fn new(world: &World) -> Self {
+        Self {
+            world: world.clone(),
+        }
+    }
+
+    async fn pass(&self, call: &str, moment: Moment) -> Result<(), BackendError> {
+        let passed = self.world.gate.pass(call, moment).await;
+        match passed {
+            Err(Failed) => Err(silent()),
+            Ok(()) if self.world.san().silent => Err(silent()),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    async fn path(&self, at: &At, owners: &dyn Owners) -> Result<Found, BackendError> {
+        let there = self.world.san().at(at).cloned();
+        if let Some(disk) = there {
+            let told = self.world.san().luns.get(at).map(|it| San::identity(*it));
+            if told.as_ref() == Some(&disk.told) {
+                owners
+                    .take(&disk.told, disk.name.display().to_string())
+                    .await?;
+                return Ok((disk, true));
+            }
+            // A leftover of another volume.
+            self.world.remove_disk(disk.number);
+        }
+        let disk = self
+            .world
+            .scan(at)
+            .ok_or_else(|| BackendError::DeviceNotFound {
+                volume: format!("{at:?}"),
+                within: std::time::Duration::ZERO,
+                why: "it is not mapped".to_owned(),
+            })?;
+        if let Err(taken) = owners
+            .take(&disk.told, disk.name.display().to_string())
+            .await
+        {
+            self.world.remove_disk(disk.number);
+            return Err(taken);
+        }
+        Ok((disk, false))
+    }
+
+    async fn joined(
+        &self,
+        plan: &HostPlan,
+        owners: &dyn Owners,
+        found: &mut Vec<Found>,
+    ) -> Result<HostPlan, BackendError> {
+        for path in paths(plan) {
+            found.push(self.path(&path, owners).await?);
+            self.pass("backend.connect", Moment::Half).await?;
+        }
+        let is_there = |(disk, _): &Found| self.world.san().read(disk.number).is_some();
+        if !found.iter().all(is_there) {
+            return Err(silent());
+        }
+        let told: BTreeSet<&String> = found.iter().map(|(disk, _)| &disk.told).collect();
+        let [wwid] = told.into_iter().collect::<Vec<_>>()[..] else {
+            return Err(refused("its paths lead to different volumes"));
+        };
+        let (mut name, mut number) = (found[0].0.name.clone(), found[0].0.number);
+        if found.len() > 1 {
+            let own = found.iter().map(|(disk, _)| disk.number);
+            let known = self
+                .world
+                .san()
+                .maps
+                .iter()
+                .find(|map| map.wwid == *wwid)
+                .cloned();
+            let map = match known {
+                Some(map) => map,
+                None => {
+                    let (name, number) = self.world.appear("dm-");
+                    let (wwid, paths) = (wwid.clone(), BTreeSet::new());
+                    let map = Map {
+                        name,
+                        number,
+                        wwid,
+                        paths,
+                    };
+                    self.world.san().maps.push(map.clone());
+                    map
+                }
+            };
+            let mut san = self.world.san();
+            let its = san.maps.iter_mut().find(|it| it.number == map.number);
+            its.unwrap().paths.extend(own);
+            (name, number) = (map.name, map.number);
+        }
+        let mut plan = plan.clone();
+        let target = plan.target.as_mut().unwrap();
+        target.verified = Some(wwid.clone());
+        target.sequence = Some(number);
+        plan.path = name;
+        Ok(plan)
+    }
+}
+
+fn silent() -> BackendError {
+    BackendError::Silent {
+        host: "files".to_owned(),
+        attempts: vec![],
+    }
+}
+
+fn refused(why: &str) -> BackendError {
+    BackendError::DeviceIdentity {
+        volume: "x".to_owned(),
+        why: why.to_owned(),
+    }
+}
+
+fn paths(plan: &HostPlan) -> Vec<At> {
+    let paths = plan.target.as_ref().unwrap().paths.iter();
+    paths
+        .map(|path| (path.name.clone(), path.lun.unwrap()))
+        .collect()
+}
+
+fn claim((target, lun): &At) -> Claim {
+    Claim::Lun {
+        target: target.clone(),
+        lun: *lun,
+    }
+}
+
+#[async_trait]
+impl Backend for SanBackend {
+    fn protocol(&self) -> &'static str {
+        "iscsi"
+    }
+
+    fn read_only(&self, _info: &Protocol) -> bool {
+        false
+    }
+
+    fn check_confined(&self, _plan: &HostPlan) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn recall(&self, _plan: &HostPlan) {}
+
+    fn plan(&self, info: &Protocol, access: Access) -> Result<HostPlan, BackendError> {
+        let Protocol::Iscsi(volume) = info else {
+            panic!("all is iSCSI here")
+        };
+        let paths = volume.paths.iter().map(|path| TargetPath {
+            portal: path.portal.to_string(),
+            name: path.target.clone(),
+            lun: Some(path.lun),
+        });
+        let target = TargetPlan {
+            transport: "tcp".to_owned(),
+            paths: paths.collect(),
+            interface: None,
+            expected: None,
+            verified: None,
+            found: None,
+            sequence: None,
+        };
+        let mut plan = HostPlan {
+            protocol: "iscsi".to_owned(),
+            claims: Vec::new(),
+            mount: None,
+            target: Some(target),
+            path: "/dev/disk/by-path/x".into(),
+            root: "/dev".into(),
+            kind: SourceKind::Block,
+            format: ImageFormat::Raw,
+            access,
+            protected: false,
+            keeps_owner: false,
+        };
+        plan.claims = self::paths(&plan).iter().map(claim).collect();
+        plan.claims.sort();
+        Ok(plan)
+    }
+
+    fn describe(&self, _info: &Protocol, _plan: &HostPlan) -> Description {
+        Description::default()
+    }
+
+    async fn find(&self, plan: &HostPlan) -> Result<Presence, BackendError> {
+        let passed = self.world.gate.pass("backend.find", Moment::Before).await;
+        passed.map_err(|Failed| silent())?;
+        let san = self.world.san();
+        let disks: Vec<&Disk> = paths(plan).iter().filter_map(|at| san.at(at)).collect();
+        let map = san
+            .maps
+            .iter()
+            .find(|map| Some(&map.wwid[..]) == plan.identity());
+        let its = |disk: &&&Disk| Some(&disk.told[..]) == plan.identity();
+        let devices = disks
+            .iter()
+            .filter(its)
+            .map(|disk| (&disk.name, disk.number));
+        let mut devices = devices.chain(map.map(|map| (&map.name, map.number)));
+        let is =
+            |(name, number): (&PathBuf, u64)| *name == plan.path && Some(number) == plan.sequence();
+        Ok(match (devices.any(is), disks.is_empty()) {
+            (true, _) => Presence::Present,
+            (false, false) => Presence::Partial,
+            (false, true) => Presence::Absent,
+        })
+    }
+
+    async fn survey(&self, plan: &HostPlan) -> Result<HostPlan, BackendError> {
+        Ok(plan.clone())
+    }
+
+    async fn connect(
+        &self,
+        plan: &HostPlan,
+        _info: &Protocol,
+        owners: &dyn Owners,
+    ) -> Result<Connected, BackendError> {
+        self.pass("backend.connect", Moment::Before).await?;
+        let mut found = Vec::new();
+        let joined = self.joined(plan, owners, &mut found).await;
+        if joined.is_err() {
+            for (disk, _) in found.iter().filter(|(_, old)| !old) {
+                self.world.remove_disk(disk.number);
+            }
+        }
+        let plan = joined?;
+        self.pass("backend.connect", Moment::After).await?;
+        Ok(Connected {
+            plan,
+            inspected: true,
+        })
+    }
+
+    async fn join(&self, plan: &HostPlan) -> Result<(), BackendError> {
+        self.inspect(plan).await
+    }
+
+    fn beside(&self, _plan: &HostPlan) -> Option<HostPlan> {
+        None
+    }
+
+    async fn inspect(&self, _plan: &HostPlan) -> Result<(), BackendError> {
+        self.pass("backend.inspect", Moment::Before).await
+    }
+
+    async fn pin(&self, plan: &HostPlan, _scope: Scope) -> Result<Pinned, BackendError> {
+        self.pass("backend.pin", Moment::Before).await?;
+        if plan.sequence() != self.world.state().leads_to(&plan.path) {
+            return Err(refused("another device has its name"));
+        }
+        Ok(Pinned {
+            path: plan.path.clone(),
+            held: Box::new(self.world.open(&plan.path)),
+        })
+    }
+
+    async fn extend(&self, _plan: &HostPlan) -> Result<u64, BackendError> {
+        unreachable!("no history extends")
+    }
+
+    async fn disconnect(&self, plan: &HostPlan, how: &Release) -> Result<(), BackendError> {
+        self.pass("backend.disconnect", Moment::Before).await?;
+        let own: BTreeSet<u64> = {
+            let san = self.world.san();
+            let own = paths(plan).into_iter();
+            let own = own.filter(|at| !how.held.contains(&claim(at)));
+            own.filter_map(|at| Some(san.at(&at)?.number)).collect()
+        };
+        let maps = self.world.san().maps.clone();
+        let is_own = |map: &&Map| {
+            let left = map.paths.is_empty() && Some(&map.wwid[..]) == plan.identity();
+            left || !map.paths.is_empty() && map.paths.is_subset(&own)
+        };
+        if let Some(map) = maps.iter().find(is_own) {
+            self.world.remove_map(map.number);
+        }
+        for number in own {
+            self.pass("backend.disconnect", Moment::Half).await?;
+            self.world.remove_disk(number);
+        }
+        self.pass("backend.disconnect", Moment::After).await
+    }
+}

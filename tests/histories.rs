@@ -1,0 +1,427 @@
+//! Random histories of a small host: few names, which are given again; targets that show one LUN by several paths; volumes that tell one
+//! identity; servers and a libvirt that come and go; a daemon that dies at any turn of any call.
+//!
+//! After each turn: no guest has a disk that is not its volume; what an attachment has and uses was taken from it by no other call, nor by
+//! one of its own that failed. In the end everything goes.
+//!
+//! `VOLATTACH_HISTORIES=n` has n of them instead of 10,000, `VOLATTACH_SEED=n` those of that seed. A failure prints the seed, and the
+//! history, shrunk.
+
+#![cfg(test)]
+
+mod fakes;
+
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher, Hasher, RandomState};
+
+use fakes::{Fault, World, attach, by_root, end, iscsi, smb};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use volattach::attach::{AttachRequest, Engine, Error};
+use volattach::connection::{ConnectionInfo, Protocol};
+use volattach::journal::{Direction, Record};
+use volattach::model::{Access, SourceKind};
+use volattach::reconcile;
+
+/// How many histories there are, where nobody says otherwise.
+const HISTORIES: u32 = 10_000;
+/// How many turns each has at most.
+const TURNS: usize = 12;
+/// The attachments that callers make.
+const IDS: [&str; 3] = ["a1", "a2", "a3"];
+/// The volumes, by what they are on the storage, and the paths by which callers know them.
+const VOLUMES: [(u8, &[(&str, u64)]); 7] = [
+    (1, &[("iqn.x", 1)]),
+    (1, &[("iqn.y", 1)]),
+    (1, &[("iqn.x", 1), ("iqn.y", 1)]),
+    (2, &[("iqn.x", 2)]),
+    // It tells the identity of the first.
+    (3, &[("iqn.z", 1)]),
+    // Files of one share.
+    (4, &[]),
+    (5, &[]),
+];
+
+/// A target of somebody else on this host.
+const OTHERS: &str = "iqn.others";
+
+/// What happens next.
+#[derive(Debug, Clone, Copy)]
+enum Turn {
+    /// A call makes an attachment.
+    Attach {
+        id: usize,
+        volume: usize,
+        reads: bool,
+    },
+    /// A call ends one.
+    Detach { id: usize },
+    /// What is in the journal is held against what there is.
+    Reconcile,
+    /// The guest lets go of a disk by itself.
+    Eject { id: usize },
+    /// The domain is switched off and on: it has none of its disks.
+    PowerCycle,
+    /// The storage is away for so long that the kernel gives its disks up.
+    Away,
+    /// The storage falls silent, or is back.
+    Silent(bool),
+    /// libvirt goes away, or is back.
+    Libvirt(bool),
+    /// Shares are unmounted as `umount -l` does: who has a file open there has it still.
+    Unmount,
+    /// Two volumes change their LUNs, while no disk of these is on this host.
+    Remap,
+}
+
+/// What befalls the daemon during a turn. Where it is held, all devices go meanwhile, and others take their names.
+type Struck = Option<(usize, Fault)>;
+
+fn turn() -> impl Strategy<Value = Turn> {
+    let id = 0..IDS.len();
+    prop_oneof![
+        8 => (id.clone(), 0..VOLUMES.len(), any::<bool>())
+            .prop_map(|(id, volume, reads)| Turn::Attach { id, volume, reads }),
+        4 => id.clone().prop_map(|id| Turn::Detach { id }),
+        3 => Just(Turn::Reconcile),
+        1 => id.prop_map(|id| Turn::Eject { id }),
+        1 => Just(Turn::PowerCycle),
+        1 => Just(Turn::Away),
+        1 => Just(Turn::Unmount),
+        1 => any::<bool>().prop_map(Turn::Silent),
+        1 => any::<bool>().prop_map(Turn::Libvirt),
+        1 => Just(Turn::Remap),
+    ]
+}
+
+fn struck() -> impl Strategy<Value = Struck> {
+    let fault = prop_oneof![
+        Just(Fault::Fail),
+        Just(Fault::FailFromHere),
+        Just(Fault::Die),
+        Just(Fault::Hold)
+    ];
+    prop_oneof![3 => Just(None), 1 => (0..25_usize, fault).prop_map(Some)]
+}
+
+/// The first one's connection info, with these paths.
+fn info(paths: &[(&str, u64)]) -> ConnectionInfo {
+    let mut info = iscsi("v1");
+    let Protocol::Iscsi(volume) = &mut info.protocol else {
+        unreachable!("iscsi() is iSCSI")
+    };
+    let path = volume.paths[0].clone();
+    volume.enforce_multipath = false;
+    volume.paths = paths
+        .iter()
+        .map(|(target, lun)| {
+            let mut path = path.clone();
+            path.target = (*target).to_owned();
+            path.lun = *lun;
+            path
+        })
+        .collect();
+    info
+}
+
+fn request_of(id: usize, volume: &str, info: ConnectionInfo, reads: bool) -> AttachRequest {
+    let mut request = attach(IDS[id], volume, info);
+    if reads {
+        request.access = Some(Access::ReadOnly);
+    }
+    request
+}
+
+/// A host, and what its callers know.
+struct History {
+    world: World,
+    engine: Engine,
+    /// The last request for each id.
+    asked: [Option<(usize, bool)>; IDS.len()],
+    /// The disks that appeared for somebody else.
+    others: Vec<u64>,
+    /// Whether devices went by themselves in this turn.
+    taken_by_the_world: bool,
+}
+
+impl History {
+    fn begin() -> Self {
+        let world = World::new();
+        world.state().stored = 1 << 20;
+        for (volume, paths) in VOLUMES {
+            for (target, lun) in paths {
+                world
+                    .san()
+                    .luns
+                    .insert(((*target).to_owned(), *lun), volume);
+            }
+        }
+        let engine = world.engine_of_san();
+        Self {
+            world,
+            engine,
+            asked: Default::default(),
+            others: Vec::new(),
+            taken_by_the_world: false,
+        }
+    }
+
+    /// The ids of the attachments whose guest has their disk, of a device that is there, and that nobody has asked to end.
+    fn working(&self) -> BTreeSet<&'static str> {
+        let mut records = self.world.records();
+        records.retain(|record| record.direction == Direction::Forward);
+        records.retain(|record| self.read(record).is_some());
+        let works = |id: &&str| records.iter().any(|record| record.id.as_str() == *id);
+        IDS.into_iter().filter(works).collect()
+    }
+
+    /// Which volumes the guest reads on the disk of that attachment; `None`: it has none, or of a device that is gone.
+    fn read(&self, record: &Record) -> Option<BTreeSet<u8>> {
+        let state = self.world.state();
+        state.disk(&record.disk)?;
+        if record.host.kind == SourceKind::File {
+            let name = record.disk.source.file_name()?.to_str()?;
+            return Some(BTreeSet::from([name
+                .trim_start_matches('v')
+                .parse()
+                .ok()?]));
+        }
+        let opened = state.opened.get(&record.disk.alias).copied()?;
+        self.world.san().read(opened?)
+    }
+
+    /// No guest has a disk that is not its volume.
+    fn check(&self, turn: &str) {
+        for record in self.world.records() {
+            let its = record.volume.as_str().trim_start_matches('v');
+            let its = BTreeSet::from([its.parse().unwrap()]);
+            if let Some(read) = self.read(&record) {
+                assert!(
+                    read.is_subset(&its),
+                    "{turn}: {} of volume {its:?} reads {read:?}: {:?}",
+                    record.id,
+                    self.world.san()
+                );
+            }
+        }
+    }
+
+    fn request(&self, id: usize, volume: usize, reads: bool) -> AttachRequest {
+        let (number, paths) = VOLUMES[volume];
+        let name = format!("v{number}");
+        if paths.is_empty() {
+            return request_of(id, &name, smb(&name), reads);
+        }
+        let luns = self.world.san().luns.clone();
+        let moved = |at: &(&str, u64)| luns[&(at.0.to_owned(), at.1)] != number;
+        let now: Vec<(&str, u64)> = match paths.iter().any(moved) {
+            false => paths.to_vec(),
+            // The control plane knows where it is.
+            true => luns
+                .iter()
+                .filter(|(_, volume)| **volume == number)
+                .map(|((target, lun), _)| (target.as_str(), *lun))
+                .collect(),
+        };
+        request_of(id, &name, info(&now), reads)
+    }
+
+    /// A call runs to its end, or the daemon dies: then the next one starts. `None`: it died.
+    async fn call<T>(&mut self, struck: Struck, call: impl Future<Output = T>) -> Option<T> {
+        if let Some((at, fault)) = struck {
+            self.world.gate.arm(at, fault);
+        }
+        tokio::pin!(call);
+        let mut answer = tokio::select! {
+            answer = &mut call => Some(answer),
+            () = self.world.gate.died() => None,
+        };
+        if answer.is_none() && matches!(struck, Some((_, Fault::Hold))) {
+            self.others_take_names();
+            self.world.gate.release();
+            answer = Some(call.await);
+        }
+        self.world.gate.disarm();
+        answer
+    }
+
+    /// All devices go, and disks of somebody else appear.
+    fn others_take_names(&mut self) {
+        self.taken_by_the_world = true;
+        self.world.away();
+        for lun in 0..3 {
+            let at = (OTHERS.to_owned(), lun);
+            self.world.san().luns.insert(at.clone(), 9);
+            self.others
+                .extend(self.world.scan(&at).map(|disk| disk.number));
+        }
+    }
+
+    async fn restart(&mut self) {
+        self.engine = self.world.engine_of_san();
+        self.engine.recall().await.unwrap();
+        reconcile::once(&self.engine).await;
+    }
+
+    async fn turn(&mut self, turn: Turn, struck: Struck) {
+        let before = self.working();
+        let mut own = None;
+        self.taken_by_the_world = false;
+        let engine = self.engine.clone();
+        let mut died = false;
+        match turn {
+            Turn::Attach { id, volume, reads } => {
+                own = Some(IDS[id]);
+                // What is there is asked for as it was.
+                let known = engine.look(&IDS[id].parse().unwrap()).await.unwrap();
+                let (volume, reads) = match (known, self.asked[id]) {
+                    (Some(_), Some(asked)) => asked,
+                    _ => (volume, reads),
+                };
+                self.asked[id] = Some((volume, reads));
+                let request = self.request(id, volume, reads);
+                let call = async move { engine.attach(by_root(request)).await };
+                match self.call(struck, call).await {
+                    None => died = true,
+                    Some(_) if self.taken_by_the_world => {}
+                    Some(Ok(_)) => assert!(self.working().contains(IDS[id]), "said OK: {turn:?}"),
+                    // A call that failed took nothing away that worked.
+                    Some(Err(error)) => {
+                        let now = self.working();
+                        assert!(
+                            !before.contains(IDS[id]) || now.contains(IDS[id]),
+                            "{turn:?} took its own disk away: {}",
+                            error.chain()
+                        );
+                    }
+                }
+            }
+            Turn::Detach { id } => {
+                own = Some(IDS[id]);
+                let call = async move { engine.detach(by_root(end(IDS[id]))).await };
+                died = self.call(struck, call).await.is_none();
+            }
+            Turn::Reconcile => {
+                let call = async move { reconcile::once(&engine).await };
+                died = self.call(struck, call).await.is_none();
+            }
+            Turn::Eject { id } => {
+                own = Some(IDS[id]);
+                self.world.let_go(&format!("ua-volattach-{}", IDS[id]));
+            }
+            Turn::PowerCycle => {
+                self.taken_by_the_world = true;
+                self.world.state().disks.clear();
+            }
+            Turn::Away => {
+                self.taken_by_the_world = true;
+                self.world.away();
+            }
+            Turn::Unmount => self.world.state().connections.clear(),
+            Turn::Silent(silent) => self.world.san().silent = silent,
+            Turn::Libvirt(there) => self.world.state().hypervisor_down = !there,
+            Turn::Remap => {
+                let mut san = self.world.san();
+                let on_host = |at: &(String, u64)| san.disks.iter().any(|disk| disk.at == *at);
+                let luns = [("iqn.x".to_owned(), 2), ("iqn.z".to_owned(), 1)];
+                if !luns.iter().any(on_host) {
+                    let volume = san.luns[&luns[0]];
+                    let other = san.luns[&luns[1]];
+                    san.luns.insert(luns[0].clone(), other);
+                    san.luns.insert(luns[1].clone(), volume);
+                }
+            }
+        }
+        if !died {
+            // A moment passes, in which the journal writes what it was told to write soon.
+            self.world.state().sync();
+        }
+        let told = format!("{turn:?} {struck:?}");
+        self.check(&told);
+        let by_the_world = self.taken_by_the_world;
+        let left = |now: BTreeSet<&'static str>| {
+            let of_others = before.iter().filter(|id| own != Some(**id));
+            let missing: Vec<_> = of_others.filter(|id| !now.contains(**id)).collect();
+            assert!(
+                by_the_world || missing.is_empty(),
+                "{told}: took the disks of {missing:?}"
+            );
+        };
+        left(self.working());
+        if died {
+            self.restart().await;
+            self.check(&told);
+            left(self.working());
+        }
+    }
+
+    /// Everything is well, and everything goes.
+    async fn end(mut self) {
+        self.world.san().silent = false;
+        self.world.state().hypervisor_down = false;
+        self.restart().await;
+        self.check("in the end");
+        for id in IDS {
+            let ended: Result<(), Error> = self.engine.detach(by_root(end(id))).await;
+            ended.unwrap_or_else(|error| panic!("in the end: {id}: {}", error.chain()));
+            self.check("in the end");
+        }
+        for number in self.others {
+            self.world.remove_disk(number);
+        }
+        let state = self.world.state();
+        let san = self.world.san();
+        assert!(state.disks.is_empty(), "left: {:?}", state.disks);
+        assert!(state.records.is_empty(), "left: {:?}", state.records.keys());
+        assert!(state.open.is_empty(), "left open: {:?}", state.open);
+        assert!(san.disks.is_empty(), "left: {:?}", san.disks);
+        assert!(san.maps.is_empty(), "left: {:?}", san.maps);
+        assert!(
+            state.connections.is_empty(),
+            "left: {:?}",
+            state.connections
+        );
+    }
+}
+
+fn run(turns: Vec<(Turn, Struck)>) {
+    // A runtime of its own: dropping it drops the dead process's tasks, as the kernel would.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut history = History::begin();
+        for (turn, struck) in turns {
+            history.turn(turn, struck).await;
+        }
+        history.end().await;
+    });
+}
+
+#[test]
+fn no_history_mixes_up_what_belongs_to_whom() {
+    let number = |name: &str| {
+        std::env::var(name)
+            .ok()
+            .map(|it| it.parse::<u64>().unwrap())
+    };
+    let cases = number("VOLATTACH_HISTORIES").map_or(HISTORIES, |it| it.try_into().unwrap());
+    let by_chance = || RandomState::new().build_hasher().finish();
+    let seed = number("VOLATTACH_SEED").unwrap_or_else(by_chance);
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let chance = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    let config = Config {
+        failure_persistence: None,
+        ..Config::with_cases(cases)
+    };
+    let turns = prop::collection::vec((turn(), struck()), 1..=TURNS);
+    let mut runner = TestRunner::new_with_rng(config, chance);
+    let outcome = runner.run(&turns, |turns| {
+        run(turns);
+        Ok(())
+    });
+    outcome.unwrap_or_else(|failed| panic!("VOLATTACH_SEED={seed}: {failed}"));
+}
