@@ -179,7 +179,7 @@ impl History {
     fn read(&self, record: &Record) -> Option<BTreeSet<u8>> {
         let state = self.world.state();
         state.disk(&record.disk)?;
-        if record.host.kind == SourceKind::File {
+        if record.host.plan.kind == SourceKind::File {
             let name = record.disk.source.file_name()?.to_str()?;
             return Some(BTreeSet::from([name
                 .trim_start_matches('v')

@@ -14,7 +14,7 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 /// Each module, and what it may import. `module::Item` allows that item alone. The bottom layers come first.
 const TABLE: &[(&str, &[&str])] = &[
     ("model", &[]),
-    ("sys", &[]),
+    ("sys", &["model::Wwid"]),
     ("config", &["model"]),
     ("connection", &["model"]),
     ("policy", &["model", "sys"]),

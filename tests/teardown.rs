@@ -17,7 +17,7 @@ use volattach::backend::{Backend, Presence, Release};
 use volattach::config;
 use volattach::connection::{Protocol, SmbCredentials, SmbVolume};
 use volattach::host::Host;
-use volattach::model::{Access, HostKey, HostPlan, ImageFormat, Reason};
+use volattach::model::{Access, HostKey, HostVolume, ImageFormat, Reason};
 use volattach::sys::worker::Workers;
 
 /// Of a volume that nobody else shares anything with.
@@ -78,7 +78,7 @@ fn backend(mount_base: &Path) -> SmbBackend {
     )
 }
 
-fn plan(backend: &SmbBackend) -> HostPlan {
+fn plan(backend: &SmbBackend) -> HostVolume {
     let volume = SmbVolume {
         host: "127.0.0.1".into(),
         share: "vols".into(),
@@ -89,7 +89,7 @@ fn plan(backend: &SmbBackend) -> HostPlan {
         options: vec![],
     };
     let info = Protocol::Smb(volume);
-    backend.plan(&info, Access::ReadWrite).unwrap()
+    backend.plan(&info, Access::ReadWrite).unwrap().into()
 }
 
 fn mount_tmpfs(target: &Path) {
@@ -102,12 +102,12 @@ fn mount_tmpfs_with(target: &Path, options: &str) {
     mount(Some("none"), target, Some("tmpfs"), flags, Some(options)).unwrap();
 }
 
-/// A backend whose mounts lie beneath a directory of the test's own, and the plan of one.
-fn planned() -> (tempfile::TempDir, SmbBackend, HostPlan) {
+/// A backend whose mounts lie beneath a directory of the test's own, and a volume that is planned on one.
+fn planned() -> (tempfile::TempDir, SmbBackend, HostVolume) {
     let dir = tempfile::tempdir().unwrap();
     let backend = backend(&dir.path().join("mnt"));
-    let plan = plan(&backend);
-    (dir, backend, plan)
+    let volume = plan(&backend);
+    (dir, backend, volume)
 }
 
 #[tokio::test]
@@ -115,20 +115,20 @@ async fn mounts_over_and_beneath_each_other_all_go() {
     if !inside("mounts_over_and_beneath_each_other_all_go") {
         return;
     }
-    let (_dir, backend, plan) = planned();
-    mount_tmpfs(&plan.root);
-    mount_tmpfs(&plan.root);
-    mount_tmpfs(&plan.root.join("dfs link"));
+    let (_dir, backend, volume) = planned();
+    mount_tmpfs(&volume.plan.root);
+    mount_tmpfs(&volume.plan.root);
+    mount_tmpfs(&volume.plan.root.join("dfs link"));
     // Its neighbour's name begins alike.
-    let neighbour = plan.root.with_extension("other");
+    let neighbour = volume.plan.root.with_extension("other");
     mount_tmpfs(&neighbour);
-    assert_eq!(backend.find(&plan).await.unwrap(), Presence::Partial);
-    backend.disconnect(&plan, &LAST).await.unwrap();
-    assert_eq!(backend.find(&plan).await.unwrap(), Presence::Absent);
-    assert!(!plan.root.exists());
+    assert_eq!(backend.find(&volume).await.unwrap(), Presence::Partial);
+    backend.disconnect(&volume, &LAST).await.unwrap();
+    assert_eq!(backend.find(&volume).await.unwrap(), Presence::Absent);
+    assert!(!volume.plan.root.exists());
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(table.contains(neighbour.to_str().unwrap()));
-    backend.disconnect(&plan, &LAST).await.unwrap();
+    backend.disconnect(&volume, &LAST).await.unwrap();
 }
 
 /// As on a real share: the hypervisor's user owns its folders, and nobody else may pass.
@@ -137,25 +137,23 @@ async fn what_is_beneath_anothers_folders_goes_and_is_looked_at() {
     if !inside("what_is_beneath_anothers_folders_goes_and_is_looked_at") {
         return;
     }
-    let (_dir, backend, plan) = planned();
-    mount_tmpfs_with(&plan.root, "uid=12345,mode=0700");
-    mount_tmpfs(&plan.root.join("dfs link"));
-    std::fs::write(&plan.path, b"bytes").unwrap();
-    std::os::unix::fs::chown(&plan.path, Some(12345), Some(12345)).unwrap();
+    let (_dir, backend, volume) = planned();
+    mount_tmpfs_with(&volume.plan.root, "uid=12345,mode=0700");
+    mount_tmpfs(&volume.plan.root.join("dfs link"));
+    std::fs::write(volume.path(), b"bytes").unwrap();
+    std::os::unix::fs::chown(volume.path(), Some(12345), Some(12345)).unwrap();
     std::fs::set_permissions(
-        &plan.path,
+        volume.path(),
         std::os::unix::fs::PermissionsExt::from_mode(0o600),
     )
     .unwrap();
     for access in [Access::ReadOnly, Access::ReadWrite] {
-        let plan = HostPlan {
-            access,
-            ..plan.clone()
-        };
-        backend.inspect(&plan).await.unwrap();
+        let mut volume = volume.clone();
+        volume.plan.access = access;
+        backend.inspect(&volume).await.unwrap();
     }
-    backend.disconnect(&plan, &LAST).await.unwrap();
-    assert_eq!(backend.find(&plan).await.unwrap(), Presence::Absent);
+    backend.disconnect(&volume, &LAST).await.unwrap();
+    assert_eq!(backend.find(&volume).await.unwrap(), Presence::Absent);
 }
 
 /// As QEMU closes an image a moment after Xen has forgotten its disk.
@@ -164,17 +162,17 @@ async fn a_mount_that_is_in_use_for_a_moment_goes() {
     if !inside("a_mount_that_is_in_use_for_a_moment_goes") {
         return;
     }
-    let (_dir, backend, plan) = planned();
-    mount_tmpfs(&plan.root);
-    let held = std::fs::File::create(&plan.path).unwrap();
+    let (_dir, backend, volume) = planned();
+    mount_tmpfs(&volume.plan.root);
+    let held = std::fs::File::create(volume.path()).unwrap();
     let closing = async {
         tokio::time::sleep(Duration::from_millis(500)).await;
         drop(held);
     };
     let last = LAST;
-    let (gone, ()) = tokio::join!(backend.disconnect(&plan, &last), closing);
+    let (gone, ()) = tokio::join!(backend.disconnect(&volume, &last), closing);
     gone.unwrap();
-    assert_eq!(backend.find(&plan).await.unwrap(), Presence::Absent);
+    assert_eq!(backend.find(&volume).await.unwrap(), Presence::Absent);
 }
 
 #[tokio::test]
@@ -182,16 +180,16 @@ async fn a_mount_in_use_stays_and_says_so() {
     if !inside("a_mount_in_use_stays_and_says_so") {
         return;
     }
-    let (_dir, backend, plan) = planned();
-    mount_tmpfs(&plan.root);
-    let held = std::fs::File::create(&plan.path).unwrap();
-    let error = backend.disconnect(&plan, &LAST).await.unwrap_err();
+    let (_dir, backend, volume) = planned();
+    mount_tmpfs(&volume.plan.root);
+    let held = std::fs::File::create(volume.path()).unwrap();
+    let error = backend.disconnect(&volume, &LAST).await.unwrap_err();
     assert_eq!(error.reason(), Reason::UnmountFailed);
     assert!(error.to_string().contains("fuser -vm"), "{error}");
-    assert_eq!(backend.find(&plan).await.unwrap(), Presence::Partial);
+    assert_eq!(backend.find(&volume).await.unwrap(), Presence::Partial);
     drop(held);
-    backend.disconnect(&plan, &LAST).await.unwrap();
-    assert_eq!(backend.find(&plan).await.unwrap(), Presence::Absent);
+    backend.disconnect(&volume, &LAST).await.unwrap();
+    assert_eq!(backend.find(&volume).await.unwrap(), Presence::Absent);
 }
 
 #[tokio::test]
@@ -199,22 +197,20 @@ async fn a_volume_is_looked_at_by_the_worker() {
     if !inside("a_volume_is_looked_at_by_the_worker") {
         return;
     }
-    let (_dir, backend, plan) = planned();
-    mount_tmpfs(&plan.root);
-    let reason = async || backend.inspect(&plan).await.unwrap_err().reason();
+    let (_dir, backend, volume) = planned();
+    mount_tmpfs(&volume.plan.root);
+    let reason = async || backend.inspect(&volume).await.unwrap_err().reason();
     assert_eq!(reason().await, Reason::VolumeNotFound);
-    std::os::unix::fs::symlink("/etc/shadow", &plan.path).unwrap();
+    std::os::unix::fs::symlink("/etc/shadow", volume.path()).unwrap();
     assert_eq!(reason().await, Reason::VolumePathUnsafe);
-    std::fs::remove_file(&plan.path).unwrap();
-    std::fs::create_dir(&plan.path).unwrap();
+    std::fs::remove_file(volume.path()).unwrap();
+    std::fs::create_dir(volume.path()).unwrap();
     assert_eq!(reason().await, Reason::VolumeNotRegular);
-    std::fs::remove_dir(&plan.path).unwrap();
-    std::fs::write(&plan.path, b"QFI\xfb: a raw volume may hold anything").unwrap();
-    backend.inspect(&plan).await.unwrap();
-    let qcow2 = HostPlan {
-        format: ImageFormat::Qcow2,
-        ..plan.clone()
-    };
+    std::fs::remove_dir(volume.path()).unwrap();
+    std::fs::write(volume.path(), b"QFI\xfb: a raw volume may hold anything").unwrap();
+    backend.inspect(&volume).await.unwrap();
+    let mut qcow2 = volume.clone();
+    qcow2.plan.format = ImageFormat::Qcow2;
     let error = backend.inspect(&qcow2).await.unwrap_err();
     assert_eq!(error.reason(), Reason::ImageMalformed);
 }

@@ -145,7 +145,7 @@ fn look(world: &World, bystander: Option<&BTreeSet<String>>) -> There {
         [] if !plugged && only_the_bystanders && whole => There::Nothing,
         [record]
             if whole
-                && (record.host.claims.is_empty() || !connections.is_empty())
+                && (record.host.plan.claims.is_empty() || !connections.is_empty())
                 && record.error.is_none() =>
         {
             match (record.state, plugged) {

@@ -118,7 +118,7 @@ pub fn plan(plan: AttachPlan) -> v1::PlanAttachResponse {
                 description,
             })
             .collect(),
-        mount: plan.host.mount.map(mount),
+        mount: plan.host.mount().map(mount),
         disk_xml: plan.disk.xml,
         settings: plan
             .settings
@@ -133,11 +133,11 @@ pub fn plan(plan: AttachPlan) -> v1::PlanAttachResponse {
     }
 }
 
-fn mount(mount: MountPlan) -> v1::Mount {
+fn mount(mount: &MountPlan) -> v1::Mount {
     v1::Mount {
-        source: mount.source,
-        fstype: mount.fstype,
-        options: mount.options,
+        source: mount.source.clone(),
+        fstype: mount.fstype.clone(),
+        options: mount.options.clone(),
         target: path(&mount.target),
     }
 }

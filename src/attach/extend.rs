@@ -9,7 +9,7 @@ use super::request::ExtendRequest;
 use super::saga::lost;
 use crate::admission::Grant;
 use crate::journal::Step;
-use crate::model::{HostPlan, ImageFormat, State};
+use crate::model::{HostVolume, ImageFormat, State};
 
 /// A hypervisor's disks are whole sectors (QEMU's `BDRV_SECTOR_SIZE`): a file whose end is not on one is shown a little longer.
 const SECTOR: u64 = 512;
@@ -45,7 +45,7 @@ impl Inner {
         }
         let stored = {
             let _held = self.lock(&record, Step::Connect).await;
-            let backend = self.parts.backends.get(&record.host.protocol)?;
+            let backend = self.parts.backends.get(&record.host.plan.protocol)?;
             backend.extend(&record.host).await?
         };
         let bytes = target(&record.host, shown, stored, wanted)?;
@@ -67,30 +67,30 @@ impl Inner {
 /// QEMU may change while the guest runs: so QEMU grows it, to the size asked for. The drivers of Cinder that keep volumes in files
 /// leave that to the compute host, too.
 fn target(
-    host: &HostPlan,
+    volume: &HostVolume,
     shown: Option<u64>,
     stored: u64,
     wanted: Option<u64>,
 ) -> Result<u64, Error> {
-    match (host.format, shown) {
+    match (volume.plan.format, shown) {
         (ImageFormat::Raw, _) => {
             if let Some(wanted) = wanted.filter(|wanted| *wanted > stored) {
                 return Err(Error::NotGrown {
-                    path: host.path.clone(),
+                    path: volume.path().to_owned(),
                     stored,
                     wanted,
                 });
             }
             match shown {
                 Some(shown) if stored.div_ceil(SECTOR) < shown.div_ceil(SECTOR) => {
-                    Err(shrink(host, shown, stored))
+                    Err(shrink(volume, shown, stored))
                 }
                 _ => Ok(stored),
             }
         }
         (ImageFormat::Qcow2, Some(shown)) => Ok(wanted.unwrap_or(shown)),
         (format, shown) => Err(Error::ResizeUnsupported {
-            path: host.path.clone(),
+            path: volume.path().to_owned(),
             format,
             why: match shown {
                 Some(_) => "which QEMU cannot make larger",
@@ -100,9 +100,9 @@ fn target(
     }
 }
 
-fn shrink(host: &HostPlan, shown: u64, smaller: u64) -> Error {
+fn shrink(volume: &HostVolume, shown: u64, smaller: u64) -> Error {
     Error::Shrink {
-        path: host.path.clone(),
+        path: volume.path().to_owned(),
         shown,
         smaller,
     }
@@ -111,25 +111,23 @@ fn shrink(host: &HostPlan, shown: u64, smaller: u64) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Access, Reason, SourceKind};
+    use crate::model::{Access, Connection, HostPlan, Reason, SourceKind};
 
     #[test]
     fn a_size_is_the_storages_or_the_images() {
         let target = |format, shown, stored, wanted| {
-            let host = HostPlan {
-                protected: false,
+            let volume = HostVolume::from(HostPlan {
                 keeps_owner: false,
                 protocol: "smbfs".into(),
                 claims: Vec::new(),
-                mount: None,
-                target: None,
+                connection: Connection::None,
                 path: "/mnt/x/v1".into(),
                 root: "/mnt/x".into(),
                 kind: SourceKind::File,
                 format,
                 access: Access::ReadWrite,
-            };
-            super::target(&host, shown, stored, wanted).map_err(|error| error.reason())
+            });
+            super::target(&volume, shown, stored, wanted).map_err(|error| error.reason())
         };
         use ImageFormat::{Qcow2, Raw, Vmdk};
         for (format, shown, stored, wanted, expected) in [

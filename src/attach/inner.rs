@@ -16,7 +16,7 @@ use crate::admission::Grant;
 use crate::backend::Backends;
 use crate::journal::{Journal, Record};
 use crate::libvirt::Hypervisor;
-use crate::model::{Attachment, AttachmentId, Claim, HostKey};
+use crate::model::{Attachment, AttachmentId, Claim, HostKey, Wwid};
 
 /// Changes that a slow watcher may fall behind before it is told to watch again.
 const WATCH_BACKLOG: usize = 1024;
@@ -44,7 +44,7 @@ pub(super) struct Inner {
     /// By what is shared.
     pub(super) claims: Locks<Claim>,
     /// By the identity that a device tells: from the look for another volume that has it until the record has it.
-    pub(super) identities: Locks<String>,
+    pub(super) identities: Locks<Wwid>,
     /// By domain: choosing a target and plugging are one act.
     pub(super) domains: Locks<Uuid>,
     /// Counts plugs into any domain: a look at a domain is as good as new where none began since.

@@ -53,7 +53,7 @@ impl Inner {
     /// Whether a guest may use a disk still whose connection is lost. A mount that was taken away lazily serves who has a file open
     /// there; a device that is gone serves nobody.
     pub(super) async fn works(&self, lost: &Record, view: &DomainView) -> Result<bool, Error> {
-        let live = lost.host.kind == SourceKind::File && view.live.find(&lost.disk).is_some();
+        let live = lost.host.plan.kind == SourceKind::File && view.live.find(&lost.disk).is_some();
         // What the persistent configuration lacks says nothing of the guest.
         Ok(live && (!view.shows(&lost.disk) || self.is_plugged(lost).await?))
     }
@@ -95,5 +95,5 @@ pub(super) fn changed(old: &Record, host: &HostPlan, decided: &Decided) -> Optio
     if old.access.access != decided.access.access {
         return Some("the access to its volume");
     }
-    (old.host.claims != host.claims).then_some("this host's configuration of its storage")
+    (old.host.plan.claims != host.claims).then_some("this host's configuration of its storage")
 }

@@ -124,14 +124,14 @@ impl Inner {
         let decided = decide(backends, wanted, &asked.asker, volume)?;
         let mut host = plan_host(backends, wanted, &decided)?;
         if let Some(old) = lost {
-            host = as_it_was(backends.get(&host.protocol)?.as_ref(), host, &old.host);
+            host = as_it_was(backends.get(&host.protocol)?.as_ref(), host, &old.host.plan);
         }
         let plugs = self.plugs.load(Ordering::Acquire);
         // What needs no connection is looked at while the domain is.
         let ready = host.claims.is_empty();
         let inspect = async {
             match ready {
-                true => self.inspect(&host).await,
+                true => self.inspect(&host.clone().into()).await,
                 false => Ok(()),
             }
         };
@@ -182,7 +182,7 @@ fn new_record(asked: &Asked, planned: &Planned) -> Record {
         access: planned.decided.access.clone(),
         rights: planned.decided.rights.clone(),
         holder: Some(asked.holder.clone()),
-        host: planned.host.clone(),
+        host: planned.host.clone().into(),
         disk: planned.disk.clone(),
         steps: Vec::new(),
         direction: Direction::Forward,

@@ -6,13 +6,14 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use super::inner::Inner;
 use crate::backend::{BackendError, Owners};
 use crate::journal::Record;
+use crate::model::Wwid;
 
 /// Takes an identity for a record's volume. While this lives, nobody else takes it: so it lives until the record has it.
 pub(super) struct Taking<'a> {
     inner: &'a Inner,
     record: &'a Record,
     /// The identity that was taken, and its lock.
-    taken: Mutex<Option<(String, OwnedMutexGuard<()>)>>,
+    taken: Mutex<Option<(Wwid, OwnedMutexGuard<()>)>>,
 }
 
 impl<'a> Taking<'a> {
@@ -32,14 +33,14 @@ impl<'a> Taking<'a> {
 
 #[async_trait]
 impl Owners for Taking<'_> {
-    async fn take(&self, identity: &str, device: String) -> Result<(), BackendError> {
+    async fn take(&self, identity: &Wwid, device: String) -> Result<(), BackendError> {
         let mut taken = self.taken.lock().await;
         // Of several paths all ask. Those that tell another identity are refused for that; to wait for its lock beside this one
         // could have two connects wait for each other.
         if taken.is_some() {
             return Ok(());
         }
-        let lock = self.inner.identities.lock(identity.to_owned()).await;
+        let lock = self.inner.identities.lock(identity.clone()).await;
         let has = |other: &Record| {
             other.volume != self.record.volume
                 && other.uses_connection()
@@ -60,7 +61,7 @@ impl Owners for Taking<'_> {
                 ),
             });
         }
-        *taken = Some((identity.to_owned(), lock));
+        *taken = Some((identity.clone(), lock));
         Ok(())
     }
 }

@@ -52,7 +52,7 @@ impl Engine {
         let parts = &self.0.parts;
         for record in parts.journal.all().await? {
             // A backend that this build has no more is told of by whoever needs it.
-            if let Ok(backend) = parts.backends.get(&record.host.protocol) {
+            if let Ok(backend) = parts.backends.get(&record.host.plan.protocol) {
                 backend.recall(&record.host);
             }
         }

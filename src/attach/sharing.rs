@@ -74,7 +74,7 @@ fn in_the_way(there: &Record, new: &Record) -> Option<&'static str> {
     };
     if [reader, writer]
         .iter()
-        .all(|it| it.host.kind == SourceKind::Block)
+        .all(|it| it.host.plan.kind == SourceKind::Block)
     {
         return Some(
             "a block device is one device on this host, which is read-only for all or for none: detach that one first, or attach on another \
@@ -83,7 +83,7 @@ fn in_the_way(there: &Record, new: &Record) -> Option<&'static str> {
     }
     if [reader, writer]
         .iter()
-        .any(|it| it.host.format != ImageFormat::Raw)
+        .any(|it| it.host.plan.format != ImageFormat::Raw)
     {
         return Some(
             "who reads an image while it is written sees nonsense: only raw volumes can be read beside a writer",

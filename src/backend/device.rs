@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use tokio::time::Instant;
 
 use super::{BackendError, Pinned, mount};
-use crate::model::{HostPlan, Scope};
+use crate::model::{HostVolume, Scope};
 use crate::sys::worker::{HoldJob, WorkerError, Workers};
 
 /// How long a device may take to be opened.
@@ -19,22 +19,22 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Where udev names devices by who they are.
 const BY_ID: &str = "/dev/disk/by-id";
 
-/// Keeps the plan's device open, so that its name stays its own. Where the scope asks for a path that lasts, it is the first of
-/// the names `lasting` that udev gives the device. `volume` names it in errors. A kernel that does not number its devices
+/// Keeps the volume's device open, so that its name stays its own. Where the scope asks for a path that lasts, it is the first of
+/// the names `lasting` that udev gives the device. `called` names it in errors. A kernel that does not number its devices
 /// (before Linux 5.15) cannot tell this one from the next of its name.
 pub(super) async fn pin(
     workers: &Workers,
-    plan: &HostPlan,
+    volume: &HostVolume,
     scope: Scope,
     lasting: &[String],
-    volume: String,
+    called: String,
 ) -> Result<Pinned, BackendError> {
     let path = match scope.config() {
-        true => named(&plan.path, lasting).await?,
-        false => plan.path.clone(),
+        true => named(volume.path(), lasting).await?,
+        false => volume.path().to_owned(),
     };
-    let held: Box<dyn Send + Sync> = match plan.sequence() {
-        Some(sequence) => Box::new(hold(workers, &path, sequence, volume).await?),
+    let held: Box<dyn Send + Sync> = match volume.sequence() {
+        Some(sequence) => Box::new(hold(workers, &path, sequence, called).await?),
         None => Box::new(()),
     };
     Ok(Pinned { path, held })

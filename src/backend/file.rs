@@ -3,22 +3,24 @@
 use nix::errno::Errno;
 
 use super::{BackendError, image, release};
-use crate::model::{Access, HostPlan, ImageFormat, SourceKind};
+use crate::model::{Access, HostPlan, HostVolume, ImageFormat, SourceKind};
 use crate::sys::beneath::{FileKind, Found};
 use crate::sys::worker::{InspectJob, RunAs};
 
 /// What to look at, and as whom; `None`: as this process.
 ///
 /// # Errors
-/// Where the plan's path is not beneath its root.
-pub(super) fn job(plan: &HostPlan, user: Option<&RunAs>) -> Result<InspectJob, BackendError> {
-    let relative = plan
-        .path
-        .strip_prefix(&plan.root)
-        .map_err(|_| BackendError::PathUnsafe {
-            path: plan.path.clone(),
-            why: format!("it does not lie beneath {}", plan.root.display()),
-        })?;
+/// Where the volume is not beneath its root.
+pub(super) fn job(volume: &HostVolume, user: Option<&RunAs>) -> Result<InspectJob, BackendError> {
+    let plan = &volume.plan;
+    let relative =
+        volume
+            .path()
+            .strip_prefix(&plan.root)
+            .map_err(|_| BackendError::PathUnsafe {
+                path: volume.path().to_owned(),
+                why: format!("it does not lie beneath {}", plan.root.display()),
+            })?;
     let (head, tail) = image::wanted(plan.format);
     Ok(InspectJob {
         root: plan.root.clone(),
@@ -63,8 +65,9 @@ fn mode(access: Access) -> &'static str {
 ///
 /// # Errors
 /// Where it may not.
-pub(super) fn judge(plan: &HostPlan, found: &Found) -> Result<(), BackendError> {
-    let path = || plan.path.clone();
+pub(super) fn judge(volume: &HostVolume, found: &Found) -> Result<(), BackendError> {
+    let plan = &volume.plan;
+    let path = || volume.path().to_owned();
     let kind = match found.kind {
         FileKind::Regular => Some(SourceKind::File),
         FileKind::Block => Some(SourceKind::Block),
@@ -93,12 +96,13 @@ pub(super) fn judge(plan: &HostPlan, found: &Found) -> Result<(), BackendError> 
 
 /// What it means that a volume could not be looked at: as whom, which step failed, and with which error.
 pub(super) fn failure(
-    plan: &HostPlan,
+    volume: &HostVolume,
     user: Option<&RunAs>,
     step: &str,
     errno: Errno,
 ) -> BackendError {
-    let path = plan.path.clone();
+    let plan = &volume.plan;
+    let path = volume.path().to_owned();
     match errno {
         Errno::ENOENT | Errno::ENOTDIR => BackendError::VolumeNotFound {
             path,
@@ -140,7 +144,7 @@ pub(super) fn failure(
             },
         },
         Errno::EBUSY if plan.kind == SourceKind::Block => {
-            let name = plan.path.strip_prefix("/dev").unwrap_or(&plan.path);
+            let name = path.strip_prefix("/dev").unwrap_or(&path);
             release::used_by_host(&name.to_string_lossy())
         }
         errno => BackendError::Unreadable {
@@ -154,22 +158,20 @@ pub(super) fn failure(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Reason;
+    use crate::model::{Connection, Reason};
 
-    fn plan(format: ImageFormat) -> HostPlan {
-        HostPlan {
-            protected: false,
+    fn volume(format: ImageFormat) -> HostVolume {
+        HostVolume::from(HostPlan {
             keeps_owner: false,
             protocol: "smbfs".into(),
             claims: Vec::new(),
-            mount: None,
-            target: None,
+            connection: Connection::None,
             path: "/mnt/x/v 1".into(),
             root: "/mnt/x".into(),
             kind: SourceKind::File,
             format,
             access: Access::ReadWrite,
-        }
+        })
     }
 
     fn found(kind: FileKind, head: &[u8]) -> Found {
@@ -183,26 +185,25 @@ mod tests {
 
     #[test]
     fn a_job_is_relative_to_the_root() {
-        let job = job(&plan(ImageFormat::Qcow2), None).unwrap();
+        let job = job(&volume(ImageFormat::Qcow2), None).unwrap();
         assert_eq!(job.relative.to_str(), Some("v 1"));
         assert!(job.write && job.head > 0);
-        let outside = HostPlan {
-            root: "/mnt/y".into(),
-            ..plan(ImageFormat::Raw)
-        };
+        let mut outside = volume(ImageFormat::Raw);
+        outside.plan.root = "/mnt/y".into();
         let error = super::job(&outside, None).map(drop).unwrap_err();
         assert_eq!(error.reason(), Reason::VolumePathUnsafe);
     }
 
     #[test]
     fn what_is_found_is_held_to_the_plan() {
-        let raw = plan(ImageFormat::Raw);
+        let raw = volume(ImageFormat::Raw);
         assert!(judge(&raw, &found(FileKind::Regular, b"")).is_ok());
-        let reason = |plan: &HostPlan, found: Found| judge(plan, &found).unwrap_err().reason();
+        let reason =
+            |volume: &HostVolume, found: Found| judge(volume, &found).unwrap_err().reason();
         for kind in [FileKind::Block, FileKind::Directory, FileKind::Other] {
             assert_eq!(reason(&raw, found(kind, b"")), Reason::VolumeNotRegular);
         }
-        let qcow2 = plan(ImageFormat::Qcow2);
+        let qcow2 = volume(ImageFormat::Qcow2);
         assert_eq!(
             reason(&qcow2, found(FileKind::Regular, b"nothing")),
             Reason::ImageMalformed
@@ -211,7 +212,7 @@ mod tests {
 
     #[test]
     fn every_errno_has_its_reason() {
-        let raw = plan(ImageFormat::Raw);
+        let raw = volume(ImageFormat::Raw);
         for (errno, expected) in [
             (Errno::ENOENT, Reason::VolumeNotFound),
             (Errno::ELOOP, Reason::VolumePathUnsafe),
@@ -233,7 +234,12 @@ mod tests {
             gid: 108,
             groups: vec![108],
         };
-        let error = failure(&plan(ImageFormat::Raw), Some(&user), "open", Errno::EACCES);
+        let error = failure(
+            &volume(ImageFormat::Raw),
+            Some(&user),
+            "open",
+            Errno::EACCES,
+        );
         assert_eq!(error.reason(), Reason::VolumeUnreadable);
         let message = error.to_string();
         assert!(

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::config;
 use crate::connection::{LocalVolume, Protocol};
-use crate::model::{Access, Claim, HostPlan, Scope, SourceKind};
+use crate::model::{Access, Claim, Connection, Found, HostPlan, HostVolume, Scope, SourceKind};
 use crate::sys::beneath;
 use crate::sys::mountinfo::Mounts;
 use protect::Protected;
@@ -105,7 +105,7 @@ fn real(plan: &HostPlan) -> Result<HostPlan, BackendError> {
     let path = std::fs::canonicalize(&plan.path).map_err(|error| {
         let errno = error.raw_os_error().unwrap_or_default();
         file::failure(
-            plan,
+            &plan.clone().into(),
             None,
             "resolve its links",
             nix::errno::Errno::from_raw(errno),
@@ -161,20 +161,20 @@ fn only_ours(plan: &HostPlan) -> Result<(), BackendError> {
                 folder.display()
             ),
         }),
-        Err((step, errno)) => Err(file::failure(plan, None, step, errno)),
+        Err((step, errno)) => Err(file::failure(&plan.clone().into(), None, step, errno)),
     }
 }
 
 /// Checks the volume, and gives its size in bytes.
 fn look(plan: &HostPlan) -> Result<u64, BackendError> {
     on_this_host(plan)?;
-    let real = real(plan)?;
-    let job = file::job(&real, None)?;
+    let volume = HostVolume::from(plan.clone());
+    let job = file::job(&real(plan)?.into(), None)?;
     let found = beneath::inspect(&job.root, &job.relative, job.write, job.head, job.tail)
-        .map_err(|(step, errno)| file::failure(plan, None, step, errno))?;
+        .map_err(|(step, errno)| file::failure(&volume, None, step, errno))?;
     // After it was opened, which tells better of links on the way.
     only_ours(plan)?;
-    file::judge(plan, &found)?;
+    file::judge(&volume, &found)?;
     Ok(found.size)
 }
 
@@ -225,9 +225,9 @@ impl Backend for LocalBackend {
         false // the configuration says nothing of these
     }
 
-    fn recall(&self, plan: &HostPlan) {
-        if plan.protected {
-            self.protected.note(&plan.path);
+    fn recall(&self, volume: &HostVolume) {
+        if volume.found.protected {
+            self.protected.note(&volume.plan.path);
         }
     }
 
@@ -244,8 +244,7 @@ impl Backend for LocalBackend {
         Ok(HostPlan {
             protocol: PROTOCOL.to_owned(),
             claims: claim.into_iter().collect(),
-            mount: None,
-            target: None,
+            connection: Connection::None,
             path: path.clone(),
             root: root.to_owned(),
             kind: match is_device {
@@ -254,7 +253,6 @@ impl Backend for LocalBackend {
             },
             format: volume.format,
             access,
-            protected: false,
             keeps_owner: false,
         })
     }
@@ -270,52 +268,53 @@ impl Backend for LocalBackend {
         }
     }
 
-    async fn find(&self, plan: &HostPlan) -> Result<Presence, BackendError> {
-        let there = find(plan).await?;
+    async fn find(&self, volume: &HostVolume) -> Result<Presence, BackendError> {
+        let there = find(&volume.plan).await?;
         Ok(match there {
             // What is left of it is that it may have to be writable again.
-            Presence::Present if wants_protection(plan) => Presence::Partial,
+            Presence::Present if wants_protection(&volume.plan) => Presence::Partial,
             there => there,
         })
     }
 
-    async fn survey(&self, plan: &HostPlan) -> Result<HostPlan, BackendError> {
-        let protected = self.protected.has(&plan.path) || wants_protection(plan);
-        Ok(HostPlan {
-            protected,
-            ..plan.clone()
+    async fn survey(&self, plan: &HostPlan) -> Result<Found, BackendError> {
+        Ok(Found {
+            protected: self.protected.has(&plan.path) || wants_protection(plan),
+            ..Found::default()
         })
     }
 
     async fn connect(
         &self,
-        plan: &HostPlan,
+        volume: &HostVolume,
         _info: &Protocol,
         _owners: &dyn Owners,
     ) -> Result<Connected, BackendError> {
+        let plan = &volume.plan;
         if wants_protection(plan) {
             self.protected.note(&plan.path);
             blocking(plan, |plan| protect::set(plan, true)).await?;
         }
         Ok(Connected {
-            plan: plan.clone(),
+            found: volume.found.clone(),
             inspected: false,
         })
     }
 
-    async fn join(&self, plan: &HostPlan) -> Result<(), BackendError> {
-        self.inspect(plan).await
+    async fn join(&self, volume: &HostVolume) -> Result<(), BackendError> {
+        self.inspect(volume).await
     }
 
     fn beside(&self, _plan: &HostPlan) -> Option<HostPlan> {
         None // a device is one
     }
 
-    async fn inspect(&self, plan: &HostPlan) -> Result<(), BackendError> {
-        inspect(plan).await.map(drop)
+    async fn inspect(&self, volume: &HostVolume) -> Result<(), BackendError> {
+        inspect(&volume.plan).await.map(drop)
     }
 
-    async fn pin(&self, plan: &HostPlan, scope: Scope) -> Result<Pinned, BackendError> {
+    async fn pin(&self, volume: &HostVolume, scope: Scope) -> Result<Pinned, BackendError> {
+        let plan = &volume.plan;
         // The kernel's own names are no links, and those that last are links to them: of udev, or of LVM.
         if plan.kind == SourceKind::Block && scope.config() && !plan.path.is_symlink() {
             return Err(BackendError::NoLastingName {
@@ -330,12 +329,13 @@ impl Backend for LocalBackend {
         })
     }
 
-    async fn extend(&self, plan: &HostPlan) -> Result<u64, BackendError> {
-        inspect(plan).await
+    async fn extend(&self, volume: &HostVolume) -> Result<u64, BackendError> {
+        inspect(&volume.plan).await
     }
 
-    async fn disconnect(&self, plan: &HostPlan, how: &Release) -> Result<(), BackendError> {
-        if plan.protected && how.is_last(&plan.claims) {
+    async fn disconnect(&self, volume: &HostVolume, how: &Release) -> Result<(), BackendError> {
+        let plan = &volume.plan;
+        if volume.found.protected && how.is_last(&plan.claims) {
             blocking(plan, |plan| protect::set(plan, false)).await?;
             self.protected.forget(&plan.path);
         }

@@ -30,7 +30,7 @@ use async_trait::async_trait;
 pub use error::{Attempt, BackendError};
 
 use crate::connection::Protocol;
-use crate::model::{Access, Claim, HostPlan, Scope, TargetPlan};
+use crate::model::{Access, Claim, Found, HostPlan, HostVolume, Scope, Wwid};
 
 /// Whether something that a plan names is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,8 +46,8 @@ pub enum Presence {
 /// What connecting came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Connected {
-    /// The plan with what only connecting tells: a block device's path and identity.
-    pub plan: HostPlan,
+    /// What only connecting tells.
+    pub found: Found,
     /// Whether the volume was inspected with it; else [`Backend::inspect`] is still to come.
     pub inspected: bool,
 }
@@ -109,7 +109,7 @@ pub trait Owners: Send + Sync {
     ///
     /// # Errors
     /// `DEVICE_IDENTITY` where it is another volume's.
-    async fn take(&self, identity: &str, device: String) -> Result<(), BackendError>;
+    async fn take(&self, identity: &Wwid, device: String) -> Result<(), BackendError>;
 }
 
 /// A way to connect volumes to this host.
@@ -131,7 +131,7 @@ pub trait Backend: Send + Sync {
     fn describe(&self, info: &Protocol, plan: &HostPlan) -> Description;
 
     /// Is told, at the start, of a connection in the journal. Touches nothing.
-    fn recall(&self, plan: &HostPlan);
+    fn recall(&self, volume: &HostVolume);
 
     /// Whether a guest that SELinux confines may use the plan's volume, as this host is set up now. Looks at this host alone.
     ///
@@ -139,20 +139,20 @@ pub trait Backend: Send + Sync {
     /// Where it may not.
     fn check_confined(&self, plan: &HostPlan) -> Result<(), BackendError>;
 
-    /// Looks whether the plan's connection is there, without touching the server.
-    async fn find(&self, plan: &HostPlan) -> Result<Presence, BackendError>;
+    /// Looks whether the volume's connection is there, without touching the server.
+    async fn find(&self, volume: &HostVolume) -> Result<Presence, BackendError>;
 
-    /// The plan with what there is already of its connection that is others': to be written down before [`Backend::connect`], after
-    /// which nobody could tell.
-    async fn survey(&self, plan: &HostPlan) -> Result<HostPlan, BackendError>;
+    /// What there is already of the plan's connection that is others': to be written down before [`Backend::connect`], after which
+    /// nobody could tell.
+    async fn survey(&self, plan: &HostPlan) -> Result<Found, BackendError>;
 
     /// Makes the connection, which is not there whole; where that costs less in one, inspects the volume too. On an
-    /// error nothing is left over, or [`Backend::find`] tells. What the plan then has is what [`Backend::disconnect`] gets.
+    /// error nothing is left over, or [`Backend::find`] tells. What is found adds to what a survey found.
     ///
     /// A device is joined with others, and handed out, only after its identity was taken from `owners`.
     async fn connect(
         &self,
-        plan: &HostPlan,
+        volume: &HostVolume,
         info: &Protocol,
         owners: &dyn Owners,
     ) -> Result<Connected, BackendError>;
@@ -162,7 +162,7 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// Where that connection is none for this volume ([`BackendError::is_of_connection`]): its server is lost to it, or it was logged in
     /// to otherwise than one would be now. And as [`Backend::inspect`].
-    async fn join(&self, plan: &HostPlan) -> Result<(), BackendError>;
+    async fn join(&self, volume: &HostVolume) -> Result<(), BackendError>;
 
     /// The plan of another connection beside one that cannot be joined and that others have: of a share, a mount of its own. `None`:
     /// there can be no other.
@@ -170,36 +170,25 @@ pub trait Backend: Send + Sync {
 
     /// Opens the connected volume beneath its root and checks that it may be shown to a guest: a regular file (or
     /// block device) whose header names no other file. Touches nothing.
-    async fn inspect(&self, plan: &HostPlan) -> Result<(), BackendError>;
+    async fn inspect(&self, volume: &HostVolume) -> Result<(), BackendError>;
 
     /// Sees to it that a path leads to the connected volume while the volume is plugged in, which goes by the path: a block device that
     /// goes away leaves its name to the next one, unless somebody has it open. A persistent configuration outlives the host's
     /// start, after which the kernel gives its names anew: for that scope it is a path that is the volume's then too.
     ///
     /// # Errors
-    /// `DEVICE_IDENTITY` where the plan's path leads to something else already; `DISK_OPTION_INVALID` where there is no path for the
+    /// `DEVICE_IDENTITY` where the volume's path leads to something else already; `DISK_OPTION_INVALID` where there is no path for the
     /// scope.
-    async fn pin(&self, plan: &HostPlan, scope: Scope) -> Result<Pinned, BackendError>;
+    async fn pin(&self, volume: &HostVolume, scope: Scope) -> Result<Pinned, BackendError>;
 
     /// Makes this host see the size that the storage has given the connected volume, and gives it in bytes: the length of
     /// the file or device, whatever image is in it. A file is looked at anew; a block device's every path is read anew and
     /// its identity verified again before the device over them takes the size. Called again and again it comes to the same;
     /// on an error, guests see what they saw before. It never makes a volume larger or smaller itself.
-    async fn extend(&self, plan: &HostPlan) -> Result<u64, BackendError>;
+    async fn extend(&self, volume: &HostVolume) -> Result<u64, BackendError>;
 
     /// Takes the connection down, whole or partial; nothing there is success. Called for each volume.
-    async fn disconnect(&self, plan: &HostPlan, how: &Release) -> Result<(), BackendError>;
-}
-
-/// The plan's target, which every plan of a target's backend has, with a path at least.
-fn target_of<'a>(
-    plan: &'a HostPlan,
-    protocol: &'static str,
-) -> Result<&'a TargetPlan, BackendError> {
-    let target = plan.target.as_ref();
-    target
-        .filter(|target| !target.paths.is_empty())
-        .ok_or(BackendError::not_mine(protocol, "a plan without a target"))
+    async fn disconnect(&self, volume: &HostVolume, how: &Release) -> Result<(), BackendError>;
 }
 
 /// The backends of this build, by protocol.
@@ -238,7 +227,7 @@ struct NoOthers;
 #[cfg(test)]
 #[async_trait]
 impl Owners for NoOthers {
-    async fn take(&self, _identity: &str, _device: String) -> Result<(), BackendError> {
+    async fn take(&self, _identity: &Wwid, _device: String) -> Result<(), BackendError> {
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ use super::{
     Chap, ConnectionInfo, IscsiVolume, LocalVolume, NfsVolume, NvmeVolume, Protocol,
     SmbCredentials, SmbVolume,
 };
+use crate::model::Wwid;
 
 impl ConnectionInfo {
     /// Everything in the connection info in one fixed spelling, **secrets included**: input for
@@ -106,7 +107,7 @@ fn iscsi(volume: &IscsiVolume) -> Value {
     let mut spelling = json!({
         "iscsi": paths,
         "chap": volume.chap.as_ref().map(users),
-        "identity": volume.identity,
+        "identity": volume.identity.as_ref().map(Wwid::as_str),
         "enforce_multipath": volume.enforce_multipath,
     });
     if let Some(discovery) = &volume.discovery {

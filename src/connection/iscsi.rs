@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use super::cinder::Fields;
 use super::{Common, ConnectionError, ConnectionInfo, Protocol, few_paths, format};
-use crate::model::{ImageFormat, Secret};
+use crate::model::{ImageFormat, Secret, Wwid};
 
 /// The port of an iSCSI target (RFC 3720 12.8, IANA), where a portal names none.
 const PORT: u16 = 3260;
@@ -33,8 +33,8 @@ pub struct IscsiVolume {
     pub paths: Vec<IscsiPath>,
     /// Who logs in to the targets; `None`: nobody asks.
     pub chap: Option<Chap>,
-    /// The identity it must have, in multipathd's spelling; `None`: whichever, but the same on every path.
-    pub identity: Option<String>,
+    /// The identity it must have; `None`: whichever, but the same on every path.
+    pub identity: Option<Wwid>,
     /// Only a multipath map will do, also over one path.
     pub enforce_multipath: bool,
     /// The one portal is asked for the target's others first; `None`: `paths` has all.
@@ -407,37 +407,12 @@ fn checked(at: &str, chap: ChapText) -> Result<Chap, ConnectionError> {
     })
 }
 
-/// An identity in multipathd's spelling (that of scsi_id(8)): its type's digit before it. Bare hexadecimal digits are an NAA's,
-/// which is how arrays and control planes write a WWN.
-fn identity(key: &str, text: &str) -> Result<String, ConnectionError> {
-    let invalid = |problem| ConnectionError::Invalid {
+fn identity(key: &str, text: &str) -> Result<Wwid, ConnectionError> {
+    text.parse().map_err(|problem| ConnectionError::Invalid {
         key: key.to_owned(),
         problem,
         expected: IDENTITY,
-    };
-    let valid = |c: char| c.is_ascii_graphic() && !matches!(c, '/' | '\\' | '"' | '\'');
-    if text.is_empty() || text.len() > MAX_AUTH || !text.chars().all(valid) {
-        return Err(invalid("is no identity"));
-    }
-    let hex = |digits: &str, lengths: &[usize]| {
-        let digits: String = digits.chars().filter(|c| *c != ':').collect();
-        (lengths.contains(&digits.len()) && digits.chars().all(|c| c.is_ascii_hexdigit()))
-            .then(|| digits.to_ascii_lowercase())
-    };
-    let lower = text.to_ascii_lowercase();
-    if let Some(digits) = lower.strip_prefix("eui.") {
-        let digits = hex(digits, &[16, 24, 32]).ok_or_else(|| invalid("is no EUI-64"))?;
-        return Ok(format!("2{digits}"));
-    }
-    let bare = lower.strip_prefix("0x").or(lower.strip_prefix("naa."));
-    if let Some(digits) = hex(bare.unwrap_or(&lower), &[16, 32]) {
-        return Ok(format!("3{digits}"));
-    }
-    match bare {
-        Some(_) => Err(invalid("is no NAA identifier")),
-        // 3 and its digits, or what a type that is no number has.
-        None => Ok(hex(&lower, &[17, 33]).unwrap_or_else(|| text.to_owned())),
-    }
+    })
 }
 
 #[cfg(test)]

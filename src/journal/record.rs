@@ -5,8 +5,8 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    AccessDecision, Attachment, AttachmentError, AttachmentId, DiskPlan, Domain, Holder, HostPlan,
-    State, Use, VolumeId, VolumeRights,
+    AccessDecision, Attachment, AttachmentError, AttachmentId, DiskPlan, Domain, Holder,
+    HostVolume, State, Use, VolumeId, VolumeRights,
 };
 
 /// Which pair of calls an attachment belongs to.
@@ -93,7 +93,7 @@ pub struct Record {
     #[serde(default)]
     pub holder: Option<Holder>,
     /// The host's side.
-    pub host: HostPlan,
+    pub host: HostVolume,
     /// The domain's side. Its alias is final from the start; its target and address are, once the attach step is begun.
     pub disk: DiskPlan,
     /// The steps begun and not undone, in order.
@@ -160,12 +160,12 @@ impl Record {
             id: self.id.clone(),
             volume: self.volume.clone(),
             domain: self.domain.clone(),
-            protocol: self.host.protocol.clone(),
+            protocol: self.host.plan.protocol.clone(),
             access: self.access.clone(),
             rights: self.rights.clone(),
             holder: self.holder.clone(),
             state: self.state,
-            host_path: connected.then(|| self.host.path.clone()),
+            host_path: connected.then(|| self.host.path().to_owned()),
             target: placed.then(|| self.disk.target.clone()),
             disk_xml: placed.then(|| self.disk.xml.clone()),
             error: self.error.clone(),

@@ -2,17 +2,38 @@
 
 use serde_json::{Value, json};
 
-/// Version 1 named what a connection shares in one text, and found disks in domains by their alias alone.
+/// Version 1 named what a connection shares in one text, had what was decided and what was found in one, and found disks in domains by
+/// their alias alone.
 pub(super) fn from_1(record: &mut Value) {
     let Some(host) = record.get_mut("host").and_then(Value::as_object_mut) else {
         return;
     };
-    let claims = match host.get("shared").and_then(Value::as_str) {
-        None => Vec::new(),
+    let path = host.get("path").cloned().unwrap_or_default();
+    let claims = match host.remove("shared").as_ref().and_then(Value::as_str) {
         Some(shared) => claims(shared, host.get("target")),
+        None if host.get("kind").is_some_and(|kind| kind == "block") => {
+            vec![json!({"device": path})]
+        }
+        None => Vec::new(),
     };
     host.insert("claims".to_owned(), json!(claims));
-    let path = host.get("path").cloned().unwrap_or_default();
+    let parts = ["mount", "target"].map(|name| host.remove(name).unwrap_or_default());
+    let (connection, found) = match parts {
+        [Value::Null, Value::Null] => (json!("none"), json!({})),
+        [Value::Null, mut target] => {
+            let verified = target.as_object_mut().and_then(|it| it.remove("verified"));
+            let device = verified
+                .filter(|identity| !identity.is_null())
+                .map(|identity| json!({"path": path, "identity": identity}));
+            let of_nvme = host.get("protocol").is_some_and(|it| it == "nvmeof");
+            let kind = if of_nvme { "nvme" } else { "iscsi" };
+            (json!({kind: target}), json!({"device": device}))
+        }
+        [mount, _] => (json!({"mount": mount}), json!({})),
+    };
+    host.insert("connection".to_owned(), connection);
+    let plan = Value::Object(std::mem::take(host));
+    record["host"] = json!({"plan": plan, "found": found});
     if let Some(disk) = record.get_mut("disk").and_then(Value::as_object_mut) {
         disk.insert("source".to_owned(), path);
     }

@@ -19,6 +19,7 @@ mod attachment;
 mod chain;
 mod claim;
 mod disk;
+mod found;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod id;
@@ -32,6 +33,7 @@ mod secret;
 mod server;
 mod visible;
 mod volume;
+mod wwid;
 
 pub use access::{Access, AccessDecision, AccessSource};
 pub use actor::{Actor, Holder, Identity, Via};
@@ -42,15 +44,18 @@ pub use disk::{
     Bus, Cache, DetectZeroes, Discard, DiskAddress, DiskOptions, ImageFormat, InvalidAddress,
     IoMode, IoTune, Scope, UnknownWord,
 };
+pub use found::{Device, Found, HostVolume};
 pub use id::{AttachmentId, DomainRef, InvalidId, VolumeId};
 pub use key::HostKey;
 pub(crate) use nearest::{hint, nearest};
 pub use permission::{AccessDenied, AccessQuestion, Asker, Class, SetPermissions, VolumeRights};
 pub use plan::{
-    Dialect, DiskPlan, DiskSpec, HostPlan, LoginFile, MountPlan, SourceKind, TargetPath, TargetPlan,
+    Connection, Dialect, DiskPlan, DiskSpec, HostPlan, MountPlan, SourceKind, TargetPath,
+    TargetPlan,
 };
 pub use reason::Reason;
 pub use secret::Secret;
 pub use server::server_name;
 pub use visible::visible;
 pub use volume::{InvalidPermissions, Permissions, Use, VolumeFacts, VolumeOwner};
+pub use wwid::Wwid;

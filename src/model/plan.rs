@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Access, AttachmentId, Claim, DiskOptions, ImageFormat, Scope, VolumeId};
+use super::{Access, AttachmentId, Claim, DiskOptions, ImageFormat, Scope, VolumeId, Wwid};
 
 /// A mount that a connection needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,19 +18,9 @@ pub struct MountPlan {
     pub options: String,
     /// The mount point.
     pub target: PathBuf,
-    /// Where the login was read, if in a file.
+    /// The file that says how to log in, where one does.
     #[serde(default)]
-    pub login: Option<LoginFile>,
-}
-
-/// A file that says how to log in to a share.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LoginFile {
-    /// The file.
-    pub path: PathBuf,
-    /// What it said when the share was mounted, as a keyed hash tells it from what it says later; `None`: this attachment found the
-    /// share mounted.
-    pub said: Option<String>,
+    pub login: Option<PathBuf>,
 }
 
 /// A storage target that a connection logs in to, and which volume there it means. It outlives the daemon: with it the
@@ -44,16 +34,21 @@ pub struct TargetPlan {
     /// The network interface it goes over, by the initiator's name for it; `None`: whichever leads there.
     pub interface: Option<String>,
     /// The volume's identity as the connection info has it; `None`: it names none.
-    pub expected: Option<String>,
-    /// The volume's identity as the device itself told it, fresh, on every path; `None` until it is connected.
-    pub verified: Option<String>,
-    /// The portals to which others than volattach had connections before this attachment connected: those stay. `None`: nobody looked.
-    #[serde(default)]
-    pub found: Option<Vec<String>>,
-    /// The number of the device that told so (`diskseq`, Linux 5.15): the kernel gives it to no other until the next boot, while a
-    /// name such as `sdb` is given again. `None`: not connected, or not known.
-    #[serde(default)]
-    pub sequence: Option<u64>,
+    pub expected: Option<Wwid>,
+}
+
+/// What connects this host to a volume's storage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Connection {
+    /// Nothing: the volume is of this host.
+    None,
+    /// A mount of a share.
+    Mount(MountPlan),
+    /// Sessions with iSCSI targets.
+    Iscsi(TargetPlan),
+    /// Controllers of an NVMe subsystem.
+    Nvme(TargetPlan),
 }
 
 /// One way to a volume on a target.
@@ -77,7 +72,8 @@ pub enum SourceKind {
     Block,
 }
 
-/// What connecting a volume to this host comes to.
+/// What connecting a volume to this host comes to, as it is decided before anything is touched. What a connect then finds is
+/// [`Found`](super::Found).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostPlan {
     /// The connection info's protocol, such as `smbfs`: the backend that made this plan.
@@ -85,14 +81,12 @@ pub struct HostPlan {
     /// What this connection may share with others, in order, each once. None: there is no connection to make, the volume is there
     /// or is not.
     pub claims: Vec<Claim>,
-    /// The mount, where there is one.
-    pub mount: Option<MountPlan>,
-    /// The target, where there is one.
-    pub target: Option<TargetPlan>,
-    /// The volume on this host once connected. A block device has its own when it is there, and until then the one by which
-    /// udev would call it.
+    /// What connects to it.
+    pub connection: Connection,
+    /// The volume on this host once connected. Of a block device of a target it is the name by which udev would call it, until it is
+    /// there.
     pub path: PathBuf,
-    /// The directory that `path` must stay beneath, links not followed: the share's mount point or a configured root.
+    /// The directory that the volume must stay beneath, links not followed: the share's mount point or a configured root.
     pub root: PathBuf,
     /// File or block device.
     pub kind: SourceKind,
@@ -100,25 +94,19 @@ pub struct HostPlan {
     pub format: ImageFormat,
     /// Read-only or read-write on the host.
     pub access: Access,
-    /// Whether the volume's block device is read-only for attachments alone, and writable when the last of them has gone.
-    #[serde(default)]
-    pub protected: bool,
     /// Whether its storage says who owns the volume, which others may reach by a server: libvirt leaves that as it is.
     #[serde(default)]
     pub keeps_owner: bool,
 }
 
 impl HostPlan {
-    /// The identity that the volume's device has told, where there is one.
+    /// The mount, where there is one to make.
     #[must_use]
-    pub fn identity(&self) -> Option<&str> {
-        self.target.as_ref()?.verified.as_deref()
-    }
-
-    /// The number of the block device that the volume was verified on, where there is one.
-    #[must_use]
-    pub fn sequence(&self) -> Option<u64> {
-        self.target.as_ref()?.sequence
+    pub fn mount(&self) -> Option<&MountPlan> {
+        match &self.connection {
+            Connection::Mount(mount) => Some(mount),
+            Connection::None | Connection::Iscsi(_) | Connection::Nvme(_) => None,
+        }
     }
 }
 

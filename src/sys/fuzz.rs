@@ -31,6 +31,7 @@ pub(crate) fn mountinfo(bytes: &[u8]) {
 /// Any bytes as a device identification page: an identity is one word that a file name or a command to multipathd can hold.
 pub(crate) fn scsi_identity(page: &[u8]) {
     if let Some(identity) = scsi::identity(page) {
+        let identity = identity.as_str();
         assert!(identity.len() > 1 && identity.starts_with(|kind: char| kind.is_ascii_digit()));
         assert!(
             !identity.contains(|c: char| c.is_control() || c.is_whitespace()),

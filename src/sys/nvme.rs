@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::beneath::Failed;
+use crate::model::Wwid;
 
 /// Where the kernel takes connections to make.
 const FABRICS: &str = "/dev/nvme-fabrics";
@@ -70,14 +71,10 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// Its identity as the kernel spells it (drivers/nvme/host/core.c, `wwid_show`): the first that there is of UUID, NGUID
-    /// and EUI-64. `None`: it has none of its own.
+    /// Its identity; `None`: it has none of its own.
     #[must_use]
-    pub fn wwid(&self) -> Option<String> {
-        let uuid = self.uuid.map(|uuid| format!("uuid.{uuid}"));
-        let nguid = || self.nguid.map(|nguid| format!("eui.{}", nguid.simple()));
-        let eui64 = || self.eui64.map(|eui64| format!("eui.{eui64:016x}"));
-        uuid.or_else(nguid).or_else(eui64)
+    pub fn wwid(&self) -> Option<Wwid> {
+        Wwid::nvme(self.uuid, self.nguid, self.eui64)
     }
 }
 
@@ -223,7 +220,7 @@ mod tests {
 
     #[test]
     fn identities_are_read_and_spelled_as_the_kernel_does() {
-        let wwid = |list: &[(u8, &[u8])]| descriptors(&page(list)).wwid();
+        let wwid = |list: &[(u8, &[u8])]| Some(descriptors(&page(list)).wwid()?.to_string());
         let eui = [0, 0x25, 0x38, 1, 2, 3, 4, 5];
         let uuid = "uuid.7c9e6679-7425-40de-944b-e07fc1f90ae7";
         assert_eq!(

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::beneath::Failed;
 use super::block::{self, open, open_as};
+use crate::model::Wwid;
 
 /// `SG_IO`, scsi/sg.h.
 pub(super) const SG_IO: libc::Ioctl = 0x2285;
@@ -61,8 +62,8 @@ struct SgIoHdr {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Told {
-    /// Who it is, as multipathd spells it; `None`: it gives no identity of its own.
-    pub identity: Option<String>,
+    /// Who it is; `None`: it gives no identity of its own.
+    pub identity: Option<Wwid>,
     /// The number of the device that was open when it told so; see [`block::sequence`].
     pub sequence: Option<u64>,
 }
@@ -196,19 +197,18 @@ fn check(header: &SgIoHdr) -> Result<(), Errno> {
     }
 }
 
-/// The identity in a device identification page (SPC-5 7.7.6), as multipathd and scsi_id(8) spell it: the designator's type as
-/// one digit, then the designator. Of several the one that scsi_id takes (systemd, src/udev/scsi_id/scsi_serial.c,
+/// The identity in a device identification page (SPC-5 7.7.6). Of several designators the one that scsi_id takes (systemd, src/udev/scsi_id/scsi_serial.c,
 /// `id_search_list`): NAA, registered extended first, then EUI-64, SCSI name, and T10 vendor id; only those that designate the
 /// logical unit.
 #[must_use]
-pub fn identity(page: &[u8]) -> Option<String> {
+pub fn identity(page: &[u8]) -> Option<Wwid> {
     let &[_, 0x83, high, low, ..] = page else {
         return None;
     };
     let length = usize::from(u16::from_be_bytes([high, low]));
     let mut rest = page.get(4..)?;
     rest = rest.get(..length).unwrap_or(rest);
-    let mut best: Option<(u8, String)> = None;
+    let mut best: Option<(u8, Wwid)> = None;
     while let &[code_set, kind, _, length, ..] = rest {
         let Some(designator) = rest.get(4..4 + usize::from(length)) else {
             break;
@@ -218,17 +218,17 @@ pub fn identity(page: &[u8]) -> Option<String> {
         if kind >> 4 & 3 != 0 {
             continue;
         }
-        if let Some((rank, text)) = spelled(code_set & 0xf, kind & 0xf, designator)
+        if let Some((rank, wwid)) = spelled(code_set & 0xf, kind & 0xf, designator)
             && best.as_ref().is_none_or(|(known, _)| rank < *known)
         {
-            best = Some((rank, text));
+            best = Some((rank, wwid));
         }
     }
-    best.map(|(_, text)| text)
+    best.map(|(_, wwid)| wwid)
 }
 
 /// How good a designator is (0 is best), and its spelling.
-fn spelled(code_set: u8, kind: u8, designator: &[u8]) -> Option<(u8, String)> {
+fn spelled(code_set: u8, kind: u8, designator: &[u8]) -> Option<(u8, Wwid)> {
     let binary = code_set == 1;
     let rank = match (kind, designator.first()? >> 4) {
         (3, 6) if designator.len() == 16 => 0,
@@ -247,7 +247,7 @@ fn spelled(code_set: u8, kind: u8, designator: &[u8]) -> Option<(u8, String)> {
     } else {
         text(designator)?
     };
-    Some((rank, format!("{kind}{body}")))
+    Some((rank, Wwid::scsi(kind, &body)))
 }
 
 /// A designator of characters: without the blanks at its end, each run of others as one underscore, as scsi_id(8) does.
@@ -302,7 +302,8 @@ mod tests {
             (vec![port], None),
             (vec![], None),
         ] {
-            assert_eq!(identity(&page(&designators)).as_deref(), expected);
+            let told = identity(&page(&designators));
+            assert_eq!(told.as_ref().map(Wwid::as_str), expected);
         }
     }
 
@@ -344,8 +345,8 @@ mod tests {
         #[test]
         fn reading_a_page_is_total(bytes: Vec<u8>, body: Vec<u8>) {
             let _ = identity(&bytes);
-            let text = identity(&page(&[(1, 3, &body[..body.len().min(200)]), (2, 1, b"x")]));
-            prop_assert!(text.is_some_and(|text| !text.contains(char::is_control)));
+            let told = identity(&page(&[(1, 3, &body[..body.len().min(200)]), (2, 1, b"x")]));
+            prop_assert!(told.is_some_and(|told| !told.as_str().contains(char::is_control)));
         }
     }
 }

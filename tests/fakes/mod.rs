@@ -31,7 +31,7 @@ use volattach::journal::Record;
 use volattach::libvirt::DeviceGone;
 use volattach::model::{
     Access, Actor, Dialect, DiskOptions, DiskPlan, HostKey, Identity, ImageFormat, Reason, Secret,
-    Via, VolumeOwner,
+    Via, VolumeOwner, Wwid,
 };
 use volattach::policy::{PolicyFiles, PolicyStore, Rpc};
 
@@ -151,9 +151,9 @@ impl Drop for Open {
 
 impl State {
     /// What a volume tells of itself.
-    pub fn identity(&self, target: &str, number: u64) -> String {
+    pub fn identity(&self, target: &str, number: u64) -> Wwid {
         let given = self.identities.get(&(target.to_owned(), number)).cloned();
-        given.unwrap_or_else(|| format!("{target}.{number}"))
+        Wwid::as_spelled(given.unwrap_or_else(|| format!("{target}.{number}")))
     }
 
     /// The number of the device, which appears if it is not there.

@@ -12,7 +12,8 @@ use volattach::backend::{
 };
 use volattach::connection::Protocol;
 use volattach::model::{
-    Access, Claim, HostPlan, ImageFormat, Scope, SourceKind, TargetPath, TargetPlan,
+    Access, Claim, Connection, Device, Found, HostPlan, HostVolume, ImageFormat, Scope, SourceKind,
+    TargetPath, TargetPlan, Wwid,
 };
 
 use super::World;
@@ -28,7 +29,7 @@ pub struct Disk {
     pub number: u64,
     pub at: At,
     /// The identity that it told when it appeared.
-    pub told: String,
+    pub told: Wwid,
 }
 
 /// A map over disks.
@@ -36,7 +37,7 @@ pub struct Disk {
 pub struct Map {
     pub name: PathBuf,
     pub number: u64,
-    pub wwid: String,
+    pub wwid: Wwid,
     /// The numbers of its paths.
     pub paths: BTreeSet<u64>,
 }
@@ -54,8 +55,8 @@ pub struct San {
 
 impl San {
     /// The identity that a volume tells. The third volume tells the first's.
-    pub fn identity(volume: u8) -> String {
-        format!("wwid{}", if volume == 3 { 1 } else { volume })
+    pub fn identity(volume: u8) -> Wwid {
+        Wwid::scsi(3, &format!("{}", if volume == 3 { 1 } else { volume }))
     }
 
     /// What is read of the device of that number, by whichever of its paths; `None`: it is gone.
@@ -149,7 +150,7 @@ pub struct SanBackend {
 }
 
 /// A path that is there, and whether it was before.
-type Found = (Disk, bool);
+type Live = (Disk, bool);
 
 impl SanBackend {
     pub fn new(world: &World) -> Self {
@@ -167,7 +168,7 @@ impl SanBackend {
         }
     }
 
-    async fn path(&self, at: &At, owners: &dyn Owners) -> Result<Found, BackendError> {
+    async fn path(&self, at: &At, owners: &dyn Owners) -> Result<Live, BackendError> {
         let there = self.world.san().at(at).cloned();
         if let Some(disk) = there {
             let told = self.world.san().luns.get(at).map(|it| San::identity(*it));
@@ -202,17 +203,17 @@ impl SanBackend {
         &self,
         plan: &HostPlan,
         owners: &dyn Owners,
-        found: &mut Vec<Found>,
-    ) -> Result<HostPlan, BackendError> {
+        found: &mut Vec<Live>,
+    ) -> Result<Device, BackendError> {
         for path in paths(plan) {
             found.push(self.path(&path, owners).await?);
             self.pass("backend.connect", Moment::Half).await?;
         }
-        let is_there = |(disk, _): &Found| self.world.san().read(disk.number).is_some();
+        let is_there = |(disk, _): &Live| self.world.san().read(disk.number).is_some();
         if !found.iter().all(is_there) {
             return Err(silent());
         }
-        let told: BTreeSet<&String> = found.iter().map(|(disk, _)| &disk.told).collect();
+        let told: BTreeSet<&Wwid> = found.iter().map(|(disk, _)| &disk.told).collect();
         let [wwid] = told.into_iter().collect::<Vec<_>>()[..] else {
             return Err(refused("its paths lead to different volumes"));
         };
@@ -246,12 +247,11 @@ impl SanBackend {
             its.unwrap().paths.extend(own);
             (name, number) = (map.name, map.number);
         }
-        let mut plan = plan.clone();
-        let target = plan.target.as_mut().unwrap();
-        target.verified = Some(wwid.clone());
-        target.sequence = Some(number);
-        plan.path = name;
-        Ok(plan)
+        Ok(Device {
+            path: name,
+            identity: wwid.clone(),
+            sequence: Some(number),
+        })
     }
 }
 
@@ -270,7 +270,10 @@ fn refused(why: &str) -> BackendError {
 }
 
 fn paths(plan: &HostPlan) -> Vec<At> {
-    let paths = plan.target.as_ref().unwrap().paths.iter();
+    let Connection::Iscsi(target) = &plan.connection else {
+        panic!("all is iSCSI here")
+    };
+    let paths = target.paths.iter();
     paths
         .map(|path| (path.name.clone(), path.lun.unwrap()))
         .collect()
@@ -297,7 +300,7 @@ impl Backend for SanBackend {
         Ok(())
     }
 
-    fn recall(&self, _plan: &HostPlan) {}
+    fn recall(&self, _volume: &HostVolume) {}
 
     fn plan(&self, info: &Protocol, access: Access) -> Result<HostPlan, BackendError> {
         let Protocol::Iscsi(volume) = info else {
@@ -313,21 +316,16 @@ impl Backend for SanBackend {
             paths: paths.collect(),
             interface: None,
             expected: None,
-            verified: None,
-            found: None,
-            sequence: None,
         };
         let mut plan = HostPlan {
             protocol: "iscsi".to_owned(),
             claims: Vec::new(),
-            mount: None,
-            target: Some(target),
+            connection: Connection::Iscsi(target),
             path: "/dev/disk/by-path/x".into(),
             root: "/dev".into(),
             kind: SourceKind::Block,
             format: ImageFormat::Raw,
             access,
-            protected: false,
             keeps_owner: false,
         };
         plan.claims = self::paths(&plan).iter().map(claim).collect();
@@ -339,23 +337,27 @@ impl Backend for SanBackend {
         Description::default()
     }
 
-    async fn find(&self, plan: &HostPlan) -> Result<Presence, BackendError> {
+    async fn find(&self, volume: &HostVolume) -> Result<Presence, BackendError> {
         let passed = self.world.gate.pass("backend.find", Moment::Before).await;
         passed.map_err(|Failed| silent())?;
         let san = self.world.san();
-        let disks: Vec<&Disk> = paths(plan).iter().filter_map(|at| san.at(at)).collect();
+        let disks: Vec<&Disk> = paths(&volume.plan)
+            .iter()
+            .filter_map(|at| san.at(at))
+            .collect();
         let map = san
             .maps
             .iter()
-            .find(|map| Some(&map.wwid[..]) == plan.identity());
-        let its = |disk: &&&Disk| Some(&disk.told[..]) == plan.identity();
+            .find(|map| Some(&map.wwid) == volume.identity());
+        let its = |disk: &&&Disk| Some(&disk.told) == volume.identity();
         let devices = disks
             .iter()
             .filter(its)
             .map(|disk| (&disk.name, disk.number));
         let mut devices = devices.chain(map.map(|map| (&map.name, map.number)));
-        let is =
-            |(name, number): (&PathBuf, u64)| *name == plan.path && Some(number) == plan.sequence();
+        let is = |(name, number): (&PathBuf, u64)| {
+            name == volume.path() && Some(number) == volume.sequence()
+        };
         Ok(match (devices.any(is), disks.is_empty()) {
             (true, _) => Presence::Present,
             (false, false) => Presence::Partial,
@@ -363,70 +365,73 @@ impl Backend for SanBackend {
         })
     }
 
-    async fn survey(&self, plan: &HostPlan) -> Result<HostPlan, BackendError> {
-        Ok(plan.clone())
+    async fn survey(&self, _plan: &HostPlan) -> Result<Found, BackendError> {
+        Ok(Found::default())
     }
 
     async fn connect(
         &self,
-        plan: &HostPlan,
+        volume: &HostVolume,
         _info: &Protocol,
         owners: &dyn Owners,
     ) -> Result<Connected, BackendError> {
         self.pass("backend.connect", Moment::Before).await?;
         let mut found = Vec::new();
-        let joined = self.joined(plan, owners, &mut found).await;
+        let joined = self.joined(&volume.plan, owners, &mut found).await;
         if joined.is_err() {
             for (disk, _) in found.iter().filter(|(_, old)| !old) {
                 self.world.remove_disk(disk.number);
             }
         }
-        let plan = joined?;
+        let device = joined?;
         self.pass("backend.connect", Moment::After).await?;
         Ok(Connected {
-            plan,
+            found: Found {
+                device: Some(device),
+                ..Found::default()
+            },
             inspected: true,
         })
     }
 
-    async fn join(&self, plan: &HostPlan) -> Result<(), BackendError> {
-        self.inspect(plan).await
+    async fn join(&self, volume: &HostVolume) -> Result<(), BackendError> {
+        self.inspect(volume).await
     }
 
     fn beside(&self, _plan: &HostPlan) -> Option<HostPlan> {
         None
     }
 
-    async fn inspect(&self, _plan: &HostPlan) -> Result<(), BackendError> {
+    async fn inspect(&self, _volume: &HostVolume) -> Result<(), BackendError> {
         self.pass("backend.inspect", Moment::Before).await
     }
 
-    async fn pin(&self, plan: &HostPlan, _scope: Scope) -> Result<Pinned, BackendError> {
+    async fn pin(&self, volume: &HostVolume, _scope: Scope) -> Result<Pinned, BackendError> {
         self.pass("backend.pin", Moment::Before).await?;
-        if plan.sequence() != self.world.state().leads_to(&plan.path) {
+        if volume.sequence() != self.world.state().leads_to(volume.path()) {
             return Err(refused("another device has its name"));
         }
         Ok(Pinned {
-            path: plan.path.clone(),
-            held: Box::new(self.world.open(&plan.path)),
+            path: volume.path().to_owned(),
+            held: Box::new(self.world.open(volume.path())),
         })
     }
 
-    async fn extend(&self, _plan: &HostPlan) -> Result<u64, BackendError> {
+    async fn extend(&self, _volume: &HostVolume) -> Result<u64, BackendError> {
         unreachable!("no history extends")
     }
 
-    async fn disconnect(&self, plan: &HostPlan, how: &Release) -> Result<(), BackendError> {
+    async fn disconnect(&self, volume: &HostVolume, how: &Release) -> Result<(), BackendError> {
         self.pass("backend.disconnect", Moment::Before).await?;
         let own: BTreeSet<u64> = {
             let san = self.world.san();
-            let own = paths(plan).into_iter();
+            let own = paths(&volume.plan).into_iter();
             let own = own.filter(|at| !how.held.contains(&claim(at)));
             own.filter_map(|at| Some(san.at(&at)?.number)).collect()
         };
         let maps = self.world.san().maps.clone();
         let is_own = |map: &&Map| {
-            let left = map.paths.is_empty() && Some(&map.wwid[..]) == plan.identity();
+            let left = map.paths.is_empty() && Some(&map.wwid) == volume.identity();
             left || !map.paths.is_empty() && map.paths.is_subset(&own)
         };
         if let Some(map) = maps.iter().find(is_own) {

@@ -9,8 +9,9 @@ use volattach::backend::{
 use volattach::connection::{ConnectionInfo, Protocol};
 use volattach::journal::{Journal, JournalError, Record};
 use volattach::model::{
-    Access, AttachmentId, Claim, HostKey, HostPlan, ImageFormat, MountPlan, Reason, Scope,
-    SetPermissions, SourceKind, TargetPath, TargetPlan, VolumeId,
+    Access, AttachmentId, Claim, Connection, Device, Found, HostKey, HostPlan, HostVolume,
+    ImageFormat, MountPlan, Reason, Scope, SetPermissions, SourceKind, TargetPath, TargetPlan,
+    VolumeId,
 };
 
 use super::World;
@@ -34,9 +35,10 @@ impl FakeBackend {
         passed.map_err(|Failed| fail(Reason::ServerUnreachable))
     }
 
-    fn there(&self, plan: &HostPlan) -> Presence {
+    fn there(&self, volume: &HostVolume) -> Presence {
+        let plan = &volume.plan;
         let state = self.world.state();
-        let connected = plan.target.as_ref().map(|target| target.verified.is_some());
+        let connected = target_of(plan).is_none() || volume.found.device.is_some();
         let there: Vec<Option<Presence>> = plan
             .claims
             .iter()
@@ -50,8 +52,8 @@ impl FakeBackend {
         }
         let whole = there.iter().all(|it| *it == Some(Presence::Present));
         // Others may have the target: which device is the volume's, only connecting tells. And another may have its name by now.
-        let its_own = plan.sequence() == state.sequences.get(&plan.path).copied();
-        match whole && connected != Some(false) && its_own {
+        let its_own = volume.sequence() == state.sequences.get(volume.path()).copied();
+        match whole && connected && its_own {
             true => Presence::Present,
             false => Presence::Partial,
         }
@@ -140,6 +142,14 @@ fn fail(reason: Reason) -> BackendError {
     error
 }
 
+/// The plan's target, if it has one.
+fn target_of(plan: &HostPlan) -> Option<&TargetPlan> {
+    match &plan.connection {
+        Connection::Iscsi(target) | Connection::Nvme(target) => Some(target),
+        Connection::None | Connection::Mount(_) => None,
+    }
+}
+
 /// What a plan's connection is known by: what it shares with others, or else its path.
 fn name(plan: &HostPlan) -> String {
     let claims: Vec<String> = plan.claims.iter().map(ToString::to_string).collect();
@@ -162,18 +172,17 @@ impl Backend for FakeBackend {
     fn check_confined(&self, plan: &HostPlan) -> Result<(), BackendError> {
         match self.world.state().shares_closed {
             true => Err(BackendError::SelinuxBoolean {
-                fstype: plan.mount.as_ref().unwrap().fstype.clone(),
+                fstype: plan.mount().unwrap().fstype.clone(),
                 boolean: "virt_use_samba",
             }),
             false => Ok(()),
         }
     }
 
-    fn recall(&self, _plan: &HostPlan) {} // it remembers nothing of connections
+    fn recall(&self, _volume: &HostVolume) {} // it remembers nothing of connections
 
     fn plan(&self, info: &Protocol, access: Access) -> Result<HostPlan, BackendError> {
-        let mut target = None;
-        let (claims, mount, root, path) = match info {
+        let (claims, connection, root, path) = match info {
             Protocol::Smb(volume) => {
                 let mut share = volume.clone();
                 share.name.clear();
@@ -198,7 +207,7 @@ impl Backend for FakeBackend {
                 };
                 (
                     vec![Claim::Mount(id)],
-                    Some(mount),
+                    Connection::Mount(mount),
                     root.clone(),
                     root.join(&volume.name),
                 )
@@ -215,19 +224,19 @@ impl Backend for FakeBackend {
                 };
                 (
                     vec![Claim::Mount(id)],
-                    Some(mount),
+                    Connection::Mount(mount),
                     root.clone(),
                     root.join(&volume.name),
                 )
             }
             Protocol::Local(volume) => (
                 Vec::new(),
-                None,
+                Connection::None,
                 "/volumes".into(),
                 volume.device_path.clone(),
             ),
             Protocol::Nvme(volume) => {
-                target = Some(TargetPlan {
+                let target = TargetPlan {
                     transport: "tcp".to_owned(),
                     paths: vec![TargetPath {
                         portal: volume.portals[0].to_string(),
@@ -236,14 +245,11 @@ impl Backend for FakeBackend {
                     }],
                     interface: None,
                     expected: None,
-                    verified: None,
-                    found: None,
-                    sequence: None,
-                });
+                };
                 let path = "/dev/disk/by-id/nvme-x".into();
                 (
                     vec![Claim::Subsystem(volume.nqn.clone())],
-                    None,
+                    Connection::Nvme(target),
                     "/dev".into(),
                     path,
                 )
@@ -255,15 +261,12 @@ impl Backend for FakeBackend {
                     name: path.target.clone(),
                     lun: Some(path.lun),
                 });
-                target = Some(TargetPlan {
+                let target = TargetPlan {
                     transport: "tcp".to_owned(),
                     paths: paths.collect(),
                     interface: None,
                     expected: volume.identity.clone(),
-                    verified: None,
-                    found: None,
-                    sequence: None,
-                });
+                };
                 let mut claims: Vec<Claim> = (volume.paths.iter())
                     .map(|path| Claim::Lun {
                         target: path.target.clone(),
@@ -273,23 +276,21 @@ impl Backend for FakeBackend {
                 claims.sort();
                 claims.dedup();
                 let path = format!("/dev/disk/by-path/{}", claims[0]).into();
-                (claims, None, "/dev".into(), path)
+                (claims, Connection::Iscsi(target), "/dev".into(), path)
             }
         };
         Ok(HostPlan {
             protocol: self.protocol.to_owned(),
             claims,
-            mount,
             path,
             root,
-            kind: match target {
-                Some(_) => SourceKind::Block,
-                None => SourceKind::File,
+            kind: match connection {
+                Connection::Iscsi(_) | Connection::Nvme(_) => SourceKind::Block,
+                Connection::None | Connection::Mount(_) => SourceKind::File,
             },
-            target,
+            connection,
             format: self.world.state().format,
             access,
-            protected: false,
             keeps_owner: matches!(info, Protocol::Smb(_) | Protocol::Nfs(_)),
         })
     }
@@ -306,22 +307,23 @@ impl Backend for FakeBackend {
         }
     }
 
-    async fn find(&self, plan: &HostPlan) -> Result<Presence, BackendError> {
+    async fn find(&self, volume: &HostVolume) -> Result<Presence, BackendError> {
         self.pass("backend.find", Moment::Before).await?;
-        Ok(self.there(plan))
+        Ok(self.there(volume))
     }
 
-    async fn survey(&self, plan: &HostPlan) -> Result<HostPlan, BackendError> {
+    async fn survey(&self, _plan: &HostPlan) -> Result<Found, BackendError> {
         self.pass("backend.survey", Moment::Before).await?;
-        Ok(plan.clone())
+        Ok(Found::default())
     }
 
     async fn connect(
         &self,
-        plan: &HostPlan,
+        volume: &HostVolume,
         _info: &Protocol,
         owners: &dyn Owners,
     ) -> Result<Connected, BackendError> {
+        let plan = &volume.plan;
         assert!(!plan.claims.is_empty(), "there is nothing to connect");
         self.pass("backend.connect", Moment::Before).await?;
         if let Some(reason) = self.world.state().connect_fails.take() {
@@ -333,7 +335,7 @@ impl Backend for FakeBackend {
             let there = *there.or_insert(Presence::Partial);
             // One more volume of a target takes nothing from the others; but nobody mounts over a mount.
             assert!(
-                plan.target.is_some() || there == Presence::Partial,
+                target_of(plan).is_some() || there == Presence::Partial,
                 "mounted over a mount: {claim}"
             );
         }
@@ -345,31 +347,35 @@ impl Backend for FakeBackend {
                 .insert(claim.to_string(), Presence::Present);
         }
         self.pass("backend.connect", Moment::After).await?;
-        let mut plan = plan.clone();
-        if let Some(target) = &mut plan.target {
+        let mut found = volume.found.clone();
+        if let Some(target) = target_of(plan) {
             let number = target.paths[0].lun.unwrap_or_default();
             let identity = self.world.state().identity(&target.paths[0].name, number);
             owners.take(&identity, format!("LUN {number}")).await?;
-            target.verified = Some(identity);
             let number = number + self.world.state().first_device;
-            plan.path = match self.protocol {
+            let path: PathBuf = match self.protocol {
                 "iscsi" => format!("/dev/dm-{number}").into(),
                 _ => format!("/dev/nvme0n{number}").into(),
             };
-            target.sequence = Some(self.world.state().sequence(&plan.path));
+            let sequence = Some(self.world.state().sequence(&path));
+            found.device = Some(Device {
+                path,
+                identity,
+                sequence,
+            });
         }
         Ok(Connected {
-            plan,
+            found,
             inspected: self.protocol == "iscsi",
         })
     }
 
-    async fn join(&self, plan: &HostPlan) -> Result<(), BackendError> {
-        self.inspect(plan).await
+    async fn join(&self, volume: &HostVolume) -> Result<(), BackendError> {
+        self.inspect(volume).await
     }
 
     fn beside(&self, plan: &HostPlan) -> Option<HostPlan> {
-        let mount = plan.mount.as_ref()?;
+        let mount = plan.mount()?;
         let [Claim::Mount(claim)] = &plan.claims[..] else {
             return None;
         };
@@ -378,7 +384,7 @@ impl Backend for FakeBackend {
             claims: vec![Claim::Mount(format!("{claim}+"))],
             path: target.join(plan.path.strip_prefix(&plan.root).unwrap()),
             root: target.clone(),
-            mount: Some(MountPlan {
+            connection: Connection::Mount(MountPlan {
                 target,
                 ..mount.clone()
             }),
@@ -387,17 +393,17 @@ impl Backend for FakeBackend {
         .filter(|_| !claim.ends_with("+++"))
     }
 
-    async fn inspect(&self, plan: &HostPlan) -> Result<(), BackendError> {
+    async fn inspect(&self, volume: &HostVolume) -> Result<(), BackendError> {
         self.pass("backend.inspect", Moment::Before).await?;
-        if plan.sequence() != self.world.state().sequences.get(&plan.path).copied() {
+        if volume.sequence() != self.world.state().sequences.get(volume.path()).copied() {
             return Err(fail(Reason::DeviceIdentity));
         }
-        assert_eq!(self.there(plan), Presence::Present, "not mounted");
+        assert_eq!(self.there(volume), Presence::Present, "not mounted");
         let mut state = self.world.state();
-        let mut claims = plan.claims.iter().map(ToString::to_string);
+        let mut claims = volume.plan.claims.iter().map(ToString::to_string);
         if claims.any(|claim| state.stale.contains(&claim)) {
             return Err(BackendError::ServerLost {
-                path: plan.path.clone(),
+                path: volume.path().to_owned(),
                 why: "ESTALE".to_owned(),
             });
         }
@@ -407,33 +413,34 @@ impl Backend for FakeBackend {
             .map_or(Ok(()), |reason| Err(fail(reason)))
     }
 
-    async fn pin(&self, plan: &HostPlan, scope: Scope) -> Result<Pinned, BackendError> {
+    async fn pin(&self, volume: &HostVolume, scope: Scope) -> Result<Pinned, BackendError> {
         self.pass("backend.pin", Moment::Before).await?;
-        if plan.sequence() != self.world.state().sequences.get(&plan.path).copied() {
+        if volume.sequence() != self.world.state().sequences.get(volume.path()).copied() {
             return Err(fail(Reason::DeviceIdentity));
         }
-        let held = Box::new(self.world.open(&plan.path));
-        let path = match plan.identity() {
+        let held = Box::new(self.world.open(volume.path()));
+        let path = match volume.identity() {
             Some(identity) if scope.config() => {
                 let link = PathBuf::from(format!("/dev/disk/by-id/{identity}"));
                 let mut state = self.world.state();
-                state.links.insert(link.clone(), plan.path.clone());
+                state.links.insert(link.clone(), volume.path().to_owned());
                 link
             }
-            _ => plan.path.clone(),
+            _ => volume.path().to_owned(),
         };
         Ok(Pinned { path, held })
     }
 
-    async fn extend(&self, plan: &HostPlan) -> Result<u64, BackendError> {
+    async fn extend(&self, volume: &HostVolume) -> Result<u64, BackendError> {
         self.pass("backend.extend", Moment::Before).await?;
-        assert_eq!(self.there(plan), Presence::Present, "not mounted");
+        assert_eq!(self.there(volume), Presence::Present, "not mounted");
         let mut state = self.world.state();
         let failed = state.extend_fails.take();
         failed.map_or(Ok(state.stored), |reason| Err(fail(reason)))
     }
 
-    async fn disconnect(&self, plan: &HostPlan, how: &Release) -> Result<(), BackendError> {
+    async fn disconnect(&self, volume: &HostVolume, how: &Release) -> Result<(), BackendError> {
+        let plan = &volume.plan;
         let own = plan.claims.iter().filter(|claim| !how.held.contains(claim));
         let own: Vec<String> = own.map(ToString::to_string).collect();
         if own.is_empty() && !plan.claims.is_empty() {
@@ -450,7 +457,7 @@ impl Backend for FakeBackend {
                 return Err(fail(Reason::DeviceBusy));
             }
             for record in records.iter().filter(|it| state.disk(&it.disk).is_some()) {
-                let mut its = record.host.claims.iter().map(ToString::to_string);
+                let mut its = record.host.plan.claims.iter().map(ToString::to_string);
                 assert!(
                     !its.any(|claim| own.contains(&claim)),
                     "took a connection from under the disk of {}: {own:?}",
@@ -471,7 +478,7 @@ impl Backend for FakeBackend {
                 state.stale.remove(claim);
             }
             if how.held.is_empty() {
-                state.sequences.remove(&plan.path);
+                state.sequences.remove(volume.path());
             }
         }
         self.pass("backend.disconnect", Moment::After).await

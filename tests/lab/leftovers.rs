@@ -23,6 +23,7 @@ ls /sys/class/scsi_disk 2>/dev/null | sed 's/^/SCSI disk: /'
 for map in /sys/block/dm-*; do
     [ -e "$map" ] && echo "map: $(cat "$map/dm/uuid")"
 done
+sed -n 's#^/#volume that multipathd remembers: /#p' /etc/multipath/wwids 2>/dev/null
 # Whoever writes to a device that is gone makes a file of its name, which stays when the next device comes.
 find /dev -xdev -type f -printf 'file among the devices: %p\n'
 find /etc/iscsi/nodes /etc/iscsi/.volattach* -type f -printf 'node record: %p\n' 2>/dev/null

@@ -7,7 +7,7 @@ use crate::attach::saga::Forward;
 use crate::backend::{Presence, Release};
 use crate::journal::{Record, Step};
 use crate::libvirt::{DomainView, plan_disk};
-use crate::model::Claim;
+use crate::model::{Claim, HostVolume};
 
 impl Inner {
     /// Connects; whether the volume was inspected with it.
@@ -16,10 +16,13 @@ impl Inner {
         record: &mut Record,
         forward: &Forward,
     ) -> Result<bool, Error> {
-        let backend = self.parts.backends.get(&record.host.protocol)?;
-        let mut plan = backend.survey(&forward.host).await?;
+        let backend = self.parts.backends.get(&record.host.plan.protocol)?;
+        let mut volume = HostVolume {
+            plan: forward.host.clone(),
+            found: backend.survey(&forward.host).await?,
+        };
         if !forward.again {
-            record.host = plan.clone();
+            record.host = volume.clone();
         }
         record.begin(Step::Connect);
         self.put(record).await?;
@@ -27,9 +30,12 @@ impl Inner {
         let inspected = loop {
             if backend.find(&record.host).await? != Presence::Present {
                 let owners = Taking::new(self, record);
-                let connected = backend.connect(&plan, &forward.info, &owners).await?;
+                let connected = backend.connect(&volume, &forward.info, &owners).await?;
                 let taken = owners.into_lock();
-                record.host = connected.plan;
+                record.host = HostVolume {
+                    plan: volume.plan,
+                    found: connected.found,
+                };
                 if taken.is_some() {
                     // Whoever takes it next is to find it here.
                     self.parts.journal.put_soon(record).await?;
@@ -45,19 +51,19 @@ impl Inner {
                 break true;
             };
             let beside = match broken.is_of_connection() {
-                true => backend.beside(&plan),
+                true => backend.beside(&volume.plan),
                 false => None,
             };
-            plan = beside.ok_or(broken)?;
-            record.host = plan.clone();
+            volume = beside.ok_or(broken)?.into();
+            record.host = volume.clone();
             besides.extend(self.lock(record, Step::Connect).await);
             self.put(record).await?;
         };
         record.done(Step::Connect);
-        if record.domain.is_none() && record.host.path != forward.spec.path {
+        if record.domain.is_none() && record.host.path() != forward.spec.path {
             record.disk = plan_disk(
                 &DomainView::empty(self.parts.hypervisor.dialect()),
-                &forward.spec_at(&record.host.path),
+                &forward.spec_at(record.host.path()),
             )?;
         }
         Ok(inspected)
@@ -65,25 +71,28 @@ impl Inner {
 
     /// Whether the connection is there, whole.
     pub(super) async fn is_connected(&self, record: &Record) -> Result<bool, Error> {
-        let backend = self.parts.backends.get(&record.host.protocol)?;
+        let backend = self.parts.backends.get(&record.host.plan.protocol)?;
         Ok(backend.find(&record.host).await? == Presence::Present)
     }
 
     /// Takes down of the connection what nobody else holds.
     pub(in crate::attach) async fn disconnect(&self, record: &Record) -> Result<(), Error> {
-        let claims = &record.host.claims;
+        let claims = &record.host.plan.claims;
         let shares = |other: &Record| {
-            let mut its = other.host.claims.iter();
+            let mut its = other.host.plan.claims.iter();
             other.id != record.id && other.uses_connection() && its.any(|it| claims.contains(it))
         };
         let others = self.parts.journal.select(&shares).await?;
-        let mut held: Vec<Claim> = others.into_iter().flat_map(|it| it.host.claims).collect();
+        let mut held: Vec<Claim> = others
+            .into_iter()
+            .flat_map(|it| it.host.plan.claims)
+            .collect();
         held.retain(|claim| claims.contains(claim));
         let how = Release {
             held,
             force: record.force,
         };
-        let backend = self.parts.backends.get(&record.host.protocol)?;
+        let backend = self.parts.backends.get(&record.host.plan.protocol)?;
         Ok(backend.disconnect(&record.host, &how).await?)
     }
 }

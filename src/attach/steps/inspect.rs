@@ -2,12 +2,12 @@
 
 use crate::attach::Error;
 use crate::attach::inner::Inner;
-use crate::model::HostPlan;
+use crate::model::HostVolume;
 
 impl Inner {
     /// Inspects the volume.
-    pub(in crate::attach) async fn inspect(&self, host: &HostPlan) -> Result<(), Error> {
-        let backend = self.parts.backends.get(&host.protocol)?;
-        Ok(backend.inspect(host).await?)
+    pub(in crate::attach) async fn inspect(&self, volume: &HostVolume) -> Result<(), Error> {
+        let backend = self.parts.backends.get(&volume.plan.protocol)?;
+        Ok(backend.inspect(volume).await?)
     }
 }

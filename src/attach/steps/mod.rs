@@ -47,7 +47,7 @@ impl Inner {
         let mut locks = Vec::new();
         match (step, &record.domain) {
             (Step::Connect, _) => {
-                for claim in &record.host.claims {
+                for claim in &record.host.plan.claims {
                     locks.push(self.claims.lock(claim.clone()).await);
                 }
             }

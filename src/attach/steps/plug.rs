@@ -27,7 +27,7 @@ impl Inner {
         let Some(domain) = record.domain.as_ref().map(|domain| domain.uuid) else {
             return Ok(());
         };
-        let backend = self.parts.backends.get(&record.host.protocol)?;
+        let backend = self.parts.backends.get(&record.host.plan.protocol)?;
         let scope = forward.spec.options.scope;
         let pinned = backend.pin(&record.host, scope).await?;
         let spec = forward.spec_at(&pinned.path);

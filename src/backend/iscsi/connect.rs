@@ -6,12 +6,12 @@ use futures::future::join_all;
 use nix::errno::Errno;
 use tokio::time::Instant;
 
-use super::disk::{Found, Identity};
+use super::disk::{Identity, Live, agree};
 use super::login::POLL;
-use super::{DEVICE, IscsiBackend, PROTOCOL, multipathd, node, volume_at};
+use super::{DEVICE, IscsiBackend, PROTOCOL, multipathd, node, target_of, volume_at};
 use crate::backend::{BackendError, Connected, Owners, mount, release};
 use crate::connection::IscsiVolume;
-use crate::model::{Access, HostPlan, TargetPath, TargetPlan};
+use crate::model::{Access, Device, Found, HostPlan, HostVolume, TargetPath, Wwid};
 use crate::sys::worker::{Job, WorkerError};
 
 /// How often multipathd is asked for a map that it does not make: it may not know the paths yet.
@@ -21,13 +21,12 @@ impl IscsiBackend {
     /// The map over the paths, made if need be: its block device, who that is, and whether it was there.
     async fn map(
         &self,
-        plan: &TargetPlan,
-        found: &[Found],
-        wwid: &str,
+        path: &TargetPath,
+        live: &[Live],
+        wwid: &Wwid,
     ) -> Result<(String, Identity, bool), BackendError> {
         let within = self.initiator.settings.device_timeout;
         let until = Instant::now() + within;
-        let path = &plan.paths[0];
         let failed = |why: String| BackendError::MultipathFailed {
             volume: volume_at(path),
             why,
@@ -43,14 +42,14 @@ impl IscsiBackend {
         // One that multipathd has just made of new disks by itself is nobody's.
         let old = self.sysfs().map(wwid).is_some_and(|map| {
             let has = self.sysfs().paths_of(&map);
-            let mut old = found.iter().filter(|path| path.old);
+            let mut old = live.iter().filter(|path| path.old);
             old.any(|path| has.contains(&path.block))
         });
         let mut next = Instant::now();
         let map = loop {
             if let Some(map) = self.sysfs().map(wwid) {
                 let has = self.sysfs().paths_of(&map);
-                if found.iter().all(|path| has.contains(&path.block)) {
+                if live.iter().all(|path| has.contains(&path.block)) {
                     break map;
                 }
             }
@@ -63,7 +62,7 @@ impl IscsiBackend {
                 )));
             }
             if now >= next {
-                for path in found {
+                for path in live {
                     multipathd::ask(&format!("add path {}", path.block))
                         .await
                         .map_err(silent)?;
@@ -76,7 +75,7 @@ impl IscsiBackend {
         };
         // Whatever else it goes to, of an earlier time or another's making, must be the same volume too.
         let mut devices = self.sysfs().paths_of(&map);
-        devices.retain(|block| found.iter().all(|path| path.block != *block));
+        devices.retain(|block| live.iter().all(|path| path.block != *block));
         for block in &devices {
             self.is_of_map(path, block, wwid).await?;
         }
@@ -89,10 +88,10 @@ impl IscsiBackend {
         &self,
         path: &TargetPath,
         block: &str,
-        wwid: &str,
+        wwid: &Wwid,
     ) -> Result<Identity, BackendError> {
         let told = self.identify(path, block).await?;
-        match told.wwid == wwid {
+        match told.wwid == *wwid {
             true => Ok(told),
             false => Err(BackendError::DeviceIdentity {
                 volume: volume_at(path),
@@ -104,12 +103,12 @@ impl IscsiBackend {
     /// Whether a disk that was verified still is that volume.
     pub(super) async fn verify(
         &self,
-        plan: &TargetPlan,
+        verified: Option<&Wwid>,
         path: &TargetPath,
         block: &str,
     ) -> Result<(), BackendError> {
         let identity = self.identify(path, block).await?.wwid;
-        if Some(&identity) == plan.verified.as_ref() {
+        if Some(&identity) == verified {
             return Ok(());
         }
         Err(BackendError::DeviceIdentity {
@@ -153,31 +152,28 @@ impl IscsiBackend {
     /// Logs in by every path and makes one device of what there is; what fails leaves nothing new.
     pub(super) async fn attach(
         &self,
-        plan: &HostPlan,
-        target: &TargetPlan,
-        volume: &IscsiVolume,
+        volume: &HostVolume,
+        paths: &[TargetPath],
+        given: &IscsiVolume,
         owners: &dyn Owners,
     ) -> Result<Connected, BackendError> {
-        let several = target.paths.len() > 1 || volume.enforce_multipath;
-        let own = (!several).then_some(plan.access);
-        let tried = target
-            .paths
-            .iter()
-            .map(|path| self.path(path, volume, own, owners));
-        let (mut found, mut errors) = (Vec::new(), Vec::new());
-        for (path, result) in target.paths.iter().zip(join_all(tried).await) {
+        let several = paths.len() > 1 || given.enforce_multipath;
+        let own = (!several).then_some(volume.plan.access);
+        let tried = paths.iter().map(|path| self.path(path, given, own, owners));
+        let (mut live, mut errors) = (Vec::new(), Vec::new());
+        for (path, result) in paths.iter().zip(join_all(tried).await) {
             match result {
-                Ok(path) => found.push(path),
+                Ok(path) => live.push(path),
                 Err(error) => {
                     tracing::warn!(target = path.name, portal = path.portal, error = %crate::model::chain(&error), "no path");
                     errors.push(error);
                 }
             }
         }
-        let joined = self.join(plan, target, &found, errors, several).await;
+        let joined = self.join(volume, &paths[0], &live, errors, several).await;
         if joined.is_err() {
             // Not another attachment's: nobody is to find them.
-            self.remove_new(target, &found).await;
+            self.remove_new(paths, &live).await;
         }
         joined
     }
@@ -185,9 +181,9 @@ impl IscsiBackend {
     /// Makes one device of the paths that there are.
     async fn join(
         &self,
-        plan: &HostPlan,
-        target: &TargetPlan,
-        found: &[Found],
+        volume: &HostVolume,
+        path: &TargetPath,
+        live: &[Live],
         mut errors: Vec<BackendError>,
         several: bool,
     ) -> Result<Connected, BackendError> {
@@ -198,24 +194,25 @@ impl IscsiBackend {
         if let Some(wrong) = wrong {
             return Err(errors.swap_remove(wrong));
         }
-        let Some(first) = found.first() else {
+        let Some(first) = live.first() else {
             return Err(worst(errors));
         };
-        let wwid = self.agree(target, found)?;
+        let expected = target_of(&volume.plan)?.expected.as_ref();
+        let wwid = agree(expected, path, live)?;
         let (block, told, old) = match several {
-            true => self.map(target, found, &wwid).await?,
+            true => self.map(path, live, &wwid).await?,
             false => (first.block.clone(), first.told.clone(), first.old),
         };
-        self.protect(plan, &block).await?;
+        self.protect(&volume.plan, &block).await?;
+        let device = Device {
+            path: node(&block),
+            identity: wwid,
+            sequence: told.sequence,
+        };
         Ok(Connected {
-            plan: HostPlan {
-                path: node(&block),
-                target: Some(TargetPlan {
-                    verified: Some(wwid),
-                    sequence: told.sequence,
-                    ..target.clone()
-                }),
-                ..plan.clone()
+            found: Found {
+                device: Some(device),
+                ..volume.found.clone()
             },
             // A disk that is new was opened as it is to be used; raw, its bytes are not looked at.
             inspected: !several && !old,

@@ -1,29 +1,33 @@
 //! Taking a volume's disks down: the map, then the disks, then the sessions without any, each seen gone before the next.
 
+use std::path::Path;
 use std::time::Duration;
 
 use futures::future::join_all;
 use tokio::time::Instant;
 
-use super::disk::Found;
+use super::disk::Live;
 use super::login::POLL;
 use super::sysfs::{Cached, Map, Unit};
-use super::{DEVICE, IscsiBackend, multipathd, node};
+use super::{DEVICE, IscsiBackend, multipathd, node, wwids};
 use crate::backend::release::{self, Use};
 use crate::backend::{BackendError, mount};
-use crate::model::{TargetPath, TargetPlan};
+use crate::model::{TargetPath, Wwid};
 use crate::sys::worker::{FlushJob, Job, Reply, SysfsJob, WorkerError};
 
 impl IscsiBackend {
-    /// The disks that there are at the plan's LUNs, by its own paths, and those of the same volume by other portals of the
-    /// target: another attachment of it may have come by these, or one that discovered them before a crash.
-    pub(super) fn units(&self, target: &TargetPlan) -> Vec<(TargetPath, Unit)> {
-        let own = target.paths.iter().cloned();
+    /// The disks that there are at these paths, and those of the same volume by other portals of the targets: another attachment of it may have come by these, or one that discovered them before a crash.
+    pub(super) fn units(
+        &self,
+        paths: &[TargetPath],
+        identity: Option<&Wwid>,
+    ) -> Vec<(TargetPath, Unit)> {
+        let own = paths.iter().cloned();
         let own = own.filter_map(|path| self.at(path));
         let mut units: Vec<_> = own.collect();
         let first = || self.seen.unit(self.sysfs(), &units.first()?.1);
-        if let Some(identity) = target.verified.clone().or_else(first) {
-            let others = self.elsewhere(target).into_iter();
+        if let Some(identity) = identity.cloned().or_else(first) {
+            let others = self.elsewhere(paths).into_iter();
             let others = others.filter_map(|path| self.at(path));
             units.extend(others.filter(|(_, unit)| {
                 self.seen.unit(self.sysfs(), unit).as_ref() == Some(&identity)
@@ -38,16 +42,16 @@ impl IscsiBackend {
         Some((path, unit))
     }
 
-    /// The plan's LUNs by sessions with other portals of its targets.
-    pub(super) fn elsewhere(&self, target: &TargetPlan) -> Vec<TargetPath> {
+    /// The paths' LUNs by sessions with other portals of their targets.
+    pub(super) fn elsewhere(&self, paths: &[TargetPath]) -> Vec<TargetPath> {
         let mut others = Vec::new();
-        for path in &target.paths {
+        for path in paths {
             for session in self.sysfs().sessions(&path.name) {
                 let other = TargetPath {
                     portal: session.portal.to_string(),
                     ..path.clone()
                 };
-                if !target.paths.contains(&other) && !others.contains(&other) {
+                if !paths.contains(&other) && !others.contains(&other) {
                     others.push(other);
                 }
             }
@@ -56,12 +60,8 @@ impl IscsiBackend {
     }
 
     /// Another attachment uses the LUN: all that can be this one's own is the map of a volume that is there no more.
-    pub(super) async fn leave(&self, target: &TargetPlan) -> Result<(), BackendError> {
-        match target
-            .verified
-            .as_ref()
-            .and_then(|wwid| self.sysfs().map(wwid))
-        {
+    pub(super) async fn leave(&self, identity: Option<&Wwid>) -> Result<(), BackendError> {
+        match identity.and_then(|wwid| self.sysfs().map(wwid)) {
             Some(map) if self.sysfs().paths_of(&map).is_empty() => {
                 self.remove_map(&map, DEVICE).await
             }
@@ -72,19 +72,17 @@ impl IscsiBackend {
     /// Removes map and disks, and logs out where nothing else uses the session; `force`: what was written last may be lost.
     pub(super) async fn take_down(
         &self,
-        target: &TargetPlan,
+        paths: &[TargetPath],
+        identity: Option<&Wwid>,
         force: bool,
     ) -> Result<(), BackendError> {
         // Before it was verified the volume was given to nobody who could have written.
-        let force = force || target.verified.is_none();
-        let units = self.units(target);
+        let force = force || identity.is_none();
+        let units = self.units(paths, identity);
         let over = units
             .iter()
             .find_map(|(_, unit)| self.sysfs().map_over(unit.block.as_deref()?));
-        let named = target
-            .verified
-            .as_ref()
-            .and_then(|wwid| self.sysfs().map(wwid));
+        let named = identity.and_then(|wwid| self.sysfs().map(wwid));
         let blocks: Vec<&String> = units
             .iter()
             .filter_map(|(_, it)| it.block.as_ref())
@@ -110,7 +108,7 @@ impl IscsiBackend {
             .iter()
             .map(|(path, unit)| self.remove_unit(path, unit, cached));
         let removed = join_all(removed).await;
-        let mut left: Vec<&TargetPath> = target.paths.iter().collect();
+        let mut left: Vec<&TargetPath> = paths.iter().collect();
         left.extend(units.iter().map(|(path, _)| path));
         let released = left.into_iter().map(|path| self.initiator.release(path));
         let released = join_all(released).await;
@@ -131,15 +129,10 @@ impl IscsiBackend {
     }
 
     /// Removes the disks that were found anew, and a map over them.
-    pub(super) async fn remove_new(&self, target: &TargetPlan, found: &[Found]) {
-        let new = |unit: &Unit| {
-            let block = unit.block.as_ref();
-            found
-                .iter()
-                .any(|path| !path.old && Some(&path.block) == block)
-        };
-        let is_new = |block: &String| found.iter().any(|it| !it.old && it.block == *block);
-        for (path, unit) in self.units(target).into_iter().filter(|(_, unit)| new(unit)) {
+    pub(super) async fn remove_new(&self, paths: &[TargetPath], live: &[Live]) {
+        let is_new = |block: &String| live.iter().any(|it| !it.old && it.block == *block);
+        let units = self.units(paths, None).into_iter();
+        for (path, unit) in units.filter(|(_, unit)| unit.block.as_ref().is_some_and(is_new)) {
             if let Some(map) = unit
                 .block
                 .as_deref()
@@ -167,6 +160,7 @@ impl IscsiBackend {
         let asked = loop {
             let asked = multipathd::ask(&format!("del map {}", map.wwid)).await;
             if self.sysfs().map(&map.wwid).is_none() {
+                forget(map.wwid.clone()).await;
                 return Ok(());
             }
             if asked.is_err() || Instant::now() >= until {
@@ -259,6 +253,17 @@ impl IscsiBackend {
             }
         })
     }
+}
+
+/// Has multipathd not take the volume for one of its own any more. What cannot be taken out is a line in a file.
+async fn forget(wwid: Wwid) {
+    let forgetting = tokio::task::spawn_blocking(move || {
+        let forgotten = wwids::forget(Path::new(wwids::FILE), &wwid);
+        if let Err(error) = forgotten {
+            tracing::warn!(%wwid, %error, "the volume stays in {}", wwids::FILE);
+        }
+    });
+    let _ = forgetting.await;
 }
 
 fn flush(block: &str, shared: bool) -> Job {

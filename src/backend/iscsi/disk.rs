@@ -11,7 +11,7 @@ use super::sysfs::{Cached, Session, Unit};
 use super::{DEVICE, IscsiBackend, PROTOCOL, by_path, node, volume_at};
 use crate::backend::{BackendError, Owners, mount};
 use crate::connection::IscsiVolume;
-use crate::model::{Access, TargetPath, TargetPlan};
+use crate::model::{Access, TargetPath, Wwid};
 use crate::sys::scsi::Told;
 use crate::sys::worker::{Job, Reply, ScanJob, SysfsJob, WorkerError};
 
@@ -24,13 +24,13 @@ const LOOKED_AT: Duration = Duration::from_secs(2);
 /// Who a block device is, by its own word.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Identity {
-    pub(super) wwid: String,
-    /// The number of the device that told; see [`TargetPlan::sequence`].
+    pub(super) wwid: Wwid,
+    /// The number of the device that told; see [`crate::model::Device::sequence`].
     pub(super) sequence: Option<u64>,
 }
 
-/// A path that is there: its disk told who it is.
-pub(super) struct Found {
+/// A path that is there, whose disk told who it is.
+pub(super) struct Live {
     /// Such as `sdb`.
     pub(super) block: String,
     /// Whether it was there before.
@@ -47,7 +47,7 @@ impl IscsiBackend {
         volume: &IscsiVolume,
         own: Option<Access>,
         owners: &dyn Owners,
-    ) -> Result<Found, BackendError> {
+    ) -> Result<Live, BackendError> {
         let (session, gate) = self.initiator.login(path, volume.chap.as_ref()).await?;
         self.late.take_over(path).await;
         if let Some(unit) = path.lun.and_then(|lun| session.unit(lun))
@@ -55,7 +55,7 @@ impl IscsiBackend {
             && let Some(block) = unit.block
         {
             owners.take(&told.wwid, volume_at(path)).await?;
-            return Ok(Found {
+            return Ok(Live {
                 block,
                 old: true,
                 told,
@@ -72,7 +72,7 @@ impl IscsiBackend {
             }
             return Err(taken);
         }
-        Ok(Found {
+        Ok(Live {
             block,
             old: false,
             told,
@@ -104,7 +104,7 @@ impl IscsiBackend {
         if told.is_some() && told == scanned.as_ref() {
             return Ok(now);
         }
-        tracing::warn!(unit = %unit.dir.display(), first = ?scanned, now = told, "removing a leftover of another volume at this LUN");
+        tracing::warn!(unit = %unit.dir.display(), first = ?scanned, now = ?told, "removing a leftover of another volume at this LUN");
         self.remove_unit(path, unit, Cached::Nothing).await?;
         if let Some(map) = scanned.and_then(|wwid| self.sysfs().map(&wwid))
             && self.sysfs().paths_of(&map).is_empty()
@@ -184,34 +184,32 @@ impl IscsiBackend {
             Err(error) => Err(untold(path, &format!("/dev/{block}"), error)),
         }
     }
+}
 
-    /// The identity that all paths have, and that was asked for.
-    pub(super) fn agree(&self, plan: &TargetPlan, found: &[Found]) -> Result<String, BackendError> {
-        let volume = plan.paths.first().map(volume_at).unwrap_or_default();
-        let first = found
-            .first()
-            .map(|path| path.told.wwid.clone())
-            .unwrap_or_default();
-        let told = || {
-            let each: Vec<String> = found
-                .iter()
-                .map(|path| format!("/dev/{} says {}", path.block, path.told.wwid))
-                .collect();
-            each.join(", ")
-        };
-        if found.iter().any(|path| path.told.wwid != first) {
-            return Err(BackendError::DeviceIdentity {
-                volume,
-                why: format!("its paths lead to different volumes: {}", told()),
-            });
+/// The identity that all paths have, and that is expected.
+pub(super) fn agree(
+    expected: Option<&Wwid>,
+    path: &TargetPath,
+    live: &[Live],
+) -> Result<Wwid, BackendError> {
+    let other = |why: String| {
+        let each: Vec<String> = live
+            .iter()
+            .map(|path| format!("/dev/{} says {}", path.block, path.told.wwid))
+            .collect();
+        BackendError::DeviceIdentity {
+            volume: volume_at(path),
+            why: why + &each.join(", "),
         }
-        match &plan.expected {
-            Some(expected) if *expected != first => Err(BackendError::DeviceIdentity {
-                volume,
-                why: format!("it must be {expected}, but {}", told()),
-            }),
-            _ => Ok(first),
+    };
+    let mut told: Vec<&Wwid> = live.iter().map(|path| &path.told.wwid).collect();
+    told.dedup();
+    match (told.as_slice(), expected) {
+        ([first], Some(expected)) if *first != expected => {
+            Err(other(format!("it must be {expected}, but ")))
         }
+        ([first], _) => Ok((*first).clone()),
+        _ => Err(other("its paths lead to different volumes: ".to_owned())),
     }
 }
 

@@ -22,6 +22,7 @@ mod multipathd;
 mod record;
 mod seen;
 mod sysfs;
+mod wwids;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,12 +33,13 @@ use futures::future::join_all;
 
 use super::{
     Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release, Setting,
-    device, file, mount, target_of,
+    device, file, mount,
 };
 use crate::config;
 use crate::connection::{Discovery, IscsiVolume, Protocol};
 use crate::model::{
-    Access, Claim, HostPlan, ImageFormat, Scope, SourceKind, TargetPath, TargetPlan,
+    Access, Claim, Connection, Found, HostPlan, HostVolume, ImageFormat, Scope, SourceKind,
+    TargetPath, TargetPlan, Wwid,
 };
 use crate::sys::worker::{Job, SysfsJob, Workers};
 use late::Late;
@@ -109,11 +111,32 @@ fn by_path(path: &TargetPath) -> PathBuf {
 
 /// udev's names for the volume of that identity: of its map, or else of its disk (systemd, rules.d/60-persistent-storage.rules;
 /// lvm2, udev/13-dm-disk.rules).
-fn lasting(wwid: &str) -> Vec<String> {
+fn lasting(wwid: &Wwid) -> Vec<String> {
     let mut names = vec![format!("dm-uuid-mpath-{wwid}"), format!("scsi-{wwid}")];
     // A designator of type 3 (SPC-5 7.7.6.5) is a World Wide Name.
-    names.extend(wwid.strip_prefix('3').map(|name| format!("wwn-0x{name}")));
+    names.extend(
+        wwid.as_str()
+            .strip_prefix('3')
+            .map(|name| format!("wwn-0x{name}")),
+    );
     names
+}
+
+/// The plan's target, which every plan of this backend has, with a path at least.
+fn target_of(plan: &HostPlan) -> Result<&TargetPlan, BackendError> {
+    match &plan.connection {
+        Connection::Iscsi(target) if !target.paths.is_empty() => Ok(target),
+        _ => Err(BackendError::not_mine(PROTOCOL, "a plan without a target")),
+    }
+}
+
+/// The ways to a volume: those that its portal told of, where it was asked, or else those of the plan.
+fn paths_of(volume: &HostVolume) -> Result<&[TargetPath], BackendError> {
+    let planned = &target_of(&volume.plan)?.paths;
+    Ok(match volume.found.paths.is_empty() {
+        true => planned,
+        false => &volume.found.paths,
+    })
 }
 
 fn volume(info: &Protocol) -> Result<&IscsiVolume, BackendError> {
@@ -156,28 +179,23 @@ impl Backend for IscsiBackend {
         Ok(HostPlan {
             protocol: PROTOCOL.to_owned(),
             claims,
-            mount: None,
             path: paths.first().map(by_path).unwrap_or_default(),
-            target: Some(TargetPlan {
+            connection: Connection::Iscsi(TargetPlan {
                 transport: "tcp".to_owned(),
                 paths,
                 interface: (interface != "default").then(|| interface.clone()),
                 expected: volume.identity.clone(),
-                verified: None,
-                found: None,
-                sequence: None,
             }),
             root: DEVICES.into(),
             kind: SourceKind::Block,
             format: ImageFormat::Raw,
             access,
-            protected: false,
             keeps_owner: false,
         })
     }
 
     fn describe(&self, info: &Protocol, plan: &HostPlan) -> Description {
-        let (Ok(volume), Some(target)) = (volume(info), &plan.target) else {
+        let (Ok(volume), Ok(target)) = (volume(info), target_of(plan)) else {
             return Description::default();
         };
         let each: Vec<String> = target.paths.iter().map(volume_at).collect();
@@ -229,30 +247,30 @@ impl Backend for IscsiBackend {
         }
     }
 
-    fn recall(&self, plan: &HostPlan) {
-        if let Some(target) = &plan.target
-            && let Some(identity) = &target.verified
+    fn recall(&self, volume: &HostVolume) {
+        if let Ok(paths) = paths_of(volume)
+            && let Some(identity) = volume.identity()
         {
-            let paths = target.paths.iter().cloned().chain(self.elsewhere(target));
+            let paths = paths.iter().cloned().chain(self.elsewhere(paths));
             for (_, unit) in paths.filter_map(|path| self.at(path)) {
                 self.seen.recall(self.sysfs(), &unit, identity);
             }
         }
     }
 
-    async fn find(&self, plan: &HostPlan) -> Result<Presence, BackendError> {
-        let target = target_of(plan, PROTOCOL)?;
-        let units = self.units(target);
+    async fn find(&self, volume: &HostVolume) -> Result<Presence, BackendError> {
+        let units = self.units(paths_of(volume)?, volume.identity());
         // A name may be another disk's by now.
-        let wanted = |block: &String| {
-            let sequence = self.sysfs().sequence(block);
-            node(block) == plan.path && (target.sequence.is_none() || sequence == target.sequence)
-        };
-        let present = target.verified.as_ref().is_some_and(|wwid| {
-            let map = self.sysfs().map(wwid).map(|map| map.block);
+        let present = volume.found.device.as_ref().is_some_and(|device| {
+            let wanted = |block: &String| {
+                let sequence = self.sysfs().sequence(block);
+                node(block) == device.path
+                    && (device.sequence.is_none() || sequence == device.sequence)
+            };
+            let map = self.sysfs().map(&device.identity).map(|map| map.block);
             units
                 .iter()
-                .filter(|(_, unit)| unit.identity_at_scan().as_ref() == Some(wwid))
+                .filter(|(_, unit)| unit.identity_at_scan().as_ref() == Some(&device.identity))
                 .any(|(_, unit)| unit.block.iter().chain(&map).any(wanted))
         });
         Ok(match (present, units.is_empty()) {
@@ -262,58 +280,62 @@ impl Backend for IscsiBackend {
         })
     }
 
-    async fn survey(&self, plan: &HostPlan) -> Result<HostPlan, BackendError> {
-        Ok(plan.clone()) // a session that others made says so in its node record
+    async fn survey(&self, _plan: &HostPlan) -> Result<Found, BackendError> {
+        Ok(Found::default()) // a session that others made says so in its node record
     }
 
     async fn connect(
         &self,
-        plan: &HostPlan,
+        volume: &HostVolume,
         info: &Protocol,
         owners: &dyn Owners,
     ) -> Result<Connected, BackendError> {
-        let (target, volume) = (target_of(plan, PROTOCOL)?, volume(info)?);
-        let mut target = target.clone();
-        if let (Some(discovery), [path]) = (&volume.discovery, &target.paths[..]) {
-            target.paths = self
+        let (target, given) = (target_of(&volume.plan)?, self::volume(info)?);
+        let mut found = volume.found.clone();
+        if let (Some(discovery), [path]) = (&given.discovery, &target.paths[..]) {
+            found.paths = self
                 .initiator
                 .discover(path, discovery.chap.as_ref())
                 .await?;
         }
-        let attached = self.attach(plan, &target, volume, owners).await;
+        let volume = HostVolume {
+            plan: volume.plan.clone(),
+            found,
+        };
+        let paths = paths_of(&volume)?;
+        let attached = self.attach(&volume, paths, given, owners).await;
         // Sessions that came to nothing; what is left after an error is `disconnect`'s.
-        join_all(target.paths.iter().map(|path| self.initiator.release(path))).await;
+        join_all(paths.iter().map(|path| self.initiator.release(path))).await;
         attached
     }
 
-    async fn join(&self, plan: &HostPlan) -> Result<(), BackendError> {
-        self.inspect(plan).await
+    async fn join(&self, volume: &HostVolume) -> Result<(), BackendError> {
+        self.inspect(volume).await
     }
 
     fn beside(&self, _plan: &HostPlan) -> Option<HostPlan> {
         None // a device is one
     }
 
-    async fn inspect(&self, plan: &HostPlan) -> Result<(), BackendError> {
-        mount::inspect(&self.workers, plan, None).await.map(drop)
+    async fn inspect(&self, volume: &HostVolume) -> Result<(), BackendError> {
+        mount::inspect(&self.workers, volume, None).await.map(drop)
     }
 
-    async fn pin(&self, plan: &HostPlan, scope: Scope) -> Result<Pinned, BackendError> {
-        let target = target_of(plan, PROTOCOL)?;
-        let volume = volume_at(&target.paths[0]);
-        let lasting = target.verified.as_deref().map(lasting).unwrap_or_default();
-        device::pin(&self.workers, plan, scope, &lasting, volume).await
+    async fn pin(&self, volume: &HostVolume, scope: Scope) -> Result<Pinned, BackendError> {
+        let called = volume_at(&paths_of(volume)?[0]);
+        let lasting = volume.identity().map(lasting).unwrap_or_default();
+        device::pin(&self.workers, volume, scope, &lasting, called).await
     }
 
-    async fn extend(&self, plan: &HostPlan) -> Result<u64, BackendError> {
-        let target = target_of(plan, PROTOCOL)?;
-        let disks = self.units(target).into_iter();
+    async fn extend(&self, volume: &HostVolume) -> Result<u64, BackendError> {
+        let (paths, identity) = (paths_of(volume)?, volume.identity());
+        let disks = self.units(paths, identity).into_iter();
         let disks: Vec<_> = disks
             .filter_map(|(path, unit)| Some((path, unit.dir, unit.block?)))
             .collect();
         // All of them before the kernel reads any anew: else it would take the other volume's identity for the disk's own.
         for (path, _, block) in &disks {
-            self.verify(target, path, block).await?;
+            self.verify(identity, path, block).await?;
         }
         for (path, dir, block) in &disks {
             let rescan = SysfsJob {
@@ -324,31 +346,26 @@ impl Backend for IscsiBackend {
                 .run(Job::WriteSysfs(rescan), DEVICE)
                 .await
                 .map_err(mount::host(|| format!("rescan /dev/{block}")))?;
-            self.verify(target, path, block).await?;
+            self.verify(identity, path, block).await?;
         }
-        if let Some(map) = target
-            .verified
-            .as_ref()
-            .and_then(|wwid| self.sysfs().map(wwid))
-        {
+        if let Some(map) = identity.and_then(|wwid| self.sysfs().map(wwid)) {
             let resized = multipathd::ask(&format!("resize map {}", map.wwid)).await;
             if !resized.map_err(mount::host(|| "ask multipathd to resize a map".to_owned()))? {
                 return Err(BackendError::MultipathFailed {
-                    volume: volume_at(&target.paths[0]),
+                    volume: volume_at(&paths[0]),
                     why: "multipathd did not resize it: look at its log".to_owned(),
                 });
             }
         }
-        mount::inspect(&self.workers, plan, None).await
+        mount::inspect(&self.workers, volume, None).await
     }
 
-    async fn disconnect(&self, plan: &HostPlan, how: &Release) -> Result<(), BackendError> {
-        let target = target_of(plan, PROTOCOL)?;
-        let mut own = target.clone();
-        own.paths.retain(|path| !how.held.contains(&lun(path)));
-        match own.paths.is_empty() {
-            true => self.leave(target).await,
-            false => self.take_down(&own, how.force).await,
+    async fn disconnect(&self, volume: &HostVolume, how: &Release) -> Result<(), BackendError> {
+        let mut own = paths_of(volume)?.to_vec();
+        own.retain(|path| !how.held.contains(&lun(path)));
+        match own.is_empty() {
+            true => self.leave(volume.identity()).await,
+            false => self.take_down(&own, volume.identity(), how.force).await,
         }
     }
 }

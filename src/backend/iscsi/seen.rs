@@ -5,15 +5,16 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::sysfs::{Sysfs, Unit};
+use crate::model::Wwid;
 
 /// Identities, by [`Sysfs::sequence`]. The next daemon has those of the attachments from the journal, and else takes the
 /// kernel's word.
 #[derive(Debug, Default)]
-pub(super) struct FirstSeen(Mutex<HashMap<u64, String>>);
+pub(super) struct FirstSeen(Mutex<HashMap<u64, Wwid>>);
 
 impl FirstSeen {
     /// Who a disk was when it was first seen, which may be now.
-    pub(super) fn unit(&self, sysfs: &Sysfs, unit: &Unit) -> Option<String> {
+    pub(super) fn unit(&self, sysfs: &Sysfs, unit: &Unit) -> Option<Wwid> {
         let scanned = unit.identity_at_scan()?;
         Some(match &unit.block {
             Some(block) => self.first(sysfs, sysfs.sequence(block), scanned),
@@ -22,7 +23,7 @@ impl FirstSeen {
     }
 
     /// The same of the block device of that number, which says `now`.
-    pub(super) fn first(&self, sysfs: &Sysfs, number: Option<u64>, now: String) -> String {
+    pub(super) fn first(&self, sysfs: &Sysfs, number: Option<u64>, now: Wwid) -> Wwid {
         let Some(number) = number else {
             return now;
         };
@@ -38,7 +39,7 @@ impl FirstSeen {
 
     /// Who the disk is that an earlier process connected as a volume with that identity. Where several volumes had the LUN in
     /// turn, each with its attachment, it is the one whose identity the kernel tells.
-    pub(super) fn recall(&self, sysfs: &Sysfs, unit: &Unit, identity: &str) {
+    pub(super) fn recall(&self, sysfs: &Sysfs, unit: &Unit, identity: &Wwid) {
         let Some(number) = unit
             .block
             .as_deref()
@@ -46,15 +47,15 @@ impl FirstSeen {
         else {
             return;
         };
-        let is_told = unit.identity_at_scan().as_deref() == Some(identity);
+        let is_told = unit.identity_at_scan().as_ref() == Some(identity);
         let mut seen = self.lock();
-        let first = seen.entry(number).or_insert_with(|| identity.to_owned());
+        let first = seen.entry(number).or_insert_with(|| identity.clone());
         if is_told {
-            identity.clone_into(first);
+            first.clone_from(identity);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, String>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Wwid>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -71,7 +72,10 @@ mod tests {
         let file = dir.path().join("block/sda/diskseq");
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         let (sysfs, seen) = (Sysfs::new(dir.path().to_owned()), FirstSeen::default());
-        let see = |now: &str| seen.first(&sysfs, sysfs.sequence("sda"), now.to_owned());
+        let see = |now: &str| {
+            let now = Wwid::as_spelled(now.to_owned());
+            seen.first(&sysfs, sysfs.sequence("sda"), now).to_string()
+        };
         assert_eq!((see("x").as_str(), see("y").as_str()), ("x", "y"));
         for (number, now, first) in [(1, "a", "a"), (1, "b", "a"), (2, "b", "b")] {
             fs::write(&file, format!("{number}\n")).unwrap();

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use crate::model::TargetPath;
+use crate::model::{TargetPath, Wwid};
 use crate::sys::scsi;
 
 /// The kernel's files.
@@ -47,7 +47,7 @@ pub(super) struct Map {
     /// Its block device's name: `dm-0`.
     pub(super) block: String,
     /// The WWID it was made for.
-    pub(super) wwid: String,
+    pub(super) wwid: Wwid,
 }
 
 impl Sysfs {
@@ -99,11 +99,11 @@ impl Sysfs {
     }
 
     /// The map for that WWID.
-    pub(super) fn map(&self, wwid: &str) -> Option<Map> {
+    pub(super) fn map(&self, wwid: &Wwid) -> Option<Map> {
         let maps = list(&self.root.join("block"));
         maps.into_iter()
             .filter_map(|block| self.as_map(block))
-            .find(|map| map.wwid == wwid)
+            .find(|map| map.wwid == *wwid)
     }
 
     /// The map that has a block device as one of its paths.
@@ -116,7 +116,7 @@ impl Sysfs {
         let dir = self.root.join("block").join(&block);
         let uuid = block.starts_with("dm-").then(|| read(&dir, "dm/uuid"))?;
         // libmultipath/devmapper.h: UUID_PREFIX.
-        let wwid = uuid.strip_prefix("mpath-")?.to_owned();
+        let wwid = Wwid::as_spelled(uuid.strip_prefix("mpath-")?.to_owned());
         Some(Map { block, wwid })
     }
 
@@ -233,7 +233,7 @@ impl Session {
 
 impl Unit {
     /// The identity it had when it was scanned last, by anybody. Good for one thing: another one now says that it is another volume.
-    pub(super) fn identity_at_scan(&self) -> Option<String> {
+    pub(super) fn identity_at_scan(&self) -> Option<Wwid> {
         scsi::identity(&fs::read(self.dir.join("vpd_pg83")).ok()?)
     }
 

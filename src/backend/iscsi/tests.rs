@@ -7,14 +7,35 @@ use std::os::unix::fs::symlink;
 use nix::errno::Errno;
 
 use super::connect::worst;
-use super::disk::{Found, Identity};
+use super::disk::{Identity, Live, agree};
 use super::login::POLL;
 use super::*;
 use crate::backend::NoOthers;
 use crate::connection::ConnectionInfo;
-use crate::model::Reason;
+use crate::model::{Device, Reason};
 use crate::sys::exec::Ended;
 use crate::sys::worker::{Reply, WorkerError};
+
+/// An identity as it is spelled.
+fn wwid(text: &str) -> Wwid {
+    Wwid::as_spelled(text.to_owned())
+}
+
+/// The first of a plan's ways to its volume.
+fn first_path(plan: &HostPlan) -> TargetPath {
+    target_of(plan).unwrap().paths[0].clone()
+}
+
+/// The volume as it is when it was connected as that device.
+fn connected(plan: HostPlan, path: &str, identity: &str) -> HostVolume {
+    let mut volume = HostVolume::from(plan);
+    volume.found.device = Some(Device {
+        path: path.into(),
+        identity: wwid(identity),
+        sequence: None,
+    });
+    volume
+}
 
 fn backend(sys: &Path) -> IscsiBackend {
     let settings = config::Iscsi {
@@ -96,7 +117,7 @@ fn the_kernels_tree_is_read() {
     let kernel = kernel();
     let backend = backend(kernel.path());
     let plan = backend.plan(&two_paths(), Access::ReadWrite).unwrap();
-    let paths = &plan.target.as_ref().unwrap().paths;
+    let paths = &target_of(&plan).unwrap().paths;
     let session = backend.initiator.session(&paths[0]).unwrap();
     assert_eq!(
         (session.id, session.host, session.logged_in()),
@@ -111,13 +132,13 @@ fn the_kernels_tree_is_read() {
     assert!(backend.initiator.session(&paths[1]).is_none());
     let unit = session.unit(3).unwrap();
     assert_eq!(unit.dir, session.unit_dir(3));
-    assert_eq!(unit.identity_at_scan().as_deref(), Some(WWID));
+    assert_eq!(unit.identity_at_scan(), Some(wwid(WWID)));
     assert_eq!(unit.block.as_deref(), Some("sda"));
     assert_eq!((session.units().len(), session.unit(4)), (1, None));
     let sysfs = backend.sysfs();
     let map = sysfs.map_over("sda").unwrap();
     assert_eq!((map.block.as_str(), map.wwid.as_str()), ("dm-0", WWID));
-    assert_eq!(sysfs.map(WWID), Some(map.clone()));
+    assert_eq!(sysfs.map(&wwid(WWID)), Some(map.clone()));
     assert!(sysfs.partitions_of(&map).is_empty());
     let holder = |name: &str, uuid: &str| {
         let block = kernel.path().join("block");
@@ -129,7 +150,7 @@ fn the_kernels_tree_is_read() {
     assert_eq!(sysfs.partitions_of(&map), ["dm-7"]);
     holder("dm-8", "LVM-x");
     assert!(sysfs.partitions_of(&map).is_empty(), "this host uses it");
-    assert_eq!(sysfs.map("x"), None);
+    assert_eq!(sysfs.map(&wwid("x")), None);
     assert_eq!(sysfs.paths_of(&map), ["sda"]);
     assert!(sysfs.read_only("sda") && !sysfs.read_only("dm-0"));
 }
@@ -140,7 +161,7 @@ async fn a_disk_that_cannot_be_asked_is_not_taken_for_another_volume() {
     // Its workers do not start.
     let backend = backend(kernel.path());
     let plan = backend.plan(&two_paths(), Access::ReadWrite).unwrap();
-    let path = plan.target.unwrap().paths.swap_remove(0);
+    let path = first_path(&plan);
     let (_, unit) = backend.at(path.clone()).unwrap();
     let error = backend.still_the_same(&path, &unit).await.unwrap_err();
     assert!(
@@ -174,16 +195,14 @@ fn a_disk_is_who_the_journal_says_and_of_several_the_one_that_the_kernel_says() 
     ] {
         fs::write(&sequence, format!("{number}\n")).unwrap();
         let backend = backend(kernel.path());
-        let mut plan = backend.plan(&two_paths(), Access::ReadWrite).unwrap();
-        backend.recall(&plan); // nothing was verified
+        let plan = backend.plan(&two_paths(), Access::ReadWrite).unwrap();
+        backend.recall(&plan.clone().into()); // nothing was verified
         for identity in recalled {
-            plan.target.as_mut().unwrap().verified = Some((*identity).to_owned());
-            backend.recall(&plan);
+            backend.recall(&connected(plan.clone(), "/dev/sda", identity));
         }
-        let path = plan.target.unwrap().paths.swap_remove(0);
-        let (_, unit) = backend.at(path).unwrap();
+        let (_, unit) = backend.at(first_path(&plan)).unwrap();
         let seen = backend.seen.unit(backend.sysfs(), &unit);
-        assert_eq!(seen.as_deref(), Some(first));
+        assert_eq!(seen, Some(wwid(first)));
     }
 }
 
@@ -191,22 +210,20 @@ fn a_disk_is_who_the_journal_says_and_of_several_the_one_that_the_kernel_says() 
 async fn what_was_not_verified_is_never_found_whole() {
     let kernel = kernel();
     let backend = backend(kernel.path());
-    let mut plan = backend.plan(&two_paths(), Access::ReadWrite).unwrap();
-    assert_eq!(backend.find(&plan).await.unwrap(), Presence::Partial);
-    for (path, wwid, presence) in [
+    let plan = backend.plan(&two_paths(), Access::ReadWrite).unwrap();
+    let find = async |volume: HostVolume| backend.find(&volume).await.unwrap();
+    assert_eq!(find(plan.clone().into()).await, Presence::Partial);
+    for (path, identity, presence) in [
         ("/dev/sda", WWID, Presence::Present),
         ("/dev/dm-0", WWID, Presence::Present),
         ("/dev/sdb", WWID, Presence::Partial),
         ("/dev/sda", "another", Presence::Partial),
     ] {
-        plan.path = path.into();
-        if let Some(target) = &mut plan.target {
-            target.verified = Some(wwid.to_owned());
-        }
-        assert_eq!(backend.find(&plan).await.unwrap(), presence, "{path}");
+        let volume = connected(plan.clone(), path, identity);
+        assert_eq!(find(volume).await, presence, "{path}");
     }
     fs::remove_dir_all(kernel.path().join("class")).unwrap();
-    assert_eq!(backend.find(&plan).await.unwrap(), Presence::Absent);
+    assert_eq!(find(plan.into()).await, Presence::Absent);
 }
 
 #[test]
@@ -232,33 +249,30 @@ fn a_plan_names_all_that_takes_it_down_and_no_secret() {
           }
         }
       ],
-      "mount": null,
-      "target": {
-        "transport": "tcp",
-        "paths": [
-          {
-            "portal": "10.0.0.1:3260",
-            "name": "iqn.a",
-            "lun": 3
-          },
-          {
-            "portal": "[fd00::2]:3261",
-            "name": "iqn.b",
-            "lun": 300
-          }
-        ],
-        "interface": null,
-        "expected": "360014051b2d3e4f5061728394a5b6c7d",
-        "verified": null,
-        "found": null,
-        "sequence": null
+      "connection": {
+        "iscsi": {
+          "transport": "tcp",
+          "paths": [
+            {
+              "portal": "10.0.0.1:3260",
+              "name": "iqn.a",
+              "lun": 3
+            },
+            {
+              "portal": "[fd00::2]:3261",
+              "name": "iqn.b",
+              "lun": 300
+            }
+          ],
+          "interface": null,
+          "expected": "360014051b2d3e4f5061728394a5b6c7d"
+        }
       },
       "path": "/dev/disk/by-path/ip-10.0.0.1:3260-iscsi-iqn.a-lun-3",
       "root": "/dev",
       "kind": "block",
       "format": "raw",
       "access": "ro",
-      "protected": false,
       "keeps_owner": false
     }
     "#);
@@ -311,29 +325,31 @@ fn of_several_errors_the_most_telling_is_told_and_every_portal_tried() {
 
 #[test]
 fn paths_must_agree_with_each_other_and_with_what_was_asked_for() {
-    let backend = backend(Path::new("/nowhere"));
-    let plan = backend.plan(&two_paths(), Access::ReadOnly).unwrap();
-    let mut target = plan.target.unwrap();
-    let found = |block: &str, identity: &str| Found {
+    let path = TargetPath {
+        portal: "10.0.0.1:3260".into(),
+        name: "iqn.a".into(),
+        lun: Some(3),
+    };
+    let live = |block: &str, identity: &str| Live {
         block: block.into(),
         old: false,
         told: Identity {
-            wwid: identity.into(),
+            wwid: wwid(identity),
             sequence: None,
         },
         _gate: Arc::default(),
     };
-    let wanted = "360014051b2d3e4f5061728394a5b6c7d";
-    let both = [found("sda", wanted), found("sdb", wanted)];
-    assert_eq!(backend.agree(&target, &both).unwrap(), wanted);
-    let mixed = [found("sda", wanted), found("sdb", WWID)];
-    let error = backend.agree(&target, &mixed).unwrap_err();
+    let text = "360014051b2d3e4f5061728394a5b6c7d";
+    let wanted = wwid(text);
+    let both = [live("sda", text), live("sdb", text)];
+    assert_eq!(agree(Some(&wanted), &path, &both).unwrap(), wanted);
+    let mixed = [live("sda", text), live("sdb", WWID)];
+    let error = agree(Some(&wanted), &path, &mixed).unwrap_err();
     assert_eq!(error.reason(), Reason::DeviceIdentity);
-    let other = [found("sda", WWID)];
-    let error = backend.agree(&target, &other).unwrap_err();
+    let other = [live("sda", WWID)];
+    let error = agree(Some(&wanted), &path, &other).unwrap_err();
     assert!(error.to_string().contains("must be"), "{error}");
-    target.expected = None;
-    assert_eq!(backend.agree(&target, &other).unwrap(), WWID);
+    assert_eq!(agree(None, &path, &other).unwrap(), wwid(WWID));
 }
 
 #[test]
@@ -416,7 +432,7 @@ async fn a_disk_of_a_silent_target_is_no_leftover() {
         };
         let plan = backend.plan(&single, Access::ReadOnly).unwrap();
         let error = backend
-            .connect(&plan, &single, &NoOthers)
+            .connect(&plan.into(), &single, &NoOthers)
             .await
             .unwrap_err();
         assert_eq!(error.reason(), reason, "{error}");
@@ -441,7 +457,7 @@ async fn a_disk_that_appears_too_late_is_removed_unless_an_attach_took_it_over()
             .join("devices/platform/host2/session7/target2:0:0");
         fs::create_dir(units.join("2:0:0:4")).unwrap();
         let plan = backend.plan(&single, Access::ReadWrite).unwrap();
-        let path = plan.target.unwrap().paths[0].clone();
+        let path = first_path(&plan);
         let session = backend.initiator.session(&path).unwrap();
         let (end, ended) = tokio::sync::oneshot::channel::<()>();
         let scan = tokio::spawn(async move {

@@ -13,7 +13,7 @@ use crate::model::HostPlan;
 use crate::sys::block;
 
 /// The devices that are read-only for attachments alone, by the names that callers give them. The next daemon has them from the journal
-/// ([`HostPlan::protected`]).
+/// ([`crate::model::Found::protected`]).
 #[derive(Debug, Default)]
 pub(super) struct Protected(Mutex<BTreeSet<PathBuf>>);
 
@@ -54,6 +54,6 @@ pub(super) fn set(plan: &HostPlan, read_only: bool) -> Result<(), BackendError> 
             let name = plan.path.strip_prefix("/dev").unwrap_or(&plan.path);
             Err(release::used_by_host(&name.to_string_lossy()))
         }
-        Err((step, errno)) => Err(file::failure(plan, None, step, errno)),
+        Err((step, errno)) => Err(file::failure(&plan.clone().into(), None, step, errno)),
     }
 }

@@ -61,10 +61,10 @@ fn only_what_lies_beneath_a_root_is_planned() {
 async fn inspect(root: &Path, name: &str, format: ImageFormat) -> Result<(), BackendError> {
     let backend = backend(&[root]);
     let info = info(root.join(name), format);
-    let plan = backend.plan(&info, Access::ReadWrite)?;
-    backend.connect(&plan, &info, &NoOthers).await?;
-    let result = backend.inspect(&plan).await;
-    backend.disconnect(&plan, &LAST).await?;
+    let volume = backend.plan(&info, Access::ReadWrite)?.into();
+    backend.connect(&volume, &info, &NoOthers).await?;
+    let result = backend.inspect(&volume).await;
+    backend.disconnect(&volume, &LAST).await?;
     result
 }
 
@@ -140,7 +140,7 @@ async fn what_exists_is_found() {
     for name in ["v1", "absent"] {
         let info = info(dir.path().join(name), ImageFormat::Raw);
         let plan = backend.plan(&info, Access::ReadOnly).unwrap();
-        found.push(backend.find(&plan).await.unwrap());
+        found.push(backend.find(&plan.into()).await.unwrap());
     }
     assert_eq!(found, [Presence::Present, Presence::Absent]);
 }
@@ -164,13 +164,13 @@ async fn a_file_that_has_grown_tells_its_new_size() {
     let file = std::fs::File::create(dir.path().join("v1")).unwrap();
     let backend = backend(&[dir.path()]);
     let info = info(dir.path().join("v1"), ImageFormat::Raw);
-    let plan = backend.plan(&info, Access::ReadOnly).unwrap();
+    let volume = backend.plan(&info, Access::ReadOnly).unwrap().into();
     for size in [0, 1 << 20, 3 << 20] {
         file.set_len(size).unwrap();
-        assert_eq!(backend.extend(&plan).await.unwrap(), size);
+        assert_eq!(backend.extend(&volume).await.unwrap(), size);
     }
     std::fs::remove_file(dir.path().join("v1")).unwrap();
-    let error = backend.extend(&plan).await.unwrap_err();
+    let error = backend.extend(&volume).await.unwrap_err();
     assert_eq!(error.reason(), Reason::VolumeNotFound);
 }
 
@@ -190,8 +190,9 @@ async fn a_device_that_is_only_read_is_surveyed_so() {
     );
     assert_eq!(reads.claims, writes.claims);
     assert!(!backend.survey(&writes).await.unwrap().protected);
-    let surveyed = backend.survey(&reads).await.unwrap();
-    assert!(surveyed.protected);
+    let found = backend.survey(&reads).await.unwrap();
+    assert!(found.protected);
+    let surveyed = HostVolume { plan: reads, found };
     // The next daemon knows it from the journal.
     backend.recall(&surveyed);
     assert!(backend.survey(&writes).await.unwrap().protected);

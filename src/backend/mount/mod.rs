@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 
 use super::{BackendError, Presence, file};
 use crate::config::Shares;
-use crate::model::{Access, HostPlan, MountPlan};
+use crate::model::{Access, HostPlan, HostVolume, MountPlan};
 use crate::sys::Resolver;
 use crate::sys::worker::{Job, MountJob, Reply, RunAs, Worker, WorkerError, Workers};
 pub(in crate::backend) use mountpoint::beside;
@@ -122,13 +122,13 @@ impl Mounter {
     pub(in crate::backend) async fn connect(
         &self,
         share: &impl Share,
-        plan: &HostPlan,
+        volume: &HostVolume,
         mount: &MountPlan,
     ) -> Result<(), BackendError> {
         // It starts while the mount point is made and the server asked.
         let worker = self.workers.start();
         self.make_mount_point(mount).await?;
-        let result = self.mount(worker, share, plan, mount).await;
+        let result = self.mount(worker, share, volume, mount).await;
         if result.is_err() {
             // What fails here is still found, and taken down by `disconnect`; the first error says more.
             let _ = self.take_down(&mount.target).await;
@@ -137,8 +137,11 @@ impl Mounter {
     }
 
     /// Inspects the volume of a mounted share, and gives its size in bytes.
-    pub(in crate::backend) async fn inspect(&self, plan: &HostPlan) -> Result<u64, BackendError> {
-        inspect(&self.workers, plan, self.user.as_ref()).await
+    pub(in crate::backend) async fn inspect(
+        &self,
+        volume: &HostVolume,
+    ) -> Result<u64, BackendError> {
+        inspect(&self.workers, volume, self.user.as_ref()).await
     }
 
     /// Unmounts everything on and beneath the mount point, and removes it. Nothing there is success.
@@ -179,9 +182,10 @@ impl Mounter {
         &self,
         worker: Result<Worker, WorkerError>,
         share: &impl Share,
-        plan: &HostPlan,
+        volume: &HostVolume,
         mount: &MountPlan,
     ) -> Result<(), BackendError> {
+        let access = volume.plan.access;
         let mut started = Some(worker);
         let mut next_worker = || {
             let worker = started.take().unwrap_or_else(|| self.workers.start());
@@ -202,11 +206,11 @@ impl Mounter {
                     source: mount.source.clone(),
                     target: mount.target.clone(),
                     fstype: mount.fstype.clone(),
-                    read_only: plan.access.is_read_only(),
+                    read_only: access.is_read_only(),
                     data: share.data(address, &offer)?.to_string(),
                 });
                 let mut worker = next_worker()?;
-                let jobs = [job, Job::Inspect(file::job(plan, self.user.as_ref())?)];
+                let jobs = [job, Job::Inspect(file::job(volume, self.user.as_ref())?)];
                 let mut outcome =
                     mount_one(&mut worker, &jobs, share, mount, address, &offer).await;
                 if let Err(Meaning::Broke(why)) = &outcome {
@@ -217,9 +221,9 @@ impl Mounter {
                 match outcome {
                     Ok(()) => {
                         tracing::info!(source = mount.source, %address, vers = %offer, mount_point = %mount.target.display(), "mounted");
-                        check(mount, plan.access)?;
+                        check(mount, access)?;
                         let reply = worker.reply(INSPECT_TIMEOUT).await;
-                        return found(plan, self.user.as_ref(), reply).map(drop);
+                        return found(volume, self.user.as_ref(), reply).map(drop);
                     }
                     Err(Meaning::Final(error)) => return Err(error),
                     Err(Meaning::OtherVersion(error)) => refused = Some(error),
@@ -292,30 +296,32 @@ fn check(mount: &MountPlan, access: Access) -> Result<(), BackendError> {
 /// Inspects a volume that is connected, as `user`, and gives its size in bytes.
 pub(in crate::backend) async fn inspect(
     workers: &Workers,
-    plan: &HostPlan,
+    volume: &HostVolume,
     user: Option<&RunAs>,
 ) -> Result<u64, BackendError> {
-    let job = Job::Inspect(file::job(plan, user)?);
-    found(plan, user, workers.run(job, INSPECT_TIMEOUT).await)
+    let job = Job::Inspect(file::job(volume, user)?);
+    found(volume, user, workers.run(job, INSPECT_TIMEOUT).await)
 }
 
 /// Judges what a worker found of the volume, and gives its size in bytes.
 fn found(
-    plan: &HostPlan,
+    volume: &HostVolume,
     user: Option<&RunAs>,
     reply: Result<Reply, WorkerError>,
 ) -> Result<u64, BackendError> {
     match reply {
-        Ok(Reply::Found(found)) => file::judge(plan, &found).map(|()| found.size),
-        Ok(_) => Err(host(|| format!("look at {}", plan.path.display()))(
+        Ok(Reply::Found(found)) => file::judge(volume, &found).map(|()| found.size),
+        Ok(_) => Err(host(|| format!("look at {}", volume.path().display()))(
             std::io::Error::other("the worker gave another job's reply"),
         )),
-        Err(WorkerError::Failed { step, errno }) => Err(file::failure(plan, user, &step, errno)),
+        Err(WorkerError::Failed { step, errno }) => Err(file::failure(volume, user, &step, errno)),
         Err(WorkerError::Deadline { within, .. }) => Err(BackendError::ServerLost {
-            path: plan.path.clone(),
+            path: volume.path().to_owned(),
             why: format!("nothing within {} s", within.as_secs()),
         }),
-        Err(error) => Err(host(|| format!("look at {}", plan.path.display()))(error)),
+        Err(error) => Err(host(|| format!("look at {}", volume.path().display()))(
+            error,
+        )),
     }
 }
 
@@ -324,8 +330,7 @@ pub(in crate::backend) fn of<'a>(
     plan: &'a HostPlan,
     protocol: &'static str,
 ) -> Result<&'a MountPlan, BackendError> {
-    plan.mount
-        .as_ref()
+    plan.mount()
         .ok_or(BackendError::not_mine(protocol, "a plan without a mount"))
 }
 

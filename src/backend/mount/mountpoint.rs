@@ -12,7 +12,7 @@ use nix::sys::stat::{Mode, SFlag, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 
 use crate::backend::Presence;
-use crate::model::{Access, Claim, HostPlan, MountPlan};
+use crate::model::{Access, Claim, Connection, HostPlan, MountPlan};
 use crate::sys::mountinfo::{Mount, Mounts};
 
 /// What the mount table and the directory say.
@@ -89,7 +89,7 @@ const BESIDE: u32 = 8;
 
 /// The plan of one more mount of the same share, on a mount point of its own.
 pub(in crate::backend) fn beside(plan: &HostPlan) -> Option<HostPlan> {
-    let mount = plan.mount.as_ref()?;
+    let mount = plan.mount()?;
     let relative = plan.path.strip_prefix(&plan.root).ok()?;
     let name = mount.target.file_name()?.to_str()?;
     let (id, number) = match name.split_once('-') {
@@ -106,7 +106,7 @@ pub(in crate::backend) fn beside(plan: &HostPlan) -> Option<HostPlan> {
         claims: claims.collect(),
         path: target.join(relative),
         root: target.clone(),
-        mount: Some(MountPlan {
+        connection: Connection::Mount(MountPlan {
             target,
             ..mount.clone()
         }),

@@ -15,7 +15,7 @@ const BOOLEANS: &[(&str, &str)] = &[("cifs", "virt_use_samba"), ("nfs", "virt_us
 /// # Errors
 /// Where its boolean is off.
 pub(in crate::backend) fn check(host: &Host, plan: &HostPlan) -> Result<(), BackendError> {
-    let fstype = plan.mount.as_ref().map(|mount| mount.fstype.as_str());
+    let fstype = plan.mount().map(|mount| mount.fstype.as_str());
     let boolean = BOOLEANS.iter().find(|(of, _)| Some(*of) == fstype);
     match boolean {
         Some((fstype, boolean)) if host.selinux_boolean_is_off(boolean) => {
@@ -31,7 +31,7 @@ pub(in crate::backend) fn check(host: &Host, plan: &HostPlan) -> Result<(), Back
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Access, ImageFormat, MountPlan, Reason, SourceKind};
+    use crate::model::{Access, Connection, ImageFormat, MountPlan, Reason, SourceKind};
 
     #[test]
     fn each_kind_of_mount_has_its_boolean_and_what_is_no_mount_has_none() {
@@ -46,18 +46,18 @@ mod tests {
         let host = Host::beneath(root.path());
         let try_mount = |fstype: Option<&str>| {
             let plan = HostPlan {
-                protected: false,
                 keeps_owner: false,
                 protocol: "x".into(),
                 claims: Vec::new(),
-                mount: fstype.map(|fstype| MountPlan {
-                    source: "//nas/vols".into(),
-                    fstype: fstype.into(),
-                    options: String::new(),
-                    target: "/m".into(),
-                    login: None,
+                connection: fstype.map_or(Connection::None, |fstype| {
+                    Connection::Mount(MountPlan {
+                        source: "//nas/vols".into(),
+                        fstype: fstype.into(),
+                        options: String::new(),
+                        target: "/m".into(),
+                        login: None,
+                    })
                 }),
-                target: None,
                 root: "/m".into(),
                 path: "/m/v".into(),
                 kind: SourceKind::File,

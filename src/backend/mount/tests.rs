@@ -115,21 +115,19 @@ async fn a_connection_that_broke_is_tried_once_more() {
             target: dir.path().join("mnt/abc"),
             login: None,
         };
-        let plan = HostPlan {
+        let volume = HostVolume::from(HostPlan {
             protocol: "smbfs".into(),
             claims: Vec::new(),
-            mount: Some(mount.clone()),
-            target: None,
+            connection: crate::model::Connection::Mount(mount.clone()),
             path: mount.target.join("v"),
             root: mount.target.clone(),
             kind: crate::model::SourceKind::File,
             format: crate::model::ImageFormat::Raw,
             access: Access::ReadWrite,
-            protected: false,
             keeps_owner: true,
-        };
+        });
         let share = Scripted(crate::config::Settings::built_in().smb.shares);
-        let error = mounter.connect(&share, &plan, &mount).await.unwrap_err();
+        let error = mounter.connect(&share, &volume, &mount).await.unwrap_err();
         assert_eq!(
             error.reason(),
             crate::model::Reason::ServerTimeout,

@@ -29,7 +29,9 @@ use super::{
 use crate::config::{self, Shares};
 use crate::connection::{NfsVolume, Protocol};
 use crate::host::Host;
-use crate::model::{Access, Claim, HostKey, HostPlan, MountPlan, Scope, SourceKind};
+use crate::model::{
+    Access, Claim, Connection, Found, HostKey, HostPlan, HostVolume, MountPlan, Scope, SourceKind,
+};
 use crate::sys::worker::{RunAs, Workers};
 use probe::Offer;
 use share::Export;
@@ -140,7 +142,7 @@ impl Backend for NfsBackend {
         matches!(info, Protocol::Nfs(volume) if self.settings.shares.read_only(&volume.host))
     }
 
-    fn recall(&self, _plan: &HostPlan) {} // it remembers nothing of connections
+    fn recall(&self, _volume: &HostVolume) {} // it remembers nothing of connections
 
     fn plan(&self, info: &Protocol, access: Access) -> Result<HostPlan, BackendError> {
         let volume = volume(info)?;
@@ -152,18 +154,16 @@ impl Backend for NfsBackend {
             claims: vec![Claim::Mount(format!("nfs:{id}"))],
             path: target.join(&volume.name),
             root: target.clone(),
-            mount: Some(MountPlan {
+            connection: Connection::Mount(MountPlan {
                 source: export.source(),
                 fstype: "nfs".to_owned(),
                 options: export.shown(),
                 target,
                 login: None,
             }),
-            target: None,
             kind: SourceKind::File,
             format: volume.format,
             access,
-            protected: false,
             keeps_owner: true,
         })
     }
@@ -187,60 +187,60 @@ impl Backend for NfsBackend {
         }
     }
 
-    async fn find(&self, plan: &HostPlan) -> Result<Presence, BackendError> {
-        let mount = mount::of(plan, PROTOCOL)?;
-        self.mounter.find(mount, plan.access).await
+    async fn find(&self, volume: &HostVolume) -> Result<Presence, BackendError> {
+        let mount = mount::of(&volume.plan, PROTOCOL)?;
+        self.mounter.find(mount, volume.plan.access).await
     }
 
-    async fn survey(&self, plan: &HostPlan) -> Result<HostPlan, BackendError> {
-        Ok(plan.clone()) // mount points are its own
+    async fn survey(&self, _plan: &HostPlan) -> Result<Found, BackendError> {
+        Ok(Found::default()) // mount points are its own
     }
 
     async fn connect(
         &self,
-        plan: &HostPlan,
+        volume: &HostVolume,
         info: &Protocol,
         _owners: &dyn Owners,
     ) -> Result<Connected, BackendError> {
-        let mount = mount::of(plan, PROTOCOL)?;
+        let mount = mount::of(&volume.plan, PROTOCOL)?;
         let mounting = Mounting {
             settings: &self.settings,
-            export: Export::new(&self.settings, volume(info)?, plan.access)?,
+            export: Export::new(&self.settings, self::volume(info)?, volume.plan.access)?,
         };
-        self.mounter.connect(&mounting, plan, mount).await?;
+        self.mounter.connect(&mounting, volume, mount).await?;
         Ok(Connected {
-            plan: plan.clone(),
+            found: volume.found.clone(),
             inspected: true,
         })
     }
 
-    async fn join(&self, plan: &HostPlan) -> Result<(), BackendError> {
-        self.inspect(plan).await
+    async fn join(&self, volume: &HostVolume) -> Result<(), BackendError> {
+        self.inspect(volume).await
     }
 
     fn beside(&self, plan: &HostPlan) -> Option<HostPlan> {
         mount::beside(plan)
     }
 
-    async fn inspect(&self, plan: &HostPlan) -> Result<(), BackendError> {
-        self.mounter.inspect(plan).await.map(drop)
+    async fn inspect(&self, volume: &HostVolume) -> Result<(), BackendError> {
+        self.mounter.inspect(volume).await.map(drop)
     }
 
-    async fn pin(&self, plan: &HostPlan, _scope: Scope) -> Result<Pinned, BackendError> {
+    async fn pin(&self, volume: &HostVolume, _scope: Scope) -> Result<Pinned, BackendError> {
         Ok(Pinned {
-            path: plan.path.clone(),
+            path: volume.path().to_owned(),
             held: Box::new(()), // its mount stays, and a file is what the server has by its name
         })
     }
 
-    async fn extend(&self, plan: &HostPlan) -> Result<u64, BackendError> {
+    async fn extend(&self, volume: &HostVolume) -> Result<u64, BackendError> {
         // A file is as large as its server says when it is opened.
-        self.mounter.inspect(plan).await
+        self.mounter.inspect(volume).await
     }
 
-    async fn disconnect(&self, plan: &HostPlan, how: &Release) -> Result<(), BackendError> {
-        let mount = mount::of(plan, PROTOCOL)?;
-        if !how.is_last(&plan.claims) {
+    async fn disconnect(&self, volume: &HostVolume, how: &Release) -> Result<(), BackendError> {
+        let mount = mount::of(&volume.plan, PROTOCOL)?;
+        if !how.is_last(&volume.plan.claims) {
             return Ok(());
         }
         self.mounter.take_down(&mount.target).await

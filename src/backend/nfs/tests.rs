@@ -50,7 +50,7 @@ fn a_plan_names_what_takes_it_down() {
     let info = info("fd00::5", &[option("rsize", "65536")]);
     let plan = backend.plan(&info, Access::ReadOnly).unwrap();
     assert_eq!(plan, backend.plan(&info, Access::ReadOnly).unwrap());
-    let mount = plan.mount.clone().unwrap();
+    let mount = plan.mount().unwrap();
     let id = mount.target.file_name().unwrap().to_str().unwrap();
     assert_eq!(plan.claims, [Claim::Mount(format!("nfs:{id}"))]);
     assert_eq!(plan.path, mount.target.join("sub/volume 1"));
@@ -124,10 +124,10 @@ fn version_3_is_told_where_its_mountd_is() {
 async fn connect_fails(info: &Protocol) -> BackendError {
     let dir = tempfile::tempdir().unwrap();
     let backend = backend(&dir.path().join("mnt"));
-    let plan = backend.plan(info, Access::ReadWrite).unwrap();
-    let error = backend.connect(&plan, info, &NoOthers).await.unwrap_err();
-    assert_eq!(backend.find(&plan).await.unwrap(), Presence::Absent);
-    backend.disconnect(&plan, &LAST).await.unwrap();
+    let volume = backend.plan(info, Access::ReadWrite).unwrap().into();
+    let error = backend.connect(&volume, info, &NoOthers).await.unwrap_err();
+    assert_eq!(backend.find(&volume).await.unwrap(), Presence::Absent);
+    backend.disconnect(&volume, &LAST).await.unwrap();
     error
 }
 

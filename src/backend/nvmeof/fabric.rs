@@ -6,6 +6,8 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use crate::model::Wwid;
+
 /// The kernel's tree of devices; another directory in tests.
 #[derive(Debug, Clone)]
 pub(super) struct Fabric(PathBuf);
@@ -47,7 +49,7 @@ pub(super) struct Block {
     /// The namespace's number.
     pub(super) nsid: u32,
     /// The identity as the kernel remembers it.
-    pub(super) wwid: String,
+    pub(super) wwid: Wwid,
     /// The NGUID as the kernel remembers it; empty: none.
     pub(super) nguid: String,
     /// Bytes.
@@ -119,7 +121,7 @@ impl Fabric {
                 let before = sequence();
                 let block = Block {
                     nsid: attribute(&path, "nsid")?.parse().ok()?,
-                    wwid: attribute(&path, "wwid")?,
+                    wwid: Wwid::as_spelled(attribute(&path, "wwid")?),
                     nguid: attribute(&path, "nguid").unwrap_or_default(),
                     // In sectors of 512 bytes, whatever the device's are (Documentation/ABI/stable/sysfs-block).
                     size: attribute(&path, "size")?
@@ -307,7 +309,7 @@ mod tests {
         let block = Block {
             name: "nvme0n1".into(),
             nsid: 7,
-            wwid: "uuid.a".into(),
+            wwid: Wwid::as_spelled("uuid.a".into()),
             nguid: String::new(),
             size: 8192,
             sequence: Some(12),

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Portals of subsystems. The next daemon has them from the journal, by what each attachment did not find there
-/// ([`crate::model::TargetPlan::found`]).
+/// ([`crate::model::Found::others`]).
 #[derive(Debug, Default)]
 pub(super) struct Made(Mutex<BTreeSet<(String, SocketAddr)>>);
 

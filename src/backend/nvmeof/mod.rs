@@ -27,12 +27,15 @@ use tokio::time::Instant;
 use super::mount::{self, blocking, host};
 use super::{
     Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release, Setting,
-    device, file, target_of,
+    device, file,
 };
 use crate::config;
 use crate::connection::{NvmeVolume, Protocol};
 use crate::host::{Host, NvmeHost};
-use crate::model::{Access, Claim, HostPlan, Scope, SourceKind, TargetPath, TargetPlan};
+use crate::model::{
+    Access, Claim, Connection, Device, Found, HostPlan, HostVolume, Scope, SourceKind, TargetPath,
+    TargetPlan, Wwid,
+};
 use crate::sys::worker::{Job, SysfsJob, Workers};
 use fabric::{Block, Controller, Fabric, State};
 use made::Made;
@@ -153,31 +156,31 @@ impl NvmeBackend {
         }
     }
 
-    /// The plan's device, as far as the kernel knows it.
-    async fn device(&self, plan: &HostPlan) -> Result<Option<Block>, BackendError> {
-        let target = target(plan)?;
-        let Some(verified) = &target.verified else {
+    /// The volume's device, as far as the kernel knows it.
+    async fn device(&self, volume: &HostVolume) -> Result<Option<Block>, BackendError> {
+        let target = target(&volume.plan)?;
+        let Some(device) = &volume.found.device else {
             return Ok(None);
         };
         let blocks = self.blocks(nqn(target)?).await?;
         Ok(blocks.into_iter().find(|block| {
-            block.wwid == *verified
-                && plan.path == Path::new(DEVICES).join(&block.name)
-                && (target.sequence.is_none() || block.sequence == target.sequence)
+            block.wwid == device.identity
+                && device.path == Path::new(DEVICES).join(&block.name)
+                && (device.sequence.is_none() || block.sequence == device.sequence)
         }))
     }
 
     /// Asks the connected volume's paths once more which volume it is; its device.
-    async fn verify_again(&self, plan: &HostPlan) -> Result<(Block, u64), BackendError> {
-        let target = target(plan)?;
-        let Some(block) = self.device(plan).await? else {
+    async fn verify_again(&self, volume: &HostVolume) -> Result<(Block, u64), BackendError> {
+        let target = target(&volume.plan)?;
+        let Some(block) = self.device(volume).await? else {
             return Err(BackendError::VolumeNotFound {
-                path: plan.path.clone(),
+                path: volume.path().to_owned(),
                 why: "the device went away: its server is lost, or has taken the volume away"
                     .to_owned(),
             });
         };
-        let wanted = Wanted::connected(nqn(target)?, target);
+        let wanted = Wanted::connected(nqn(target)?, volume.identity());
         let told = self.verify(target, &wanted, &block).await?;
         Ok((block, told.size))
     }
@@ -203,8 +206,12 @@ fn claims(volume: &NvmeVolume) -> Vec<Claim> {
     claims
 }
 
+/// The plan's target, which every plan of this backend has, with a path at least.
 fn target(plan: &HostPlan) -> Result<&TargetPlan, BackendError> {
-    target_of(plan, PROTOCOL)
+    match &plan.connection {
+        Connection::Nvme(target) if !target.paths.is_empty() => Ok(target),
+        _ => Err(BackendError::not_mine(PROTOCOL, "a plan without a target")),
+    }
 }
 
 /// The subsystem, which is the same on all paths.
@@ -228,22 +235,23 @@ impl Backend for NvmeBackend {
         Ok(()) // libvirt labels a device for its domain
     }
 
-    fn recall(&self, plan: &HostPlan) {
-        if let Ok(target) = target(plan)
+    fn recall(&self, volume: &HostVolume) {
+        if let Ok(target) = target(&volume.plan)
             && let Ok(nqn) = nqn(target)
-            && target.found.is_some()
+            && let Some(others) = &volume.found.others
         {
-            let own = path::portals(target).filter(|portal| !path::was_found(target, *portal));
+            let portals = path::portals(&target.paths);
+            let own = portals.filter(|portal| !path::was_there(others, *portal));
             self.made.note(nqn, own);
         }
     }
 
     fn plan(&self, info: &Protocol, access: Access) -> Result<HostPlan, BackendError> {
         let volume = volume(info)?;
-        let expected = verify::expected(volume);
+        let expected = Wwid::nvme(volume.uuid, volume.nguid, None);
         // udev names a device by its identity. Where only its number is known, nobody can tell its name beforehand.
         let number = || format!("nsid.{}", volume.nsid.unwrap_or_default());
-        let known = expected.clone().unwrap_or_else(number);
+        let known = expected.as_ref().map_or_else(number, Wwid::to_string);
         let path = |portal: &std::net::SocketAddr| TargetPath {
             portal: portal.to_string(),
             name: volume.nqn.clone(),
@@ -252,22 +260,17 @@ impl Backend for NvmeBackend {
         Ok(HostPlan {
             protocol: PROTOCOL.to_owned(),
             claims: claims(volume),
-            mount: None,
-            target: Some(TargetPlan {
+            connection: Connection::Nvme(TargetPlan {
                 transport: "tcp".to_owned(),
                 paths: volume.portals.iter().map(path).collect(),
                 interface: None,
                 expected,
-                verified: None,
-                found: None,
-                sequence: None,
             }),
             path: PathBuf::from(format!("{DEVICES}/disk/by-id/nvme-{known}")),
             root: DEVICES.into(),
             kind: SourceKind::Block,
             format: volume.format,
             access,
-            protected: false,
             keeps_owner: false,
         })
     }
@@ -306,115 +309,118 @@ impl Backend for NvmeBackend {
         }
     }
 
-    async fn find(&self, plan: &HostPlan) -> Result<Presence, BackendError> {
-        if self.device(plan).await?.is_some() {
+    async fn find(&self, volume: &HostVolume) -> Result<Presence, BackendError> {
+        if self.device(volume).await?.is_some() {
             return Ok(Presence::Present);
         }
-        let target = target(plan)?;
-        let beginning = self.beginning(target).await?;
+        let target = target(&volume.plan)?;
+        let beginning = self.beginning(&target.paths).await?;
         let controllers = self.controllers(nqn(target)?).await?;
-        let ours = controllers.iter().any(|it| path::is_ours(target, it));
+        let others = volume.found.others.as_deref();
+        let is_ours = |it: &Controller| path::is_ours(&target.paths, others, it);
+        let ours = controllers.iter().any(is_ours);
         Ok(match ours || !beginning.is_empty() {
             true => Presence::Partial,
             false => Presence::Absent,
         })
     }
 
-    async fn survey(&self, plan: &HostPlan) -> Result<HostPlan, BackendError> {
-        let mut plan = plan.clone();
-        if let Some(target) = &mut plan.target {
-            let name = nqn(target)?;
-            let there = self.controllers(name).await?;
-            let portals = there.iter().filter_map(|controller| controller.portal);
-            let others = portals.filter(|portal| !self.made.has(name, *portal));
-            target.found = Some(others.map(|portal| portal.to_string()).collect());
-        }
-        Ok(plan)
+    async fn survey(&self, plan: &HostPlan) -> Result<Found, BackendError> {
+        let name = nqn(target(plan)?)?;
+        let there = self.controllers(name).await?;
+        let portals = there.iter().filter_map(|controller| controller.portal);
+        let others = portals.filter(|portal| !self.made.has(name, *portal));
+        Ok(Found {
+            others: Some(others.map(|portal| portal.to_string()).collect()),
+            ..Found::default()
+        })
     }
 
     async fn connect(
         &self,
-        plan: &HostPlan,
+        volume: &HostVolume,
         info: &Protocol,
         owners: &dyn Owners,
     ) -> Result<Connected, BackendError> {
-        let (volume, target) = (volume(info)?, target(plan)?);
-        let own = self.this_host(volume).await?;
-        if volume.portals.len() > 1 && !self.fabric.joins_paths() {
+        let (given, target) = (self::volume(info)?, target(&volume.plan)?);
+        let own = self.this_host(given).await?;
+        if given.portals.len() > 1 && !self.fabric.joins_paths() {
             return Err(BackendError::MultipathFailed {
-                volume: Wanted::new(volume).to_string(),
+                volume: Wanted::new(given).to_string(),
                 why: "native NVMe multipath is off on this host, so several portals would be one path: boot with \
                       nvme_core.multipath=Y, or name one portal"
                     .to_owned(),
             });
         }
-        self.connect_paths(volume, &own).await?;
-        let wanted = Wanted::new(volume);
+        self.connect_paths(given, &own).await?;
+        let wanted = Wanted::new(given);
         let block = self.appear(target, &wanted).await?;
         let told = self.verify(target, &wanted, &block).await?;
-        let identity = told.wwid().unwrap_or_default();
-        owners.take(&identity, wanted.to_string()).await?;
-        let plan = HostPlan {
-            path: Path::new(DEVICES).join(&block.name),
-            target: Some(TargetPlan {
-                verified: told.wwid(),
-                sequence: block.sequence,
-                ..target.clone()
-            }),
-            ..plan.clone()
-        };
-        let access = match plan.access {
-            Access::ReadOnly => Job::SetReadOnly(plan.path.clone()),
+        owners.take(&told.wwid, wanted.to_string()).await?;
+        let node = Path::new(DEVICES).join(&block.name);
+        let access = match volume.plan.access {
+            Access::ReadOnly => Job::SetReadOnly(node.clone()),
             // It stays while other volumes of the subsystem are connected, as it was made for whoever had it before.
-            Access::ReadWrite => Job::SetWritable(plan.path.clone()),
+            Access::ReadWrite => Job::SetWritable(node.clone()),
         };
         let set = self.workers.run(access, INSPECT_TIMEOUT).await;
-        set.map_err(host(|| {
-            format!("set the access to {}", plan.path.display())
-        }))?;
-        mount::inspect(&self.workers, &plan, None).await?;
-        tracing::info!(device = %plan.path.display(), identity = told.wwid(), "connected");
+        set.map_err(host(|| format!("set the access to {}", node.display())))?;
+        tracing::info!(device = %node.display(), identity = %told.wwid, "connected");
+        let device = Device {
+            path: node,
+            identity: told.wwid,
+            sequence: block.sequence,
+        };
+        let connected = HostVolume {
+            plan: volume.plan.clone(),
+            found: Found {
+                device: Some(device),
+                ..volume.found.clone()
+            },
+        };
+        mount::inspect(&self.workers, &connected, None).await?;
         Ok(Connected {
-            plan,
+            found: connected.found,
             inspected: true,
         })
     }
 
-    async fn join(&self, plan: &HostPlan) -> Result<(), BackendError> {
-        self.inspect(plan).await
+    async fn join(&self, volume: &HostVolume) -> Result<(), BackendError> {
+        self.inspect(volume).await
     }
 
     fn beside(&self, _plan: &HostPlan) -> Option<HostPlan> {
         None // a device is one
     }
 
-    async fn inspect(&self, plan: &HostPlan) -> Result<(), BackendError> {
-        self.verify_again(plan).await?;
-        mount::inspect(&self.workers, plan, None).await.map(drop)
+    async fn inspect(&self, volume: &HostVolume) -> Result<(), BackendError> {
+        self.verify_again(volume).await?;
+        let inspected = mount::inspect(&self.workers, volume, None).await;
+        inspected.map(drop)
     }
 
-    async fn pin(&self, plan: &HostPlan, scope: Scope) -> Result<Pinned, BackendError> {
-        let target = target(plan)?;
-        let volume = Wanted::connected(nqn(target)?, target).to_string();
+    async fn pin(&self, volume: &HostVolume, scope: Scope) -> Result<Pinned, BackendError> {
+        let nqn = nqn(target(&volume.plan)?)?;
+        let called = Wanted::connected(nqn, volume.identity()).to_string();
         // systemd, rules.d/60-persistent-storage.rules.
-        let name = target.verified.as_ref().map(|wwid| format!("nvme-{wwid}"));
-        let lasting = name.into_iter().collect::<Vec<_>>();
-        device::pin(&self.workers, plan, scope, &lasting, volume).await
+        let name = volume.identity().map(|wwid| format!("nvme-{wwid}"));
+        let lasting: Vec<String> = name.into_iter().collect();
+        device::pin(&self.workers, volume, scope, &lasting, called).await
     }
 
-    async fn extend(&self, plan: &HostPlan) -> Result<u64, BackendError> {
-        self.rescan(&self.controllers(nqn(target(plan)?)?).await?)
-            .await;
+    async fn extend(&self, volume: &HostVolume) -> Result<u64, BackendError> {
+        let nqn = nqn(target(&volume.plan)?)?;
+        self.rescan(&self.controllers(nqn).await?).await;
         let end = Instant::now() + self.settings.device_timeout;
         loop {
             // The kernel takes the size over some time after it was told to look.
-            let (block, size) = self.verify_again(plan).await?;
+            let (block, size) = self.verify_again(volume).await?;
             if block.size == size {
                 return Ok(size);
             }
             if Instant::now() >= end {
                 return Err(BackendError::ServerLost {
-                    path: plan.path.clone(),
+                    path: volume.path().to_owned(),
                     why: format!(
                         "the kernel takes it for {} bytes, and the storage for {size}",
                         block.size
@@ -425,7 +431,7 @@ impl Backend for NvmeBackend {
         }
     }
 
-    async fn disconnect(&self, plan: &HostPlan, how: &Release) -> Result<(), BackendError> {
-        self.release(plan, how).await
+    async fn disconnect(&self, volume: &HostVolume, how: &Release) -> Result<(), BackendError> {
+        self.release(volume, how).await
     }
 }

@@ -13,7 +13,7 @@ use crate::backend::{Attempt, BackendError};
 use crate::config;
 use crate::connection::NvmeVolume;
 use crate::host::NvmeHost;
-use crate::model::TargetPlan;
+use crate::model::{TargetPath, TargetPlan};
 use crate::sys::worker::{Job, WorkerError};
 
 /// Why a portal does not do.
@@ -189,35 +189,38 @@ fn worst(nqn: &str, faults: Vec<(SocketAddr, Fault)>) -> BackendError {
     }
 }
 
-/// Where the target's paths lead.
-pub(super) fn portals(target: &TargetPlan) -> impl Iterator<Item = SocketAddr> {
-    let portals = target.paths.iter();
-    portals.filter_map(|path| path.portal.parse().ok())
+/// Where the paths lead.
+pub(super) fn portals(paths: &[TargetPath]) -> impl Iterator<Item = SocketAddr> {
+    paths.iter().filter_map(|path| path.portal.parse().ok())
 }
 
 /// Whether others had a controller at the portal before.
-pub(super) fn was_found(target: &TargetPlan, portal: SocketAddr) -> bool {
-    let found = target.found.iter().flatten();
-    found
+pub(super) fn was_there(others: &[String], portal: SocketAddr) -> bool {
+    others
+        .iter()
         .filter_map(|it| it.parse().ok())
         .any(|it: SocketAddr| it == portal)
 }
 
 /// Whether the controller is one that volattach made for this attachment, or for another one before.
-pub(super) fn is_ours(target: &TargetPlan, controller: &Controller) -> bool {
+pub(super) fn is_ours(
+    paths: &[TargetPath],
+    others: Option<&[String]>,
+    controller: &Controller,
+) -> bool {
     let Some(at) = controller.portal else {
         return false;
     };
-    portals(target).any(|portal| portal == at)
-        && match target.found {
-            Some(_) => !was_found(target, at),
+    portals(paths).any(|portal| portal == at)
+        && match others {
+            Some(others) => !was_there(others, at),
             None => controller.as_ours,
         }
 }
 
 /// Every path of the target is there, and none is alive.
 pub(super) fn lost(target: &TargetPlan) -> BackendError {
-    let attempts = portals(target).map(|address| Attempt {
+    let attempts = portals(&target.paths).map(|address| Attempt {
         address,
         outcome: "connected, but lost: the kernel tries to reconnect".to_owned(),
     });

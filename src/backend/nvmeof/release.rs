@@ -11,7 +11,7 @@ use super::fabric::{Block, Controller};
 use super::{DEVICES, INSPECT_TIMEOUT, LOOK, NvmeBackend, blocking, nqn, path, target};
 use crate::backend::release::{self, Use, busy};
 use crate::backend::{BackendError, Release};
-use crate::model::{Claim, HostPlan, TargetPlan};
+use crate::model::{Claim, HostVolume, TargetPath};
 use crate::sys::worker::{FlushJob, Job, SysfsJob, WorkerError};
 
 /// How long controllers may take to go. One whose server is silent waits for a command that times out after 60 s at most (the
@@ -20,12 +20,15 @@ const DEADLINE: Duration = Duration::from_secs(75);
 
 impl NvmeBackend {
     /// Writes out what is cached of the volume; the last user of the subsystem ends its controllers too.
-    pub(super) async fn release(&self, plan: &HostPlan, how: &Release) -> Result<(), BackendError> {
-        let target = target(plan)?;
+    pub(super) async fn release(
+        &self,
+        volume: &HostVolume,
+        how: &Release,
+    ) -> Result<(), BackendError> {
+        let target = target(&volume.plan)?;
         let nqn = nqn(target)?;
         let blocks = self.blocks(nqn).await?;
-        let verified = target.verified.clone();
-        let own = |block: &&Block| verified.as_ref() == Some(&block.wwid);
+        let own = |block: &&Block| volume.identity() == Some(&block.wwid);
         if let Some(block) = blocks.iter().find(own)
             && self.flush(block, how.force).await? == Use::ByHost
         {
@@ -37,11 +40,9 @@ impl NvmeBackend {
                 portal: portal.to_string(),
             })
         };
-        let mut target = target.clone();
-        target
-            .paths
-            .retain(|path| path.portal.parse().is_ok_and(|portal| !held(&portal)));
-        if target.paths.is_empty() {
+        let mut paths = target.paths.clone();
+        paths.retain(|path| path.portal.parse().is_ok_and(|portal| !held(&portal)));
+        if paths.is_empty() {
             return Ok(());
         }
         // What others than volattach use of the subsystem needs its controllers.
@@ -55,8 +56,9 @@ impl NvmeBackend {
                 return Ok(());
             }
         }
-        self.end_controllers(&target, nqn).await?;
-        let portals: Vec<SocketAddr> = path::portals(&target).collect();
+        let others = volume.found.others.as_deref();
+        self.end_controllers(&paths, others, nqn).await?;
+        let portals: Vec<SocketAddr> = path::portals(&paths).collect();
         self.made.forget(nqn, &portals);
         Ok(())
     }
@@ -74,12 +76,17 @@ impl NvmeBackend {
 
     /// Ends the controllers that volattach made, and sees them gone. What a connect that was given up has left to the kernel is
     /// waited for: it comes to nothing, or to a controller.
-    async fn end_controllers(&self, target: &TargetPlan, nqn: &str) -> Result<(), BackendError> {
+    async fn end_controllers(
+        &self,
+        paths: &[TargetPath],
+        others: Option<&[String]>,
+        nqn: &str,
+    ) -> Result<(), BackendError> {
         let end = Instant::now() + DEADLINE;
         loop {
-            let beginning = self.beginning(target).await?;
+            let beginning = self.beginning(paths).await?;
             let mut controllers = self.controllers(nqn).await?;
-            controllers.retain(|controller| path::is_ours(target, controller));
+            controllers.retain(|controller| path::is_ours(paths, others, controller));
             if controllers.is_empty() && beginning.is_empty() {
                 return Ok(());
             }
@@ -105,10 +112,13 @@ impl NvmeBackend {
         }
     }
 
-    /// The controllers at the target's portals that the kernel is connecting to for the first time.
-    pub(super) async fn beginning(&self, target: &TargetPlan) -> Result<Vec<String>, BackendError> {
+    /// The controllers where the paths lead that the kernel is connecting to for the first time.
+    pub(super) async fn beginning(
+        &self,
+        paths: &[TargetPath],
+    ) -> Result<Vec<String>, BackendError> {
         let fabric = self.fabric.clone();
-        let portals: Vec<SocketAddr> = path::portals(target).collect();
+        let portals: Vec<SocketAddr> = path::portals(paths).collect();
         let action = || "list the NVMe controllers in /sys/class/nvme".to_owned();
         blocking(action, move || fabric.beginning(&portals)).await
     }

@@ -43,8 +43,9 @@ fn volumes_of_a_subsystem_share_its_controllers() {
         (plan.kind, plan.access),
         (SourceKind::Block, Access::ReadOnly)
     );
-    let target = plan.target.unwrap();
-    assert_eq!(target.expected, Some(format!("uuid.{UUID}")));
+    let target = target(&plan).unwrap();
+    let uuid = uuid::Uuid::try_parse(UUID).ok();
+    assert_eq!(target.expected, Wwid::nvme(uuid, None, None));
     let portals: Vec<&str> = target
         .paths
         .iter()
@@ -55,7 +56,7 @@ fn volumes_of_a_subsystem_share_its_controllers() {
         .plan(&info(r#""ns_id":7"#), Access::ReadWrite)
         .unwrap();
     assert_eq!(by_number.claims, plan.claims);
-    assert_eq!(by_number.target.unwrap().paths[0].lun, Some(7));
+    assert_eq!(self::target(&by_number).unwrap().paths[0].lun, Some(7));
 }
 
 #[test]
@@ -92,9 +93,10 @@ fn another_protocols_volume_is_no_business_of_this_one() {
 fn only_controllers_that_volattach_made_are_ended() {
     let backend = backend();
     let info = info(r#""ns_id":7"#);
-    let mut plan = backend.plan(&info, Access::ReadWrite).unwrap();
+    let plan = backend.plan(&info, Access::ReadWrite).unwrap();
+    let mut volume = HostVolume::from(plan);
     let [first, second] = ["10.0.0.1:4420", "[fd00::2]:4421"];
-    let ours = |plan: &HostPlan, at: &str, as_ours| {
+    let ours = |volume: &HostVolume, at: &str, as_ours| {
         let controller = Controller {
             name: "nvme0".into(),
             portal: Some(at.parse().unwrap()),
@@ -103,16 +105,18 @@ fn only_controllers_that_volattach_made_are_ended() {
             host: String::new(),
             nsids: vec![],
         };
-        path::is_ours(plan.target.as_ref().unwrap(), &controller)
+        let paths = &target(&volume.plan).unwrap().paths;
+        path::is_ours(paths, volume.found.others.as_deref(), &controller)
     };
-    assert!(ours(&plan, first, true) && !ours(&plan, first, false));
-    plan.target.as_mut().unwrap().found = Some(vec![second.to_owned()]);
+    assert!(ours(&volume, first, true) && !ours(&volume, first, false));
+    volume.found.others = Some(vec![second.to_owned()]);
     for as_ours in [true, false] {
-        assert!(ours(&plan, first, as_ours));
-        assert!(!ours(&plan, second, as_ours));
-        assert!(!ours(&plan, "10.0.0.9:4420", as_ours), "of another volume");
+        assert!(ours(&volume, first, as_ours));
+        assert!(!ours(&volume, second, as_ours));
+        let other = "10.0.0.9:4420";
+        assert!(!ours(&volume, other, as_ours), "of another volume");
     }
-    backend.recall(&plan);
+    backend.recall(&volume);
     let made = |at: &str| backend.made.has("nqn.x", at.parse().unwrap());
     assert!(made(first) && !made(second));
 }

@@ -11,7 +11,7 @@ use super::fabric::{Block, State};
 use super::{INSPECT_TIMEOUT, NvmeBackend, nqn, path};
 use crate::backend::BackendError;
 use crate::connection::NvmeVolume;
-use crate::model::TargetPlan;
+use crate::model::{TargetPlan, Wwid};
 use crate::sys::nvme::Namespace;
 use crate::sys::worker::{Job, NamespaceJob, Reply, WorkerError};
 
@@ -23,18 +23,15 @@ pub(super) struct Wanted {
     nguid: Option<Uuid>,
     nsid: Option<u32>,
     /// What it told when it was connected.
-    wwid: Option<String>,
+    wwid: Option<Wwid>,
 }
 
-/// The identity that connection info gives, as the kernel spells it.
-pub(super) fn expected(volume: &NvmeVolume) -> Option<String> {
-    Namespace {
-        uuid: volume.uuid,
-        nguid: volume.nguid,
-        eui64: None,
-        size: 0,
-    }
-    .wwid()
+/// What a volume's paths have told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Told {
+    pub(super) wwid: Wwid,
+    /// In bytes.
+    pub(super) size: u64,
 }
 
 impl Wanted {
@@ -50,13 +47,13 @@ impl Wanted {
     }
 
     /// The one that was connected.
-    pub(super) fn connected(nqn: &str, target: &TargetPlan) -> Self {
+    pub(super) fn connected(nqn: &str, identity: Option<&Wwid>) -> Self {
         Self {
             nqn: nqn.to_owned(),
             uuid: None,
             nguid: None,
             nsid: None,
-            wwid: target.verified.clone(),
+            wwid: identity.cloned(),
         }
     }
 
@@ -66,8 +63,11 @@ impl Wanted {
         match (self.uuid, self.nguid) {
             (Some(uuid), _) => {
                 // A namespace whose only identity is its NGUID is often named by that.
-                block.wwid == format!("uuid.{uuid}")
-                    || block.wwid == format!("eui.{}", uuid.simple())
+                let named = [
+                    Wwid::nvme(Some(uuid), None, None),
+                    Wwid::nvme(None, Some(uuid), None),
+                ];
+                named.contains(&Some(block.wwid.clone()))
             }
             (None, Some(nguid)) => block.nguid == nguid.to_string(),
             (None, None) => self.nsid == Some(block.nsid),
@@ -131,8 +131,8 @@ impl Wanted {
         &self,
         block: &Block,
         answers: Vec<(String, Result<Namespace, WorkerError>)>,
-    ) -> Result<Option<Namespace>, BackendError> {
-        let mut told: Option<(String, Namespace)> = None;
+    ) -> Result<Option<Told>, BackendError> {
+        let mut told: Option<(String, Told)> = None;
         for (controller, answer) in answers {
             let namespace = match answer {
                 Ok(namespace) => namespace,
@@ -167,17 +167,20 @@ impl Wanted {
                 )));
             }
             match &told {
-                Some((first, other)) if other.wwid() != namespace.wwid() => {
+                Some((first, other)) if other.wwid != is => {
                     return Err(self.refused(format!(
                         "its paths lead to different volumes: {first} to {}, {controller} to {is}",
-                        other.wwid().unwrap_or_default()
+                        other.wwid
                     )));
                 }
                 Some(_) => {}
-                None => told = Some((controller, namespace)),
+                None => {
+                    let size = namespace.size;
+                    told = Some((controller, Told { wwid: is, size }));
+                }
             }
         }
-        Ok(told.map(|(_, namespace)| namespace))
+        Ok(told.map(|(_, told)| told))
     }
 }
 
@@ -201,7 +204,7 @@ impl NvmeBackend {
         target: &TargetPlan,
         wanted: &Wanted,
         block: &Block,
-    ) -> Result<Namespace, BackendError> {
+    ) -> Result<Told, BackendError> {
         let controllers = self.controllers(nqn(target)?).await?;
         let paths = controllers
             .iter()
@@ -259,7 +262,7 @@ mod tests {
         Block {
             name: "nvme0n1".into(),
             nsid: 7,
-            wwid: told.wwid().unwrap_or_default(),
+            wwid: told.wwid().unwrap(),
             nguid: told
                 .nguid
                 .map(|nguid| nguid.to_string())
@@ -274,13 +277,14 @@ mod tests {
         wanted: &Wanted,
         known: &Namespace,
         answers: Vec<Result<Namespace, Errno>>,
-    ) -> Result<Option<Namespace>, Reason> {
+    ) -> Result<Option<Wwid>, Reason> {
         let answers = answers.into_iter().enumerate().map(|(number, answer)| {
             let step = "identify".to_owned();
             let answer = answer.map_err(|errno| WorkerError::Failed { step, errno });
             (format!("nvme{number}"), answer)
         });
         let agreed = wanted.agreed(&block(known), answers.collect());
+        let agreed = agreed.map(|told| told.map(|told| told.wwid));
         agreed.map_err(|error| error.reason())
     }
 
@@ -292,7 +296,7 @@ mod tests {
         let refused = Err(Reason::DeviceIdentity);
         assert_eq!(
             agreed(&by_uuid, &a, vec![Ok(a.clone()), Ok(a.clone())]),
-            Ok(Some(a.clone()))
+            Ok(a.wwid())
         );
         // Another volume than expected; on one path; than the kernel knows.
         assert_eq!(agreed(&by_uuid, &b, vec![Ok(b.clone())]), refused);
@@ -310,7 +314,7 @@ mod tests {
         // Dead paths do not count, but one must live.
         assert_eq!(
             agreed(&by_uuid, &a, vec![Err(Errno::EIO), Ok(a.clone())]),
-            Ok(Some(a.clone()))
+            Ok(a.wwid())
         );
         assert_eq!(agreed(&by_uuid, &a, vec![Err(Errno::EIO)]), Ok(None));
         // Connected as one, another now.
@@ -328,7 +332,7 @@ mod tests {
                 &both,
                 vec![Ok(both.clone())]
             ),
-            Ok(Some(both.clone()))
+            Ok(both.wwid())
         );
         let refused = Err(Reason::DeviceIdentity);
         assert_eq!(
@@ -351,7 +355,7 @@ mod tests {
                 &nguid,
                 vec![Ok(nguid.clone())]
             ),
-            Ok(Some(nguid))
+            Ok(nguid.wwid())
         );
     }
 

@@ -5,17 +5,17 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::model::MountPlan;
+use crate::model::HostVolume;
 
-/// What the files said, as [`crate::model::LoginFile::said`] has it, by mount point. The next daemon has it from the journal.
+/// What the files said, as [`crate::model::Found::login`] has it, by mount point. The next daemon has it from the journal.
 #[derive(Debug, Default)]
 pub(super) struct Logins(Mutex<HashMap<PathBuf, String>>);
 
 impl Logins {
     /// Notes a mount that was made.
-    pub(super) fn note(&self, mount: &MountPlan) {
-        if let Some(said) = mount.login.as_ref().and_then(|file| file.said.clone()) {
-            self.lock().insert(mount.target.clone(), said);
+    pub(super) fn note(&self, volume: &HostVolume) {
+        if let (Some(mount), Some(said)) = (volume.plan.mount(), &volume.found.login) {
+            self.lock().insert(mount.target.clone(), said.clone());
         }
     }
 

@@ -34,7 +34,9 @@ use super::{
 use crate::config::{self, Shares};
 use crate::connection::{Protocol, SmbCredentials, SmbVolume};
 use crate::host::Host;
-use crate::model::{Access, Claim, HostKey, HostPlan, LoginFile, MountPlan, Scope, SourceKind};
+use crate::model::{
+    Access, Claim, Connection, Found, HostKey, HostPlan, HostVolume, MountPlan, Scope, SourceKind,
+};
 use crate::sys::worker::Workers;
 use dialect::Dialect;
 use logins::Logins;
@@ -123,14 +125,12 @@ impl SmbBackend {
         Some(HostPlan {
             protocol: PROTOCOL.to_owned(),
             claims: Vec::new(),
-            mount: None,
-            target: None,
+            connection: Connection::None,
             path: root.join(&volume.folder).join(&volume.name),
             root: root.to_owned(),
             kind: SourceKind::File,
             format: volume.format,
             access,
-            protected: false,
             keeps_owner: true,
         })
     }
@@ -228,10 +228,8 @@ impl Backend for SmbBackend {
         matches!(info, Protocol::Smb(volume) if self.settings.shares.read_only(&volume.host))
     }
 
-    fn recall(&self, plan: &HostPlan) {
-        if let Some(mount) = &plan.mount {
-            self.logins.note(mount);
-        }
+    fn recall(&self, volume: &HostVolume) {
+        self.logins.note(volume);
     }
 
     fn plan(&self, info: &Protocol, access: Access) -> Result<HostPlan, BackendError> {
@@ -247,31 +245,26 @@ impl Backend for SmbBackend {
             claims: vec![Claim::Mount(format!("smb:{id}"))],
             path: target.join(&volume.name),
             root: target.clone(),
-            mount: Some(MountPlan {
+            connection: Connection::Mount(MountPlan {
                 source: share.source(),
                 fstype: "cifs".to_owned(),
                 options: share.shown(),
                 target,
                 login: match &volume.credentials {
-                    SmbCredentials::File(path) => Some(LoginFile {
-                        path: path.clone(),
-                        said: None,
-                    }),
+                    SmbCredentials::File(path) => Some(path.clone()),
                     _ => None,
                 },
             }),
-            target: None,
             kind: SourceKind::File,
             format: volume.format,
             access,
-            protected: false,
             keeps_owner: true,
         })
     }
 
     fn describe(&self, info: &Protocol, plan: &HostPlan) -> Description {
         let volume = self.volume(info);
-        if let (None, Ok(volume)) = (&plan.mount, &volume) {
+        if let (None, Ok(volume)) = (plan.mount(), &volume) {
             return Description {
                 connect: format!(
                     "nothing to mount: {} is of this host, beneath {} (smb.local_shares)",
@@ -294,32 +287,34 @@ impl Backend for SmbBackend {
         }
     }
 
-    async fn find(&self, plan: &HostPlan) -> Result<Presence, BackendError> {
-        match &plan.mount {
-            Some(mount) => self.mounter.find(mount, plan.access).await,
-            None => local::find(plan).await,
+    async fn find(&self, volume: &HostVolume) -> Result<Presence, BackendError> {
+        match volume.plan.mount() {
+            Some(mount) => self.mounter.find(mount, volume.plan.access).await,
+            None => local::find(&volume.plan).await,
         }
     }
 
-    async fn survey(&self, plan: &HostPlan) -> Result<HostPlan, BackendError> {
-        Ok(plan.clone()) // mount points are its own
+    async fn survey(&self, _plan: &HostPlan) -> Result<Found, BackendError> {
+        Ok(Found::default()) // mount points are its own
     }
 
     async fn connect(
         &self,
-        plan: &HostPlan,
+        volume: &HostVolume,
         info: &Protocol,
         _owners: &dyn Owners,
     ) -> Result<Connected, BackendError> {
-        if plan.mount.is_none() {
+        let plan = &volume.plan;
+        let mut found = volume.found.clone();
+        if plan.mount().is_none() {
             return Ok(Connected {
-                plan: plan.clone(),
+                found,
                 inspected: false,
             });
         }
         let mount = mount::of(plan, PROTOCOL)?;
-        let volume = self.volume(info)?;
-        let mut share = Share::new(&self.settings, volume, plan.access)?;
+        let given = self.volume(info)?;
+        let mut share = Share::new(&self.settings, given, plan.access)?;
         if !kernel_knows_closetimeo() {
             share.drop_option("closetimeo");
         }
@@ -336,62 +331,61 @@ impl Backend for SmbBackend {
         let mounting = Mounting {
             backend: self,
             share,
-            login: self.login(volume).await?,
+            login: self.login(given).await?,
         };
-        self.mounter.connect(&mounting, plan, mount).await?;
-        let mut plan = plan.clone();
-        if let Some(mount) = &mut plan.mount {
-            if let Some(file) = &mut mount.login {
-                file.said = Some(self.said(&mounting.login));
-            }
-            self.logins.note(mount);
-        }
+        self.mounter.connect(&mounting, volume, mount).await?;
+        found.login = mount.login.as_ref().map(|_| self.said(&mounting.login));
+        let connected = HostVolume {
+            plan: plan.clone(),
+            found,
+        };
+        self.logins.note(&connected);
         Ok(Connected {
-            plan,
+            found: connected.found,
             inspected: true,
         })
     }
 
-    async fn join(&self, plan: &HostPlan) -> Result<(), BackendError> {
-        if let Some(mount) = &plan.mount
+    async fn join(&self, volume: &HostVolume) -> Result<(), BackendError> {
+        if let Some(mount) = volume.plan.mount()
             && let Some(file) = &mount.login
             && let Some(said) = self.logins.at(&mount.target)
-            && said != self.said(&self.read_login(&file.path).await?)
+            && said != self.said(&self.read_login(file).await?)
         {
             return Err(BackendError::OtherLogin {
                 share: mount.source.clone(),
-                file: file.path.clone(),
+                file: file.clone(),
             });
         }
-        self.inspect(plan).await
+        self.inspect(volume).await
     }
 
     fn beside(&self, plan: &HostPlan) -> Option<HostPlan> {
         mount::beside(plan)
     }
 
-    async fn inspect(&self, plan: &HostPlan) -> Result<(), BackendError> {
-        self.extend(plan).await.map(drop)
+    async fn inspect(&self, volume: &HostVolume) -> Result<(), BackendError> {
+        self.extend(volume).await.map(drop)
     }
 
-    async fn pin(&self, plan: &HostPlan, _scope: Scope) -> Result<Pinned, BackendError> {
+    async fn pin(&self, volume: &HostVolume, _scope: Scope) -> Result<Pinned, BackendError> {
         Ok(Pinned {
-            path: plan.path.clone(),
+            path: volume.path().to_owned(),
             held: Box::new(()), // its mount stays, and a file is what the server has by its name
         })
     }
 
-    async fn extend(&self, plan: &HostPlan) -> Result<u64, BackendError> {
+    async fn extend(&self, volume: &HostVolume) -> Result<u64, BackendError> {
         // A file is as large as its server says when it is opened.
-        match plan.mount {
-            Some(_) => self.mounter.inspect(plan).await,
-            None => local::inspect(plan).await,
+        match volume.plan.mount() {
+            Some(_) => self.mounter.inspect(volume).await,
+            None => local::inspect(&volume.plan).await,
         }
     }
 
-    async fn disconnect(&self, plan: &HostPlan, how: &Release) -> Result<(), BackendError> {
-        match &plan.mount {
-            Some(mount) if how.is_last(&plan.claims) => {
+    async fn disconnect(&self, volume: &HostVolume, how: &Release) -> Result<(), BackendError> {
+        match volume.plan.mount() {
+            Some(mount) if how.is_last(&volume.plan.claims) => {
                 self.mounter.take_down(&mount.target).await?;
                 self.logins.forget(&mount.target);
                 Ok(())

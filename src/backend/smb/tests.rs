@@ -48,7 +48,7 @@ fn a_plan_names_what_takes_it_down_and_no_secret() {
     let info = info("10.0.0.5", 445);
     let plan = backend.plan(&info, Access::ReadOnly).unwrap();
     assert_eq!(plan, backend.plan(&info, Access::ReadOnly).unwrap());
-    let mount = plan.mount.clone().unwrap();
+    let mount = plan.mount().unwrap();
     let id = mount.target.file_name().unwrap().to_str().unwrap();
     assert_eq!(plan.claims, [Claim::Mount(format!("smb:{id}"))]);
     assert_eq!(plan.path, mount.target.join("sub/volume 1"));
@@ -68,10 +68,10 @@ fn a_plan_names_what_takes_it_down_and_no_secret() {
 async fn connect_fails(info: &Protocol) -> BackendError {
     let dir = tempfile::tempdir().unwrap();
     let backend = backend(&dir.path().join("mnt"));
-    let plan = backend.plan(info, Access::ReadWrite).unwrap();
-    let error = backend.connect(&plan, info, &NoOthers).await.unwrap_err();
-    assert_eq!(backend.find(&plan).await.unwrap(), Presence::Absent);
-    backend.disconnect(&plan, &LAST).await.unwrap();
+    let volume = backend.plan(info, Access::ReadWrite).unwrap().into();
+    let error = backend.connect(&volume, info, &NoOthers).await.unwrap_err();
+    assert_eq!(backend.find(&volume).await.unwrap(), Presence::Absent);
+    backend.disconnect(&volume, &LAST).await.unwrap();
     assert!(!error.to_string().contains("hunter2"));
     error
 }
@@ -201,7 +201,7 @@ async fn a_share_of_this_very_host_is_not_mounted() {
         })
     };
     let plan = backend.plan(&info("v1"), Access::ReadOnly).unwrap();
-    assert_eq!((&plan.claims[..], &plan.mount), (&[][..], &None));
+    assert_eq!((&plan.claims[..], plan.mount()), (&[][..], None));
     assert_eq!((&plan.path, &plan.root), (&root.join("a/v1"), &root));
     assert!(plan.access.is_read_only());
     let described = backend.describe(&info("v1"), &plan);
@@ -212,15 +212,19 @@ async fn a_share_of_this_very_host_is_not_mounted() {
             root.display()
         )
     );
-    assert_eq!(backend.find(&plan).await.unwrap(), Presence::Present);
+    let first = HostVolume::from(plan);
+    assert_eq!(backend.find(&first).await.unwrap(), Presence::Present);
     let connected = backend
-        .connect(&plan, &info("v1"), &NoOthers)
+        .connect(&first, &info("v1"), &NoOthers)
         .await
         .unwrap();
-    assert_eq!((&connected.plan, connected.inspected), (&plan, false));
-    backend.inspect(&plan).await.unwrap();
-    assert_eq!(backend.extend(&plan).await.unwrap(), 10);
-    backend.disconnect(&plan, &LAST).await.unwrap();
+    assert_eq!(
+        (&connected.found, connected.inspected),
+        (&first.found, false)
+    );
+    backend.inspect(&first).await.unwrap();
+    assert_eq!(backend.extend(&first).await.unwrap(), 10);
+    backend.disconnect(&first, &LAST).await.unwrap();
     assert!(!dir.path().join("mnt").exists());
     for (name, reason) in [
         ("link", Reason::VolumePathUnsafe),
@@ -229,7 +233,7 @@ async fn a_share_of_this_very_host_is_not_mounted() {
         (".", Reason::VolumeNotRegular),
     ] {
         let plan = backend.plan(&info(name), Access::ReadWrite).unwrap();
-        let error = backend.inspect(&plan).await.unwrap_err();
+        let error = backend.inspect(&plan.into()).await.unwrap_err();
         assert_eq!(error.reason(), reason, "{error}");
     }
     let other = Protocol::Smb(SmbVolume {
@@ -237,7 +241,7 @@ async fn a_share_of_this_very_host_is_not_mounted() {
         ..volume(super::tests::info("nas", 445))
     });
     let plan = backend.plan(&other, Access::ReadOnly).unwrap();
-    assert!(plan.mount.is_some());
+    assert!(plan.mount().is_some());
 }
 
 /// A file that says something else by now is another user's, or has another password.
@@ -258,15 +262,16 @@ async fn a_share_is_joined_only_by_the_login_that_it_was_mounted_with() {
         credentials: SmbCredentials::File(path.clone()),
         ..volume(info("files", 445))
     };
-    let mut plan = backend
+    let plan = backend
         .plan(&Protocol::Smb(volume), Access::ReadOnly)
         .unwrap();
     let said = backend.said(&backend.read_login(&path).await.unwrap());
-    plan.mount.as_mut().unwrap().login.as_mut().unwrap().said = Some(said);
-    backend.recall(&plan);
+    let mut volume = HostVolume::from(plan.clone());
+    volume.found.login = Some(said);
+    backend.recall(&volume);
     for (password, is_another) in [("one", false), ("two", true), ("one", false)] {
         write(password);
-        let error = backend.join(&plan).await.unwrap_err(); // nothing is mounted here
+        let error = backend.join(&volume).await.unwrap_err(); // nothing is mounted here
         let refused = matches!(error, BackendError::OtherLogin { .. });
         assert_eq!(refused, is_another, "{error}");
         assert!(!is_another || error.is_of_connection());

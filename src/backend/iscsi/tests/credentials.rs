@@ -11,10 +11,7 @@ fn a_session_is_joined_by_its_own_credentials_alone() {
     let kernel = kernel();
     let backend = backend(kernel.path());
     let plan = backend.plan(&two_paths(), Access::ReadWrite).unwrap();
-    let session = backend
-        .initiator
-        .session(&plan.target.unwrap().paths[0])
-        .unwrap();
+    let session = backend.initiator.session(&first_path(&plan)).unwrap();
     let chap = |username: &str, password: &str, target: Option<(&str, &str)>| {
         Some(Chap {
             username: username.to_owned(),

@@ -59,16 +59,19 @@ async fn a_disk_that_cannot_be_flushed_stays_unless_nobody_wrote_or_what_was_wri
         let kernel = kernel.path();
         fs::remove_dir_all(kernel.join("block")).unwrap();
         let backend = unwritable(kernel, errno);
-        let mut plan = backend.plan(&single(), Access::ReadWrite).unwrap();
-        plan.target.as_mut().unwrap().verified = verified.then(|| WWID.to_owned());
+        let plan = backend.plan(&single(), Access::ReadWrite).unwrap();
+        let path = first_path(&plan);
+        let volume = match verified {
+            true => connected(plan, "/dev/sda", WWID),
+            false => plan.into(),
+        };
         let how = Release {
             force,
             ..Release::default()
         };
-        let outcome = backend.disconnect(&plan, &how).await;
+        let outcome = backend.disconnect(&volume, &how).await;
         let case = format!("{errno}, {verified}, {force}: {outcome:?}");
         assert_eq!(outcome.is_ok(), removed, "{case}");
-        let path = plan.target.unwrap().paths.swap_remove(0);
         assert_eq!(backend.at(path).is_none(), removed, "{case}");
         match outcome {
             // The second is not done where the first fails.
@@ -95,8 +98,8 @@ async fn a_map_that_cannot_be_flushed_stays_and_its_paths_too() {
     let kernel = kernel();
     let kernel = kernel.path();
     let backend = unwritable(kernel, Errno::EIO);
-    let mut plan = backend.plan(&single(), Access::ReadWrite).unwrap();
-    plan.target.as_mut().unwrap().verified = Some(WWID.to_owned());
+    let plan = backend.plan(&single(), Access::ReadWrite).unwrap();
+    let volume = connected(plan, "/dev/dm-0", WWID);
     for (force, why) in [
         (false, "what was written last is lost"),
         // It goes on, and there is nobody to remove the map.
@@ -106,7 +109,7 @@ async fn a_map_that_cannot_be_flushed_stays_and_its_paths_too() {
             force,
             ..Release::default()
         };
-        let error = backend.disconnect(&plan, &how).await.unwrap_err();
+        let error = backend.disconnect(&volume, &how).await.unwrap_err();
         assert_eq!(error.reason(), Reason::DeviceBusy, "{error}");
         assert!(error.to_string().contains(why), "{error}");
     }

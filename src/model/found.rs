@@ -1,0 +1,81 @@
+//! What connecting a volume found, beside what was decided.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::{HostPlan, TargetPath, Wwid};
+
+/// The block device that a volume came to, which told who it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Its node, such as `/dev/sdb`: a name that the kernel gives again.
+    pub path: PathBuf,
+    /// Its own word, fresh, the same on every path.
+    pub identity: Wwid,
+    /// The number of the device that told so (`diskseq`, Linux 5.15): the kernel gives it to no other until the next boot. `None`:
+    /// not known.
+    #[serde(default)]
+    pub sequence: Option<u64>,
+}
+
+/// What a connect found, which no plan could know and by which the connection is taken down again.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Found {
+    /// The volume's block device, once a target's was connected.
+    #[serde(default)]
+    pub device: Option<Device>,
+    /// The ways to the volume, where the plan's one portal told of others.
+    #[serde(default)]
+    pub paths: Vec<TargetPath>,
+    /// The portals to which others than volattach had connections before this attachment connected: those stay. `None`: nobody looked.
+    #[serde(default)]
+    pub others: Option<Vec<String>>,
+    /// What the file with the login said when the share was mounted, as a keyed hash tells it from what it says later; `None`: there is
+    /// no such file, or this attachment found the share mounted.
+    #[serde(default)]
+    pub login: Option<String>,
+    /// Whether the volume's block device is read-only for attachments alone, and writable when the last of them has gone.
+    #[serde(default)]
+    pub protected: bool,
+}
+
+/// A volume on this host, connected or about to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostVolume {
+    /// What was decided.
+    pub plan: HostPlan,
+    /// What was found.
+    pub found: Found,
+}
+
+impl From<HostPlan> for HostVolume {
+    /// One of which nothing is found yet.
+    fn from(plan: HostPlan) -> Self {
+        Self {
+            plan,
+            found: Found::default(),
+        }
+    }
+}
+
+impl HostVolume {
+    /// Where it is, once connected.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        let device = self.found.device.as_ref();
+        device.map_or(&self.plan.path, |device| &device.path)
+    }
+
+    /// The identity that its device has told, where there is one.
+    #[must_use]
+    pub fn identity(&self) -> Option<&Wwid> {
+        self.found.device.as_ref().map(|device| &device.identity)
+    }
+
+    /// The number of the block device that it was verified on, where there is one.
+    #[must_use]
+    pub fn sequence(&self) -> Option<u64> {
+        self.found.device.as_ref()?.sequence
+    }
+}
