@@ -14,7 +14,7 @@ mod fakes;
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
 
-use fakes::{Fault, World, attach, by_root, end, iscsi, smb};
+use fakes::{Deaf, Fault, World, attach, by_root, end, iscsi, smb};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use volattach::attach::{AttachRequest, Engine, Error};
@@ -66,6 +66,8 @@ enum Turn {
     Away,
     /// The storage falls silent, or is back.
     Silent(bool),
+    /// This host cannot ask a disk who it is, or can again.
+    Deaf(Option<Deaf>),
     /// libvirt goes away, or is back.
     Libvirt(bool),
     /// Shares are unmounted as `umount -l` does: who has a file open there has it still.
@@ -79,6 +81,11 @@ type Struck = Option<(usize, Fault)>;
 
 fn turn() -> impl Strategy<Value = Turn> {
     let id = 0..IDS.len();
+    let deaf = prop_oneof![
+        Just(None),
+        Just(Some(Deaf::NoWorker)),
+        Just(Some(Deaf::Refused))
+    ];
     prop_oneof![
         8 => (id.clone(), 0..VOLUMES.len(), any::<bool>())
             .prop_map(|(id, volume, reads)| Turn::Attach { id, volume, reads }),
@@ -89,6 +96,7 @@ fn turn() -> impl Strategy<Value = Turn> {
         1 => Just(Turn::Away),
         1 => Just(Turn::Unmount),
         1 => any::<bool>().prop_map(Turn::Silent),
+        1 => deaf.prop_map(Turn::Deaf),
         1 => any::<bool>().prop_map(Turn::Libvirt),
         1 => Just(Turn::Remap),
     ]
@@ -169,7 +177,7 @@ impl History {
     /// The ids of the attachments whose guest has their disk, of a device that is there, and that nobody has asked to end.
     fn working(&self) -> BTreeSet<&'static str> {
         let mut records = self.world.records();
-        records.retain(|record| record.direction == Direction::Forward);
+        records.retain(|record| record.course.direction() == Direction::Forward);
         records.retain(|record| self.read(record).is_some());
         let works = |id: &&str| records.iter().any(|record| record.id.as_str() == *id);
         IDS.into_iter().filter(works).collect()
@@ -319,6 +327,7 @@ impl History {
             }
             Turn::Unmount => self.world.state().connections.clear(),
             Turn::Silent(silent) => self.world.san().silent = silent,
+            Turn::Deaf(deaf) => self.world.san().deaf = deaf,
             Turn::Libvirt(there) => self.world.state().hypervisor_down = !there,
             Turn::Remap => {
                 let mut san = self.world.san();
@@ -358,6 +367,7 @@ impl History {
     /// Everything is well, and everything goes.
     async fn end(mut self) {
         self.world.san().silent = false;
+        self.world.san().deaf = None;
         self.world.state().hypervisor_down = false;
         self.restart().await;
         self.check("in the end");

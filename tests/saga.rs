@@ -504,7 +504,7 @@ async fn a_guest_that_was_asked_before_a_crash_is_not_asked_again() {
     // Its process ends while it waits for the guest: this call goes no further.
     let cut_short = tokio::spawn(async move { engine.detach(by_root(end("a1"))).await });
     until("the journal knows that the guest was asked", async || {
-        world.records()[0].unplug_requested.is_some()
+        world.records()[0].course.unplug_requested().is_some()
     })
     .await;
     let engine = world.engine();

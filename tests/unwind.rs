@@ -146,9 +146,9 @@ fn look(world: &World, bystander: Option<&BTreeSet<String>>) -> There {
         [record]
             if whole
                 && (record.host.plan.claims.is_empty() || !connections.is_empty())
-                && record.error.is_none() =>
+                && record.course.error().is_none() =>
         {
-            match (record.state, plugged) {
+            match (record.course.state(), plugged) {
                 (State::Attached, true) | (State::Connected, false) => There::Whole,
                 _ => There::Remains(all),
             }

@@ -28,7 +28,7 @@ impl KnownVolume {
     ) -> Self {
         // Of those that say something, the last: it was told with the newest attachment.
         let mut newest: Vec<&Record> = records.iter().collect();
-        newest.sort_by_key(|record| record.created);
+        newest.sort_by_key(|record| record.course.created());
         let mut told = newest.iter().rev().map(|record| &record.rights);
         let owner = told
             .clone()

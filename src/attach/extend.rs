@@ -22,7 +22,7 @@ impl Inner {
         let Some(record) = self.granted(grant, &id).await? else {
             return Err(Error::NotFound { id });
         };
-        match record.state {
+        match record.course.state() {
             State::Attached | State::Connected => {}
             State::Failed => return Err(Error::CleanupRequired { id }),
             state => {

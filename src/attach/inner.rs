@@ -102,7 +102,11 @@ impl Inner {
         } = query;
         let wanted = |record: &Record| {
             after.as_ref().is_none_or(|after| record.id > *after)
-                && filter.matches(record.domain.as_ref(), &record.volume, record.state)
+                && filter.matches(
+                    record.domain.as_ref(),
+                    &record.volume,
+                    record.course.state(),
+                )
         };
         let mut found = Vec::new();
         for record in self.parts.journal.select(&wanted).await? {

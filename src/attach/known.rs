@@ -29,13 +29,13 @@ impl Inner {
         if record.fingerprint != asked.fingerprint || record.holder.as_ref().is_some_and(another) {
             return Err(Error::Conflict { id });
         }
-        match record.state {
+        match record.course.state() {
             State::Attached | State::Connected => {
                 self.check_domain(&record, &asked.wanted).await?;
                 if !self.is_whole(&record).await? {
                     return Ok(Some(Known::Lost(Box::new(record))));
                 }
-                if record.error.is_some() {
+                if record.course.error().is_some() {
                     // It is back, and nobody has looked since.
                     record.whole();
                     self.put(&record).await?;

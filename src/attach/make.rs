@@ -1,7 +1,6 @@
 //! Makes attachments: answers for what is there already, and records and runs what is new.
 
 use std::sync::atomic::Ordering;
-use std::time::SystemTime;
 
 use super::Error;
 use super::access::{Decided, decide, plan_host};
@@ -10,9 +9,9 @@ use super::known::{Known, as_it_was, changed, check_same};
 use super::plan::{check_confined, disk_spec};
 use super::request::Wanted;
 use super::saga::{Forward, Why};
-use crate::journal::{Direction, Record, Step};
+use crate::journal::{Course, Record, Step};
 use crate::libvirt::{DomainView, plan_disk};
-use crate::model::{Actor, Asker, Attachment, DiskPlan, DiskSpec, Domain, Holder, HostPlan, State};
+use crate::model::{Actor, Asker, Attachment, DiskPlan, DiskSpec, Domain, Holder, HostPlan};
 
 /// How often others may come and go between the decision and the word in the journal before a caller is told to ask again.
 const TRIES: usize = 5;
@@ -77,13 +76,10 @@ impl Inner {
         let mut record = new_record(asked, &planned);
         let mut again = false;
         if let Some(old) = lost {
-            record.created = old.created;
             match changed(&old, &planned.host, &planned.decided) {
                 None => {
                     again = true;
-                    // What is left of it is this record's to undo, and until it is connected anew, this is what there is to take down.
-                    (record.host, record.steps) = (old.host, old.steps);
-                    (record.state, record.error) = (old.state, old.error);
+                    record.made_again_of(old);
                 }
                 Some(what) => {
                     if let Some(domain) = old.domain.clone()
@@ -92,6 +88,7 @@ impl Inner {
                         let id = old.id;
                         return Err(Error::Changed { id, what, domain });
                     }
+                    record.asked_for_with(&old);
                     // Nothing of it works, and what is left in the old place would be in no record.
                     self.backward(old, Why::CleanUp).await?;
                     planned.view = self.look(&asked.wanted).await?.1;
@@ -172,7 +169,6 @@ impl Inner {
 
 /// A record in which nothing is begun.
 fn new_record(asked: &Asked, planned: &Planned) -> Record {
-    let now = SystemTime::now();
     Record {
         id: asked.wanted.id.clone(),
         fingerprint: asked.fingerprint.clone(),
@@ -184,13 +180,7 @@ fn new_record(asked: &Asked, planned: &Planned) -> Record {
         holder: Some(asked.holder.clone()),
         host: planned.host.clone().into(),
         disk: planned.disk.clone(),
-        steps: Vec::new(),
-        direction: Direction::Forward,
-        state: State::Connecting,
-        error: None,
-        unplug_requested: None,
+        course: Course::begin(),
         force: false,
-        created: now,
-        updated: now,
     }
 }

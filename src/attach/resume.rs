@@ -105,7 +105,7 @@ impl Engine {
             return Ok(Action::Nothing);
         };
         if self.0.busy.has(&id) {
-            let state = seen.state.as_str();
+            let state = seen.course.state().as_str();
             return Err(Error::InProgress { id, state });
         }
         let action = decide(&seen, self.0.reality(&seen).await?);
@@ -127,7 +127,7 @@ impl Engine {
 impl Inner {
     async fn reality(&self, record: &Record) -> Result<Reality, Error> {
         // What goes backward is looked at step by step: a libvirt that is down must not keep a share mounted.
-        match record.direction {
+        match record.course.direction() {
             Direction::Forward if self.is_whole(record).await? => Ok(Reality::Whole),
             Direction::Forward | Direction::Backward => Ok(Reality::Broken),
         }

@@ -55,7 +55,7 @@ impl Inner {
     ) -> Result<Attachment, Error> {
         match self.run_steps(&mut record, &forward).await {
             Ok(()) => {
-                tracing::info!(state = %record.state, access = %record.access.access, "done");
+                tracing::info!(state = %record.course.state(), access = %record.access.access, "done");
                 Ok(record.to_attachment())
             }
             Err(cause) if forward.again => Err(self.stay_lost(record, cause).await),
@@ -123,7 +123,7 @@ impl Inner {
 
     /// Undoes the steps, last first, until the record is gone.
     pub(super) async fn backward(&self, mut record: Record, why: Why) -> Result<(), Error> {
-        if record.steps.is_empty() {
+        if !record.course.is_begun() {
             // Nothing was begun.
             self.parts.journal.remove(&record.id).await?;
         }
@@ -150,7 +150,7 @@ impl Inner {
                 return Err(self.undo_failed(record, error).await);
             }
             record.undone();
-            if record.steps.is_empty() {
+            if !record.course.is_begun() {
                 // Still under the shared lock: whoever counts users next must not count this one.
                 self.parts.journal.remove(&record.id).await?;
             }
@@ -168,7 +168,7 @@ impl Inner {
             Error::UnplugPending { .. } | Error::UnplugRefused { .. }
         );
         record.undo_failed(told(&error), waits);
-        tracing::warn!(state = %record.state, reason = %error.reason(), error = %error.chain(), "undo failed");
+        tracing::warn!(state = %record.course.state(), reason = %error.reason(), error = %error.chain(), "undo failed");
         if let Err(journal) = self.put(&record).await {
             tracing::error!(error = %journal.chain(), "and the journal cannot say so");
         }

@@ -15,7 +15,7 @@ mod writer;
 
 use async_trait::async_trait;
 
-pub use record::{Direction, Kind, Progress, Record, Step, StepRecord};
+pub use record::{Course, Direction, Kind, Progress, Record, Step, StepRecord};
 pub use redb::RedbJournal;
 
 use crate::model::{AttachmentId, Reason, SetPermissions, VolumeId};

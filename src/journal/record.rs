@@ -96,23 +96,79 @@ pub struct Record {
     pub host: HostVolume,
     /// The domain's side. Its alias is final from the start; its target and address are, once the attach step is begun.
     pub disk: DiskPlan,
-    /// The steps begun and not undone, in order.
-    pub steps: Vec<StepRecord>,
-    /// Which way it goes.
-    pub direction: Direction,
-    /// Where it stands.
-    pub state: State,
-    /// What went wrong last.
-    pub error: Option<AttachmentError>,
-    /// When the guest was last asked to let go of the disk, and has not yet.
-    pub unplug_requested: Option<SystemTime>,
+    /// How far it came.
+    #[serde(flatten)]
+    pub course: Course,
     /// Whether it is to be taken down even if what the guest wrote last cannot be flushed.
     #[serde(default)]
     pub force: bool,
-    /// When it was asked for.
-    pub created: SystemTime,
+}
+
+/// How far an attachment came: changed by the record's named transitions alone ([`super::transition`]).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Course {
+    /// The steps begun and not undone, in order.
+    pub(super) steps: Vec<StepRecord>,
+    pub(super) direction: Direction,
+    pub(super) state: State,
+    pub(super) error: Option<AttachmentError>,
+    pub(super) unplug_requested: Option<SystemTime>,
+    pub(super) created: SystemTime,
     /// When the state last changed.
-    pub updated: SystemTime,
+    pub(super) updated: SystemTime,
+}
+
+impl Course {
+    /// Of what is asked for now, and of which nothing is begun.
+    #[must_use]
+    pub fn begin() -> Self {
+        let now = SystemTime::now();
+        Self {
+            steps: Vec::new(),
+            direction: Direction::Forward,
+            state: State::Connecting,
+            error: None,
+            unplug_requested: None,
+            created: now,
+            updated: now,
+        }
+    }
+
+    /// Which way it goes.
+    #[must_use]
+    pub fn direction(&self) -> Direction {
+        self.direction
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// What went wrong last.
+    #[must_use]
+    pub fn error(&self) -> Option<&AttachmentError> {
+        self.error.as_ref()
+    }
+
+    /// Whether any step was begun and not undone.
+    #[must_use]
+    pub fn is_begun(&self) -> bool {
+        !self.steps.is_empty()
+    }
+
+    /// When the guest was last asked to let go of the disk, and has not yet.
+    #[must_use]
+    pub fn unplug_requested(&self) -> Option<SystemTime> {
+        self.unplug_requested
+    }
+
+    /// When it was asked for.
+    #[must_use]
+    pub fn created(&self) -> SystemTime {
+        self.created
+    }
 }
 
 impl Record {
@@ -129,7 +185,8 @@ impl Record {
     /// How far the step came; `None`: not begun, or undone.
     #[must_use]
     pub fn progress(&self, step: Step) -> Option<Progress> {
-        self.steps
+        self.course
+            .steps
             .iter()
             .find(|begun| begun.step == step)
             .map(|begun| begun.progress)
@@ -164,13 +221,13 @@ impl Record {
             access: self.access.clone(),
             rights: self.rights.clone(),
             holder: self.holder.clone(),
-            state: self.state,
+            state: self.course.state,
             host_path: connected.then(|| self.host.path().to_owned()),
             target: placed.then(|| self.disk.target.clone()),
             disk_xml: placed.then(|| self.disk.xml.clone()),
-            error: self.error.clone(),
-            created: self.created,
-            updated: self.updated,
+            error: self.course.error.clone(),
+            created: self.course.created,
+            updated: self.course.updated,
         }
     }
 }

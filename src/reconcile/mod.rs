@@ -30,11 +30,11 @@ const BUSY: Duration = Duration::from_millis(500);
 /// Decides what to do about a record that no call is working on.
 #[must_use]
 pub fn decide(record: &Record, reality: Reality) -> Action {
-    let told_lost = record
-        .error
-        .as_ref()
+    let course = &record.course;
+    let told_lost = course
+        .error()
         .is_some_and(|error| error.reason == Reason::DiskLost);
-    match (record.direction, record.state, reality) {
+    match (course.direction(), course.state(), reality) {
         (Direction::Backward, _, _) => Action::Undo,
         (Direction::Forward, State::Attached | State::Connected, Reality::Whole) => {
             if told_lost {

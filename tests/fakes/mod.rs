@@ -36,7 +36,7 @@ use volattach::model::{
 use volattach::policy::{PolicyFiles, PolicyStore, Rpc};
 
 pub use gate::{Fault, Gate};
-pub use san::San;
+pub use san::{Deaf, San};
 
 /// The one domain of the world.
 pub const DOMAIN: Uuid = Uuid::from_u128(0x6f2a_7f52_3b1f_4d6c_9f0e_0d9f_6f6a_3c11);

@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use async_trait::async_trait;
+use nix::errno::Errno;
+use volattach::backend::iscsi::{heard, still};
 use volattach::backend::{
     Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release,
 };
@@ -15,6 +17,9 @@ use volattach::model::{
     Access, Claim, Connection, Device, Found, HostPlan, HostVolume, ImageFormat, Scope, SourceKind,
     TargetPath, TargetPlan, Wwid,
 };
+
+use volattach::sys::scsi::Told;
+use volattach::sys::worker::{Reply, WorkerError};
 
 use super::World;
 use super::gate::{Failed, Moment};
@@ -42,6 +47,15 @@ pub struct Map {
     pub paths: BTreeSet<u64>,
 }
 
+/// Why this host cannot ask.
+#[derive(Debug, Clone, Copy)]
+pub enum Deaf {
+    /// No worker starts.
+    NoWorker,
+    /// A worker is refused to open the disk.
+    Refused,
+}
+
 /// The storage, and what this host has of it.
 #[derive(Debug, Default)]
 pub struct San {
@@ -49,6 +63,8 @@ pub struct San {
     pub luns: BTreeMap<At, u8>,
     /// Whether the storage answers.
     pub silent: bool,
+    /// Whether this host cannot ask a disk who it is: no worker starts, or one is refused what it needs.
+    pub deaf: Option<Deaf>,
     pub disks: Vec<Disk>,
     pub maps: Vec<Map>,
 }
@@ -168,11 +184,35 @@ impl SanBackend {
         }
     }
 
+    /// What a worker would hear of the disk there.
+    fn ask(&self, at: &At) -> Result<Reply, WorkerError> {
+        let san = self.world.san();
+        let failed = |errno| WorkerError::Failed {
+            step: "open the device".to_owned(),
+            errno,
+        };
+        match san.deaf {
+            Some(Deaf::NoWorker) => Err(WorkerError::Start {
+                executable: PathBuf::new(),
+                source: std::io::Error::from(Errno::EAGAIN),
+            }),
+            Some(Deaf::Refused) => Err(failed(Errno::EPERM)),
+            None => match san.luns.get(at) {
+                Some(volume) => Ok(Reply::Identity(Told {
+                    identity: Some(San::identity(*volume)),
+                    sequence: None,
+                })),
+                None => Err(failed(Errno::EIO)),
+            },
+        }
+    }
+
     async fn path(&self, at: &At, owners: &dyn Owners) -> Result<Live, BackendError> {
         let there = self.world.san().at(at).cloned();
         if let Some(disk) = there {
-            let told = self.world.san().luns.get(at).map(|it| San::identity(*it));
-            if told.as_ref() == Some(&disk.told) {
+            let path = as_path(at);
+            let now = heard(&path, &disk.name.display().to_string(), self.ask(at));
+            if still(Some(&disk.told), now)?.is_some() {
                 owners
                     .take(&disk.told, disk.name.display().to_string())
                     .await?;
@@ -277,6 +317,14 @@ fn paths(plan: &HostPlan) -> Vec<At> {
     paths
         .map(|path| (path.name.clone(), path.lun.unwrap()))
         .collect()
+}
+
+fn as_path((target, lun): &At) -> TargetPath {
+    TargetPath {
+        portal: String::new(),
+        name: target.clone(),
+        lun: Some(*lun),
+    }
 }
 
 fn claim((target, lun): &At) -> Claim {

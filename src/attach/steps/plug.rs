@@ -133,7 +133,7 @@ impl Inner {
             target: disk.target.clone(),
         };
         let stale = |asked: SystemTime| asked.elapsed().is_ok_and(|age| age >= STALE);
-        match (record.unplug_requested, why) {
+        match (record.course.unplug_requested(), why) {
             // The guest was asked, and has the disk still: there is nothing to do but to come again.
             (Some(_), Why::CleanUp) => return Err(pending()),
             (Some(asked), Why::Asked) if !stale(asked) => {}
@@ -165,7 +165,13 @@ impl Inner {
     /// Whether the disk in the domain is this attachment's to take away. Builds before this one named disks by their volume, so two
     /// of its attachments may go by one name: the disk is that one's whose plug succeeded, the last.
     async fn holds(&self, record: &Record) -> Result<bool, Error> {
-        let rank = |it: &Record| (it.progress(Step::Attach), it.created, it.id.clone());
+        let rank = |it: &Record| {
+            (
+                it.progress(Step::Attach),
+                it.course.created(),
+                it.id.clone(),
+            )
+        };
         let own = rank(record);
         let holder = |other: &Record| {
             other.id != record.id

@@ -6,8 +6,9 @@ use futures::future::join_all;
 use nix::errno::Errno;
 use tokio::time::Instant;
 
-use super::disk::{Identity, Live, agree};
+use super::disk::{Live, agree};
 use super::login::POLL;
+use super::verdict::Identity;
 use super::{DEVICE, IscsiBackend, PROTOCOL, multipathd, node, target_of, volume_at};
 use crate::backend::{BackendError, Connected, Owners, mount, release};
 use crate::connection::IscsiVolume;

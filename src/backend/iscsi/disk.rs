@@ -3,31 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::errno::Errno;
 use tokio::time::Instant;
 
 use super::login::Gate;
 use super::sysfs::{Cached, Session, Unit};
+use super::verdict::{Identity, heard, some, still};
 use super::{DEVICE, IscsiBackend, PROTOCOL, by_path, node, volume_at};
-use crate::backend::{BackendError, Owners, mount};
+use crate::backend::{BackendError, Owners};
 use crate::connection::IscsiVolume;
 use crate::model::{Access, TargetPath, Wwid};
-use crate::sys::scsi::Told;
-use crate::sys::worker::{Job, Reply, ScanJob, SysfsJob, WorkerError};
+use crate::sys::worker::{Job, Reply, ScanJob, SysfsJob};
 
 /// How often the LUN is scanned for while it does not appear: the storage may map it a moment later.
 const SCAN: Duration = Duration::from_secs(1);
 
 /// How long udev may look at a leftover's map, which only somebody who has it open keeps longer.
 const LOOKED_AT: Duration = Duration::from_secs(2);
-
-/// Who a block device is, by its own word.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Identity {
-    pub(super) wwid: Wwid,
-    /// The number of the device that told; see [`crate::model::Device::sequence`].
-    pub(super) sequence: Option<u64>,
-}
 
 /// A path that is there, whose disk told who it is.
 pub(super) struct Live {
@@ -91,20 +82,13 @@ impl IscsiBackend {
         unit: &Unit,
     ) -> Result<Option<Identity>, BackendError> {
         let scanned = self.seen.unit(self.sysfs(), unit);
-        let now = match &unit.block {
-            Some(block) => match self.identify(path, block).await {
-                Ok(told) => Some(told),
-                // Its own word: it has no identity, or is no volume any more.
-                Err(BackendError::DeviceIdentity { .. }) => None,
-                Err(error) => return Err(error),
-            },
-            None => None,
-        };
-        let told = now.as_ref().map(|now| &now.wwid);
-        if told.is_some() && told == scanned.as_ref() {
-            return Ok(now);
+        if let Some(block) = &unit.block {
+            let now = self.identify(path, block).await;
+            if let Some(same) = still(scanned.as_ref(), now)? {
+                return Ok(Some(same));
+            }
         }
-        tracing::warn!(unit = %unit.dir.display(), first = ?scanned, now = ?told, "removing a leftover of another volume at this LUN");
+        tracing::warn!(unit = %unit.dir.display(), first = ?scanned, "removing a leftover of another volume at this LUN");
         self.remove_unit(path, unit, Cached::Nothing).await?;
         if let Some(map) = scanned.and_then(|wwid| self.sysfs().map(&wwid))
             && self.sysfs().paths_of(&map).is_empty()
@@ -178,11 +162,8 @@ impl IscsiBackend {
         path: &TargetPath,
         block: &str,
     ) -> Result<Identity, BackendError> {
-        match self.workers.run(Job::Identify(node(block)), DEVICE).await {
-            Ok(Reply::Identity(told)) => some(path, block, told),
-            Ok(_) => Err(BackendError::not_mine(PROTOCOL, "another job's reply")),
-            Err(error) => Err(untold(path, &format!("/dev/{block}"), error)),
-        }
+        let asked = self.workers.run(Job::Identify(node(block)), DEVICE).await;
+        heard(path, block, asked)
     }
 }
 
@@ -210,57 +191,5 @@ pub(super) fn agree(
         }
         ([first], _) => Ok((*first).clone()),
         _ => Err(other("its paths lead to different volumes: ".to_owned())),
-    }
-}
-
-/// An identity, which every disk must have.
-fn some(path: &TargetPath, block: &str, told: Told) -> Result<Identity, BackendError> {
-    let sequence = told.sequence;
-    match told.identity {
-        Some(wwid) => Ok(Identity { wwid, sequence }),
-        None => Err(BackendError::DeviceIdentity {
-            volume: volume_at(path),
-            why: format!(
-                "/dev/{block} tells no identity of its own (VPD page 83h), so it could be any volume"
-            ),
-        }),
-    }
-}
-
-/// Why a disk that was asked who it is did not tell. An error of its own says that it is nobody any more, and so does none behind
-/// its node; of any other, such as EPERM, it knows nothing.
-pub(super) fn untold(path: &TargetPath, disk: &str, error: WorkerError) -> BackendError {
-    match error {
-        WorkerError::Failed {
-            errno: Errno::EIO | Errno::ENXIO | Errno::ENODEV | Errno::ETIMEDOUT,
-            ..
-        }
-        | WorkerError::Deadline { .. } => silent(path, disk, error),
-        error => mount::host(|| format!("ask {disk} who it is"))(error),
-    }
-}
-
-/// Why a disk was not looked at.
-pub(super) fn silent(path: &TargetPath, disk: &str, error: WorkerError) -> BackendError {
-    match error {
-        WorkerError::Failed {
-            step,
-            errno: Errno::ETIMEDOUT,
-        } => BackendError::ServerLost {
-            path: by_path(path),
-            why: format!("cannot {step}, of {disk}: ETIMEDOUT"),
-        },
-        WorkerError::Failed { step, errno } => BackendError::DeviceIdentity {
-            volume: volume_at(path),
-            why: format!(
-                "cannot {step}, of {disk}: {} ({errno:?}); the storage may not map the LUN any more, or not for writing",
-                errno.desc().to_lowercase()
-            ),
-        },
-        WorkerError::Deadline { within, .. } => BackendError::ServerLost {
-            path: by_path(path),
-            why: format!("nothing within {} s", within.as_secs()),
-        },
-        error => mount::host(|| format!("ask {disk} who it is"))(error),
     }
 }

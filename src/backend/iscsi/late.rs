@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use super::disk::silent;
 use super::sysfs::{Cached, Session};
+use super::verdict::silent;
 use super::{IscsiBackend, by_path};
 use crate::backend::{BackendError, mount};
 use crate::model::TargetPath;

@@ -22,6 +22,7 @@ mod multipathd;
 mod record;
 mod seen;
 mod sysfs;
+mod verdict;
 mod wwids;
 
 use std::path::{Path, PathBuf};
@@ -46,6 +47,7 @@ use late::Late;
 use login::{Initiator, at};
 use seen::FirstSeen;
 use sysfs::Sysfs;
+pub use verdict::{Identity, heard, still};
 
 /// The name in connection info (`driver_volume_type`).
 const PROTOCOL: &str = "iscsi";

@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use nix::errno::Errno;
 
 use super::connect::worst;
-use super::disk::{Identity, Live, agree};
+use super::disk::{Live, agree};
 use super::login::POLL;
 use super::*;
 use crate::backend::NoOthers;
@@ -171,7 +171,7 @@ async fn a_disk_that_cannot_be_asked_is_not_taken_for_another_volume() {
 
     let told = |errno| {
         let step = "open the device".to_owned();
-        let error = disk::untold(&path, "/dev/sda", WorkerError::Failed { step, errno });
+        let error = verdict::untold(&path, "/dev/sda", WorkerError::Failed { step, errno });
         error.reason()
     };
     for errno in [Errno::EIO, Errno::ENXIO, Errno::ENODEV] {

@@ -3,10 +3,10 @@
 use std::time::SystemTime;
 
 use super::*;
-use crate::journal::{Direction, Progress, Step, StepRecord};
+use crate::journal::{Course, Progress, Step, StepRecord};
 use crate::model::{
     Access, AccessDecision, AccessSource, Class, Connection, Dialect, DiskPlan, Holder, HostPlan,
-    HostVolume, ImageFormat, Scope, SourceKind, State, VolumeOwner, VolumeRights,
+    HostVolume, ImageFormat, Scope, SourceKind, VolumeOwner, VolumeRights,
 };
 
 fn record(id: &str) -> Record {
@@ -40,17 +40,16 @@ fn record(id: &str) -> Record {
             xml: "<disk/>".into(),
             scope: Scope::Live,
         },
-        steps: vec![StepRecord {
-            step: Step::Connect,
-            progress: Progress::Intent,
-        }],
-        direction: Direction::Forward,
-        state: State::Connecting,
-        error: None,
-        unplug_requested: None,
+        course: Course {
+            steps: vec![StepRecord {
+                step: Step::Connect,
+                progress: Progress::Intent,
+            }],
+            created: SystemTime::UNIX_EPOCH,
+            updated: SystemTime::UNIX_EPOCH,
+            ..Course::begin()
+        },
         force: false,
-        created: SystemTime::UNIX_EPOCH,
-        updated: SystemTime::UNIX_EPOCH,
     }
 }
 
@@ -139,9 +138,9 @@ async fn a_journal_of_version_1_opens_and_loses_nothing() {
         format!(
             "{} {} {:?} {} of {}: {connection}, {claims:?}, {:?} {:?}, {} from {}\n",
             record.id,
-            record.state,
-            record.direction,
-            record.steps.len(),
+            record.course.state,
+            record.course.direction,
+            record.course.steps.len(),
             record.volume,
             host.path(),
             host.identity().map(crate::model::Wwid::as_str),
