@@ -234,7 +234,7 @@ fn smb(lab: &Lab) -> Result<()> {
             idle: info(server, "w.raw", ",actimeo=2"),
             refused: vec![
                 (info(server, "w.raw", ",actimeo=3"), fault.reason),
-                (info(server, "w.raw", ""), "SERVER_TIMEOUT"),
+                (info(server, "w.raw", ""), fault.reason),
             ],
         })
         .collect();
@@ -270,7 +270,7 @@ fn nfs(lab: &Lab) -> Result<()> {
             idle: server.info("w.raw", "actimeo=2"),
             refused: vec![
                 (server.info("w.raw", "actimeo=3"), fault.reason),
-                (server.info("w.raw", ""), "SERVER_TIMEOUT"),
+                (server.info("w.raw", ""), fault.reason),
             ],
         })
         .collect();

@@ -114,7 +114,7 @@ fn partitions(lab: &Lab) -> Result<()> {
         let attached = agent.attach("a", "va", &info, &[])??;
         let map = host_path(&attached);
         node.sh(&format!(
-            "uuid=$(dmsetup info -c --noheadings -o uuid {map}) &&
+            "udevadm settle && uuid=$(dmsetup info -c --noheadings -o uuid {map}) &&
              dmsetup create part1 --uuid \"part1-$uuid\" --table \"0 2048 linear {map} 2048\" && udevadm settle"
         ))?;
         if used {

@@ -1,5 +1,7 @@
 //! Two that meet: volumes that tell one identity, lists of paths that overlap, records and mounts that others made.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use serde_json::json;
 
@@ -23,6 +25,10 @@ pub(crate) const TESTS: &[Test] = &[
         run: overlap,
     },
     Test {
+        name: "identity_name_stays_while_it_is_plugged_in",
+        run: name,
+    },
+    Test {
         name: "identity_node_record_of_others",
         run: record_of_others,
     },
@@ -31,6 +37,12 @@ pub(crate) const TESTS: &[Test] = &[
         run: mounts,
     },
 ];
+
+/// How long a login may take, and a disk to be found.
+const LOGIN: Duration = Duration::from_secs(60);
+
+/// Whether somebody has a disk open for longer than a look takes.
+const HELD: &str = "open() { find /proc/[0-9]*/fd -lname '/dev/sd?'; }; first=$(open); sleep 1; [ -n \"$first\" ] && [ \"$first\" = \"$(open)\" ]";
 
 /// The paths of the only map.
 fn paths(node: &Node) -> Result<String> {
@@ -122,6 +134,40 @@ fn overlap(lab: &Lab) -> Result<()> {
         expect(lab, "0 sessions 0 disks 0 maps")?;
     }
     Ok(())
+}
+
+/// The storage's disk goes while it is being plugged in, and another target's appears: it gets another name, and the guest nothing of it.
+fn name(lab: &Lab) -> Result<()> {
+    let node = &lab.node;
+    let agent = Agent::start(node, "")?;
+    let targets = Targets::new(node, &["va", "vb"])?;
+    targets.target("t", &[21], &[])?;
+    targets.target("u", &[22], &[(1, "vb")])?;
+    let refusal = std::thread::scope(|scope| {
+        let attaching = scope.spawn(|| agent.attach("a", "va", &iscsi_info(21, "t", 1), &[]));
+        // The domain was looked at by now; its disk is planned anew when it has a name, and that waits for libvirt.
+        node.wait("the login", "ls /sys/class/iscsi_session/session*", LOGIN)?;
+        node.sh("systemctl kill -s STOP --kill-whom=main libvirtd")?;
+        let other = || -> Result<()> {
+            targets.run(&["map", "t", "1", "va"])?;
+            node.wait("the plug", HELD, LOGIN)?;
+            let device = node.sh("find /proc/[0-9]*/fd -lname '/dev/sd?' -printf '%l' -quit")?;
+            let block = device.trim_start_matches("/dev/");
+            node.sh(&format!("echo 1 >/sys/block/{block}/device/delete"))?;
+            let connected = agent.connect("b", "vb", &iscsi_info(22, "u", 1), &[])??;
+            ensure!(host_path(&connected) != device, "{device} is another's");
+            Ok(())
+        };
+        let other = other();
+        node.sh("systemctl kill -s CONT --kill-whom=main libvirtd")?;
+        let attached = attaching.join();
+        other?;
+        attached.map_err(|_| anyhow::anyhow!("the attach panicked"))?
+    })?;
+    ensure!(refusal.is_err(), "{refusal:?}");
+    ensure!(guest::disks(node)?.is_empty(), "{:?}", guest::disks(node)?);
+    agent.disconnect("b")??;
+    expect(lab, "0 sessions 0 disks 0 maps")
 }
 
 /// A record that somebody left, with a password of an earlier time: iscsiadm would log in by it.

@@ -185,7 +185,9 @@ fn disk_options(lab: &Lab) -> Result<()> {
     ] {
         ensure!(xml.contains(part), "{part} is not in {xml}");
     }
-    let taken = agent.attach("a2", "other", &info, &["--bus", "scsi", "--dev", "sdc"])?;
+    server.volume("vols", "other.raw", 8, "sixteen bytes...")?;
+    let other = smb_info(&server, "vols", "other.raw", LOGIN);
+    let taken = agent.attach("a2", "other", &other, &["--bus", "scsi", "--dev", "sdc"])?;
     let taken = taken.err().context("attached twice at one target")?;
     ensure!(taken.reason == "TARGET_IN_USE", "{taken:?}");
     agent.detach("a1")??;

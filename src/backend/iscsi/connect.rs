@@ -198,6 +198,9 @@ impl IscsiBackend {
         let Some(first) = live.first() else {
             return Err(worst(errors));
         };
+        // Of a disk that is a path of a map already, the map is what can be used: it lets nobody else open its paths for itself.
+        let in_map = |path: &Live| path.old && self.sysfs().map_over(&path.block).is_some();
+        let several = several || live.iter().any(in_map);
         let expected = target_of(&volume.plan)?.expected.as_ref();
         let wwid = agree(expected, path, live)?;
         let (block, told, old) = match several {
