@@ -90,6 +90,8 @@ fn at_each_step(lab: &Lab) -> Result<()> {
         "/run/lab-info",
         info(&server, "v.raw").to_string().as_bytes(),
     )?;
+    // The calls below go past `agent`, which would note it.
+    node.note("a1", "v");
     for line in ATTACH {
         killed_at(node, line, ATTACH_V)?;
         again(node, ATTACH_V)?;
