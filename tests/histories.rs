@@ -20,7 +20,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use volattach::attach::{AttachRequest, Engine, Error};
 use volattach::connection::{ConnectionInfo, Protocol};
 use volattach::journal::{Direction, Record};
-use volattach::model::{Access, SourceKind};
+use volattach::model::{Access, SourceKind, State};
 use volattach::reconcile;
 
 /// How many histories there are, where nobody says otherwise.
@@ -174,10 +174,14 @@ impl History {
         }
     }
 
-    /// The ids of the attachments whose guest has their disk, of a device that is there, and that nobody has asked to end.
+    /// The ids of the attachments that a caller was told of, that nobody has asked to end, and whose guest has their disk, of a device
+    /// that is there. What a failed call left half made may go.
     fn working(&self) -> BTreeSet<&'static str> {
         let mut records = self.world.records();
-        records.retain(|record| record.course.direction() == Direction::Forward);
+        records.retain(|record| {
+            let course = &record.course;
+            course.direction() == Direction::Forward && course.state() == State::Attached
+        });
         records.retain(|record| self.read(record).is_some());
         let works = |id: &&str| records.iter().any(|record| record.id.as_str() == *id);
         IDS.into_iter().filter(works).collect()

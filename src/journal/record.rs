@@ -104,7 +104,7 @@ pub struct Record {
     pub force: bool,
 }
 
-/// How far an attachment came: changed by the record's named transitions alone ([`super::transition`]).
+/// How far an attachment came: changed by the record's named transitions alone (`transition.rs`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Course {
     /// The steps begun and not undone, in order.

@@ -64,7 +64,7 @@ struct SgIoHdr {
 pub struct Told {
     /// Who it is; `None`: it gives no identity of its own.
     pub identity: Option<Wwid>,
-    /// The number of the device that was open when it told so; see [`block::sequence`].
+    /// The number of the device that was open when it told so, its `diskseq`.
     pub sequence: Option<u64>,
 }
 
