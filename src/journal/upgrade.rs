@@ -1,5 +1,7 @@
 //! Records of earlier versions, rewritten as this one has them. What is not as they had it is left, and then refused as a record.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 /// Version 1 named what a connection shares in one text, had what was decided and what was found in one, and found disks in domains by
@@ -58,12 +60,34 @@ fn claims(shared: &str, target: Option<&Value>) -> Vec<Value> {
     if !shared.starts_with("iscsi:") {
         return vec![json!({"mount": shared})];
     }
-    let mut luns = Vec::new();
-    for path in paths.into_iter().flatten() {
-        let lun = json!({"lun": {"target": path.get("name"), "lun": path.get("lun")}});
-        if !luns.contains(&lun) {
-            luns.push(lun);
-        }
+    // In the order of a plan's: locks are taken in it, and equal lists are equal connections.
+    let luns: BTreeSet<(&str, Option<u64>)> = paths
+        .into_iter()
+        .flatten()
+        .filter_map(|path| Some((path.get("name")?.as_str()?, path.get("lun")?.as_u64())))
+        .collect();
+    luns.into_iter()
+        .map(|(target, lun)| json!({"lun": {"target": target, "lun": lun}}))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Claim;
+
+    #[test]
+    fn the_luns_of_several_targets_are_claimed_in_the_order_of_a_plan() {
+        let path = |name: &str, portal: &str, lun: u64| json!({"name": name, "portal": portal, "lun": lun});
+        let target = json!({"paths": [
+            path("iqn.b", "10.0.0.1:3260", 1),
+            path("iqn.a", "10.0.0.2:3260", 10),
+            path("iqn.a", "10.0.0.2:3260", 9),
+            path("iqn.b", "10.0.0.3:3260", 1),
+        ]});
+        let claims = claims("iscsi:x", Some(&target));
+        let claims: Vec<Claim> = serde_json::from_value(Value::Array(claims)).unwrap();
+        assert_eq!(claims.len(), 3);
+        assert!(claims.is_sorted(), "{claims:?}");
     }
-    luns
 }

@@ -31,6 +31,10 @@ pub struct Found {
     /// The portals to which others than volattach had connections before this attachment connected: those stay. `None`: nobody looked.
     #[serde(default)]
     pub others: Option<Vec<String>>,
+    /// The disks that were at the volume's paths before this attachment connected, and that volattach had not made, by their number: those
+    /// stay.
+    #[serde(default)]
+    pub disks_of_others: Vec<u64>,
     /// What the file with the login said when the share was mounted, as a keyed hash tells it from what it says later; `None`: there is
     /// no such file, or this attachment found the share mounted.
     #[serde(default)]

@@ -31,9 +31,7 @@ pub type Failed = (&'static str, Errno);
 /// The file is first looked at without opening it, so that a FIFO is not waited for and a device not woken.
 ///
 /// # Errors
-/// `ELOOP` for a symbolic link, `EXDEV` for a path that leaves `root`, `EBUSY` for a block device that this host itself uses
-/// (it, or one of its partitions, is mounted, swapped to, or a part of another device: open(2), `O_EXCL`), and openat2(2)'s other
-/// errors.
+/// `ELOOP` for a symbolic link, `EXDEV` for a path that leaves `root`, and openat2(2)'s other errors.
 pub fn open_beneath(root: &Path, relative: &Path, write: bool) -> Result<Opened, Failed> {
     let root = open_directory(root).map_err(|errno| ("open the directory", errno))?;
     let file = File::from(resolve(&root, relative, OFlag::O_PATH)?);
@@ -52,10 +50,6 @@ pub fn open_beneath(root: &Path, relative: &Path, write: bool) -> Result<Opened,
     };
     let flags = mode | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let mut file = File::from(resolve(&root, relative, flags)?);
-    if kind == FileKind::Block {
-        let alone = OFlag::O_RDONLY | OFlag::O_EXCL | OFlag::O_NONBLOCK;
-        resolve(&root, relative, alone).map_err(|(_, errno)| ("have it alone", errno))?;
-    }
     // A block device's metadata say nothing of its size.
     let size = file
         .seek(SeekFrom::End(0))
@@ -65,6 +59,19 @@ pub fn open_beneath(root: &Path, relative: &Path, write: bool) -> Result<Opened,
         file,
         size,
     })
+}
+
+/// Checks that this host itself does not use the block device at `relative` beneath `root`: that neither it nor one of its partitions
+/// is mounted, swapped to, or a part of another device (open(2), `O_EXCL`).
+///
+/// # Errors
+/// `EBUSY` where it does, and those of [`open_beneath`].
+pub fn check_unused(root: &Path, relative: &Path) -> Result<(), Failed> {
+    let root = open_directory(root).map_err(|errno| ("open the directory", errno))?;
+    let alone = OFlag::O_RDONLY | OFlag::O_EXCL | OFlag::O_NONBLOCK;
+    resolve(&root, relative, alone)
+        .map(drop)
+        .map_err(|(_, errno)| ("have it alone", errno))
 }
 
 /// The first folder on the way to `file` in which somebody else than root and the user `own` may rename what leads there, and

@@ -46,10 +46,9 @@ pub fn hold(device: &Path, number: u64) -> Result<File, Failed> {
 /// Makes the block device read-only for whoever opens it next, or writable again (BLKROSET).
 ///
 /// # Errors
-/// open(2)'s and ioctl(2)'s; `EBUSY` where this host itself uses what is to be read-only, and would fail to write there.
+/// open(2)'s and ioctl(2)'s.
 pub fn set_read_only(device: &Path, read_only: bool) -> Result<(), Failed> {
-    let alone = if read_only { libc::O_EXCL } else { 0 };
-    protect(&open(device, alone)?, read_only)
+    protect(&open(device, 0)?, read_only)
 }
 
 pub(super) fn protect(file: &File, read_only: bool) -> Result<(), Failed> {

@@ -21,6 +21,10 @@ use crate::model::Wwid;
 /// `SG_IO`, scsi/sg.h.
 pub(super) const SG_IO: libc::Ioctl = 0x2285;
 /// `SG_DXFER_FROM_DEV`, scsi/sg.h.
+/// SAM-5 5.3.1.
+const GOOD: libc::c_uchar = 0x00;
+/// SAM-5 5.3.1: the device has an error to tell.
+const CHECK_CONDITION: libc::c_uchar = 0x02;
 const SG_DXFER_FROM_DEV: libc::c_int = -3;
 /// How long the device may take to answer, in milliseconds.
 const ANSWER_MS: libc::c_uint = 10_000;
@@ -190,10 +194,12 @@ fn check(header: &SgIoHdr) -> Result<(), Errno> {
         // One of the host adapter's own (DID_*, scsi/scsi_status.h): no answer of the device's came.
         return Err(Errno::ETIMEDOUT);
     }
-    // SG_INFO_OK_MASK, scsi/sg.h: an error of the device or the driver.
-    match header.info & 1 != 0 || header.status != 0 {
-        true => Err(Errno::EIO),
-        false => Ok(()),
+    match header.status {
+        CHECK_CONDITION => Err(Errno::EIO),
+        // SG_INFO_OK_MASK, scsi/sg.h.
+        GOOD if header.info & 1 == 0 => Ok(()),
+        // Such as BUSY and TASK SET FULL (SAM-5 5.3.1): not now.
+        _ => Err(Errno::EAGAIN),
     }
 }
 
@@ -318,6 +324,10 @@ mod tests {
         assert_eq!(check(&header(0, 0, 0)), Ok(()));
         // A check condition.
         assert_eq!(check(&header(2, 0, 1)), Err(Errno::EIO));
+        // BUSY, and TASK SET FULL.
+        for status in [0x08, 0x28] {
+            assert_eq!(check(&header(status, 0, 1)), Err(Errno::EAGAIN));
+        }
         // DID_NO_CONNECT, DID_TIME_OUT, DID_TRANSPORT_DISRUPTED, DID_TRANSPORT_FAILFAST.
         for host in [1, 3, 14, 15] {
             assert_eq!(check(&header(0, host, 1)), Err(Errno::ETIMEDOUT));

@@ -3,17 +3,16 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use nix::errno::Errno;
 use tokio::time::Instant;
 
 use super::disk::{Live, agree};
 use super::login::POLL;
 use super::verdict::Identity;
 use super::{DEVICE, IscsiBackend, PROTOCOL, multipathd, node, target_of, volume_at};
-use crate::backend::{BackendError, Connected, Owners, mount, release};
+use crate::backend::{BackendError, Connected, Owners, mount};
 use crate::connection::IscsiVolume;
 use crate::model::{Access, Device, Found, HostPlan, HostVolume, TargetPath, Wwid};
-use crate::sys::worker::{Job, WorkerError};
+use crate::sys::worker::Job;
 
 /// How often multipathd is asked for a map that it does not make: it may not know the paths yet.
 const MAP: Duration = Duration::from_millis(500);
@@ -129,7 +128,8 @@ impl IscsiBackend {
                 false => Ok(()),
                 true => Err(BackendError::DeviceBusy {
                     device: format!("/dev/{block}"),
-                    why: "it is read-only for another attachment on this host: detach that first"
+                    why: "it is read-only, for another attachment on this host or because its storage exports it so: detach that one, or \
+                          have the storage let this host write"
                         .to_owned(),
                 }),
             };
@@ -138,16 +138,9 @@ impl IscsiBackend {
             return Ok(());
         }
         let set = self.workers.run(Job::SetReadOnly(node(block)), DEVICE);
-        match set.await {
-            Ok(_) => Ok(()),
-            Err(WorkerError::Failed {
-                errno: Errno::EBUSY,
-                ..
-            }) => Err(release::used_by_host(block)),
-            Err(error) => Err(mount::host(|| format!("make /dev/{block} read-only"))(
-                error,
-            )),
-        }
+        set.await
+            .map(drop)
+            .map_err(mount::host(|| format!("make /dev/{block} read-only")))
     }
 
     /// Logs in by every path and makes one device of what there is; what fails leaves nothing new.

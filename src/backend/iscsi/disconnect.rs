@@ -12,7 +12,7 @@ use super::sysfs::{Cached, Map, Unit};
 use super::{DEVICE, IscsiBackend, multipathd, node, wwids};
 use crate::backend::release::{self, Use};
 use crate::backend::{BackendError, mount};
-use crate::model::{TargetPath, Wwid};
+use crate::model::{HostVolume, TargetPath, Wwid};
 use crate::sys::worker::{FlushJob, Job, Reply, SysfsJob, WorkerError};
 
 impl IscsiBackend {
@@ -69,16 +69,22 @@ impl IscsiBackend {
         }
     }
 
-    /// Removes map and disks, and logs out where nothing else uses the session; `force`: what was written last may be lost.
+    /// Removes map and disks but those that others have made, and logs out where nothing else uses the session; `force`: what was written
+    /// last may be lost.
     pub(super) async fn take_down(
         &self,
         paths: &[TargetPath],
-        identity: Option<&Wwid>,
+        volume: &HostVolume,
         force: bool,
     ) -> Result<(), BackendError> {
+        let identity = volume.identity();
         // Before it was verified the volume was given to nobody who could have written.
         let force = force || identity.is_none();
-        let units = self.units(paths, identity);
+        let mut units = self.units(paths, identity);
+        units.retain(|(_, unit)| {
+            let number = self.number(unit);
+            number.is_none_or(|it| !volume.found.disks_of_others.contains(&it))
+        });
         let over = units
             .iter()
             .find_map(|(_, unit)| self.sysfs().map_over(unit.block.as_deref()?));
@@ -108,6 +114,13 @@ impl IscsiBackend {
             .iter()
             .map(|(path, unit)| self.remove_unit(path, unit, cached));
         let removed = join_all(removed).await;
+        if let Some(identity) = identity
+            && paths.len() > 1
+            && self.sysfs().map(identity).is_none()
+        {
+            // Also of a map that went when nobody looked.
+            forget(identity.clone()).await;
+        }
         let mut left: Vec<&TargetPath> = paths.iter().collect();
         left.extend(units.iter().map(|(path, _)| path));
         let released = left.into_iter().map(|path| self.initiator.release(path));

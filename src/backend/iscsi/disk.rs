@@ -54,6 +54,7 @@ impl IscsiBackend {
             });
         }
         let (block, told) = self.scan(path, &session, own).await?;
+        self.own.note(self.sysfs(), told.sequence);
         self.seen
             .first(self.sysfs(), told.sequence, told.wwid.clone());
         if let Err(taken) = owners.take(&told.wwid, volume_at(path)).await {

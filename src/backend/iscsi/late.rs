@@ -79,9 +79,12 @@ impl IscsiBackend {
         self.late.scans().insert(path.clone(), Arc::clone(&owner));
         async move {
             let _ = scan.await;
+            let unit = path.lun.and_then(|lun| session.unit(lun));
+            self.own
+                .note(self.sysfs(), unit.as_ref().and_then(|it| self.number(it)));
             let others = owner.lock().await;
             if !*others {
-                if let Some(unit) = path.lun.and_then(|lun| session.unit(lun)) {
+                if let Some(unit) = unit {
                     tracing::warn!(unit = %unit.dir.display(), "removing a disk that appeared too late");
                     if let Err(error) = self.remove_unit(&path, &unit, Cached::Nothing).await {
                         tracing::error!(error = %crate::model::chain(&error), "a disk is left over");

@@ -1,12 +1,13 @@
 //! Sessions with targets: made by iscsiadm and iscsid, which alone can; found by the kernel's own word.
 //!
 //! Invariants: a portal is logged in to only after it accepted a connection; logins and logouts of one session take turns; a
-//! session is logged out of only when it has no disk left, whoever's, and nobody here is about to scan one; a login given up
+//! session is logged out of only when it has no disk left, whoever's, nobody here is about to scan one, and no other program made it; a login given up
 //! on does not outlast the record it was made from.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -124,15 +125,7 @@ impl Initiator {
         let address = address(path)?;
         self.probe(path, address).await?;
         let record = self.record(path, address, chap);
-        let others = record.of_others(&self.settings.nodes);
-        let looking = || {
-            format!(
-                "look for node records of {} in {}",
-                path.name,
-                self.settings.nodes.display()
-            )
-        };
-        if let Some(other) = others.map_err(mount::host(looking))? {
+        if let Some(other) = self.record_of_others(&record)? {
             return Err(BackendError::LoginFailed {
                 target: at(path),
                 why: format!(
@@ -227,7 +220,7 @@ impl Initiator {
         let Some(session) = self.session(path) else {
             return self.remove_record(path);
         };
-        if Arc::strong_count(&gate) > 1 || !session.units().is_empty() {
+        if Arc::strong_count(&gate) > 1 || !session.units().is_empty() || self.is_of_others(path)? {
             return Ok(());
         }
         self.logout(path, &session).await
@@ -242,7 +235,7 @@ impl Initiator {
         };
         let others = session.units().len()
             > usize::from(path.lun.and_then(|lun| session.unit(lun)).is_some());
-        if Arc::strong_count(&gate) > 1 || others {
+        if Arc::strong_count(&gate) > 1 || others || self.is_of_others(path)? {
             return Ok(false);
         }
         self.logout(path, &session).await.map(|()| true)
@@ -277,6 +270,25 @@ impl Initiator {
             let file = record.file(&self.settings.nodes);
             format!("remove the node record {}", file.display())
         }))
+    }
+
+    /// A node record of others for the same login.
+    fn record_of_others(&self, record: &Record<'_>) -> Result<Option<PathBuf>, BackendError> {
+        let nodes = &self.settings.nodes;
+        let looking = || {
+            format!(
+                "look for node records of {} in {}",
+                record.target,
+                nodes.display()
+            )
+        };
+        record.of_others(nodes).map_err(mount::host(looking))
+    }
+
+    /// Whether the session that there is was made by others, by a record of theirs.
+    fn is_of_others(&self, path: &TargetPath) -> Result<bool, BackendError> {
+        let record = self.record(path, address(path)?, None);
+        Ok(self.record_of_others(&record)?.is_some())
     }
 
     fn record<'a>(

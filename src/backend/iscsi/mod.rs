@@ -19,6 +19,7 @@ pub(crate) mod fuzz;
 mod late;
 mod login;
 mod multipathd;
+mod own;
 mod record;
 mod seen;
 mod sysfs;
@@ -45,6 +46,7 @@ use crate::model::{
 use crate::sys::worker::{Job, SysfsJob, Workers};
 use late::Late;
 use login::{Initiator, at};
+use own::Own;
 use seen::FirstSeen;
 use sysfs::Sysfs;
 pub use verdict::{Identity, heard, still};
@@ -62,6 +64,7 @@ pub struct IscsiBackend {
     initiator: Initiator,
     workers: Workers,
     seen: Arc<FirstSeen>,
+    own: Arc<Own>,
     late: Arc<Late>,
 }
 
@@ -73,6 +76,7 @@ impl IscsiBackend {
             initiator: Initiator::new(settings, Sysfs::new("/sys".into())),
             workers,
             seen: Arc::default(),
+            own: Arc::default(),
             late: Arc::default(),
         }
     }
@@ -250,12 +254,16 @@ impl Backend for IscsiBackend {
     }
 
     fn recall(&self, volume: &HostVolume) {
-        if let Ok(paths) = paths_of(volume)
-            && let Some(identity) = volume.identity()
-        {
+        if let Ok(paths) = paths_of(volume) {
             let paths = paths.iter().cloned().chain(self.elsewhere(paths));
             for (_, unit) in paths.filter_map(|path| self.at(path)) {
-                self.seen.recall(self.sysfs(), &unit, identity);
+                if let Some(identity) = volume.identity() {
+                    self.seen.recall(self.sysfs(), &unit, identity);
+                }
+                let number = self.number(&unit);
+                if number.is_none_or(|it| !volume.found.disks_of_others.contains(&it)) {
+                    self.own.note(self.sysfs(), number);
+                }
             }
         }
     }
@@ -282,8 +290,12 @@ impl Backend for IscsiBackend {
         })
     }
 
-    async fn survey(&self, _plan: &HostPlan) -> Result<Found, BackendError> {
-        Ok(Found::default()) // a session that others made says so in its node record
+    async fn survey(&self, plan: &HostPlan) -> Result<Found, BackendError> {
+        // Of a session its node record says whose it is.
+        Ok(Found {
+            disks_of_others: self.of_others(&target_of(plan)?.paths),
+            ..Found::default()
+        })
     }
 
     async fn connect(
@@ -299,6 +311,7 @@ impl Backend for IscsiBackend {
                 .initiator
                 .discover(path, discovery.chap.as_ref())
                 .await?;
+            found.disks_of_others = self.of_others(&found.paths);
         }
         let volume = HostVolume {
             plan: volume.plan.clone(),
@@ -367,7 +380,7 @@ impl Backend for IscsiBackend {
         own.retain(|path| !how.held.contains(&lun(path)));
         match own.is_empty() {
             true => self.leave(volume.identity()).await,
-            false => self.take_down(&own, volume.identity(), how.force).await,
+            false => self.take_down(&own, volume, how.force).await,
         }
     }
 }

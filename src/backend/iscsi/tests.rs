@@ -49,6 +49,7 @@ fn backend(sys: &Path) -> IscsiBackend {
         initiator: Initiator::new(settings, Sysfs::new(sys.to_owned())),
         workers: Workers::from_executable(PathBuf::new()),
         seen: Arc::default(),
+        own: Arc::default(),
         late: Arc::default(),
     }
 }
@@ -131,6 +132,10 @@ fn the_kernels_tree_is_read() {
     );
     assert!(backend.initiator.session(&paths[1]).is_none());
     let unit = session.unit(3).unwrap();
+    for (first, vacant) in [(0x00, false), (0x20, true), (0x7f, true)] {
+        fs::write(unit.dir.join("inquiry"), [first, 0, 5]).unwrap();
+        assert_eq!(unit.is_vacant(), vacant, "{first:#x}");
+    }
     assert_eq!(unit.dir, session.unit_dir(3));
     assert_eq!(unit.identity_at_scan(), Some(wwid(WWID)));
     assert_eq!(unit.block.as_deref(), Some("sda"));
@@ -168,16 +173,37 @@ async fn a_disk_that_cannot_be_asked_is_not_taken_for_another_volume() {
         error.to_string().contains("ask /dev/sda who it is"),
         "{error}"
     );
+    // They end without a word; and are killed by their filter.
+    for script in ["exit 3", "kill -SYS $$"] {
+        let dying = IscsiBackend {
+            workers: scripted(kernel.path(), script),
+            ..backend.clone()
+        };
+        let error = dying.still_the_same(&path, &unit).await.unwrap_err();
+        assert_eq!(error.reason(), Reason::Internal, "{error}");
+        assert!(unit.is_there());
+    }
 
     let told = |errno| {
         let step = "open the device".to_owned();
         let error = verdict::untold(&path, "/dev/sda", WorkerError::Failed { step, errno });
         error.reason()
     };
-    for errno in [Errno::EIO, Errno::ENXIO, Errno::ENODEV] {
-        assert_eq!(told(errno), Reason::DeviceIdentity, "{errno}");
+    assert_eq!(told(Errno::EIO), Reason::DeviceIdentity);
+    for errno in [Errno::ENXIO, Errno::ENODEV] {
+        assert_eq!(
+            told(errno),
+            Reason::ServerTimeout,
+            "{errno}: the kernel has it offline"
+        );
     }
-    for errno in [Errno::EPERM, Errno::EACCES, Errno::EMFILE, Errno::ENOENT] {
+    for errno in [
+        Errno::EAGAIN,
+        Errno::EPERM,
+        Errno::EACCES,
+        Errno::EMFILE,
+        Errno::ENOENT,
+    ] {
         assert_eq!(told(errno), Reason::Internal, "{errno}");
     }
     assert_eq!(told(Errno::ETIMEDOUT), Reason::ServerTimeout);

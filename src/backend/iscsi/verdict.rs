@@ -64,15 +64,26 @@ pub(super) fn some(path: &TargetPath, block: &str, told: Told) -> Result<Identit
     }
 }
 
-/// Why a disk that was asked who it is did not tell. An error of its own says that it is nobody any more, and so does none behind
-/// its node; of any other, such as EPERM, it knows nothing.
+/// Why a disk that was asked who it is did not tell. An error of its own, `EIO`, says that the LUN is none any more. Others are this
+/// host's and say nothing of it: EPERM, or `ENXIO` and `ENODEV`, which open(2) and the request give while the kernel has the disk offline
+/// (drivers/scsi/sd.c, `sd_open`).
 pub(super) fn untold(path: &TargetPath, disk: &str, error: WorkerError) -> BackendError {
     match error {
         WorkerError::Failed {
-            errno: Errno::EIO | Errno::ENXIO | Errno::ENODEV | Errno::ETIMEDOUT,
+            errno: Errno::EIO | Errno::ETIMEDOUT,
             ..
         }
         | WorkerError::Deadline { .. } => silent(path, disk, error),
+        WorkerError::Failed {
+            errno: errno @ (Errno::ENXIO | Errno::ENODEV),
+            ..
+        } => BackendError::ServerLost {
+            path: by_path(path),
+            why: format!(
+                "{disk} is gone, or the kernel has it offline ({errno:?}): if its target answers and /sys/block/*/device/state says \
+                 offline, write running there"
+            ),
+        },
         error => mount::host(|| format!("ask {disk} who it is"))(error),
     }
 }

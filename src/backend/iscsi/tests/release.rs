@@ -94,6 +94,43 @@ async fn a_disk_that_cannot_be_flushed_stays_unless_nobody_wrote_or_what_was_wri
 }
 
 #[tokio::test]
+async fn a_disk_that_others_made_stays_and_one_of_our_own_goes() {
+    for made_here in [false, true] {
+        let kernel = kernel();
+        let kernel = kernel.path();
+        fs::write(kernel.join("block/sda/diskseq"), "5\n").unwrap();
+        fs::remove_dir_all(kernel.join("block/dm-0")).unwrap();
+        fs::remove_dir_all(kernel.join("block/sda/holders")).unwrap();
+        let backend = unwritable(kernel, Errno::ENXIO);
+        if made_here {
+            backend.own.note(backend.sysfs(), Some(5));
+        }
+        let plan = backend.plan(&single(), Access::ReadWrite).unwrap();
+        let path = first_path(&plan);
+        let found = backend.survey(&plan).await.unwrap();
+        let of_others = if made_here { vec![] } else { vec![5] };
+        assert_eq!(found.disks_of_others, of_others);
+        let mut volume = connected(plan, "/dev/sda", WWID);
+        volume.found.disks_of_others = found.disks_of_others;
+        // The daemon's next start tells them apart by the journal.
+        let next = started_anew(&backend);
+        next.recall(&volume);
+        assert_eq!(next.of_others(&[path.clone()]), of_others);
+        next.disconnect(&volume, &Release::default()).await.unwrap();
+        assert_eq!(next.at(path).is_none(), made_here);
+    }
+}
+
+/// The same backend of a daemon that has just started.
+fn started_anew(before: &IscsiBackend) -> IscsiBackend {
+    IscsiBackend {
+        own: Arc::default(),
+        seen: Arc::default(),
+        ..before.clone()
+    }
+}
+
+#[tokio::test]
 async fn a_map_that_cannot_be_flushed_stays_and_its_paths_too() {
     let kernel = kernel();
     let kernel = kernel.path();

@@ -1,0 +1,49 @@
+//! Which disks this agent has made. Those that it finds are whoever's made them, and stay when the volume goes.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::IscsiBackend;
+use super::sysfs::{Sysfs, Unit};
+use crate::model::TargetPath;
+
+/// The disks that were made here, by [`Sysfs::sequence`]. The next daemon has those of the attachments from the journal.
+#[derive(Debug, Default)]
+pub(super) struct Own(Mutex<HashSet<u64>>);
+
+impl Own {
+    /// A disk was made.
+    pub(super) fn note(&self, sysfs: &Sysfs, number: Option<u64>) {
+        let mut own = self.lock();
+        let there = sysfs.sequences();
+        own.retain(|number| there.contains(number));
+        own.extend(number);
+    }
+
+    fn has(&self, number: u64) -> bool {
+        self.lock().contains(&number)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashSet<u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl IscsiBackend {
+    /// The numbers of the disks at these paths that others have made. A kernel without numbers has none of others.
+    pub(super) fn of_others(&self, paths: &[TargetPath]) -> Vec<u64> {
+        let own = paths.iter().cloned();
+        let units = own
+            .chain(self.elsewhere(paths))
+            .filter_map(|path| self.at(path));
+        units
+            .filter_map(|(_, unit)| self.number(&unit))
+            .filter(|number| !self.own.has(*number))
+            .collect()
+    }
+
+    /// The number of a unit's disk.
+    pub(super) fn number(&self, unit: &Unit) -> Option<u64> {
+        self.sysfs().sequence(unit.block.as_deref()?)
+    }
+}
