@@ -437,6 +437,18 @@ async fn the_persistent_configuration_is_changed_where_asked() {
     assert_eq!(disks().await, (1, 2));
     rig.unplug(&config).await;
     assert_eq!(disks().await, (1, 1));
+    let plugged = async || rig.hypervisor.is_plugged(rig.uuid, &both).await.unwrap();
+    assert!(plugged().await);
+    let live = DiskPlan {
+        scope: Scope::Live,
+        ..both.clone()
+    };
+    rig.unplug(&live).await;
+    assert_eq!(disks().await, (0, 1));
+    assert!(
+        rig.has(&both).await && !plugged().await,
+        "half of it is lost"
+    );
     rig.unplug(&both).await;
     assert_eq!(disks().await, (0, 0));
     rig.done();

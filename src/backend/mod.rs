@@ -4,7 +4,7 @@
 //! processes with a deadline); a plan is pure and free of secrets; what a plan names is enough to take the
 //! connection down again, also after a restart.
 //!
-//! Who else uses a shared mount is not a backend's business: the executor in `attach` counts uses in the journal and
+//! Who else uses what is shared is not a backend's business: the executor in `attach` counts uses in the journal and
 //! tells [`Backend::disconnect`] which others hold, under a lock per [`Claim`].
 
 mod device;

@@ -36,7 +36,7 @@ const RULES: &[Rule] = &[
         None,
         "non unique alias",
         Reason::VolumeInUse,
-        "the domain already has the volume's disk: detach it first",
+        "the domain already has a disk of that alias: detach it first",
     ),
     rule(
         Some(virt_sys::VIR_ERR_OPERATION_FAILED),
@@ -72,7 +72,7 @@ const RULES: &[Rule] = &[
         None,
         "\" lock",
         Reason::VolumeInUse,
-        // RFC 8881, 8.4.2: the server keeps a lock of a client that is silent until its lease ends; Linux's are 90 s (nfsd(7)).
+        // No word of sharing it, which would take the lock away from whoever holds it. RFC 8881, 8.4.2: the server keeps a lock of a client that is silent until its lease ends; Linux's are 90 s (nfsd(7)).
         "another process on some host uses the image, and QEMU locks it: stop that one. Where its host has just died, an NFS 4 server \
          keeps the lock until that host's lease ends (90 s where nobody set another): try again then",
     ),
@@ -350,5 +350,19 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn who_meets_a_lock_is_told_to_wait_and_not_to_share() {
+        let source = LibvirtError {
+            code: 1,
+            message: "Failed to get \"write\" lock".into(),
+        };
+        let said = explain("plug disk vdb in", "web", source).to_string();
+        assert!(
+            said.contains("lease ends (90 s") && said.contains("try again"),
+            "{said}"
+        );
+        assert!(!said.contains("shareable"), "{said}");
     }
 }

@@ -101,8 +101,8 @@ fn moved(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// kpartx, by a rule of udev's, makes a map of each partition in the table that a guest writes: they go with their map, unless this host
-/// uses one.
+/// Maps of partitions, as kpartx makes of the table that a guest writes, keep nobody from looking at their map, and go with it, unless this
+/// host uses one.
 fn partitions(lab: &Lab) -> Result<()> {
     let node = &lab.node;
     let agent = Agent::start(node, "")?;
@@ -128,6 +128,7 @@ fn partitions(lab: &Lab) -> Result<()> {
             );
             node.sh("dmsetup remove --retry held")?;
         }
+        agent.extend("a", 1 << 20)??;
         agent.detach("a")??;
         expect(lab, "0 sessions 0 disks 0 maps")?;
     }

@@ -29,7 +29,7 @@ pub(crate) const TESTS: &[Test] = &[
         run: name,
     },
     Test {
-        name: "identity_node_record_of_others",
+        name: "identity_records_and_sessions_of_others",
         run: record_of_others,
     },
     Test {
@@ -170,7 +170,8 @@ fn name(lab: &Lab) -> Result<()> {
     expect(lab, "0 sessions 0 disks 0 maps")
 }
 
-/// A record that somebody left, with a password of an earlier time: iscsiadm would log in by it.
+/// Node records that iscsiadm made: one of the same login, by which a login would scan every LUN; the session that it made, which is used
+/// and left with its disk; and one of another interface, by which nobody logs in.
 fn record_of_others(lab: &Lab) -> Result<()> {
     let node = &lab.node;
     let agent = Agent::start(node, "")?;
@@ -181,12 +182,43 @@ fn record_of_others(lab: &Lab) -> Result<()> {
     node.sh(&format!(
         "{record} -o new && {record} -o update -n node.session.scan -v auto"
     ))?;
+    // A password of an earlier time is in it.
+    let chap = |method: &str| {
+        let set = |key: &str, value: &str| {
+            format!("{record} -o update -n node.session.auth.{key} -v {value}")
+        };
+        node.sh(&[
+            set("authmethod", method),
+            set("username", "u"),
+            set("password", "stale-password"),
+        ]
+        .join(" && "))
+    };
+    chap("CHAP")?;
     let failure = refused(agent.connect("c", "va", &info, &[])?, "LOGIN_FAILED")?;
     ensure!(failure.message.contains("-o delete"), "{failure:?}");
-    node.sh(&record)?; // it is there still
-    node.sh(&format!("{record} -o delete"))?;
+    chap("None")?;
+    node.sh(&format!("{record} --login"))?;
+    node.wait(
+        "the disk of others",
+        "ls /sys/class/iscsi_session/session*/device/target*/*/block/sd?",
+        LOGIN,
+    )?;
+    agent.attach("a", "va", &info, &[])??;
+    ensure!(guest::sees(node, "va")?.write == Ok(()));
+    agent.detach("a")??;
+    expect(lab, "1 sessions 1 disks 0 maps")?;
+    node.sh(&format!("{record} --logout && {record} -o delete"))?;
+
+    node.sh(&format!(
+        "iscsiadm -m iface -I lab0 -o new && {record} -I lab0 -o new"
+    ))?;
     agent.connect("c", "va", &info, &[])??;
+    expect(lab, "1 sessions 1 disks 0 maps")?;
     agent.disconnect("c")??;
+    node.sh(&format!(
+        "{record} -I lab0 -o delete && iscsiadm -m iface -I lab0 -o delete"
+    ))?;
     expect(lab, "0 sessions 0 disks 0 maps")
 }
 

@@ -77,6 +77,15 @@ pub(crate) fn device_and_file(lab: &Lab) -> Result<()> {
     ))?;
     ensure!(written == "volattach-guest-was-here", "{written:?}");
 
+    let read_only = || node.sh("blockdev --getro /dev/lab-vg/vol");
+    let device = info("/dev/lab-vg/vol");
+    agent.attach("a1", "device", &device, &["--access", "ro"])??;
+    let disk = guest::sees(node, "device")?;
+    ensure!(disk.read_only && disk.write.is_err(), "{disk:?}");
+    ensure!(read_only()? == "1", "whoever else opens it may write");
+    agent.detach("a1")??;
+    ensure!(read_only()? == "0", "nobody may write it any more");
+
     // What the node itself uses is nobody's volume.
     node.sh("mkfs.ext4 -q /dev/lab-vg/vol && mkdir -p /srv/local/used && mount /dev/lab-vg/vol /srv/local/used")?;
     for access in ["rw", "ro"] {
@@ -84,6 +93,7 @@ pub(crate) fn device_and_file(lab: &Lab) -> Result<()> {
         let refused = agent.attach("a3", "used", &used, &["--access", access])?;
         let refused = refused.err().context("a mounted device was attached")?;
         ensure!(refused.reason == "DEVICE_BUSY", "{refused:?}");
+        ensure!(read_only()? == "0", "it is taken from who uses it");
     }
     node.sh("umount /srv/local/used")?;
 

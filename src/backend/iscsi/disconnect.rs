@@ -16,7 +16,8 @@ use crate::model::{HostVolume, TargetPath, Wwid};
 use crate::sys::worker::{FlushJob, Job, Reply, SysfsJob, WorkerError};
 
 impl IscsiBackend {
-    /// The disks that there are at these paths, and those of the same volume by other portals of the targets: another attachment of it may have come by these, or one that discovered them before a crash.
+    /// The disks that there are at these paths, and those of the same volume by other portals of the targets: another attachment of it
+    /// may have come by these, or one that discovered them before a crash.
     pub(super) fn units(
         &self,
         paths: &[TargetPath],

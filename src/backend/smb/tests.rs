@@ -202,6 +202,7 @@ async fn a_share_of_this_very_host_is_not_mounted() {
     };
     let plan = backend.plan(&info("v1"), Access::ReadOnly).unwrap();
     assert_eq!((&plan.claims[..], plan.mount()), (&[][..], None));
+    assert!(plan.keeps_owner, "other users of the server hold it too");
     assert_eq!((&plan.path, &plan.root), (&root.join("a/v1"), &root));
     assert!(plan.access.is_read_only());
     let described = backend.describe(&info("v1"), &plan);
