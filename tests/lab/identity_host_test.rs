@@ -117,6 +117,7 @@ fn partitions(lab: &Lab) -> Result<()> {
             "udevadm settle && uuid=$(dmsetup info -c --noheadings -o uuid {map}) &&
              dmsetup create part1 --uuid \"part1-$uuid\" --table \"0 2048 linear {map} 2048\" && udevadm settle"
         ))?;
+        agent.extend("a", 8 << 20)??;
         if used {
             node.sh(
                 "dmsetup create held --table '0 8 linear /dev/mapper/part1 0' && udevadm settle",
@@ -128,7 +129,6 @@ fn partitions(lab: &Lab) -> Result<()> {
             );
             node.sh("dmsetup remove --retry held")?;
         }
-        agent.extend("a", 1 << 20)??;
         agent.detach("a")??;
         expect(lab, "0 sessions 0 disks 0 maps")?;
     }

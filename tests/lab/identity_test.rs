@@ -183,22 +183,20 @@ fn record_of_others(lab: &Lab) -> Result<()> {
         "{record} -o new && {record} -o update -n node.session.scan -v auto"
     ))?;
     // A password of an earlier time is in it.
-    let chap = |method: &str| {
-        let set = |key: &str, value: &str| {
-            format!("{record} -o update -n node.session.auth.{key} -v {value}")
-        };
-        node.sh(&[
-            set("authmethod", method),
-            set("username", "u"),
-            set("password", "stale-password"),
-        ]
-        .join(" && "))
-    };
-    chap("CHAP")?;
+    for (key, value) in [
+        ("authmethod", "CHAP"),
+        ("username", "u"),
+        ("password", "stale-password"),
+    ] {
+        node.sh(&format!(
+            "{record} -o update -n node.session.auth.{key} -v {value}"
+        ))?;
+    }
     let failure = refused(agent.connect("c", "va", &info, &[])?, "LOGIN_FAILED")?;
     ensure!(failure.message.contains("-o delete"), "{failure:?}");
-    chap("None")?;
-    node.sh(&format!("{record} --login"))?;
+    node.sh(&format!(
+        "{record} -o delete && {record} -o new && {record} -o update -n node.session.scan -v auto && {record} --login"
+    ))?;
     node.wait(
         "the disk of others",
         "ls /sys/class/iscsi_session/session*/device/target*/*/block/sd?",
@@ -211,13 +209,13 @@ fn record_of_others(lab: &Lab) -> Result<()> {
     node.sh(&format!("{record} --logout && {record} -o delete"))?;
 
     node.sh(&format!(
-        "iscsiadm -m iface -I lab0 -o new && {record} -I lab0 -o new"
+        "iscsiadm -m iface -I lab0 -o new && {record},1 -I lab0 -o new"
     ))?;
     agent.connect("c", "va", &info, &[])??;
     expect(lab, "1 sessions 1 disks 0 maps")?;
     agent.disconnect("c")??;
     node.sh(&format!(
-        "{record} -I lab0 -o delete && iscsiadm -m iface -I lab0 -o delete"
+        "{record},1 -I lab0 -o delete && iscsiadm -m iface -I lab0 -o delete"
     ))?;
     expect(lab, "0 sessions 0 disks 0 maps")
 }
