@@ -21,7 +21,13 @@ impl Inner {
             plan: forward.host.clone(),
             found: backend.survey(&forward.host).await?,
         };
-        if !forward.again {
+        if forward.again {
+            // What others have by now; the rest of the record is what there may be to take down.
+            let others = &mut record.host.found.others;
+            *others = others.take().and(volume.found.others.clone());
+            let disks = volume.found.disks_of_others.clone();
+            record.host.found.disks_of_others = disks;
+        } else {
             record.host = volume.clone();
         }
         record.begin(Step::Connect);

@@ -56,6 +56,8 @@ pub(super) struct Block {
     pub(super) size: u64,
     /// The device's number, which the kernel gives no other one until the next boot (Linux 5.15).
     pub(super) sequence: Option<u64>,
+    /// The controller that it is of alone, where the kernel does not join paths.
+    pub(super) controller: Option<String>,
 }
 
 impl Fabric {
@@ -129,6 +131,12 @@ impl Fabric {
                         .ok()?
                         .checked_mul(512)?,
                     sequence: before,
+                    controller: path
+                        .join("device")
+                        .canonicalize()
+                        .ok()
+                        .and_then(|device| Some(device.file_name()?.to_str()?.to_owned()))
+                        .filter(|device| !device.starts_with("nvme-subsys")),
                     name: name.clone(),
                 };
                 // Another device may have taken the name between two of these.
@@ -142,8 +150,12 @@ impl Fabric {
 
     /// Whether the kernel shows a namespace as one device, however many controllers lead to it (nvme_core's parameter `multipath`).
     pub(super) fn joins_paths(&self) -> bool {
-        let parameters = self.0.join("module/nvme_core/parameters");
-        attribute(&parameters, "multipath").as_deref() != Some("N")
+        let module = self.0.join("module/nvme_core");
+        match attribute(&module.join("parameters"), "multipath") {
+            Some(word) => word != "N",
+            // Built without (CONFIG_NVME_MULTIPATH); or not loaded yet, as it will be by the connect.
+            None => !module.exists(),
+        }
     }
 
     /// A file of a controller's, such as `delete_controller`.
@@ -297,6 +309,8 @@ mod tests {
         let (dir, fabric) = tree();
         assert!(fabric.joins_paths());
         let parameters = dir.path().join("module/nvme_core/parameters");
+        write(&parameters, &[]);
+        assert!(!fabric.joins_paths(), "built without");
         for (word, joined) in [("Y", true), ("N", false)] {
             write(&parameters, &[("multipath", word)]);
             assert_eq!(fabric.joins_paths(), joined);
@@ -313,6 +327,7 @@ mod tests {
             nguid: String::new(),
             size: 8192,
             sequence: Some(12),
+            controller: None,
         };
         assert_eq!(fabric.blocks("nqn.x").unwrap(), [block]);
         assert_eq!(fabric.blocks("nqn.y").unwrap(), []);

@@ -9,6 +9,7 @@
 mod fabric;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
+mod look;
 mod made;
 mod path;
 mod probe;
@@ -36,8 +37,8 @@ use crate::model::{
     Access, Claim, Connection, Device, Found, HostPlan, HostVolume, Scope, SourceKind, TargetPath,
     TargetPlan, Wwid,
 };
-use crate::sys::worker::{Job, SysfsJob, Workers};
-use fabric::{Block, Controller, Fabric, State};
+use crate::sys::worker::{Job, Workers};
+use fabric::{Block, Controller, Fabric};
 use made::Made;
 use verify::Wanted;
 
@@ -92,82 +93,6 @@ impl NvmeBackend {
             }),
             _ => Ok(own),
         }
-    }
-
-    async fn controllers(&self, nqn: &str) -> Result<Vec<Controller>, BackendError> {
-        let (fabric, nqn) = (self.fabric.clone(), nqn.to_owned());
-        let action = || "list the NVMe controllers in /sys/class/nvme".to_owned();
-        blocking(action, move || fabric.controllers(&nqn)).await
-    }
-
-    async fn blocks(&self, nqn: &str) -> Result<Vec<Block>, BackendError> {
-        let (fabric, nqn) = (self.fabric.clone(), nqn.to_owned());
-        let action = || "list the block devices in /sys/block".to_owned();
-        blocking(action, move || fabric.blocks(&nqn)).await
-    }
-
-    /// Has a controller look for its namespaces anew. It does so by itself; this is for what it was told of while nobody
-    /// listened.
-    async fn rescan(&self, controllers: &[Controller]) {
-        let live = controllers.iter().filter(|it| it.state == State::Live);
-        let scans = live.map(|controller| {
-            let path = self.fabric.file(&controller.name, "rescan_controller");
-            let value = "1".to_owned();
-            let job = Job::WriteSysfs(SysfsJob { path, value });
-            self.workers.run(job, INSPECT_TIMEOUT)
-        });
-        for failed in futures::future::join_all(scans)
-            .await
-            .into_iter()
-            .flat_map(Result::err)
-        {
-            tracing::debug!(%failed, "a controller does not look for namespaces");
-        }
-    }
-
-    /// Waits until the volume has a device with a live path. Whose it is, is not known yet.
-    async fn appear(&self, target: &TargetPlan, wanted: &Wanted) -> Result<Block, BackendError> {
-        let nqn = nqn(target)?;
-        let end = Instant::now() + self.settings.device_timeout;
-        let mut rescan = Instant::now();
-        loop {
-            let controllers = self.controllers(nqn).await?;
-            let blocks = self.blocks(nqn).await?;
-            let found = blocks.iter().find(|block| wanted.may_be(block));
-            let leads = |block: &&Block| {
-                let mut live = controllers.iter().filter(|it| it.state == State::Live);
-                live.any(|controller| controller.nsids.contains(&block.nsid))
-            };
-            if let Some(block) = found.filter(leads) {
-                return Ok(block.clone());
-            }
-            if Instant::now() >= end {
-                let live = controllers.iter().any(|it| it.state == State::Live);
-                return Err(match live {
-                    true => wanted.absent(&blocks, self.settings.device_timeout),
-                    false => path::lost(target),
-                });
-            }
-            if found.is_none() && Instant::now() >= rescan {
-                self.rescan(&controllers).await;
-                rescan = Instant::now() + RESCAN;
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-    }
-
-    /// The volume's device, as far as the kernel knows it.
-    async fn device(&self, volume: &HostVolume) -> Result<Option<Block>, BackendError> {
-        let target = target(&volume.plan)?;
-        let Some(device) = &volume.found.device else {
-            return Ok(None);
-        };
-        let blocks = self.blocks(nqn(target)?).await?;
-        Ok(blocks.into_iter().find(|block| {
-            block.wwid == device.identity
-                && device.path == Path::new(DEVICES).join(&block.name)
-                && (device.sequence.is_none() || block.sequence == device.sequence)
-        }))
     }
 
     /// Asks the connected volume's paths once more which volume it is; its device.
@@ -343,7 +268,6 @@ impl Backend for NvmeBackend {
         owners: &dyn Owners,
     ) -> Result<Connected, BackendError> {
         let (given, target) = (self::volume(info)?, target(&volume.plan)?);
-        let own = self.this_host(given).await?;
         if given.portals.len() > 1 && !self.fabric.joins_paths() {
             return Err(BackendError::MultipathFailed {
                 volume: Wanted::new(given).to_string(),
@@ -352,7 +276,13 @@ impl Backend for NvmeBackend {
                     .to_owned(),
             });
         }
-        self.connect_paths(given, &own).await?;
+        let own = self.this_host(given).await?;
+        let missing = self.connect_paths(given, &own).await?;
+        let mut found = volume.found.clone();
+        if let Some(others) = &mut found.others {
+            // Whoever has a controller there later made it.
+            others.extend(missing.iter().map(ToString::to_string));
+        }
         let wanted = Wanted::new(given);
         let block = self.appear(target, &wanted).await?;
         let told = self.verify(target, &wanted, &block).await?;
@@ -375,7 +305,7 @@ impl Backend for NvmeBackend {
             plan: volume.plan.clone(),
             found: Found {
                 device: Some(device),
-                ..volume.found.clone()
+                ..found
             },
         };
         mount::inspect(&self.workers, &connected, None).await?;

@@ -18,7 +18,7 @@ use crate::sys::worker::{Job, WorkerError};
 
 /// Why a portal does not do.
 #[derive(Debug)]
-enum Fault {
+pub(super) enum Fault {
     /// No connection; why.
     Unreachable(String),
     /// It said nothing in time; what it was asked.
@@ -29,24 +29,31 @@ enum Fault {
     Here(BackendError),
 }
 
+impl Fault {
+    /// Whether the kernel may have begun to connect, and bring that to its end later.
+    pub(super) fn may_connect_yet(&self) -> bool {
+        matches!(self, Self::Silent(_) | Self::Here(_))
+    }
+}
+
 impl NvmeBackend {
-    /// Connects every portal that is not connected, all at once. One that does will do.
+    /// Connects every portal that is not connected, all at once. One that does will do; gives those that come to nothing.
     pub(super) async fn connect_paths(
         &self,
         volume: &NvmeVolume,
         own: &NvmeHost,
-    ) -> Result<(), BackendError> {
+    ) -> Result<Vec<SocketAddr>, BackendError> {
         let mut known = self.controllers(&volume.nqn).await?;
-        // One by another name of this host's goes by that one's rights, and away with whoever made it.
-        let by_own_name = |it: &Controller| it.host.is_empty() || it.host == own.nqn;
-        known.retain(|it| it.state != State::Ending && by_own_name(it));
+        known.retain(|it| it.state != State::Ending);
         let known = &known;
         let connects = volume.portals.iter().map(|&portal| async move {
             let of_portal = |it: &&Controller| it.portal == Some(portal);
             let Some(controller) = known.iter().find(of_portal) else {
-                // Also where it fails: the kernel may bring it to its end later.
-                self.made.note(&volume.nqn, [portal]);
-                return self.connect_path(volume, portal, own).await;
+                let connected = self.connect_path(volume, portal, own).await;
+                if connected.as_ref().map_or_else(Fault::may_connect_yet, |()| true) {
+                    self.made.note(&volume.nqn, [portal]);
+                }
+                return connected;
             };
             if !self.made.has(&volume.nqn, portal) {
                 tracing::warn!(
@@ -66,10 +73,11 @@ impl NvmeBackend {
             .filter_map(|(portal, outcome)| Some((*portal, outcome.err()?)))
             .collect();
         if good {
-            for (portal, fault) in faults {
+            for (portal, fault) in &faults {
                 tracing::warn!(%portal, ?fault, "a path is missing");
             }
-            return Ok(());
+            let missing = faults.iter().filter(|(_, fault)| !fault.may_connect_yet());
+            return Ok(missing.map(|(portal, _)| *portal).collect());
         }
         Err(worst(&volume.nqn, faults))
     }

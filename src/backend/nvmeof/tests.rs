@@ -1,3 +1,4 @@
+use super::fabric::State;
 use super::*;
 use crate::config::Settings;
 use crate::connection::ConnectionInfo;
@@ -98,12 +99,8 @@ fn only_controllers_that_volattach_made_are_ended() {
     let [first, second] = ["10.0.0.1:4420", "[fd00::2]:4421"];
     let ours = |volume: &HostVolume, at: &str, as_ours| {
         let controller = Controller {
-            name: "nvme0".into(),
-            portal: Some(at.parse().unwrap()),
-            state: State::Live,
             as_ours,
-            host: String::new(),
-            nsids: vec![],
+            ..controller(at, "")
         };
         let paths = &target(&volume.plan).unwrap().paths;
         path::is_ours(paths, volume.found.others.as_deref(), &controller)
@@ -119,4 +116,93 @@ fn only_controllers_that_volattach_made_are_ended() {
     backend.recall(&volume);
     let made = |at: &str| backend.made.has("nqn.x", at.parse().unwrap());
     assert!(made(first) && !made(second));
+}
+
+fn controller(portal: &str, host: &str) -> Controller {
+    Controller {
+        name: "nvme0".into(),
+        portal: portal.parse().ok(),
+        state: State::Live,
+        as_ours: true,
+        host: host.into(),
+        nsids: vec![],
+    }
+}
+
+#[test]
+fn controllers_by_another_name_of_this_host_are_nobodys_here() {
+    let at = |host: &str| controller("10.0.0.1:4420", host);
+    let all = vec![at("nqn.other"), at("nqn.own"), at("")];
+    assert_eq!(look::by_name(all, "nqn.own"), [at("nqn.own"), at("")]);
+}
+
+/// What two attachments, each by a portal of its own, have of one volume where the kernel does not join its paths.
+#[tokio::test]
+async fn each_path_has_its_own_device_where_the_kernel_does_not_join_them() {
+    let sys = tempfile::tempdir().unwrap();
+    let write = |path: &str, attributes: &[(&str, &str)]| {
+        let path = sys.path().join(path);
+        std::fs::create_dir_all(&path).unwrap();
+        for (name, value) in attributes {
+            std::fs::write(path.join(name), format!("{value}\n")).unwrap();
+        }
+    };
+    for (controller, address) in [
+        ("nvme0", "traddr=10.0.0.1,trsvcid=4420"),
+        ("nvme1", "traddr=fd00::2,trsvcid=4421"),
+    ] {
+        let class = format!("class/nvme/{controller}");
+        let known = [
+            ("subsysnqn", "nqn.x"),
+            ("transport", "tcp"),
+            ("address", address),
+            ("state", "live"),
+        ];
+        write(&class, &known);
+        write(&format!("{class}/{controller}n1"), &[("nsid", "7")]);
+        let block = format!("block/{controller}n1");
+        write(&block, &[("nsid", "7"), ("wwid", "uuid.a"), ("size", "16")]);
+        let device = sys.path().join(&block).join("device");
+        std::os::unix::fs::symlink(sys.path().join(&class), device).unwrap();
+    }
+    let mut backend = backend();
+    backend.fabric = Fabric::new(sys.path());
+    let Protocol::Nvme(mut volume) = info(r#""ns_id":7"#) else {
+        unreachable!()
+    };
+    let portals = volume.portals.clone();
+    for (portal, device) in portals.into_iter().zip(["nvme0n1", "nvme1n1"]) {
+        volume.portals = vec![portal];
+        let plan = backend.plan(&Protocol::Nvme(volume.clone()), Access::ReadOnly);
+        let plan = plan.unwrap();
+        let wanted = Wanted::new(&volume);
+        let appeared = backend.appear(target(&plan).unwrap(), &wanted).await;
+        assert_eq!(appeared.unwrap().name, device);
+    }
+    // Several would be one path.
+    write("module/nvme_core/parameters", &[("multipath", "N")]);
+    let several = info(r#""ns_id":7"#);
+    let plan = backend.plan(&several, Access::ReadOnly).unwrap();
+    let refused = backend.connect(&plan.into(), &several, &Nobody).await;
+    assert_eq!(refused.err().unwrap().reason(), Reason::MultipathFailed);
+}
+
+/// Has every identity for the taking.
+struct Nobody;
+
+#[async_trait]
+impl Owners for Nobody {
+    async fn take(&self, _identity: &Wwid, _device: String) -> Result<(), BackendError> {
+        Ok(())
+    }
+}
+
+/// A portal that answers with a refusal made no controller: the one that is there later is somebody else's. One that was silent may
+/// have the kernel connect yet.
+#[test]
+fn what_a_connect_came_to_says_whose_the_controller_is_later() {
+    use path::Fault;
+    assert!(!Fault::Unreachable("no route".into()).may_connect_yet());
+    assert!(!Fault::Refused("no such subsystem".into()).may_connect_yet());
+    assert!(Fault::Silent("no answer".into()).may_connect_yet());
 }

@@ -269,6 +269,7 @@ mod tests {
                 .unwrap_or_default(),
             size: 4096,
             sequence: None,
+            controller: None,
         }
     }
 
