@@ -1,9 +1,10 @@
 //! Volumes of this host: block devices and files beneath the directories that the deployer configured.
 //!
 //! Nothing is connected, so finding and disconnecting come to nothing, but for a block device that is only read: it is read-only
-//! for the whole host until nobody reads it any more. A file is looked at in the daemon itself, which
-//! is safe only on a local file system: the mount table says, before the file is touched, and a network file system is
-//! refused.
+//! for the whole host until nobody reads it any more. A file is looked at in the daemon itself, which is safe only on a local file
+//! system: the mount table says, before the file is touched, and a network file system is refused.
+//!
+//! A device of this host has no identity but the name that the deployer allows: two names of one are two to its callers.
 
 mod protect;
 
@@ -26,6 +27,8 @@ const PROTOCOL: &str = "local";
 
 /// Where devices are: nothing but the kernel and udev makes anything there.
 const DEVICES: &str = "/dev";
+/// Where udev links devices by their `diskseq`, which begins anew at each start of the host.
+const BY_NUMBER: &str = "/dev/disk/by-diskseq";
 
 /// File systems whose files may hang on a server (or on a user's program), by the kernel's names.
 const REMOTE: &[&str] = &[
@@ -214,6 +217,12 @@ pub(super) async fn inspect(plan: &HostPlan) -> Result<u64, BackendError> {
     blocking(plan, look).await
 }
 
+/// Whether a device's name lasts beyond the host's next start. The kernel's own are no links, and those that last are links to them: of
+/// udev, or of LVM.
+fn lasts(name: &Path, is_link: bool) -> bool {
+    is_link && !name.starts_with(BY_NUMBER)
+}
+
 /// Whether the plan's device is to be made read-only.
 fn wants_protection(plan: &HostPlan) -> bool {
     plan.kind == SourceKind::Block && plan.access.is_read_only() && !protect::is_read_only(plan)
@@ -273,12 +282,8 @@ impl Backend for LocalBackend {
     }
 
     async fn find(&self, volume: &HostVolume) -> Result<Presence, BackendError> {
-        let there = find(&volume.plan).await?;
-        Ok(match there {
-            // What is left of it is that it may have to be writable again.
-            Presence::Present if wants_protection(&volume.plan) => Presence::Partial,
-            there => there,
-        })
+        // Not whether it is read-only: one that an earlier build attached, or LVM has grown, is not.
+        find(&volume.plan).await
     }
 
     async fn survey(&self, plan: &HostPlan) -> Result<Found, BackendError> {
@@ -294,19 +299,15 @@ impl Backend for LocalBackend {
         _info: &Protocol,
         _owners: &dyn Owners,
     ) -> Result<Connected, BackendError> {
-        let plan = &volume.plan;
-        if wants_protection(plan) {
-            self.protected.note(&plan.path);
-            blocking(plan, |plan| protect::set(plan, true)).await?;
-        }
+        self.join(volume).await?;
         Ok(Connected {
             found: volume.found.clone(),
-            inspected: false,
+            inspected: true,
         })
     }
 
     async fn join(&self, volume: &HostVolume) -> Result<(), BackendError> {
-        self.inspect(volume).await
+        self.extend(volume).await.map(drop)
     }
 
     fn beside(&self, _plan: &HostPlan) -> Option<HostPlan> {
@@ -319,8 +320,8 @@ impl Backend for LocalBackend {
 
     async fn pin(&self, volume: &HostVolume, scope: Scope) -> Result<Pinned, BackendError> {
         let plan = &volume.plan;
-        // The kernel's own names are no links, and those that last are links to them: of udev, or of LVM.
-        if plan.kind == SourceKind::Block && scope.config() && !plan.path.is_symlink() {
+        let lasts = lasts(&plan.path, plan.path.is_symlink());
+        if plan.kind == SourceKind::Block && scope.config() && !lasts {
             return Err(BackendError::NoLastingName {
                 device: plan.path.clone(),
                 why: "the kernel gives that name anew at every start of the host: name the volume as /dev/disk/by-id or LVM has it"
@@ -334,7 +335,14 @@ impl Backend for LocalBackend {
     }
 
     async fn extend(&self, volume: &HostVolume) -> Result<u64, BackendError> {
-        inspect(&volume.plan).await
+        let plan = &volume.plan;
+        // First, so that nothing is taken from this host, where that uses it.
+        let size = inspect(plan).await?;
+        if wants_protection(plan) {
+            self.protected.note(&plan.path);
+            blocking(plan, |plan| protect::set(plan, true)).await?;
+        }
+        Ok(size)
     }
 
     async fn disconnect(&self, volume: &HostVolume, how: &Release) -> Result<(), BackendError> {

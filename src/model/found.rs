@@ -36,7 +36,7 @@ pub struct Found {
     #[serde(default)]
     pub disks_of_others: Vec<u64>,
     /// What the file with the login said when the share was mounted, as a keyed hash tells it from what it says later; `None`: there is
-    /// no such file, or this attachment found the share mounted.
+    /// no such file, or an earlier build mounted the share.
     #[serde(default)]
     pub login: Option<String>,
     /// Whether the volume's block device is read-only for attachments alone, and writable when the last of them has gone.

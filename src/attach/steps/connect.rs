@@ -60,7 +60,11 @@ impl Inner {
                 true => backend.beside(&volume.plan),
                 false => None,
             };
-            volume = beside.ok_or(broken)?.into();
+            let plan = beside.ok_or(broken)?;
+            volume = HostVolume {
+                found: backend.survey(&plan).await?,
+                plan,
+            };
             record.host = volume.clone();
             besides.extend(self.lock(record, Step::Connect).await);
             self.put(record).await?;

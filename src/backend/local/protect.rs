@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use nix::errno::Errno;
 use nix::libc::{major, minor};
 
-use crate::backend::{BackendError, file, release};
+use crate::backend::{BackendError, file};
 use crate::model::HostPlan;
 use crate::sys::block;
 
@@ -45,15 +45,11 @@ pub(super) fn is_read_only(plan: &HostPlan) -> bool {
     read.is_ok_and(|text| text.trim_end() == "1")
 }
 
-/// Makes the plan's device read-only, or writable again. What this host itself uses is left as it is.
+/// Makes the plan's device read-only, or writable again.
 pub(super) fn set(plan: &HostPlan, read_only: bool) -> Result<(), BackendError> {
     match block::set_read_only(&plan.path, read_only) {
         Ok(()) => Ok(()),
         Err((_, Errno::ENOENT | Errno::ENXIO)) if !read_only => Ok(()), // it is gone
-        Err((_, Errno::EBUSY)) => {
-            let name = plan.path.strip_prefix("/dev").unwrap_or(&plan.path);
-            Err(release::used_by_host(&name.to_string_lossy()))
-        }
         Err((step, errno)) => Err(file::failure(&plan.clone().into(), None, step, errno)),
     }
 }

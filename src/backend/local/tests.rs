@@ -199,3 +199,20 @@ async fn a_device_that_is_only_read_is_surveyed_so() {
     backend.disconnect(&surveyed, &LAST).await.unwrap();
     assert!(!backend.survey(&writes).await.unwrap().protected);
 }
+
+/// A persistent configuration must lead to the device at the host's next start too.
+#[tokio::test]
+async fn only_a_name_that_lasts_is_in_a_persistent_configuration() {
+    let backend = backend(&[Path::new("/dev")]);
+    for (path, scope, lasts) in [
+        ("/dev/null", Scope::Live, true),
+        ("/dev/null", Scope::Config, false),
+        ("/dev/fd", Scope::LiveAndConfig, true),
+    ] {
+        let plan = backend.plan(&info(path, ImageFormat::Raw), Access::ReadWrite);
+        let pinned = backend.pin(&plan.unwrap().into(), scope).await;
+        assert_eq!(pinned.is_ok(), lasts, "{path} {scope:?}");
+    }
+    assert!(super::lasts(Path::new("/dev/disk/by-id/x"), true));
+    assert!(!super::lasts(Path::new("/dev/disk/by-diskseq/1"), true));
+}

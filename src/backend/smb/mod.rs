@@ -294,8 +294,13 @@ impl Backend for SmbBackend {
         }
     }
 
-    async fn survey(&self, _plan: &HostPlan) -> Result<Found, BackendError> {
-        Ok(Found::default()) // mount points are its own
+    async fn survey(&self, plan: &HostPlan) -> Result<Found, BackendError> {
+        // Mount points are its own. Whoever joins a mount tells the next daemon of its login when its maker is gone.
+        let mount = plan.mount();
+        Ok(Found {
+            login: mount.and_then(|mount| self.logins.at(&mount.target)),
+            ..Found::default()
+        })
     }
 
     async fn connect(

@@ -277,6 +277,9 @@ async fn a_share_is_joined_only_by_the_login_that_it_was_mounted_with() {
         assert_eq!(refused, is_another, "{error}");
         assert!(!is_another || error.is_of_connection());
     }
+    // Who joins it has it in the journal, for the next daemon, when its maker is gone.
+    let joined = backend.survey(&plan).await.unwrap();
+    assert_eq!(joined.login, volume.found.login);
     let beside = backend.beside(&plan).unwrap();
     assert_ne!(beside.claims, plan.claims);
     assert_eq!(beside.root.parent(), plan.root.parent());

@@ -115,7 +115,7 @@ async fn a_disk_that_others_made_stays_and_one_of_our_own_goes() {
         // The daemon's next start tells them apart by the journal.
         let next = started_anew(&backend);
         next.recall(&volume);
-        assert_eq!(next.of_others(&[path.clone()]), of_others);
+        assert_eq!(next.of_others(std::slice::from_ref(&path)), of_others);
         next.disconnect(&volume, &Release::default()).await.unwrap();
         assert_eq!(next.at(path).is_none(), made_here);
     }
