@@ -35,8 +35,8 @@ impl Inner {
                 if !self.is_whole(&record).await? {
                     return Ok(Some(Known::Lost(Box::new(record))));
                 }
-                if record.course.error().is_some() {
-                    // It is back, and nobody has looked since.
+                if record.course.error().is_some() || !record.course.is_done() {
+                    // It is back, and nobody has looked since; or a crash cut short what made it whole.
                     record.whole();
                     self.put(&record).await?;
                 }

@@ -10,7 +10,7 @@ use super::plan::{check_confined, disk_spec};
 use super::request::Wanted;
 use super::saga::{Forward, Why};
 use crate::journal::{Course, Record, Step};
-use crate::libvirt::{DomainView, plan_disk};
+use crate::libvirt::{DomainView, check_state, plan_disk};
 use crate::model::{Actor, Asker, Attachment, DiskPlan, DiskSpec, Domain, Holder, HostPlan};
 
 /// How often others may come and go between the decision and the word in the journal before a caller is told to ask again.
@@ -88,6 +88,7 @@ impl Inner {
                         let id = old.id;
                         return Err(Error::Changed { id, what, domain });
                     }
+                    check_state(&planned.view, planned.spec.options.scope)?;
                     record.asked_for_with(&old);
                     // Nothing of it works, and what is left in the old place would be in no record.
                     self.backward(old, Why::CleanUp).await?;

@@ -158,6 +158,13 @@ impl Course {
         !self.steps.is_empty()
     }
 
+    /// Whether each step that was begun is done.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        let done = |step: &StepRecord| step.progress == Progress::Done;
+        self.steps.iter().all(done)
+    }
+
     /// When the guest was last asked to let go of the disk, and has not yet.
     #[must_use]
     pub fn unplug_requested(&self) -> Option<SystemTime> {

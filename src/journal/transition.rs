@@ -12,7 +12,6 @@ impl Record {
         self.host = old.host;
         self.course = Course {
             direction: Direction::Forward,
-            unplug_requested: None,
             ..old.course
         };
     }

@@ -37,8 +37,31 @@ pub(super) fn from_1(record: &mut Value) {
     let plan = Value::Object(std::mem::take(host));
     record["host"] = json!({"plan": plan, "found": found});
     if let Some(disk) = record.get_mut("disk").and_then(Value::as_object_mut) {
-        disk.insert("source".to_owned(), path);
+        // Not always where the volume is: what was connected anew may have come to another name.
+        let source = disk.get("xml").and_then(Value::as_str).and_then(source);
+        disk.insert("source".to_owned(), source.map_or(path, Value::String));
     }
+}
+
+/// The source in a disk's XML as this agent writes it: `<source file="…">` or `<source dev="…">`.
+fn source(xml: &str) -> Option<String> {
+    let (_, rest) = xml.split_once("<source ")?;
+    let rest = ["file=", "dev="]
+        .iter()
+        .find_map(|key| rest.strip_prefix(key))?;
+    let quote = rest.chars().next()?;
+    let (value, _) = rest.get(1..)?.split_once(quote)?;
+    let mut plain = value.to_owned();
+    for (entity, character) in [
+        ("&lt;", "<"),
+        ("&gt;", ">"),
+        ("&quot;", "\""),
+        ("&apos;", "'"),
+        ("&amp;", "&"),
+    ] {
+        plain = plain.replace(entity, character);
+    }
+    Some(plain)
 }
 
 fn claims(shared: &str, target: Option<&Value>) -> Vec<Value> {
@@ -89,5 +112,30 @@ mod tests {
         let claims: Vec<Claim> = serde_json::from_value(Value::Array(claims)).unwrap();
         assert_eq!(claims.len(), 3);
         assert!(claims.is_sorted(), "{claims:?}");
+    }
+
+    #[test]
+    fn the_source_is_what_the_domain_was_given() {
+        for (xml, expected) in [
+            (
+                r#"<disk type="block"><source dev="/dev/sdb"/></disk>"#,
+                Some("/dev/sdb"),
+            ),
+            (
+                "<disk><source file='/mnt/a&amp;b&quot;'/><target/></disk>",
+                Some("/mnt/a&b\""),
+            ),
+            ("<disk><source/></disk>", None),
+            ("<disk><source file='/mnt", None),
+            ("", None),
+        ] {
+            assert_eq!(source(xml).as_deref(), expected, "{xml}");
+        }
+        let mut record = json!({
+            "host": {"protocol": "iscsi", "path": "/dev/sdc", "shared": "iscsi:x"},
+            "disk": {"xml": r#"<disk><source dev="/dev/sdb"/></disk>"#},
+        });
+        from_1(&mut record);
+        assert_eq!(record["disk"]["source"], "/dev/sdb");
     }
 }

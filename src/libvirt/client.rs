@@ -176,6 +176,8 @@ impl Libvirt {
         }
         match &view {
             Some(view) if view.has(disk) => Ok(true),
+            // xenstore knows a disk by target and source alone, which two attachments of a volume may have in turn.
+            Some(view) if view.live.has_another_at(disk) => Ok(false),
             _ => {
                 let id = view.and_then(|view| view.id);
                 self.xen.has(domain, id, disk).await
@@ -308,6 +310,7 @@ impl Hypervisor for Libvirt {
                 return asked;
             }
         } else if disk.scope.live()
+            && !view.live.has_another_at(disk)
             && let Some(id) = xen
         {
             self.xen.remove(domain, id, disk).await?;

@@ -24,7 +24,7 @@ mod xml;
 pub use client::Libvirt;
 pub use connection::run_event_loop;
 pub use error::{HypervisorError, LibvirtError};
-pub use plan::plan_disk;
+pub use plan::{check_state, plan_disk};
 pub use view::{Devices, DiskView, DomainView};
 pub use xen::store::StoreError;
 pub use xml::XmlError;

@@ -95,7 +95,11 @@ fn bus(dialect: Dialect, wanted: Option<Bus>) -> Result<Bus, HypervisorError> {
     }
 }
 
-fn check_state(view: &DomainView, scope: Scope) -> Result<(), HypervisorError> {
+/// Whether the domain's configurations of that scope can be changed now.
+///
+/// # Errors
+/// `DOMAIN_STATE` where they cannot.
+pub fn check_state(view: &DomainView, scope: Scope) -> Result<(), HypervisorError> {
     let error = |state, scope, hint| {
         Err(HypervisorError::DomainState {
             domain: view.domain.to_string(),

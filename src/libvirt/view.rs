@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use uuid::Uuid;
 
 use super::xml::{Element, XmlError};
-use crate::model::{Dialect, DiskAddress, DiskPlan, Domain, Scope};
+use crate::model::{AttachmentId, Dialect, DiskAddress, DiskPlan, Domain, Scope};
 
 /// A domain as it is now, in the configurations that a scope is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -174,12 +174,25 @@ impl Devices {
         }
     }
 
-    /// The disk as it was planned: of its alias, and of its source. Others may use the same alias, and a plan of an earlier time
-    /// may be of another volume's.
+    /// The disk that was planned so, by its alias. An alias that an earlier build made of the volume may be another attachment's or
+    /// another program's, and so the source must be the planned one too; an attachment's own disk stays that when a snapshot puts another
+    /// file over it.
     #[must_use]
     pub fn find(&self, plan: &DiskPlan) -> Option<&DiskView> {
+        let own = AttachmentId::names(&plan.alias);
         self.disks.iter().find(|disk| {
-            disk.alias.as_ref() == Some(&plan.alias) && disk.source.as_ref() == Some(&plan.source)
+            disk.alias.as_ref() == Some(&plan.alias)
+                && (own || disk.source.as_ref() == Some(&plan.source))
+        })
+    }
+
+    /// Whether the disk at the planned one's target is one of another name.
+    pub(super) fn has_another_at(&self, plan: &DiskPlan) -> bool {
+        let mut others = self.disks.iter().filter(|disk| disk.target == plan.target);
+        others.any(|disk| {
+            disk.alias
+                .as_ref()
+                .is_some_and(|alias| *alias != plan.alias)
         })
     }
 }

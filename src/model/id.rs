@@ -91,13 +91,22 @@ id!(
     "volume id"
 );
 
+/// How the alias of an attachment's disk begins.
+const ALIAS: &str = "ua-volattach-";
+
 impl AttachmentId {
     /// The alias of the attachment's disk in a domain: libvirt keeps aliases that begin with `ua-` as given. Of the attachment and
     /// not of the volume, since a domain may have two attachments of one, and other programs than this name disks by volume
     /// (Nova: `ua-<volume id>`).
     #[must_use]
     pub fn alias(&self) -> String {
-        format!("ua-volattach-{}", self.0)
+        format!("{ALIAS}{}", self.0)
+    }
+
+    /// Whether an alias is one of an attachment, which nobody else gives. Earlier builds named disks by their volume.
+    #[must_use]
+    pub fn names(alias: &str) -> bool {
+        alias.starts_with(ALIAS)
     }
 }
 

@@ -153,7 +153,7 @@ impl Hypervisor for FakeHypervisor {
             let taken = state
                 .disks
                 .values()
-                .any(|there| there.target == disk.target);
+                .any(|there| there.target == disk.target && there.alias != disk.alias);
             assert!(!taken, "two disks at one target: {}", disk.target);
             let stored = state.stored;
             state.shown.insert(disk.alias.clone(), stored);

@@ -350,10 +350,12 @@ async fn a_disk_that_is_lost_of_one_configuration_is_lost() {
         reconcile::once(&engine).await;
         let lost = engine.get(by_root(id("a1"))).await.unwrap().error;
         assert_eq!(lost.unwrap().reason, Reason::DiskLost, "{of_live}");
+        world.state().unplugs_asked = 0;
         engine.attach(by_root(request)).await.unwrap();
         {
             let state = world.state();
             assert!(state.disks.contains_key(DISK) && state.config.contains_key(DISK));
+            assert!(of_live || state.unplugs_asked == 0, "taken from its guest");
         }
         engine.detach(by_root(end("a1"))).await.unwrap();
         nothing_left(&world);

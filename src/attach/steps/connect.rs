@@ -4,10 +4,10 @@ use crate::attach::Error;
 use crate::attach::inner::Inner;
 use crate::attach::owners::Taking;
 use crate::attach::saga::Forward;
-use crate::backend::{Presence, Release};
+use crate::backend::{BackendError, Presence, Release};
 use crate::journal::{Record, Step};
 use crate::libvirt::{DomainView, plan_disk};
-use crate::model::{Claim, HostVolume};
+use crate::model::{Claim, Found, HostVolume};
 
 impl Inner {
     /// Connects; whether the volume was inspected with it.
@@ -38,6 +38,9 @@ impl Inner {
                 let owners = Taking::new(self, record);
                 let connected = backend.connect(&volume, &forward.info, &owners).await?;
                 let taken = owners.into_lock();
+                if forward.again {
+                    is_still(&record.host, &connected.found)?;
+                }
                 record.host = HostVolume {
                     plan: volume.plan,
                     found: connected.found,
@@ -104,5 +107,19 @@ impl Inner {
         };
         let backend = self.parts.backends.get(&record.host.plan.protocol)?;
         Ok(backend.disconnect(&record.host, &how).await?)
+    }
+}
+
+/// Refuses another device than the attachment had: its volume is another one by now, or was it then.
+fn is_still(was: &HostVolume, now: &Found) -> Result<(), BackendError> {
+    match (was.identity(), &now.device) {
+        (Some(was), Some(device)) if device.identity != *was => Err(BackendError::DeviceIdentity {
+            volume: device.path.display().to_string(),
+            why: format!(
+                "it tells the identity {}, and the attachment was of {was}: detach it, and attach again what is to be there now",
+                device.identity
+            ),
+        }),
+        _ => Ok(()),
     }
 }

@@ -10,8 +10,8 @@ use crate::attach::Error;
 use crate::attach::inner::Inner;
 use crate::attach::saga::{Forward, Why};
 use crate::journal::{Record, Step};
-use crate::libvirt::{DomainView, HypervisorError, Unplug, plan_disk};
-use crate::model::{DiskSpec, DomainRef, Reason};
+use crate::libvirt::{DomainView, HypervisorError, Unplug, check_state, plan_disk};
+use crate::model::{DiskPlan, DiskSpec, DomainRef, Reason, Scope};
 
 /// A guest that was asked to let go of a disk is not asked again sooner: on some machine types a second request
 /// cancels the first (PCIe's attention button, PCI Express Base 6.7.1.5: a press within 5 s takes it back).
@@ -57,7 +57,8 @@ impl Inner {
         }
         self.plugs.fetch_add(1, Ordering::Release);
         if let Err(refused) = plugged {
-            if !refused.leaves_open() {
+            // Of both, the persistent configuration is saved last: a refusal says nothing of the guest.
+            if !refused.leaves_open() && scope != Scope::LiveAndConfig {
                 record.came_to_nothing(Step::Attach);
             }
             return Err(refused.into());
@@ -79,16 +80,26 @@ impl Inner {
         if forward.again && view.has(&record.disk) {
             // What a domain will start with is by its name alone.
             let open = view.live.find(&record.disk).is_some();
-            let same = !open || record.disk.sequence == record.host.sequence();
+            // An earlier build noted no number.
+            let number = record.disk.sequence;
+            let same = !open || number.is_none() || number == record.host.sequence();
             let hypervisor = &self.parts.hypervisor;
-            if same
-                && record.disk.source == spec.path
-                && view.shows(&record.disk)
-                && hypervisor.is_plugged(domain, &record.disk).await?
-            {
-                record.disk.sequence = record.host.sequence();
-                return Ok(true);
+            if same && record.disk.source == spec.path {
+                if open && !view.shows(&record.disk) {
+                    // The guest keeps what it has.
+                    let config = DiskPlan {
+                        scope: Scope::Config,
+                        ..record.disk.clone()
+                    };
+                    hypervisor.plug(domain, &config).await?;
+                }
+                if hypervisor.is_plugged(domain, &record.disk).await? {
+                    record.disk.sequence = record.host.sequence();
+                    return Ok(true);
+                }
             }
+            // What is there is left where no other can take its place.
+            check_state(&view, spec.options.scope)?;
             // The guest has it no more, or of a device that is gone, or one of two configurations has it: what is left is in the way.
             self.unplug(record, Why::CleanUp).await?;
             record.guest_answered();

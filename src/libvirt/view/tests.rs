@@ -98,6 +98,9 @@ fn a_running_domain() {
     assert_eq!(devices.find(&plan("ua-v2", "/img/a&b.raw")), None);
     // Somebody else's, by the same alias.
     assert_eq!(devices.find(&plan("ua-v1", "/img/b.raw")), None);
+    // At the target of the first.
+    assert!(devices.has_another_at(&plan("ua-volattach-a1", "/img/a&b.raw")));
+    assert!(!devices.has_another_at(&plan("ua-v1", "/img/a&b.raw")));
 }
 
 #[test]
