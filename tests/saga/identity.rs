@@ -515,3 +515,55 @@ async fn who_shares_a_part_of_a_connection_keeps_that_part() {
         nothing_left(&world);
     }
 }
+
+/// libvirt plugs a disk of both configurations in before it saves the persistent one, which may fail.
+#[tokio::test]
+async fn a_plug_into_both_that_was_refused_is_undone_in_the_guest() {
+    let world = World::new();
+    let engine = world.engine();
+    let mut request = attach("a1", "v1", local("v1"));
+    request.disk.scope = Scope::LiveAndConfig;
+    let made = engine.attach(by_root(request.clone())).await.unwrap();
+    let disk = world.state().disks[DISK].clone();
+    engine.detach(by_root(end("a1"))).await.unwrap();
+    assert_eq!(made.target.as_ref(), Some(&disk.target));
+    let call = held_at(&world, &engine, request, "hypervisor.plug Before").await;
+    {
+        let mut state = world.state();
+        state.disks.insert(DISK.to_owned(), disk);
+        state.plug_fails = Some(Reason::VolumeUnreadable);
+    }
+    world.gate.release();
+    assert_eq!(reason(call.await.unwrap()), Reason::VolumeUnreadable);
+    nothing_left(&world);
+}
+
+#[tokio::test]
+async fn a_repeat_gets_no_other_volume_than_the_first_call() {
+    for info in [iscsi("v1"), nvme("v1")] {
+        let world = World::new();
+        let engine = world.engine();
+        let request = attach("a1", "v1", info);
+        engine.attach(by_root(request.clone())).await.unwrap();
+        let remap = |identity: &str| {
+            let mut state = world.state();
+            state.connections.clear();
+            state.disks.clear();
+            for target in ["iqn.x", "nqn.x"] {
+                let told = ((target.to_owned(), 1), identity.to_owned());
+                state.identities.extend([told]);
+            }
+        };
+        remap("36001405other");
+        let repeated = engine.attach(by_root(request.clone())).await;
+        let error = repeated.unwrap_err();
+        assert_eq!(error.reason(), Reason::DeviceIdentity, "{error}");
+        assert!(error.to_string().contains("detach it"), "{error}");
+        assert!(world.state().disks.is_empty());
+        engine.detach(by_root(end("a1"))).await.unwrap();
+        nothing_left(&world);
+        engine.attach(by_root(request)).await.unwrap();
+        engine.detach(by_root(end("a1"))).await.unwrap();
+        nothing_left(&world);
+    }
+}
