@@ -102,9 +102,10 @@ impl Inner {
             check_state(&view, spec.options.scope)?;
             // The guest has it no more, or of a device that is gone, or one of two configurations has it: what is left is in the way.
             self.unplug(record, Why::CleanUp).await?;
-            record.guest_answered();
             view = self.look_at(domain, spec).await?;
         }
+        // Whatever the guest was asked was about a disk that is gone by now.
+        record.guest_answered();
         record.disk = plan_disk(&view, spec)?;
         Ok(false)
     }
