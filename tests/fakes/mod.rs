@@ -30,8 +30,8 @@ use volattach::connection::{
 use volattach::journal::Record;
 use volattach::libvirt::DeviceGone;
 use volattach::model::{
-    Access, Actor, Dialect, DiskOptions, DiskPlan, HostKey, Identity, ImageFormat, Reason, Secret,
-    Via, VolumeOwner, Wwid,
+    Access, Actor, AttachmentId, Dialect, DiskOptions, DiskPlan, HostKey, Identity, ImageFormat,
+    Reason, Secret, Via, VolumeOwner, Wwid,
 };
 use volattach::policy::{PolicyFiles, PolicyStore, Rpc};
 
@@ -164,16 +164,14 @@ impl State {
         sequence
     }
 
-    /// The domain's disk, as it was planned.
+    /// The domain's disk, as it was planned: by what [`volattach::libvirt::Devices::find`] goes by.
     pub fn disk(&self, plan: &DiskPlan) -> Option<&DiskPlan> {
-        let there = self.disks.get(&plan.alias)?;
-        (there.source == plan.source).then_some(there)
+        found(&self.disks, plan)
     }
 
     /// The same of the persistent configuration.
     pub fn configured(&self, plan: &DiskPlan) -> Option<&DiskPlan> {
-        let there = self.config.get(&plan.alias)?;
-        (there.source == plan.source).then_some(there)
+        found(&self.config, plan)
     }
 
     /// The number of the device that a path leads to.
@@ -468,6 +466,11 @@ pub fn nvme(name: &str) -> ConnectionInfo {
             format: ImageFormat::Raw,
         }),
     }
+}
+
+fn found<'a>(disks: &'a BTreeMap<String, DiskPlan>, plan: &DiskPlan) -> Option<&'a DiskPlan> {
+    let there = disks.get(&plan.alias)?;
+    (AttachmentId::names(&plan.alias) || there.source == plan.source).then_some(there)
 }
 
 /// Connection info for a LUN by two portals of one target, with a login: the name's digits are its number.
