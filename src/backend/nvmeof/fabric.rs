@@ -58,6 +58,32 @@ pub(super) struct Block {
     pub(super) sequence: Option<u64>,
 }
 
+impl Controller {
+    /// Whether it was made by that name of this host's. A kernel that does not report the name is no reason to disown it.
+    pub(super) fn is_by(&self, host: &str) -> bool {
+        self.host.is_empty() || self.host == host
+    }
+
+    fn read(name: String, path: &Path) -> io::Result<Self> {
+        let fast_io_fail = attribute(path, "fast_io_fail_tmo").unwrap_or_default();
+        Ok(Self {
+            portal: portal(path),
+            state: match attribute(path, "state").as_deref() {
+                Some("live") => State::Live,
+                Some("new" | "resetting" | "connecting") => State::Connecting,
+                _ => State::Ending,
+            },
+            host: attribute(path, "hostnqn").unwrap_or_default(),
+            as_ours: fast_io_fail.parse::<u32>().is_ok(),
+            nsids: list(path)?
+                .iter()
+                .filter_map(|(_, child)| attribute(child, "nsid")?.parse().ok())
+                .collect(),
+            name,
+        })
+    }
+}
+
 impl Fabric {
     /// The tree beneath that directory: `/sys`.
     pub(super) fn new(root: &Path) -> Self {
@@ -68,39 +94,23 @@ impl Fabric {
     pub(super) fn controllers(&self, nqn: &str) -> io::Result<Vec<Controller>> {
         let mut found = Vec::new();
         for (name, path) in list(&self.0.join("class/nvme"))? {
-            if attribute(&path, "subsysnqn").as_deref() != Some(nqn) {
-                continue;
+            if attribute(&path, "subsysnqn").as_deref() == Some(nqn) {
+                found.push(Controller::read(name, &path)?);
             }
-            let fast_io_fail = attribute(&path, "fast_io_fail_tmo").unwrap_or_default();
-            found.push(Controller {
-                portal: portal(&path),
-                state: match attribute(&path, "state").as_deref() {
-                    Some("live") => State::Live,
-                    Some("new" | "resetting" | "connecting") => State::Connecting,
-                    _ => State::Ending,
-                },
-                host: attribute(&path, "hostnqn").unwrap_or_default(),
-                as_ours: fast_io_fail.parse::<u32>().is_ok(),
-                nsids: list(&path)?
-                    .iter()
-                    .filter_map(|(_, child)| attribute(child, "nsid")?.parse().ok())
-                    .collect(),
-                name,
-            });
         }
         Ok(found)
     }
 
     /// The controllers at these portals that the kernel connects to for the first time: of which subsystem they are, it does not
     /// tell yet (Linux 6.1 has `(efault)` for it).
-    pub(super) fn beginning(&self, portals: &[SocketAddr]) -> io::Result<Vec<String>> {
+    pub(super) fn beginning(&self, portals: &[SocketAddr]) -> io::Result<Vec<Controller>> {
         let mut found = Vec::new();
         for (name, path) in list(&self.0.join("class/nvme"))? {
             let unknown = |nqn: String| !nqn.starts_with("nqn.");
             if attribute(&path, "subsysnqn").is_some_and(unknown)
                 && portal(&path).is_some_and(|portal| portals.contains(&portal))
             {
-                found.push(name);
+                found.push(Controller::read(name, &path)?);
             }
         }
         Ok(found)
@@ -285,7 +295,9 @@ mod tests {
         assert_eq!(controllers, [nvme0, nvme1]);
         assert_eq!(fabric.controllers("nqn.z").unwrap(), []);
         let portals = ["10.99.0.20:4420".parse().unwrap()];
-        assert_eq!(fabric.beginning(&portals).unwrap(), ["nvme3"]);
+        let beginning = fabric.beginning(&portals).unwrap();
+        assert_eq!(beginning.len(), 1);
+        assert_eq!(beginning[0].name, "nvme3");
         let others = ["10.99.0.20:4421".parse().unwrap()];
         assert!(fabric.beginning(&others).unwrap().is_empty());
         let none = tempfile::tempdir().unwrap();

@@ -9,6 +9,7 @@
 mod fabric;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
+mod look;
 mod made;
 mod path;
 mod probe;
@@ -24,7 +25,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::mount::{self, blocking, host};
+use super::mount::{self, host};
 use super::{
     Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release, Setting,
     device, file,
@@ -36,8 +37,8 @@ use crate::model::{
     Access, Claim, Connection, Device, Found, HostPlan, HostVolume, Scope, SourceKind, TargetPath,
     TargetPlan, Wwid,
 };
-use crate::sys::worker::{Job, SysfsJob, Workers};
-use fabric::{Block, Controller, Fabric, State};
+use crate::sys::worker::{Job, Workers};
+use fabric::{Controller, Fabric};
 use made::Made;
 use verify::Wanted;
 
@@ -82,9 +83,7 @@ impl NvmeBackend {
 
     /// What this host is called; where the volume was made for a host, that one must be this.
     async fn this_host(&self, volume: &NvmeVolume) -> Result<NvmeHost, BackendError> {
-        let action = || "read or make this host's NVMe names in /etc/nvme".to_owned();
-        let host = self.own.clone();
-        let own = blocking(action, move || host.nvme()).await?;
+        let own = self.own_name().await?;
         match &volume.host_nqn {
             Some(given) if *given != own.nqn => Err(BackendError::OtherHost {
                 given: given.clone(),
@@ -92,97 +91,6 @@ impl NvmeBackend {
             }),
             _ => Ok(own),
         }
-    }
-
-    async fn controllers(&self, nqn: &str) -> Result<Vec<Controller>, BackendError> {
-        let (fabric, nqn) = (self.fabric.clone(), nqn.to_owned());
-        let action = || "list the NVMe controllers in /sys/class/nvme".to_owned();
-        blocking(action, move || fabric.controllers(&nqn)).await
-    }
-
-    async fn blocks(&self, nqn: &str) -> Result<Vec<Block>, BackendError> {
-        let (fabric, nqn) = (self.fabric.clone(), nqn.to_owned());
-        let action = || "list the block devices in /sys/block".to_owned();
-        blocking(action, move || fabric.blocks(&nqn)).await
-    }
-
-    /// Has a controller look for its namespaces anew. It does so by itself; this is for what it was told of while nobody
-    /// listened.
-    async fn rescan(&self, controllers: &[Controller]) {
-        let live = controllers.iter().filter(|it| it.state == State::Live);
-        let scans = live.map(|controller| {
-            let path = self.fabric.file(&controller.name, "rescan_controller");
-            let value = "1".to_owned();
-            let job = Job::WriteSysfs(SysfsJob { path, value });
-            self.workers.run(job, INSPECT_TIMEOUT)
-        });
-        for failed in futures::future::join_all(scans)
-            .await
-            .into_iter()
-            .flat_map(Result::err)
-        {
-            tracing::debug!(%failed, "a controller does not look for namespaces");
-        }
-    }
-
-    /// Waits until the volume has a device with a live path. Whose it is, is not known yet.
-    async fn appear(&self, target: &TargetPlan, wanted: &Wanted) -> Result<Block, BackendError> {
-        let nqn = nqn(target)?;
-        let end = Instant::now() + self.settings.device_timeout;
-        let mut rescan = Instant::now();
-        loop {
-            let controllers = self.controllers(nqn).await?;
-            let blocks = self.blocks(nqn).await?;
-            let found = blocks.iter().find(|block| wanted.may_be(block));
-            let leads = |block: &&Block| {
-                let mut live = controllers.iter().filter(|it| it.state == State::Live);
-                live.any(|controller| controller.nsids.contains(&block.nsid))
-            };
-            if let Some(block) = found.filter(leads) {
-                return Ok(block.clone());
-            }
-            if Instant::now() >= end {
-                let live = controllers.iter().any(|it| it.state == State::Live);
-                return Err(match live {
-                    true => wanted.absent(&blocks, self.settings.device_timeout),
-                    false => path::lost(target),
-                });
-            }
-            if found.is_none() && Instant::now() >= rescan {
-                self.rescan(&controllers).await;
-                rescan = Instant::now() + RESCAN;
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-    }
-
-    /// The volume's device, as far as the kernel knows it.
-    async fn device(&self, volume: &HostVolume) -> Result<Option<Block>, BackendError> {
-        let target = target(&volume.plan)?;
-        let Some(device) = &volume.found.device else {
-            return Ok(None);
-        };
-        let blocks = self.blocks(nqn(target)?).await?;
-        Ok(blocks.into_iter().find(|block| {
-            block.wwid == device.identity
-                && device.path == Path::new(DEVICES).join(&block.name)
-                && (device.sequence.is_none() || block.sequence == device.sequence)
-        }))
-    }
-
-    /// Asks the connected volume's paths once more which volume it is; its device.
-    async fn verify_again(&self, volume: &HostVolume) -> Result<(Block, u64), BackendError> {
-        let target = target(&volume.plan)?;
-        let Some(block) = self.device(volume).await? else {
-            return Err(BackendError::VolumeNotFound {
-                path: volume.path().to_owned(),
-                why: "the device went away: its server is lost, or has taken the volume away"
-                    .to_owned(),
-            });
-        };
-        let wanted = Wanted::connected(nqn(target)?, volume.identity());
-        let told = self.verify(target, &wanted, &block).await?;
-        Ok((block, told.size))
     }
 }
 
@@ -314,8 +222,8 @@ impl Backend for NvmeBackend {
             return Ok(Presence::Present);
         }
         let target = target(&volume.plan)?;
-        let beginning = self.beginning(&target.paths).await?;
-        let controllers = self.controllers(nqn(target)?).await?;
+        let beginning = self.own_beginning(&target.paths).await?;
+        let controllers = self.own_controllers(nqn(target)?).await?;
         let others = volume.found.others.as_deref();
         let is_ours = |it: &Controller| path::is_ours(&target.paths, others, it);
         let ours = controllers.iter().any(is_ours);
@@ -327,7 +235,7 @@ impl Backend for NvmeBackend {
 
     async fn survey(&self, plan: &HostPlan) -> Result<Found, BackendError> {
         let name = nqn(target(plan)?)?;
-        let there = self.controllers(name).await?;
+        let there = self.own_controllers(name).await?;
         let portals = there.iter().filter_map(|controller| controller.portal);
         let others = portals.filter(|portal| !self.made.has(name, *portal));
         Ok(Found {

@@ -37,9 +37,7 @@ impl NvmeBackend {
         own: &NvmeHost,
     ) -> Result<(), BackendError> {
         let mut known = self.controllers(&volume.nqn).await?;
-        // One by another name of this host's goes by that one's rights, and away with whoever made it.
-        let by_own_name = |it: &Controller| it.host.is_empty() || it.host == own.nqn;
-        known.retain(|it| it.state != State::Ending && by_own_name(it));
+        known.retain(|it| it.state != State::Ending && it.is_by(&own.nqn));
         let known = &known;
         let connects = volume.portals.iter().map(|&portal| async move {
             let of_portal = |it: &&Controller| it.portal == Some(portal);
@@ -202,7 +200,7 @@ pub(super) fn was_there(others: &[String], portal: SocketAddr) -> bool {
         .any(|it: SocketAddr| it == portal)
 }
 
-/// Whether the controller is one that volattach made for this attachment, or for another one before.
+/// Whether the controller, one by this host's own name, is one that volattach made for this attachment, or for another one before.
 pub(super) fn is_ours(
     paths: &[TargetPath],
     others: Option<&[String]>,

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use tokio::time::Instant;
 
 use super::fabric::{Block, Controller};
-use super::{DEVICES, INSPECT_TIMEOUT, LOOK, NvmeBackend, blocking, nqn, path, target};
+use super::{DEVICES, INSPECT_TIMEOUT, LOOK, NvmeBackend, nqn, path, target};
 use crate::backend::release::{self, Use, busy};
 use crate::backend::{BackendError, Release};
 use crate::model::{Claim, HostVolume, TargetPath};
@@ -84,14 +84,14 @@ impl NvmeBackend {
     ) -> Result<(), BackendError> {
         let end = Instant::now() + DEADLINE;
         loop {
-            let beginning = self.beginning(paths).await?;
-            let mut controllers = self.controllers(nqn).await?;
+            let beginning = self.own_beginning(paths).await?;
+            let mut controllers = self.own_controllers(nqn).await?;
             controllers.retain(|controller| path::is_ours(paths, others, controller));
             if controllers.is_empty() && beginning.is_empty() {
                 return Ok(());
             }
-            let names = controllers.iter().map(|it| &it.name).chain(&beginning);
-            let names: Vec<&str> = names.map(String::as_str).collect();
+            let names = controllers.iter().chain(&beginning);
+            let names: Vec<&str> = names.map(|it| it.name.as_str()).collect();
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(busy(
@@ -110,17 +110,6 @@ impl NvmeBackend {
             }
             tokio::time::sleep(LOOK).await;
         }
-    }
-
-    /// The controllers where the paths lead that the kernel is connecting to for the first time.
-    pub(super) async fn beginning(
-        &self,
-        paths: &[TargetPath],
-    ) -> Result<Vec<String>, BackendError> {
-        let fabric = self.fabric.clone();
-        let portals: Vec<SocketAddr> = path::portals(paths).collect();
-        let action = || "list the NVMe controllers in /sys/class/nvme".to_owned();
-        blocking(action, move || fabric.beginning(&portals)).await
     }
 
     async fn end(&self, controller: &Controller, within: Duration) -> Result<(), BackendError> {

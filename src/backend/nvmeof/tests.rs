@@ -1,3 +1,6 @@
+use std::fs;
+
+use super::fabric::State;
 use super::*;
 use crate::config::Settings;
 use crate::connection::ConnectionInfo;
@@ -8,6 +11,89 @@ const UUID: &str = "7c9e6679-7425-40de-944b-e07fc1f90ae7";
 fn backend() -> NvmeBackend {
     let workers = Workers::from_executable(PathBuf::new());
     NvmeBackend::new(Settings::built_in().nvmeof, Arc::new(Host::this()), workers)
+}
+
+const OWN: &str = "nqn.me";
+const PORTAL: &str = "10.0.0.1:4420";
+
+/// A host that NVMe storage calls [`OWN`], with a backend that reads its controllers.
+struct Tree {
+    root: tempfile::TempDir,
+    backend: NvmeBackend,
+}
+
+impl Tree {
+    fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let etc = root.path().join("etc/nvme");
+        fs::create_dir_all(&etc).unwrap();
+        fs::write(etc.join("hostnqn"), OWN).unwrap();
+        fs::write(etc.join("hostid"), UUID).unwrap();
+        let tree = Self {
+            backend: NvmeBackend::new(
+                Settings::built_in().nvmeof,
+                Arc::new(Host::beneath(root.path())),
+                Workers::from_executable(PathBuf::new()),
+            ),
+            root,
+        };
+        tree.restarted()
+    }
+
+    /// The next daemon, which remembers nothing.
+    fn restarted(mut self) -> Self {
+        self.backend.made = Made::default();
+        self.backend.fabric = Fabric::new(self.root.path());
+        self
+    }
+
+    /// A live controller of nqn.x at that portal, by that name of this host's.
+    fn controller(&self, name: &str, portal: &str, host: &str) {
+        let portal: std::net::SocketAddr = portal.parse().unwrap();
+        let path = self.root.path().join("class/nvme").join(name);
+        let address = format!("traddr={},trsvcid={}", portal.ip(), portal.port());
+        write(
+            &path,
+            &[
+                ("subsysnqn", "nqn.x"),
+                ("transport", "tcp"),
+                ("address", &address),
+                ("state", "live"),
+                ("hostnqn", host),
+                ("fast_io_fail_tmo", "15"),
+            ],
+        );
+    }
+
+    fn set(&self, controller: &str, attribute: &str, value: &str) {
+        let path = self.root.path().join("class/nvme").join(controller);
+        write(&path, &[(attribute, value)]);
+    }
+
+    fn gone(&self, controller: &str) {
+        fs::remove_dir_all(self.root.path().join("class/nvme").join(controller)).unwrap();
+    }
+
+    async fn others(&self, plan: &HostPlan) -> Vec<String> {
+        self.backend.survey(plan).await.unwrap().others.unwrap()
+    }
+
+    async fn release(&self, volume: &HostVolume) -> Result<(), String> {
+        let released = self.backend.disconnect(volume, &Release::default()).await;
+        released.map_err(|error| error.to_string())
+    }
+}
+
+fn write(path: &Path, attributes: &[(&str, &str)]) {
+    fs::create_dir_all(path).unwrap();
+    for (name, value) in attributes {
+        fs::write(path.join(name), format!("{value}\n")).unwrap();
+    }
+}
+
+fn plan() -> HostPlan {
+    let info = info(r#""ns_id":7"#);
+    backend().plan(&info, Access::ReadWrite).unwrap()
 }
 
 fn info(identity: &str) -> Protocol {
@@ -119,4 +205,30 @@ fn only_controllers_that_volattach_made_are_ended() {
     backend.recall(&volume);
     let made = |at: &str| backend.made.has("nqn.x", at.parse().unwrap());
     assert!(made(first) && !made(second));
+}
+
+/// The kernel connects this host's own name beside another one at the same portal: each goes with the program that made it.
+#[tokio::test]
+async fn controllers_by_another_host_name_are_nobodys_here() {
+    let tree = Tree::new();
+    let plan = plan();
+    tree.controller("nvme0", PORTAL, "nqn.other");
+    assert!(tree.others(&plan).await.is_empty());
+    tree.controller("nvme1", PORTAL, OWN);
+    assert_eq!(tree.others(&plan).await, [PORTAL]);
+    tree.set("nvme1", "hostnqn", ""); // before Linux 5.2
+    assert_eq!(tree.others(&plan).await, [PORTAL]);
+
+    let mut volume = HostVolume::from(plan);
+    volume.found.others = Some(vec![]);
+    tree.backend.recall(&volume);
+    let find = async || tree.backend.find(&volume).await.unwrap();
+    assert_eq!(find().await, Presence::Partial);
+    let ended = tree.release(&volume).await.unwrap_err();
+    assert!(ended.contains("nvme1"), "{ended}");
+    tree.gone("nvme1");
+    assert_eq!(find().await, Presence::Absent);
+    tree.release(&volume).await.unwrap();
+    tree.set("nvme0", "subsysnqn", "(efault)");
+    assert_eq!(find().await, Presence::Absent);
 }

@@ -1,0 +1,152 @@
+//! What this host has of a subsystem, as the kernel shows it now.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use tokio::time::Instant;
+
+use super::fabric::{Block, Controller, State};
+use super::verify::Wanted;
+use super::{DEVICES, INSPECT_TIMEOUT, LOOK, NvmeBackend, RESCAN, nqn, path, target};
+use crate::backend::BackendError;
+use crate::backend::mount::blocking;
+use crate::host::NvmeHost;
+use crate::model::{HostVolume, TargetPath, TargetPlan};
+use crate::sys::worker::{Job, SysfsJob};
+
+impl NvmeBackend {
+    /// Reads this host's names for NVMe storage; what does not exist yet is made.
+    pub(super) async fn own_name(&self) -> Result<NvmeHost, BackendError> {
+        let action = || "read or make this host's NVMe names in /etc/nvme".to_owned();
+        let host = self.own.clone();
+        blocking(action, move || host.nvme()).await
+    }
+
+    /// The subsystem's controllers by this host's own name. Those by another name belong to the program that made them, at whatever
+    /// portal: they go by that name's rights, and the kernel connects the own name beside them.
+    pub(super) async fn own_controllers(&self, nqn: &str) -> Result<Vec<Controller>, BackendError> {
+        self.by_own_name(self.controllers(nqn).await?).await
+    }
+
+    /// The controllers where the paths lead that the kernel is connecting to for the first time, by this host's own name.
+    pub(super) async fn own_beginning(
+        &self,
+        paths: &[TargetPath],
+    ) -> Result<Vec<Controller>, BackendError> {
+        let fabric = self.fabric.clone();
+        let portals: Vec<SocketAddr> = path::portals(paths).collect();
+        let action = || "list the NVMe controllers in /sys/class/nvme".to_owned();
+        let beginning = blocking(action, move || fabric.beginning(&portals)).await?;
+        self.by_own_name(beginning).await
+    }
+
+    async fn by_own_name(
+        &self,
+        mut controllers: Vec<Controller>,
+    ) -> Result<Vec<Controller>, BackendError> {
+        // The name is read, and made, only where a controller asks for it.
+        if controllers.iter().any(|it| !it.host.is_empty()) {
+            let own = self.own_name().await?;
+            controllers.retain(|it| it.is_by(&own.nqn));
+        }
+        Ok(controllers)
+    }
+
+    pub(super) async fn controllers(&self, nqn: &str) -> Result<Vec<Controller>, BackendError> {
+        let (fabric, nqn) = (self.fabric.clone(), nqn.to_owned());
+        let action = || "list the NVMe controllers in /sys/class/nvme".to_owned();
+        blocking(action, move || fabric.controllers(&nqn)).await
+    }
+
+    pub(super) async fn blocks(&self, nqn: &str) -> Result<Vec<Block>, BackendError> {
+        let (fabric, nqn) = (self.fabric.clone(), nqn.to_owned());
+        let action = || "list the block devices in /sys/block".to_owned();
+        blocking(action, move || fabric.blocks(&nqn)).await
+    }
+
+    /// Has a controller look for its namespaces anew. It does so by itself; this is for what it was told of while nobody
+    /// listened.
+    pub(super) async fn rescan(&self, controllers: &[Controller]) {
+        let live = controllers.iter().filter(|it| it.state == State::Live);
+        let scans = live.map(|controller| {
+            let path = self.fabric.file(&controller.name, "rescan_controller");
+            let value = "1".to_owned();
+            let job = Job::WriteSysfs(SysfsJob { path, value });
+            self.workers.run(job, INSPECT_TIMEOUT)
+        });
+        for failed in futures::future::join_all(scans)
+            .await
+            .into_iter()
+            .flat_map(Result::err)
+        {
+            tracing::debug!(%failed, "a controller does not look for namespaces");
+        }
+    }
+
+    /// Waits until the volume has a device with a live path. Whose it is, is not known yet.
+    pub(super) async fn appear(
+        &self,
+        target: &TargetPlan,
+        wanted: &Wanted,
+    ) -> Result<Block, BackendError> {
+        let nqn = nqn(target)?;
+        let end = Instant::now() + self.settings.device_timeout;
+        let mut rescan = Instant::now();
+        loop {
+            let controllers = self.controllers(nqn).await?;
+            let blocks = self.blocks(nqn).await?;
+            let found = blocks.iter().find(|block| wanted.may_be(block));
+            let leads = |block: &&Block| {
+                let mut live = controllers.iter().filter(|it| it.state == State::Live);
+                live.any(|controller| controller.nsids.contains(&block.nsid))
+            };
+            if let Some(block) = found.filter(leads) {
+                return Ok(block.clone());
+            }
+            if Instant::now() >= end {
+                let live = controllers.iter().any(|it| it.state == State::Live);
+                return Err(match live {
+                    true => wanted.absent(&blocks, self.settings.device_timeout),
+                    false => path::lost(target),
+                });
+            }
+            if found.is_none() && Instant::now() >= rescan {
+                self.rescan(&controllers).await;
+                rescan = Instant::now() + RESCAN;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// The volume's device, as far as the kernel knows it.
+    pub(super) async fn device(&self, volume: &HostVolume) -> Result<Option<Block>, BackendError> {
+        let target = target(&volume.plan)?;
+        let Some(device) = &volume.found.device else {
+            return Ok(None);
+        };
+        let blocks = self.blocks(nqn(target)?).await?;
+        Ok(blocks.into_iter().find(|block| {
+            block.wwid == device.identity
+                && device.path == Path::new(DEVICES).join(&block.name)
+                && (device.sequence.is_none() || block.sequence == device.sequence)
+        }))
+    }
+
+    /// Asks the connected volume's paths once more which volume it is; its device.
+    pub(super) async fn verify_again(
+        &self,
+        volume: &HostVolume,
+    ) -> Result<(Block, u64), BackendError> {
+        let target = target(&volume.plan)?;
+        let Some(block) = self.device(volume).await? else {
+            return Err(BackendError::VolumeNotFound {
+                path: volume.path().to_owned(),
+                why: "the device went away: its server is lost, or has taken the volume away"
+                    .to_owned(),
+            });
+        };
+        let wanted = Wanted::connected(nqn(target)?, volume.identity());
+        let told = self.verify(target, &wanted, &block).await?;
+        Ok((block, told.size))
+    }
+}
