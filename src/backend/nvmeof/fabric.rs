@@ -4,6 +4,7 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::model::Wwid;
@@ -15,6 +16,9 @@ pub(super) struct Fabric(PathBuf);
 /// A connection to a subsystem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Controller {
+    /// The number of its directory in /sys, which no other one gets until the next boot, while its name is given again (fs/kernfs/dir.c,
+    /// `__kernfs_new_node`, Linux 5.5). 0: it went away meanwhile.
+    pub(super) id: u64,
     /// `nvme0`
     pub(super) name: String,
     /// Where it is connected to; `None`: not by TCP.
@@ -67,6 +71,7 @@ impl Controller {
     fn read(name: String, path: &Path) -> io::Result<Self> {
         let fast_io_fail = attribute(path, "fast_io_fail_tmo").unwrap_or_default();
         Ok(Self {
+            id: fs::metadata(path).map_or(0, |it| it.ino()),
             portal: portal(path),
             state: match attribute(path, "state").as_deref() {
                 Some("live") => State::Live,
@@ -276,7 +281,9 @@ mod tests {
     fn controllers_are_the_subsystems() {
         let (_dir, fabric) = tree();
         let controllers = fabric.controllers("nqn.x").unwrap();
+        let id = |name: &str| fs::metadata(fabric.file(name, "")).unwrap().ino();
         let nvme0 = Controller {
+            id: id("nvme0"),
             name: "nvme0".into(),
             portal: Some("10.99.0.20:4420".parse().unwrap()),
             state: State::Live,
@@ -285,6 +292,7 @@ mod tests {
             nsids: vec![7],
         };
         let nvme1 = Controller {
+            id: id("nvme1"),
             name: "nvme1".into(),
             portal: Some("[fd00::2]:4421".parse().unwrap()),
             state: State::Connecting,

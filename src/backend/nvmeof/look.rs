@@ -1,5 +1,6 @@
 //! What this host has of a subsystem, as the kernel shows it now.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -11,7 +12,7 @@ use super::{DEVICES, INSPECT_TIMEOUT, LOOK, NvmeBackend, RESCAN, nqn, path, targ
 use crate::backend::BackendError;
 use crate::backend::mount::blocking;
 use crate::host::NvmeHost;
-use crate::model::{HostVolume, TargetPath, TargetPlan};
+use crate::model::{HostVolume, TargetPlan};
 use crate::sys::worker::{Job, SysfsJob};
 
 impl NvmeBackend {
@@ -28,16 +29,33 @@ impl NvmeBackend {
         self.by_own_name(self.controllers(nqn).await?).await
     }
 
-    /// The controllers where the paths lead that the kernel is connecting to for the first time, by this host's own name.
+    /// The controllers at these portals that the kernel is connecting to for the first time, by this host's own name.
     pub(super) async fn own_beginning(
         &self,
-        paths: &[TargetPath],
+        portals: &[SocketAddr],
     ) -> Result<Vec<Controller>, BackendError> {
-        let fabric = self.fabric.clone();
-        let portals: Vec<SocketAddr> = path::portals(paths).collect();
+        let (fabric, portals) = (self.fabric.clone(), portals.to_owned());
         let action = || "list the NVMe controllers in /sys/class/nvme".to_owned();
         let beginning = blocking(action, move || fabric.beginning(&portals)).await?;
         self.by_own_name(beginning).await
+    }
+
+    /// The portals where a controller by this host's own name stays that volattach did not make, and none that it made.
+    pub(super) async fn others(&self, nqn: &str) -> Result<Vec<String>, BackendError> {
+        let mut there = self.own_controllers(nqn).await?;
+        there.retain(|it| it.state != State::Ending);
+        let portals = |made: bool| {
+            let of = there
+                .iter()
+                .filter(move |it| self.made.has(nqn, it) == made);
+            of.filter_map(|it| it.portal)
+                .collect::<BTreeSet<SocketAddr>>()
+        };
+        let others = portals(false);
+        Ok(others
+            .difference(&portals(true))
+            .map(SocketAddr::to_string)
+            .collect())
     }
 
     async fn by_own_name(

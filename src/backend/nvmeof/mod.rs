@@ -38,7 +38,7 @@ use crate::model::{
     TargetPlan, Wwid,
 };
 use crate::sys::worker::{Job, Workers};
-use fabric::{Controller, Fabric};
+use fabric::Fabric;
 use made::Made;
 use verify::Wanted;
 
@@ -148,9 +148,7 @@ impl Backend for NvmeBackend {
             && let Ok(nqn) = nqn(target)
             && let Some(others) = &volume.found.others
         {
-            let portals = path::portals(&target.paths);
-            let own = portals.filter(|portal| !path::was_there(others, *portal));
-            self.made.note(nqn, own);
+            self.recall_made(target, nqn, others);
         }
     }
 
@@ -222,24 +220,17 @@ impl Backend for NvmeBackend {
             return Ok(Presence::Present);
         }
         let target = target(&volume.plan)?;
-        let beginning = self.own_beginning(&target.paths).await?;
-        let controllers = self.own_controllers(nqn(target)?).await?;
-        let others = volume.found.others.as_deref();
-        let is_ours = |it: &Controller| path::is_ours(&target.paths, others, it);
-        let ours = controllers.iter().any(is_ours);
-        Ok(match ours || !beginning.is_empty() {
-            true => Presence::Partial,
-            false => Presence::Absent,
+        let journaled = volume.found.others.is_some();
+        let ours = self.ours(nqn(target)?, &target.paths, journaled).await?;
+        Ok(match ours.is_empty() {
+            true => Presence::Absent,
+            false => Presence::Partial,
         })
     }
 
     async fn survey(&self, plan: &HostPlan) -> Result<Found, BackendError> {
-        let name = nqn(target(plan)?)?;
-        let there = self.own_controllers(name).await?;
-        let portals = there.iter().filter_map(|controller| controller.portal);
-        let others = portals.filter(|portal| !self.made.has(name, *portal));
         Ok(Found {
-            others: Some(others.map(|portal| portal.to_string()).collect()),
+            others: Some(self.others(nqn(target(plan)?)?).await?),
             ..Found::default()
         })
     }
@@ -261,6 +252,8 @@ impl Backend for NvmeBackend {
             });
         }
         self.connect_paths(given, &own).await?;
+        // What the survey found may have gone since, and been made anew; or another program was faster.
+        let others = self.others(nqn(target)?).await?;
         let wanted = Wanted::new(given);
         let block = self.appear(target, &wanted).await?;
         let told = self.verify(target, &wanted, &block).await?;
@@ -283,6 +276,7 @@ impl Backend for NvmeBackend {
             plan: volume.plan.clone(),
             found: Found {
                 device: Some(device),
+                others: Some(others),
                 ..volume.found.clone()
             },
         };

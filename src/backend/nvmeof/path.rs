@@ -6,6 +6,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::fabric::{Controller, State};
+use super::made::Which;
 use super::{NvmeBackend, probe};
 use crate::backend::mount::host;
 use crate::backend::mount::probe::Outcome;
@@ -42,11 +43,9 @@ impl NvmeBackend {
         let connects = volume.portals.iter().map(|&portal| async move {
             let of_portal = |it: &&Controller| it.portal == Some(portal);
             let Some(controller) = known.iter().find(of_portal) else {
-                // Also where it fails: the kernel may bring it to its end later.
-                self.made.note(&volume.nqn, [portal]);
                 return self.connect_path(volume, portal, own).await;
             };
-            if !self.made.has(&volume.nqn, portal) {
+            if !self.made.has(&volume.nqn, controller) {
                 tracing::warn!(
                     %portal,
                     controller = controller.name,
@@ -88,11 +87,20 @@ impl NvmeBackend {
         }
         let options = options(&self.settings, &volume.nqn, portal, own);
         let within = self.settings.connect_timeout;
-        match self.workers.run(Job::ConnectNvme(options), within).await {
+        // Noted before, for the call may be given up meanwhile.
+        let before = self.made.note(&volume.nqn, portal, Which::Next);
+        let connected = self.workers.run(Job::ConnectNvme(options), within).await;
+        self.settle((&volume.nqn, portal), &connected, before).await;
+        match connected {
             Ok(_) => {
                 tracing::info!(nqn = volume.nqn, %portal, "path connected");
                 Ok(())
             }
+            // Another program has connected there meanwhile; that does as well.
+            Err(WorkerError::Failed {
+                errno: Errno::EALREADY,
+                ..
+            }) => Ok(()),
             Err(WorkerError::Failed { step, errno }) => Err(meaning(&step, errno)),
             // What the kernel has begun it may still bring to its end: the undo waits for that, and takes it down.
             Err(WorkerError::Deadline { .. }) => Err(Fault::Silent(no_answer(within))),
@@ -198,22 +206,6 @@ pub(super) fn was_there(others: &[String], portal: SocketAddr) -> bool {
         .iter()
         .filter_map(|it| it.parse().ok())
         .any(|it: SocketAddr| it == portal)
-}
-
-/// Whether the controller, one by this host's own name, is one that volattach made for this attachment, or for another one before.
-pub(super) fn is_ours(
-    paths: &[TargetPath],
-    others: Option<&[String]>,
-    controller: &Controller,
-) -> bool {
-    let Some(at) = controller.portal else {
-        return false;
-    };
-    portals(paths).any(|portal| portal == at)
-        && match others {
-            Some(others) => !was_there(others, at),
-            None => controller.as_ours,
-        }
 }
 
 /// Every path of the target is there, and none is alive.

@@ -56,8 +56,8 @@ impl NvmeBackend {
                 return Ok(());
             }
         }
-        let others = volume.found.others.as_deref();
-        self.end_controllers(&paths, others, nqn).await?;
+        let journaled = volume.found.others.is_some();
+        self.end_controllers(nqn, &paths, journaled).await?;
         let portals: Vec<SocketAddr> = path::portals(&paths).collect();
         self.made.forget(nqn, &portals);
         Ok(())
@@ -78,20 +78,17 @@ impl NvmeBackend {
     /// waited for: it comes to nothing, or to a controller.
     async fn end_controllers(
         &self,
-        paths: &[TargetPath],
-        others: Option<&[String]>,
         nqn: &str,
+        paths: &[TargetPath],
+        journaled: bool,
     ) -> Result<(), BackendError> {
         let end = Instant::now() + DEADLINE;
         loop {
-            let beginning = self.own_beginning(paths).await?;
-            let mut controllers = self.own_controllers(nqn).await?;
-            controllers.retain(|controller| path::is_ours(paths, others, controller));
-            if controllers.is_empty() && beginning.is_empty() {
+            let ours = self.ours(nqn, paths, journaled).await?;
+            if ours.is_empty() {
                 return Ok(());
             }
-            let names = controllers.iter().chain(&beginning);
-            let names: Vec<&str> = names.map(|it| it.name.as_str()).collect();
+            let names: Vec<&str> = ours.all().map(|it| it.name.as_str()).collect();
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(busy(
@@ -102,7 +99,8 @@ impl NvmeBackend {
                     ),
                 ));
             }
-            let ends = controllers
+            let ends = ours
+                .controllers
                 .iter()
                 .map(|controller| self.end(controller, left));
             for outcome in futures::future::join_all(ends).await {

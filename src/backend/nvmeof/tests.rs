@@ -1,10 +1,14 @@
 use std::fs;
+use std::net::SocketAddr;
 
-use super::fabric::State;
+use nix::errno::Errno;
+
+use super::made::Which;
 use super::*;
 use crate::config::Settings;
 use crate::connection::ConnectionInfo;
 use crate::model::Reason;
+use crate::sys::worker::{Reply, WorkerError};
 
 const UUID: &str = "7c9e6679-7425-40de-944b-e07fc1f90ae7";
 
@@ -15,6 +19,7 @@ fn backend() -> NvmeBackend {
 
 const OWN: &str = "nqn.me";
 const PORTAL: &str = "10.0.0.1:4420";
+const SECOND: &str = "[fd00::2]:4421";
 
 /// A host that NVMe storage calls [`OWN`], with a backend that reads its controllers.
 struct Tree {
@@ -49,7 +54,7 @@ impl Tree {
 
     /// A live controller of nqn.x at that portal, by that name of this host's.
     fn controller(&self, name: &str, portal: &str, host: &str) {
-        let portal: std::net::SocketAddr = portal.parse().unwrap();
+        let portal: SocketAddr = portal.parse().unwrap();
         let path = self.root.path().join("class/nvme").join(name);
         let address = format!("traddr={},trsvcid={}", portal.ip(), portal.port());
         write(
@@ -72,6 +77,27 @@ impl Tree {
 
     fn gone(&self, controller: &str) {
         fs::remove_dir_all(self.root.path().join("class/nvme").join(controller)).unwrap();
+    }
+
+    /// Another controller by that name and all else, made before the last one is forgotten.
+    fn anew(&self, controller: &str) {
+        let path = self.root.path().join("class/nvme").join(controller);
+        let old = self.root.path().join("old");
+        let _ = fs::remove_dir_all(&old);
+        fs::rename(&path, &old).unwrap();
+        fs::create_dir(&path).unwrap();
+        for entry in fs::read_dir(&old).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), path.join(entry.file_name())).unwrap();
+        }
+    }
+
+    /// The names of the controllers that a detach of the volume would end or wait for.
+    async fn ours(&self, volume: &HostVolume) -> Vec<String> {
+        let paths = &target(&volume.plan).unwrap().paths;
+        let journaled = volume.found.others.is_some();
+        let ours = self.backend.ours("nqn.x", paths, journaled).await.unwrap();
+        ours.all().map(|it| it.name.clone()).collect()
     }
 
     async fn others(&self, plan: &HostPlan) -> Vec<String> {
@@ -175,36 +201,108 @@ fn another_protocols_volume_is_no_business_of_this_one() {
 }
 
 /// Who made a controller is known by what was found before, also by the next daemon; of what an earlier build made, by its time-out.
-#[test]
-fn only_controllers_that_volattach_made_are_ended() {
-    let backend = backend();
-    let info = info(r#""ns_id":7"#);
-    let plan = backend.plan(&info, Access::ReadWrite).unwrap();
-    let mut volume = HostVolume::from(plan);
-    let [first, second] = ["10.0.0.1:4420", "[fd00::2]:4421"];
-    let ours = |volume: &HostVolume, at: &str, as_ours| {
-        let controller = Controller {
-            name: "nvme0".into(),
-            portal: Some(at.parse().unwrap()),
-            state: State::Live,
-            as_ours,
-            host: String::new(),
-            nsids: vec![],
-        };
-        let paths = &target(&volume.plan).unwrap().paths;
-        path::is_ours(paths, volume.found.others.as_deref(), &controller)
-    };
-    assert!(ours(&volume, first, true) && !ours(&volume, first, false));
-    volume.found.others = Some(vec![second.to_owned()]);
-    for as_ours in [true, false] {
-        assert!(ours(&volume, first, as_ours));
-        assert!(!ours(&volume, second, as_ours));
-        let other = "10.0.0.9:4420";
-        assert!(!ours(&volume, other, as_ours), "of another volume");
+#[tokio::test]
+async fn only_controllers_that_volattach_made_are_ended() {
+    let tree = Tree::new();
+    let mut volume = HostVolume::from(plan());
+    for (name, portal) in [
+        ("nvme0", PORTAL),
+        ("nvme1", SECOND),
+        ("nvme2", "10.0.0.9:4420"),
+    ] {
+        tree.controller(name, portal, OWN);
     }
-    backend.recall(&volume);
-    let made = |at: &str| backend.made.has("nqn.x", at.parse().unwrap());
-    assert!(made(first) && !made(second));
+    assert_eq!(tree.ours(&volume).await, ["nvme0", "nvme1"]);
+    tree.set("nvme1", "fast_io_fail_tmo", "off");
+    assert_eq!(tree.ours(&volume).await, ["nvme0"]);
+    volume.found.others = Some(vec![SECOND.to_owned()]);
+    assert!(tree.ours(&volume).await.is_empty(), "nobody remembers any");
+    tree.backend.recall(&volume);
+    tree.set("nvme0", "fast_io_fail_tmo", "off"); // the operator's
+    tree.set("nvme1", "fast_io_fail_tmo", "15");
+    assert_eq!(tree.ours(&volume).await, ["nvme0"]);
+    let others = ["10.0.0.9:4420", SECOND];
+    assert_eq!(tree.others(&volume.plan).await, others);
+}
+
+/// A portal where volattach connected once is no more its own than any other: another program may connect there, by the same host name.
+#[tokio::test]
+async fn a_controller_is_ours_and_not_its_portal() {
+    let tree = Tree::new();
+    let mut volume = HostVolume::from(plan());
+    volume.found.others = Some(vec![]);
+    let first: SocketAddr = PORTAL.parse().unwrap();
+    let made = &tree.backend.made;
+    let refused = Err(WorkerError::Failed {
+        step: "connect".to_owned(),
+        errno: Errno::ECONNREFUSED,
+    });
+    // In vain; what is there later is of others.
+    let settle = async |connected: Result<Reply, WorkerError>| {
+        let before = made.note("nqn.x", first, Which::Next);
+        let target = ("nqn.x", first);
+        tree.backend.settle(target, &connected, before).await;
+        tree.ours(&volume).await
+    };
+    assert!(settle(refused).await.is_empty());
+    tree.controller("nvme0", PORTAL, OWN);
+    assert!(tree.ours(&volume).await.is_empty());
+    assert_eq!(tree.others(&volume.plan).await, [PORTAL]);
+    // Nor the other program's that was faster.
+    let faster = Err(WorkerError::Failed {
+        step: "connect".to_owned(),
+        errno: Errno::EALREADY,
+    });
+    assert!(settle(faster).await.is_empty());
+    // Made, by the same name and where one of others was before.
+    tree.anew("nvme0");
+    assert_eq!(settle(Ok(Reply::Done)).await, ["nvme0"]);
+    assert!(tree.others(&volume.plan).await.is_empty());
+    assert_eq!(tree.backend.find(&volume).await.unwrap(), Presence::Partial);
+    // Lost, and made anew by another program.
+    tree.anew("nvme0");
+    assert!(tree.ours(&volume).await.is_empty());
+    assert_eq!(tree.others(&volume.plan).await, [PORTAL]);
+    tree.release(&volume).await.unwrap();
+    // One on its way out is no reason to leave the next.
+    tree.set("nvme0", "state", "deleting");
+    assert!(tree.others(&volume.plan).await.is_empty());
+}
+
+/// What the kernel has begun and not answered is waited for and ended, but nothing else that begins there.
+#[tokio::test]
+async fn a_connect_that_was_given_up_is_known_by_what_it_began() {
+    let tree = Tree::new();
+    let mut volume = HostVolume::from(plan());
+    volume.found.others = Some(vec![]);
+    let given_up = || {
+        Err(WorkerError::Deadline {
+            pid: 1,
+            within: LOOK,
+            reaped: false,
+        })
+    };
+    let target = ("nqn.x", PORTAL.parse().unwrap());
+    tree.backend.settle(target, &given_up(), None).await;
+    tree.controller("nvme0", PORTAL, OWN);
+    assert_eq!(tree.ours(&volume).await, ["nvme0"], "late");
+    tree.set("nvme0", "subsysnqn", "(efault)");
+    tree.backend.settle(target, &given_up(), None).await;
+    assert_eq!(tree.ours(&volume).await, ["nvme0"]);
+    tree.set("nvme0", "subsysnqn", "nqn.x");
+    assert_eq!(tree.ours(&volume).await, ["nvme0"]);
+    tree.anew("nvme0");
+    assert!(tree.ours(&volume).await.is_empty());
+    // The next daemon finds what the last one has begun, and nothing where there is nothing.
+    tree.set("nvme0", "subsysnqn", "(efault)");
+    let tree = tree.restarted();
+    tree.backend.recall(&volume);
+    assert_eq!(tree.ours(&volume).await, ["nvme0"]);
+    tree.gone("nvme0");
+    let tree = tree.restarted();
+    tree.backend.recall(&volume);
+    tree.controller("nvme0", PORTAL, OWN);
+    assert!(tree.ours(&volume).await.is_empty());
 }
 
 /// The kernel connects this host's own name beside another one at the same portal: each goes with the program that made it.
