@@ -50,6 +50,8 @@ pub(super) enum State {
 pub(super) struct Block {
     /// `nvme0n1`; its number is not the namespace's.
     pub(super) name: String,
+    /// The one controller that it goes by, and goes away with; `None`: all that lead to the namespace (native multipath).
+    pub(super) controller: Option<String>,
     /// The namespace's number.
     pub(super) nsid: u32,
     /// The identity as the kernel remembers it.
@@ -86,6 +88,17 @@ impl Controller {
                 .collect(),
             name,
         })
+    }
+}
+
+impl Block {
+    /// Whether the controller is a path of it.
+    pub(super) fn goes_by(&self, controller: &Controller) -> bool {
+        controller.nsids.contains(&self.nsid)
+            && self
+                .controller
+                .as_ref()
+                .is_none_or(|only| *only == controller.name)
     }
 }
 
@@ -135,6 +148,7 @@ impl Fabric {
                 let sequence = || attribute(&path, "diskseq").and_then(|text| text.parse().ok());
                 let before = sequence();
                 let block = Block {
+                    controller: only_controller(&path),
                     nsid: attribute(&path, "nsid")?.parse().ok()?,
                     wwid: Wwid::as_spelled(attribute(&path, "wwid")?),
                     nguid: attribute(&path, "nguid").unwrap_or_default(),
@@ -157,8 +171,12 @@ impl Fabric {
 
     /// Whether the kernel shows a namespace as one device, however many controllers lead to it (nvme_core's parameter `multipath`).
     pub(super) fn joins_paths(&self) -> bool {
-        let parameters = self.0.join("module/nvme_core/parameters");
-        attribute(&parameters, "multipath").as_deref() != Some("N")
+        let module = self.0.join("module/nvme_core");
+        match attribute(&module.join("parameters"), "multipath") {
+            Some(word) => word != "N",
+            // A kernel without CONFIG_NVME_MULTIPATH has no such parameter; one that has not loaded the module yet has it at Y.
+            None => !module.exists(),
+        }
     }
 
     /// A file of a controller's, such as `delete_controller`.
@@ -191,6 +209,14 @@ fn list(directory: &Path) -> io::Result<Vec<(String, PathBuf)>> {
 fn attribute(device: &Path, name: &str) -> Option<String> {
     let text = fs::read_to_string(device.join(name)).ok()?;
     Some(text.trim().to_owned())
+}
+
+/// The controller that a block device goes by alone: with native multipath off, and where the subsystem has no more than one, its
+/// parent is that, and else the subsystem (drivers/nvme/host/multipath.c, `nvme_mpath_alloc_disk`).
+fn only_controller(block: &Path) -> Option<String> {
+    let parent = fs::canonicalize(block.join("device")).ok()?;
+    let name = parent.file_name()?.to_str()?;
+    (!name.starts_with("nvme-subsys")).then(|| name.to_owned())
 }
 
 /// The server of a controller by TCP.
@@ -321,6 +347,8 @@ mod tests {
             write(&parameters, &[("multipath", word)]);
             assert_eq!(fabric.joins_paths(), joined);
         }
+        fs::remove_file(parameters.join("multipath")).unwrap();
+        assert!(!fabric.joins_paths(), "built without");
     }
 
     #[test]
@@ -328,6 +356,7 @@ mod tests {
         let (_dir, fabric) = tree();
         let block = Block {
             name: "nvme0n1".into(),
+            controller: None,
             nsid: 7,
             wwid: Wwid::as_spelled("uuid.a".into()),
             nguid: String::new(),

@@ -12,7 +12,7 @@ use super::{DEVICES, INSPECT_TIMEOUT, LOOK, NvmeBackend, RESCAN, nqn, path, targ
 use crate::backend::BackendError;
 use crate::backend::mount::blocking;
 use crate::host::NvmeHost;
-use crate::model::{HostVolume, TargetPlan};
+use crate::model::{HostVolume, TargetPath, TargetPlan};
 use crate::sys::worker::{Job, SysfsJob};
 
 impl NvmeBackend {
@@ -112,18 +112,21 @@ impl NvmeBackend {
         let mut rescan = Instant::now();
         loop {
             let controllers = self.controllers(nqn).await?;
-            let blocks = self.blocks(nqn).await?;
+            let mut blocks = self.blocks(nqn).await?;
+            self.keep_claimed(&mut blocks, &target.paths, &controllers)
+                .await?;
             let found = blocks.iter().find(|block| wanted.may_be(block));
             let leads = |block: &&Block| {
                 let mut live = controllers.iter().filter(|it| it.state == State::Live);
-                live.any(|controller| controller.nsids.contains(&block.nsid))
+                live.any(|controller| block.goes_by(controller))
             };
             if let Some(block) = found.filter(leads) {
                 return Ok(block.clone());
             }
             if Instant::now() >= end {
                 let live = controllers.iter().any(|it| it.state == State::Live);
-                return Err(match live {
+                // A device that exists is only without a path that is alive.
+                return Err(match live && found.is_none() {
                     true => wanted.absent(&blocks, self.settings.device_timeout),
                     false => path::lost(target),
                 });
@@ -134,6 +137,29 @@ impl NvmeBackend {
             }
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    /// Keeps the devices that stay as long as the paths do. One that goes by a single controller, at another portal or by another host
+    /// name, goes with whoever holds that, and its twin at the claimed portal is the volume's.
+    pub(super) async fn keep_claimed(
+        &self,
+        blocks: &mut Vec<Block>,
+        paths: &[TargetPath],
+        controllers: &[Controller],
+    ) -> Result<(), BackendError> {
+        if blocks.iter().all(|it| it.controller.is_none()) {
+            return Ok(());
+        }
+        let mut claimed = self.by_own_name(controllers.to_vec()).await?;
+        claimed.retain(|it| {
+            it.portal
+                .is_some_and(|at| path::portals(paths).any(|portal| portal == at))
+        });
+        blocks.retain(|block| {
+            let only = block.controller.as_ref();
+            only.is_none_or(|only| claimed.iter().any(|it| it.name == *only))
+        });
+        Ok(())
     }
 
     /// The volume's device, as far as the kernel knows it.

@@ -27,7 +27,11 @@ impl NvmeBackend {
     ) -> Result<(), BackendError> {
         let target = target(&volume.plan)?;
         let nqn = nqn(target)?;
-        let blocks = self.blocks(nqn).await?;
+        let mut blocks = self.blocks(nqn).await?;
+        // What goes by one controller elsewhere is another attachment's, or another program's, and stays.
+        let controllers = self.controllers(nqn).await?;
+        self.keep_claimed(&mut blocks, &target.paths, &controllers)
+            .await?;
         let own = |block: &&Block| volume.identity() == Some(&block.wwid);
         if let Some(block) = blocks.iter().find(own)
             && self.flush(block, how.force).await? == Use::ByHost

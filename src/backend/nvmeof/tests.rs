@@ -70,6 +70,17 @@ impl Tree {
         );
     }
 
+    /// Its device as it is with native multipath off.
+    fn disk(&self, name: &str, controller: &str) {
+        let parent = self.root.path().join("class/nvme").join(controller);
+        let path = self.root.path().join("block").join(name);
+        let wwid = format!("uuid.{UUID}");
+        for path in [&path, &parent.join(name)] {
+            write(path, &[("nsid", "7"), ("wwid", &wwid), ("size", "16")]);
+        }
+        std::os::unix::fs::symlink(parent, path.join("device")).unwrap();
+    }
+
     fn set(&self, controller: &str, attribute: &str, value: &str) {
         let path = self.root.path().join("class/nvme").join(controller);
         write(&path, &[(attribute, value)]);
@@ -329,4 +340,36 @@ async fn controllers_by_another_host_name_are_nobodys_here() {
     tree.release(&volume).await.unwrap();
     tree.set("nvme0", "subsysnqn", "(efault)");
     assert_eq!(find().await, Presence::Absent);
+}
+
+/// With native multipath off, each controller has a device of its own, which goes with it.
+#[tokio::test]
+async fn a_device_that_goes_by_one_controller_is_that_of_the_claimed_portal() {
+    let mut tree = Tree::new();
+    tree.backend.settings.device_timeout = Duration::ZERO;
+    tree.controller("nvme0", PORTAL, OWN);
+    tree.disk("nvme0n1", "nvme0");
+    tree.controller("nvme1", SECOND, "nqn.other");
+    tree.disk("nvme1n1", "nvme1");
+    let info = info(r#""ns_id":7"#);
+    let wanted = Wanted::new(volume(&info).unwrap());
+    let mut plan = plan();
+    let Connection::Nvme(target) = &mut plan.connection else {
+        panic!("{:?}", plan.connection);
+    };
+    target.paths.retain(|path| path.portal == SECOND);
+    let appear = async |target: &TargetPlan| {
+        let block = tree.backend.appear(target, &wanted).await;
+        block
+            .map(|block| block.name)
+            .map_err(|error| error.reason())
+    };
+    let absent = Err(Reason::DeviceNotFound);
+    assert_eq!(appear(target).await, absent, "of another host name");
+    tree.controller("nvme2", SECOND, OWN);
+    tree.disk("nvme2n1", "nvme2");
+    assert_eq!(appear(target).await, Ok("nvme2n1".to_owned()));
+    tree.set("nvme2", "state", "connecting");
+    let lost = Err(Reason::ServerTimeout);
+    assert_eq!(appear(target).await, lost, "its own path is dead");
 }
