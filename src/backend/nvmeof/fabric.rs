@@ -60,6 +60,8 @@ pub(super) struct Block {
     pub(super) nguid: String,
     /// Bytes.
     pub(super) size: u64,
+    /// Whether the kernel lets nobody write it.
+    pub(super) read_only: bool,
     /// The device's number, which the kernel gives no other one until the next boot (Linux 5.15).
     pub(super) sequence: Option<u64>,
 }
@@ -157,6 +159,7 @@ impl Fabric {
                         .parse::<u64>()
                         .ok()?
                         .checked_mul(512)?,
+                    read_only: attribute(&path, "ro").as_deref() == Some("1"),
                     sequence: before,
                     name: name.clone(),
                 };
@@ -361,6 +364,7 @@ mod tests {
             wwid: Wwid::as_spelled("uuid.a".into()),
             nguid: String::new(),
             size: 8192,
+            read_only: false,
             sequence: Some(12),
         };
         assert_eq!(fabric.blocks("nqn.x").unwrap(), [block]);

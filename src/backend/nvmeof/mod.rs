@@ -13,6 +13,7 @@ mod look;
 mod made;
 mod path;
 mod probe;
+mod protect;
 mod release;
 #[cfg(test)]
 mod tests;
@@ -25,7 +26,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::mount::{self, host};
+use super::mount;
 use super::{
     Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release, Setting,
     device, file,
@@ -37,9 +38,10 @@ use crate::model::{
     Access, Claim, Connection, Device, Found, HostPlan, HostVolume, Scope, SourceKind, TargetPath,
     TargetPlan, Wwid,
 };
-use crate::sys::worker::{Job, Workers};
+use crate::sys::worker::Workers;
 use fabric::Fabric;
 use made::Made;
+use protect::Protected;
 use verify::Wanted;
 
 /// The name in connection info (`driver_volume_type`).
@@ -66,6 +68,7 @@ pub struct NvmeBackend {
     workers: Workers,
     fabric: Fabric,
     made: Made,
+    protected: Protected,
 }
 
 impl NvmeBackend {
@@ -78,6 +81,7 @@ impl NvmeBackend {
             workers,
             fabric: Fabric::new(Path::new("/sys")),
             made: Made::default(),
+            protected: Protected::default(),
         }
     }
 
@@ -146,9 +150,14 @@ impl Backend for NvmeBackend {
     fn recall(&self, volume: &HostVolume) {
         if let Ok(target) = target(&volume.plan)
             && let Ok(nqn) = nqn(target)
-            && let Some(others) = &volume.found.others
         {
-            self.recall_made(target, nqn, others);
+            let found = &volume.found;
+            if let Some(others) = &found.others {
+                self.recall_made(target, nqn, others);
+            }
+            if let Some(device) = found.device.as_ref().filter(|_| found.protected) {
+                self.protected.recall(nqn, device);
+            }
         }
     }
 
@@ -259,13 +268,8 @@ impl Backend for NvmeBackend {
         let told = self.verify(target, &wanted, &block).await?;
         owners.take(&told.wwid, wanted.to_string()).await?;
         let node = Path::new(DEVICES).join(&block.name);
-        let access = match volume.plan.access {
-            Access::ReadOnly => Job::SetReadOnly(node.clone()),
-            // It stays while other volumes of the subsystem are connected, as it was made for whoever had it before.
-            Access::ReadWrite => Job::SetWritable(node.clone()),
-        };
-        let set = self.workers.run(access, INSPECT_TIMEOUT).await;
-        set.map_err(host(|| format!("set the access to {}", node.display())))?;
+        let access = volume.plan.access;
+        let protected = self.set_access(nqn(target)?, &block, access).await?;
         tracing::info!(device = %node.display(), identity = %told.wwid, "connected");
         let device = Device {
             path: node,
@@ -277,6 +281,7 @@ impl Backend for NvmeBackend {
             found: Found {
                 device: Some(device),
                 others: Some(others),
+                protected,
                 ..volume.found.clone()
             },
         };

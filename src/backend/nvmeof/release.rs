@@ -57,14 +57,18 @@ impl NvmeBackend {
                     device = block.name,
                     "the controllers stay: this host itself uses another namespace"
                 );
-                return Ok(());
+                return self.unprotect(nqn).await;
             }
         }
         let journaled = volume.found.others.is_some();
         self.end_controllers(nqn, &paths, journaled).await?;
         let portals: Vec<SocketAddr> = path::portals(&paths).collect();
         self.made.forget(nqn, &portals);
-        Ok(())
+        match shared {
+            true => Ok(()),
+            // Where controllers of others keep them.
+            false => self.unprotect(nqn).await,
+        }
     }
 
     /// Writes out what is cached of a device, if it is nobody's; `force`: where that fails, it is lost.

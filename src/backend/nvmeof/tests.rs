@@ -1,4 +1,5 @@
-use std::fs;
+mod tree;
+
 use std::net::SocketAddr;
 
 use nix::errno::Errno;
@@ -9,6 +10,7 @@ use crate::config::Settings;
 use crate::connection::ConnectionInfo;
 use crate::model::Reason;
 use crate::sys::worker::{Reply, WorkerError};
+use tree::{Tree, write};
 
 const UUID: &str = "7c9e6679-7425-40de-944b-e07fc1f90ae7";
 
@@ -20,113 +22,6 @@ fn backend() -> NvmeBackend {
 const OWN: &str = "nqn.me";
 const PORTAL: &str = "10.0.0.1:4420";
 const SECOND: &str = "[fd00::2]:4421";
-
-/// A host that NVMe storage calls [`OWN`], with a backend that reads its controllers.
-struct Tree {
-    root: tempfile::TempDir,
-    backend: NvmeBackend,
-}
-
-impl Tree {
-    fn new() -> Self {
-        let root = tempfile::tempdir().unwrap();
-        let etc = root.path().join("etc/nvme");
-        fs::create_dir_all(&etc).unwrap();
-        fs::write(etc.join("hostnqn"), OWN).unwrap();
-        fs::write(etc.join("hostid"), UUID).unwrap();
-        let tree = Self {
-            backend: NvmeBackend::new(
-                Settings::built_in().nvmeof,
-                Arc::new(Host::beneath(root.path())),
-                Workers::from_executable(PathBuf::new()),
-            ),
-            root,
-        };
-        tree.restarted()
-    }
-
-    /// The next daemon, which remembers nothing.
-    fn restarted(mut self) -> Self {
-        self.backend.made = Made::default();
-        self.backend.fabric = Fabric::new(self.root.path());
-        self
-    }
-
-    /// A live controller of nqn.x at that portal, by that name of this host's.
-    fn controller(&self, name: &str, portal: &str, host: &str) {
-        let portal: SocketAddr = portal.parse().unwrap();
-        let path = self.root.path().join("class/nvme").join(name);
-        let address = format!("traddr={},trsvcid={}", portal.ip(), portal.port());
-        write(
-            &path,
-            &[
-                ("subsysnqn", "nqn.x"),
-                ("transport", "tcp"),
-                ("address", &address),
-                ("state", "live"),
-                ("hostnqn", host),
-                ("fast_io_fail_tmo", "15"),
-            ],
-        );
-    }
-
-    /// Its device as it is with native multipath off.
-    fn disk(&self, name: &str, controller: &str) {
-        let parent = self.root.path().join("class/nvme").join(controller);
-        let path = self.root.path().join("block").join(name);
-        let wwid = format!("uuid.{UUID}");
-        for path in [&path, &parent.join(name)] {
-            write(path, &[("nsid", "7"), ("wwid", &wwid), ("size", "16")]);
-        }
-        std::os::unix::fs::symlink(parent, path.join("device")).unwrap();
-    }
-
-    fn set(&self, controller: &str, attribute: &str, value: &str) {
-        let path = self.root.path().join("class/nvme").join(controller);
-        write(&path, &[(attribute, value)]);
-    }
-
-    fn gone(&self, controller: &str) {
-        fs::remove_dir_all(self.root.path().join("class/nvme").join(controller)).unwrap();
-    }
-
-    /// Another controller by that name and all else, made before the last one is forgotten.
-    fn anew(&self, controller: &str) {
-        let path = self.root.path().join("class/nvme").join(controller);
-        let old = self.root.path().join("old");
-        let _ = fs::remove_dir_all(&old);
-        fs::rename(&path, &old).unwrap();
-        fs::create_dir(&path).unwrap();
-        for entry in fs::read_dir(&old).unwrap() {
-            let entry = entry.unwrap();
-            fs::copy(entry.path(), path.join(entry.file_name())).unwrap();
-        }
-    }
-
-    /// The names of the controllers that a detach of the volume would end or wait for.
-    async fn ours(&self, volume: &HostVolume) -> Vec<String> {
-        let paths = &target(&volume.plan).unwrap().paths;
-        let journaled = volume.found.others.is_some();
-        let ours = self.backend.ours("nqn.x", paths, journaled).await.unwrap();
-        ours.all().map(|it| it.name.clone()).collect()
-    }
-
-    async fn others(&self, plan: &HostPlan) -> Vec<String> {
-        self.backend.survey(plan).await.unwrap().others.unwrap()
-    }
-
-    async fn release(&self, volume: &HostVolume) -> Result<(), String> {
-        let released = self.backend.disconnect(volume, &Release::default()).await;
-        released.map_err(|error| error.to_string())
-    }
-}
-
-fn write(path: &Path, attributes: &[(&str, &str)]) {
-    fs::create_dir_all(path).unwrap();
-    for (name, value) in attributes {
-        fs::write(path.join(name), format!("{value}\n")).unwrap();
-    }
-}
 
 fn plan() -> HostPlan {
     let info = info(r#""ns_id":7"#);
@@ -283,7 +178,7 @@ async fn a_controller_is_ours_and_not_its_portal() {
 /// What the kernel has begun and not answered is waited for and ended, but nothing else that begins there.
 #[tokio::test]
 async fn a_connect_that_was_given_up_is_known_by_what_it_began() {
-    let tree = Tree::new();
+    let mut tree = Tree::new();
     let mut volume = HostVolume::from(plan());
     volume.found.others = Some(vec![]);
     let given_up = || {
@@ -306,11 +201,11 @@ async fn a_connect_that_was_given_up_is_known_by_what_it_began() {
     assert!(tree.ours(&volume).await.is_empty());
     // The next daemon finds what the last one has begun, and nothing where there is nothing.
     tree.set("nvme0", "subsysnqn", "(efault)");
-    let tree = tree.restarted();
+    tree.restart();
     tree.backend.recall(&volume);
     assert_eq!(tree.ours(&volume).await, ["nvme0"]);
     tree.gone("nvme0");
-    let tree = tree.restarted();
+    tree.restart();
     tree.backend.recall(&volume);
     tree.controller("nvme0", PORTAL, OWN);
     assert!(tree.ours(&volume).await.is_empty());
@@ -372,4 +267,54 @@ async fn a_device_that_goes_by_one_controller_is_that_of_the_claimed_portal() {
     tree.set("nvme2", "state", "connecting");
     let lost = Err(Reason::ServerTimeout);
     assert_eq!(appear(target).await, lost, "its own path is dead");
+}
+
+/// Where controllers of others keep the device, it is made writable again by the last attachment of the subsystem, also by the next
+/// daemon; one that was read-only before stays so.
+#[tokio::test]
+async fn what_attachments_alone_made_read_only_is_made_writable_again() {
+    let tree = Tree::new();
+    tree.controller("nvme0", PORTAL, OWN);
+    tree.disk("nvme0n1", "nvme0");
+    let block = || tree.backend.fabric.blocks("nqn.x").unwrap().remove(0);
+    let set = async |access| tree.backend.set_access("nqn.x", &block(), access).await;
+    let disk = tree.root.path().join("block/nvme0n1");
+    let noted = || tree.backend.protected.has(&block());
+    // There is no worker here: a job that is tried fails.
+    for (ro, access, expected) in [
+        ("1", Access::ReadOnly, false),
+        ("0", Access::ReadWrite, false),
+        ("0", Access::ReadOnly, true),
+        ("1", Access::ReadOnly, true),
+    ] {
+        write(&disk, &[("ro", ro)]);
+        set(access).await.unwrap_err();
+        assert_eq!(noted(), expected, "{ro} {access:?}");
+    }
+    // The kernel's device of a controller of others, which a detach does not write out.
+    tree.controller("nvme0", "10.0.0.9:4420", OWN);
+    let mut volume = HostVolume::from(plan());
+    volume.found.others = Some(vec![]);
+    let again = |released: Result<(), String>| {
+        released.is_err_and(|it| it.contains("nvme0n1 writable again"))
+    };
+    assert!(again(tree.release(&volume).await));
+    volume.found.device = Some(Device {
+        path: "/dev/nvme0n1".into(),
+        identity: block().wwid,
+        sequence: None,
+    });
+    for (protected, shared) in [(true, false), (true, true), (false, false)] {
+        volume.found.protected = protected;
+        let backend = tree.anew_backend();
+        backend.recall(&volume);
+        let held = match shared {
+            true => vec![Claim::Subsystem("nqn.x".into())],
+            false => vec![],
+        };
+        let how = Release { held, force: false };
+        let released = backend.disconnect(&volume, &how).await;
+        let released = released.map_err(|error| error.to_string());
+        assert_eq!(again(released), protected && !shared);
+    }
 }

@@ -269,6 +269,7 @@ mod tests {
                 .map(|nguid| nguid.to_string())
                 .unwrap_or_default(),
             size: 4096,
+            read_only: false,
             sequence: None,
         }
     }
