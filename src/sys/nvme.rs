@@ -78,11 +78,10 @@ impl Namespace {
     }
 }
 
-/// Connects to a controller: `options` as drivers/nvme/host/fabrics.c takes them (`nvmf_parse_options`). One that is
-/// connected already is success.
+/// Connects to a controller: `options` as drivers/nvme/host/fabrics.c takes them (`nvmf_parse_options`).
 ///
 /// # Errors
-/// open(2)'s: `ENOENT` where the module nvme-fabrics is not loaded; the connection's, such as `ECONNREFUSED`; `EIO` where the
+/// open(2)'s: `ENOENT` where the module nvme-fabrics is not loaded; `EALREADY` where this host has a controller there; the connection's, such as `ECONNREFUSED`; `EIO` where the
 /// server refuses the host or knows no such subsystem.
 pub fn connect(options: &str) -> Result<(), Failed> {
     let mut file = OpenOptions::new()
@@ -90,13 +89,9 @@ pub fn connect(options: &str) -> Result<(), Failed> {
         .write(true)
         .open(FABRICS)
         .map_err(|error| ("open /dev/nvme-fabrics", errno(&error)))?;
-    match file
-        .write(options.as_bytes())
-        .map_err(|error| errno(&error))
-    {
-        Ok(_) | Err(Errno::EALREADY) => Ok(()),
-        Err(errno) => Err(("connect", errno)),
-    }
+    file.write(options.as_bytes())
+        .map(drop)
+        .map_err(|error| ("connect", errno(&error)))
 }
 
 /// Asks the controller which volume a namespace is.

@@ -4,6 +4,7 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::model::Wwid;
@@ -15,6 +16,9 @@ pub(super) struct Fabric(PathBuf);
 /// A connection to a subsystem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Controller {
+    /// The number of its directory in /sys, which no other one gets until the next boot, while its name is given again (fs/kernfs/dir.c,
+    /// `__kernfs_new_node`, Linux 5.5). 0: it went away meanwhile.
+    pub(super) id: u64,
     /// `nvme0`
     pub(super) name: String,
     /// Where it is connected to; `None`: not by TCP.
@@ -46,6 +50,8 @@ pub(super) enum State {
 pub(super) struct Block {
     /// `nvme0n1`; its number is not the namespace's.
     pub(super) name: String,
+    /// The one controller that it goes by, and goes away with; `None`: all that lead to the namespace (native multipath).
+    pub(super) controller: Option<String>,
     /// The namespace's number.
     pub(super) nsid: u32,
     /// The identity as the kernel remembers it.
@@ -54,10 +60,48 @@ pub(super) struct Block {
     pub(super) nguid: String,
     /// Bytes.
     pub(super) size: u64,
+    /// Whether the kernel lets nobody write it.
+    pub(super) read_only: bool,
     /// The device's number, which the kernel gives no other one until the next boot (Linux 5.15).
     pub(super) sequence: Option<u64>,
-    /// The controller that it is of alone, where the kernel does not join paths.
-    pub(super) controller: Option<String>,
+}
+
+impl Controller {
+    /// Whether it was made by that name of this host's. A kernel that does not report the name is no reason to disown it.
+    pub(super) fn is_by(&self, host: &str) -> bool {
+        self.host.is_empty() || self.host == host
+    }
+
+    fn read(name: String, path: &Path) -> io::Result<Self> {
+        let fast_io_fail = attribute(path, "fast_io_fail_tmo").unwrap_or_default();
+        Ok(Self {
+            id: fs::metadata(path).map_or(0, |it| it.ino()),
+            portal: portal(path),
+            state: match attribute(path, "state").as_deref() {
+                Some("live") => State::Live,
+                Some("new" | "resetting" | "connecting") => State::Connecting,
+                _ => State::Ending,
+            },
+            host: attribute(path, "hostnqn").unwrap_or_default(),
+            as_ours: fast_io_fail.parse::<u32>().is_ok(),
+            nsids: list(path)?
+                .iter()
+                .filter_map(|(_, child)| attribute(child, "nsid")?.parse().ok())
+                .collect(),
+            name,
+        })
+    }
+}
+
+impl Block {
+    /// Whether the controller is a path of it.
+    pub(super) fn goes_by(&self, controller: &Controller) -> bool {
+        controller.nsids.contains(&self.nsid)
+            && self
+                .controller
+                .as_ref()
+                .is_none_or(|only| *only == controller.name)
+    }
 }
 
 impl Fabric {
@@ -70,39 +114,23 @@ impl Fabric {
     pub(super) fn controllers(&self, nqn: &str) -> io::Result<Vec<Controller>> {
         let mut found = Vec::new();
         for (name, path) in list(&self.0.join("class/nvme"))? {
-            if attribute(&path, "subsysnqn").as_deref() != Some(nqn) {
-                continue;
+            if attribute(&path, "subsysnqn").as_deref() == Some(nqn) {
+                found.push(Controller::read(name, &path)?);
             }
-            let fast_io_fail = attribute(&path, "fast_io_fail_tmo").unwrap_or_default();
-            found.push(Controller {
-                portal: portal(&path),
-                state: match attribute(&path, "state").as_deref() {
-                    Some("live") => State::Live,
-                    Some("new" | "resetting" | "connecting") => State::Connecting,
-                    _ => State::Ending,
-                },
-                host: attribute(&path, "hostnqn").unwrap_or_default(),
-                as_ours: fast_io_fail.parse::<u32>().is_ok(),
-                nsids: list(&path)?
-                    .iter()
-                    .filter_map(|(_, child)| attribute(child, "nsid")?.parse().ok())
-                    .collect(),
-                name,
-            });
         }
         Ok(found)
     }
 
     /// The controllers at these portals that the kernel connects to for the first time: of which subsystem they are, it does not
     /// tell yet (Linux 6.1 has `(efault)` for it).
-    pub(super) fn beginning(&self, portals: &[SocketAddr]) -> io::Result<Vec<String>> {
+    pub(super) fn beginning(&self, portals: &[SocketAddr]) -> io::Result<Vec<Controller>> {
         let mut found = Vec::new();
         for (name, path) in list(&self.0.join("class/nvme"))? {
             let unknown = |nqn: String| !nqn.starts_with("nqn.");
             if attribute(&path, "subsysnqn").is_some_and(unknown)
                 && portal(&path).is_some_and(|portal| portals.contains(&portal))
             {
-                found.push(name);
+                found.push(Controller::read(name, &path)?);
             }
         }
         Ok(found)
@@ -122,6 +150,7 @@ impl Fabric {
                 let sequence = || attribute(&path, "diskseq").and_then(|text| text.parse().ok());
                 let before = sequence();
                 let block = Block {
+                    controller: only_controller(&path),
                     nsid: attribute(&path, "nsid")?.parse().ok()?,
                     wwid: Wwid::as_spelled(attribute(&path, "wwid")?),
                     nguid: attribute(&path, "nguid").unwrap_or_default(),
@@ -130,13 +159,8 @@ impl Fabric {
                         .parse::<u64>()
                         .ok()?
                         .checked_mul(512)?,
+                    read_only: attribute(&path, "ro").as_deref() == Some("1"),
                     sequence: before,
-                    controller: path
-                        .join("device")
-                        .canonicalize()
-                        .ok()
-                        .and_then(|device| Some(device.file_name()?.to_str()?.to_owned()))
-                        .filter(|device| !device.starts_with("nvme-subsys")),
                     name: name.clone(),
                 };
                 // Another device may have taken the name between two of these.
@@ -153,7 +177,7 @@ impl Fabric {
         let module = self.0.join("module/nvme_core");
         match attribute(&module.join("parameters"), "multipath") {
             Some(word) => word != "N",
-            // Built without (CONFIG_NVME_MULTIPATH); or not loaded yet, as it will be by the connect.
+            // A kernel without CONFIG_NVME_MULTIPATH has no such parameter; one that has not loaded the module yet has it at Y.
             None => !module.exists(),
         }
     }
@@ -188,6 +212,14 @@ fn list(directory: &Path) -> io::Result<Vec<(String, PathBuf)>> {
 fn attribute(device: &Path, name: &str) -> Option<String> {
     let text = fs::read_to_string(device.join(name)).ok()?;
     Some(text.trim().to_owned())
+}
+
+/// The controller that a block device goes by alone: with native multipath off, and where the subsystem has no more than one, its
+/// parent is that, and else the subsystem (drivers/nvme/host/multipath.c, `nvme_mpath_alloc_disk`).
+fn only_controller(block: &Path) -> Option<String> {
+    let parent = fs::canonicalize(block.join("device")).ok()?;
+    let name = parent.file_name()?.to_str()?;
+    (!name.starts_with("nvme-subsys")).then(|| name.to_owned())
 }
 
 /// The server of a controller by TCP.
@@ -278,7 +310,9 @@ mod tests {
     fn controllers_are_the_subsystems() {
         let (_dir, fabric) = tree();
         let controllers = fabric.controllers("nqn.x").unwrap();
+        let id = |name: &str| fs::metadata(fabric.file(name, "")).unwrap().ino();
         let nvme0 = Controller {
+            id: id("nvme0"),
             name: "nvme0".into(),
             portal: Some("10.99.0.20:4420".parse().unwrap()),
             state: State::Live,
@@ -287,6 +321,7 @@ mod tests {
             nsids: vec![7],
         };
         let nvme1 = Controller {
+            id: id("nvme1"),
             name: "nvme1".into(),
             portal: Some("[fd00::2]:4421".parse().unwrap()),
             state: State::Connecting,
@@ -297,7 +332,9 @@ mod tests {
         assert_eq!(controllers, [nvme0, nvme1]);
         assert_eq!(fabric.controllers("nqn.z").unwrap(), []);
         let portals = ["10.99.0.20:4420".parse().unwrap()];
-        assert_eq!(fabric.beginning(&portals).unwrap(), ["nvme3"]);
+        let beginning = fabric.beginning(&portals).unwrap();
+        assert_eq!(beginning.len(), 1);
+        assert_eq!(beginning[0].name, "nvme3");
         let others = ["10.99.0.20:4421".parse().unwrap()];
         assert!(fabric.beginning(&others).unwrap().is_empty());
         let none = tempfile::tempdir().unwrap();
@@ -309,12 +346,12 @@ mod tests {
         let (dir, fabric) = tree();
         assert!(fabric.joins_paths());
         let parameters = dir.path().join("module/nvme_core/parameters");
-        write(&parameters, &[]);
-        assert!(!fabric.joins_paths(), "built without");
         for (word, joined) in [("Y", true), ("N", false)] {
             write(&parameters, &[("multipath", word)]);
             assert_eq!(fabric.joins_paths(), joined);
         }
+        fs::remove_file(parameters.join("multipath")).unwrap();
+        assert!(!fabric.joins_paths(), "built without");
     }
 
     #[test]
@@ -322,12 +359,13 @@ mod tests {
         let (_dir, fabric) = tree();
         let block = Block {
             name: "nvme0n1".into(),
+            controller: None,
             nsid: 7,
             wwid: Wwid::as_spelled("uuid.a".into()),
             nguid: String::new(),
             size: 8192,
+            read_only: false,
             sequence: Some(12),
-            controller: None,
         };
         assert_eq!(fabric.blocks("nqn.x").unwrap(), [block]);
         assert_eq!(fabric.blocks("nqn.y").unwrap(), []);

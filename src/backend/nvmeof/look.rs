@@ -1,29 +1,79 @@
-//! Looks at what the kernel knows of a subsystem, as this host is known to it, and waits for a volume's device.
+//! What this host has of a subsystem, as the kernel shows it now.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use tokio::time::Instant;
 
 use super::fabric::{Block, Controller, State};
 use super::verify::Wanted;
-use super::{DEVICES, INSPECT_TIMEOUT, LOOK, NvmeBackend, RESCAN, blocking, nqn, path, target};
+use super::{DEVICES, INSPECT_TIMEOUT, LOOK, NvmeBackend, RESCAN, nqn, path, target};
 use crate::backend::BackendError;
-use crate::model::{HostVolume, TargetPlan};
+use crate::backend::mount::blocking;
+use crate::host::NvmeHost;
+use crate::model::{HostVolume, TargetPath, TargetPlan};
 use crate::sys::worker::{Job, SysfsJob};
 
 impl NvmeBackend {
-    /// The subsystem's controllers by this host's name. One by another name goes by that one's rights, and away with whoever made it.
-    pub(super) async fn controllers(&self, nqn: &str) -> Result<Vec<Controller>, BackendError> {
-        let (fabric, nqn, own) = (self.fabric.clone(), nqn.to_owned(), self.own.clone());
+    /// Reads this host's names for NVMe storage; what does not exist yet is made.
+    pub(super) async fn own_name(&self) -> Result<NvmeHost, BackendError> {
+        let action = || "read or make this host's NVMe names in /etc/nvme".to_owned();
+        let host = self.own.clone();
+        blocking(action, move || host.nvme()).await
+    }
+
+    /// The subsystem's controllers by this host's own name. Those by another name belong to the program that made them, at whatever
+    /// portal: they go by that name's rights, and the kernel connects the own name beside them.
+    pub(super) async fn own_controllers(&self, nqn: &str) -> Result<Vec<Controller>, BackendError> {
+        self.by_own_name(self.controllers(nqn).await?).await
+    }
+
+    /// The controllers at these portals that the kernel is connecting to for the first time, by this host's own name.
+    pub(super) async fn own_beginning(
+        &self,
+        portals: &[SocketAddr],
+    ) -> Result<Vec<Controller>, BackendError> {
+        let (fabric, portals) = (self.fabric.clone(), portals.to_owned());
         let action = || "list the NVMe controllers in /sys/class/nvme".to_owned();
-        let list = move || {
-            let all = fabric.controllers(&nqn)?;
-            match all.is_empty() {
-                true => Ok(all),
-                false => Ok(by_name(all, &own.nvme()?.nqn)),
-            }
+        let beginning = blocking(action, move || fabric.beginning(&portals)).await?;
+        self.by_own_name(beginning).await
+    }
+
+    /// The portals where a controller by this host's own name stays that volattach did not make, and none that it made.
+    pub(super) async fn others(&self, nqn: &str) -> Result<Vec<String>, BackendError> {
+        let mut there = self.own_controllers(nqn).await?;
+        there.retain(|it| it.state != State::Ending);
+        let portals = |made: bool| {
+            let of = there
+                .iter()
+                .filter(move |it| self.made.has(nqn, it) == made);
+            of.filter_map(|it| it.portal)
+                .collect::<BTreeSet<SocketAddr>>()
         };
-        blocking(action, list).await
+        let others = portals(false);
+        Ok(others
+            .difference(&portals(true))
+            .map(SocketAddr::to_string)
+            .collect())
+    }
+
+    async fn by_own_name(
+        &self,
+        mut controllers: Vec<Controller>,
+    ) -> Result<Vec<Controller>, BackendError> {
+        // The name is read, and made, only where a controller asks for it.
+        if controllers.iter().any(|it| !it.host.is_empty()) {
+            let own = self.own_name().await?;
+            controllers.retain(|it| it.is_by(&own.nqn));
+        }
+        Ok(controllers)
+    }
+
+    pub(super) async fn controllers(&self, nqn: &str) -> Result<Vec<Controller>, BackendError> {
+        let (fabric, nqn) = (self.fabric.clone(), nqn.to_owned());
+        let action = || "list the NVMe controllers in /sys/class/nvme".to_owned();
+        blocking(action, move || fabric.controllers(&nqn)).await
     }
 
     pub(super) async fn blocks(&self, nqn: &str) -> Result<Vec<Block>, BackendError> {
@@ -62,27 +112,21 @@ impl NvmeBackend {
         let mut rescan = Instant::now();
         loop {
             let controllers = self.controllers(nqn).await?;
-            let blocks = self.blocks(nqn).await?;
-            // Where the kernel does not join paths, the device of another path is another attachment's.
-            let at_portal = |block: &Block| {
-                let of = |it: &&Controller| Some(&it.name) == block.controller.as_ref();
-                let controller = controllers.iter().find(of);
-                let portal = controller.and_then(|controller| controller.portal);
-                path::portals(&target.paths).any(|own| Some(own) == portal)
-            };
-            let found = blocks.iter().find(|block| {
-                wanted.may_be(block) && (block.controller.is_none() || at_portal(block))
-            });
+            let mut blocks = self.blocks(nqn).await?;
+            self.keep_claimed(&mut blocks, &target.paths, &controllers)
+                .await?;
+            let found = blocks.iter().find(|block| wanted.may_be(block));
             let leads = |block: &&Block| {
                 let mut live = controllers.iter().filter(|it| it.state == State::Live);
-                live.any(|controller| controller.nsids.contains(&block.nsid))
+                live.any(|controller| block.goes_by(controller))
             };
             if let Some(block) = found.filter(leads) {
                 return Ok(block.clone());
             }
             if Instant::now() >= end {
                 let live = controllers.iter().any(|it| it.state == State::Live);
-                return Err(match live {
+                // A device that exists is only without a path that is alive.
+                return Err(match live && found.is_none() {
                     true => wanted.absent(&blocks, self.settings.device_timeout),
                     false => path::lost(target),
                 });
@@ -93,6 +137,29 @@ impl NvmeBackend {
             }
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    /// Keeps the devices that stay as long as the paths do. One that goes by a single controller, at another portal or by another host
+    /// name, goes with whoever holds that, and its twin at the claimed portal is the volume's.
+    pub(super) async fn keep_claimed(
+        &self,
+        blocks: &mut Vec<Block>,
+        paths: &[TargetPath],
+        controllers: &[Controller],
+    ) -> Result<(), BackendError> {
+        if blocks.iter().all(|it| it.controller.is_none()) {
+            return Ok(());
+        }
+        let mut claimed = self.by_own_name(controllers.to_vec()).await?;
+        claimed.retain(|it| {
+            it.portal
+                .is_some_and(|at| path::portals(paths).any(|portal| portal == at))
+        });
+        blocks.retain(|block| {
+            let only = block.controller.as_ref();
+            only.is_none_or(|only| claimed.iter().any(|it| it.name == *only))
+        });
+        Ok(())
     }
 
     /// The volume's device, as far as the kernel knows it.
@@ -108,10 +175,22 @@ impl NvmeBackend {
                 && (device.sequence.is_none() || block.sequence == device.sequence)
         }))
     }
-}
 
-/// Those by that name of a host; also those of which the kernel does not tell it.
-pub(super) fn by_name(mut controllers: Vec<Controller>, host: &str) -> Vec<Controller> {
-    controllers.retain(|it| it.host.is_empty() || it.host == host);
-    controllers
+    /// Asks the connected volume's paths once more which volume it is; its device.
+    pub(super) async fn verify_again(
+        &self,
+        volume: &HostVolume,
+    ) -> Result<(Block, u64), BackendError> {
+        let target = target(&volume.plan)?;
+        let Some(block) = self.device(volume).await? else {
+            return Err(BackendError::VolumeNotFound {
+                path: volume.path().to_owned(),
+                why: "the device went away: its server is lost, or has taken the volume away"
+                    .to_owned(),
+            });
+        };
+        let wanted = Wanted::connected(nqn(target)?, volume.identity());
+        let told = self.verify(target, &wanted, &block).await?;
+        Ok((block, told.size))
+    }
 }

@@ -1,33 +1,201 @@
-//! Which controllers volattach made: those it ends. The kernel does not tell who made one.
+//! Which controllers volattach made: those it ends. The kernel does not report who made one.
+//!
+//! A portal is a name, at which another program may connect as soon as no controller of volattach's is there any more, by the same host
+//! name too: so it is the controller that is remembered, by its number.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Portals of subsystems. The next daemon has them from the journal, by what each attachment did not find there
-/// ([`crate::model::Found::others`]).
+use super::fabric::Controller;
+use super::{NvmeBackend, path};
+use crate::backend::BackendError;
+use crate::model::{TargetPath, TargetPlan};
+use crate::sys::worker::{Reply, WorkerError};
+
+/// Controllers that volattach made, by subsystem and portal. The next daemon has them from the journal, by what each attachment did not
+/// find there ([`crate::model::Found::others`]).
 #[derive(Debug, Default)]
-pub(super) struct Made(Mutex<BTreeSet<(String, SocketAddr)>>);
+pub(super) struct Made(Mutex<BTreeMap<(String, SocketAddr), Which>>);
+
+/// A controller of volattach's at a portal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Which {
+    /// The one that comes there next: the kernel was asked for it, and has not answered.
+    Next,
+    /// The one of that number ([`Controller::id`]).
+    Is(u64),
+}
 
 impl Made {
-    /// Notes that volattach connects there.
-    pub(super) fn note(&self, nqn: &str, portals: impl IntoIterator<Item = SocketAddr>) {
-        let all = portals.into_iter().map(|portal| (nqn.to_owned(), portal));
-        self.lock().extend(all);
+    /// Notes which controller there is volattach's; `None`: none. What was noted before.
+    pub(super) fn note(
+        &self,
+        nqn: &str,
+        portal: SocketAddr,
+        which: impl Into<Option<Which>>,
+    ) -> Option<Which> {
+        let key = (nqn.to_owned(), portal);
+        match which.into() {
+            Some(which) => self.lock().insert(key, which),
+            None => self.lock().remove(&key),
+        }
     }
 
-    /// Whether volattach connected there.
-    pub(super) fn has(&self, nqn: &str, portal: SocketAddr) -> bool {
-        self.lock().contains(&(nqn.to_owned(), portal))
+    /// Whether volattach made the subsystem's controller.
+    pub(super) fn has(&self, nqn: &str, controller: &Controller) -> bool {
+        controller
+            .portal
+            .is_some_and(|portal| match self.lock().get(&(nqn.to_owned(), portal)) {
+                Some(Which::Next) => true,
+                Some(Which::Is(id)) => *id == controller.id,
+                None => false,
+            })
     }
 
     /// What was there is gone.
     pub(super) fn forget(&self, nqn: &str, portals: &[SocketAddr]) {
         self.lock()
-            .retain(|(of, portal)| of != nqn || !portals.contains(portal));
+            .retain(|(of, portal), _| of != nqn || !portals.contains(portal));
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeSet<(String, SocketAddr)>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(String, SocketAddr), Which>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Which controller a connect to the portal came to, of those by this host's own name. Of several it is the last, for numbers grow; while
+/// the kernel is connecting to several, whose subsystems it does not report yet, it is not known.
+fn outcome(
+    portal: SocketAddr,
+    controllers: &[Controller],
+    beginning: &[Controller],
+) -> Option<Which> {
+    // What volattach makes has that time-out, and what most other tools make has it not.
+    let at = |it: &&Controller| it.portal == Some(portal) && it.as_ours;
+    let made = controllers.iter().filter(at).map(|it| it.id).max();
+    let begun: Vec<u64> = beginning.iter().filter(at).map(|it| it.id).collect();
+    match begun.as_slice() {
+        [] => made.map(Which::Is),
+        [one] => Some(Which::Is(made.map_or(*one, |made| made.max(*one)))),
+        _ => Some(Which::Next),
+    }
+}
+
+/// Controllers that volattach made.
+#[derive(Debug)]
+pub(super) struct Ours {
+    /// Those of the subsystem.
+    pub(super) controllers: Vec<Controller>,
+    /// Those that the kernel is connecting to for the first time: they come to nothing, or to a controller of the subsystem.
+    pub(super) beginning: Vec<Controller>,
+}
+
+impl Ours {
+    pub(super) fn all(&self) -> impl Iterator<Item = &Controller> {
+        self.controllers.iter().chain(&self.beginning)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.all().next().is_none()
+    }
+}
+
+impl NvmeBackend {
+    /// Those controllers where the paths lead that volattach made, for this attachment or for another one. `journaled`: whether the
+    /// journal has which there were of others ([`crate::model::Found::others`]); those of an earlier build are known by their time-out.
+    pub(super) async fn ours(
+        &self,
+        nqn: &str,
+        paths: &[TargetPath],
+        journaled: bool,
+    ) -> Result<Ours, BackendError> {
+        let portals: Vec<SocketAddr> = path::portals(paths).collect();
+        let is_ours = |it: &Controller| {
+            it.portal.is_some_and(|at| portals.contains(&at))
+                && match journaled {
+                    true => self.made.has(nqn, it),
+                    false => it.as_ours,
+                }
+        };
+        // Listed first: what begins may have become a controller by the second look.
+        let mut beginning = self.own_beginning(&portals).await?;
+        let mut controllers = self.own_controllers(nqn).await?;
+        beginning.retain(is_ours);
+        controllers.retain(is_ours);
+        Ok(Ours {
+            controllers,
+            beginning,
+        })
+    }
+
+    /// Notes what the kernel's connect to a portal came to, where [`Which::Next`] was noted before it; `before`: what was noted until then.
+    pub(super) async fn settle(
+        &self,
+        target: (&str, SocketAddr),
+        connected: &Result<Reply, WorkerError>,
+        before: Option<Which>,
+    ) {
+        let (nqn, portal) = target;
+        // The kernel has made nothing; by EALREADY, another program was faster.
+        if let Err(WorkerError::Failed { .. }) = connected {
+            self.made.note(nqn, portal, before);
+            return;
+        }
+        let look = async || {
+            let beginning = match connected {
+                Ok(_) => Vec::new(),
+                Err(_) => self.own_beginning(&[portal]).await?,
+            };
+            let controllers = self.own_controllers(nqn).await?;
+            Ok::<_, BackendError>(outcome(portal, &controllers, &beginning))
+        };
+        let which = match (look().await, connected) {
+            (Ok(Some(which)), _) => Some(which),
+            // A worker that sleeps in the kernel may not have come to it yet.
+            (Ok(None), Err(WorkerError::Deadline { reaped: false, .. })) => Some(Which::Next),
+            (Ok(None), _) => before,
+            (Err(error), _) => {
+                tracing::warn!(%portal, %error, "which controller was made there is not known: the next one counts as it");
+                Some(Which::Next)
+            }
+        };
+        self.made.note(nqn, portal, which);
+    }
+
+    /// Notes those of an attachment's controllers that exist: at portals where it found none of others.
+    pub(super) fn recall_made(&self, target: &TargetPlan, nqn: &str, others: &[String]) {
+        let portals = path::portals(&target.paths);
+        let portals: Vec<_> = portals.filter(|it| !path::was_there(others, *it)).collect();
+        let look = || {
+            let mut controllers = self.fabric.controllers(nqn)?;
+            let mut beginning = self.fabric.beginning(&portals)?;
+            // Where there is none, the name is not asked for, which would make it.
+            if controllers
+                .iter()
+                .chain(&beginning)
+                .any(|it| !it.host.is_empty())
+            {
+                let own = self.own.nvme()?;
+                controllers.retain(|it| it.is_by(&own.nqn));
+                beginning.retain(|it| it.is_by(&own.nqn));
+            }
+            Ok::<_, std::io::Error>((controllers, beginning))
+        };
+        match look() {
+            Ok((controllers, beginning)) => {
+                for portal in portals {
+                    if let Some(which) = outcome(portal, &controllers, &beginning) {
+                        self.made.note(nqn, portal, which);
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::warn!(nqn, %error, "cannot list the NVMe controllers: those at the attachment's portals count as its own");
+                for portal in portals {
+                    self.made.note(nqn, portal, Which::Next);
+                }
+            }
+        }
     }
 }

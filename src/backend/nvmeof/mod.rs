@@ -13,6 +13,7 @@ mod look;
 mod made;
 mod path;
 mod probe;
+mod protect;
 mod release;
 #[cfg(test)]
 mod tests;
@@ -25,7 +26,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::mount::{self, blocking, host};
+use super::mount;
 use super::{
     Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release, Setting,
     device, file,
@@ -37,9 +38,10 @@ use crate::model::{
     Access, Claim, Connection, Device, Found, HostPlan, HostVolume, Scope, SourceKind, TargetPath,
     TargetPlan, Wwid,
 };
-use crate::sys::worker::{Job, Workers};
-use fabric::{Block, Controller, Fabric};
+use crate::sys::worker::Workers;
+use fabric::Fabric;
 use made::Made;
+use protect::Protected;
 use verify::Wanted;
 
 /// The name in connection info (`driver_volume_type`).
@@ -66,6 +68,7 @@ pub struct NvmeBackend {
     workers: Workers,
     fabric: Fabric,
     made: Made,
+    protected: Protected,
 }
 
 impl NvmeBackend {
@@ -78,14 +81,13 @@ impl NvmeBackend {
             workers,
             fabric: Fabric::new(Path::new("/sys")),
             made: Made::default(),
+            protected: Protected::default(),
         }
     }
 
     /// What this host is called; where the volume was made for a host, that one must be this.
     async fn this_host(&self, volume: &NvmeVolume) -> Result<NvmeHost, BackendError> {
-        let action = || "read or make this host's NVMe names in /etc/nvme".to_owned();
-        let host = self.own.clone();
-        let own = blocking(action, move || host.nvme()).await?;
+        let own = self.own_name().await?;
         match &volume.host_nqn {
             Some(given) if *given != own.nqn => Err(BackendError::OtherHost {
                 given: given.clone(),
@@ -93,21 +95,6 @@ impl NvmeBackend {
             }),
             _ => Ok(own),
         }
-    }
-
-    /// Asks the connected volume's paths once more which volume it is; its device.
-    async fn verify_again(&self, volume: &HostVolume) -> Result<(Block, u64), BackendError> {
-        let target = target(&volume.plan)?;
-        let Some(block) = self.device(volume).await? else {
-            return Err(BackendError::VolumeNotFound {
-                path: volume.path().to_owned(),
-                why: "the device went away: its server is lost, or has taken the volume away"
-                    .to_owned(),
-            });
-        };
-        let wanted = Wanted::connected(nqn(target)?, volume.identity());
-        let told = self.verify(target, &wanted, &block).await?;
-        Ok((block, told.size))
     }
 }
 
@@ -163,11 +150,14 @@ impl Backend for NvmeBackend {
     fn recall(&self, volume: &HostVolume) {
         if let Ok(target) = target(&volume.plan)
             && let Ok(nqn) = nqn(target)
-            && let Some(others) = &volume.found.others
         {
-            let portals = path::portals(&target.paths);
-            let own = portals.filter(|portal| !path::was_there(others, *portal));
-            self.made.note(nqn, own);
+            let found = &volume.found;
+            if let Some(others) = &found.others {
+                self.recall_made(target, nqn, others);
+            }
+            if let Some(device) = found.device.as_ref().filter(|_| found.protected) {
+                self.protected.recall(nqn, device);
+            }
         }
     }
 
@@ -239,24 +229,17 @@ impl Backend for NvmeBackend {
             return Ok(Presence::Present);
         }
         let target = target(&volume.plan)?;
-        let beginning = self.beginning(&target.paths).await?;
-        let controllers = self.controllers(nqn(target)?).await?;
-        let others = volume.found.others.as_deref();
-        let is_ours = |it: &Controller| path::is_ours(&target.paths, others, it);
-        let ours = controllers.iter().any(is_ours);
-        Ok(match ours || !beginning.is_empty() {
-            true => Presence::Partial,
-            false => Presence::Absent,
+        let journaled = volume.found.others.is_some();
+        let ours = self.ours(nqn(target)?, &target.paths, journaled).await?;
+        Ok(match ours.is_empty() {
+            true => Presence::Absent,
+            false => Presence::Partial,
         })
     }
 
     async fn survey(&self, plan: &HostPlan) -> Result<Found, BackendError> {
-        let name = nqn(target(plan)?)?;
-        let there = self.controllers(name).await?;
-        let portals = there.iter().filter_map(|controller| controller.portal);
-        let others = portals.filter(|portal| !self.made.has(name, *portal));
         Ok(Found {
-            others: Some(others.map(|portal| portal.to_string()).collect()),
+            others: Some(self.others(nqn(target(plan)?)?).await?),
             ..Found::default()
         })
     }
@@ -268,6 +251,7 @@ impl Backend for NvmeBackend {
         owners: &dyn Owners,
     ) -> Result<Connected, BackendError> {
         let (given, target) = (self::volume(info)?, target(&volume.plan)?);
+        let own = self.this_host(given).await?;
         if given.portals.len() > 1 && !self.fabric.joins_paths() {
             return Err(BackendError::MultipathFailed {
                 volume: Wanted::new(given).to_string(),
@@ -276,25 +260,16 @@ impl Backend for NvmeBackend {
                     .to_owned(),
             });
         }
-        let own = self.this_host(given).await?;
-        let missing = self.connect_paths(given, &own).await?;
-        let mut found = volume.found.clone();
-        if let Some(others) = &mut found.others {
-            // Whoever has a controller there later made it.
-            others.extend(missing.iter().map(ToString::to_string));
-        }
+        self.connect_paths(given, &own).await?;
+        // What the survey found may have gone since, and been made anew; or another program was faster.
+        let others = self.others(nqn(target)?).await?;
         let wanted = Wanted::new(given);
         let block = self.appear(target, &wanted).await?;
         let told = self.verify(target, &wanted, &block).await?;
         owners.take(&told.wwid, wanted.to_string()).await?;
         let node = Path::new(DEVICES).join(&block.name);
-        let access = match volume.plan.access {
-            Access::ReadOnly => Job::SetReadOnly(node.clone()),
-            // It stays while other volumes of the subsystem are connected, as it was made for whoever had it before.
-            Access::ReadWrite => Job::SetWritable(node.clone()),
-        };
-        let set = self.workers.run(access, INSPECT_TIMEOUT).await;
-        set.map_err(host(|| format!("set the access to {}", node.display())))?;
+        let access = volume.plan.access;
+        let protected = self.set_access(nqn(target)?, &block, access).await?;
         tracing::info!(device = %node.display(), identity = %told.wwid, "connected");
         let device = Device {
             path: node,
@@ -305,7 +280,9 @@ impl Backend for NvmeBackend {
             plan: volume.plan.clone(),
             found: Found {
                 device: Some(device),
-                ..found
+                others: Some(others),
+                protected,
+                ..volume.found.clone()
             },
         };
         mount::inspect(&self.workers, &connected, None).await?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::fabric::{Controller, State};
+use super::made::Which;
 use super::{NvmeBackend, probe};
 use crate::backend::mount::host;
 use crate::backend::mount::probe::Outcome;
@@ -18,7 +19,7 @@ use crate::sys::worker::{Job, WorkerError};
 
 /// Why a portal does not do.
 #[derive(Debug)]
-pub(super) enum Fault {
+enum Fault {
     /// No connection; why.
     Unreachable(String),
     /// It said nothing in time; what it was asked.
@@ -29,33 +30,22 @@ pub(super) enum Fault {
     Here(BackendError),
 }
 
-impl Fault {
-    /// Whether the kernel may have begun to connect, and bring that to its end later.
-    pub(super) fn may_connect_yet(&self) -> bool {
-        matches!(self, Self::Silent(_) | Self::Here(_))
-    }
-}
-
 impl NvmeBackend {
-    /// Connects every portal that is not connected, all at once. One that does will do; gives those that come to nothing.
+    /// Connects every portal that is not connected, all at once. One that does will do.
     pub(super) async fn connect_paths(
         &self,
         volume: &NvmeVolume,
         own: &NvmeHost,
-    ) -> Result<Vec<SocketAddr>, BackendError> {
+    ) -> Result<(), BackendError> {
         let mut known = self.controllers(&volume.nqn).await?;
-        known.retain(|it| it.state != State::Ending);
+        known.retain(|it| it.state != State::Ending && it.is_by(&own.nqn));
         let known = &known;
         let connects = volume.portals.iter().map(|&portal| async move {
             let of_portal = |it: &&Controller| it.portal == Some(portal);
             let Some(controller) = known.iter().find(of_portal) else {
-                let connected = self.connect_path(volume, portal, own).await;
-                if connected.as_ref().map_or_else(Fault::may_connect_yet, |()| true) {
-                    self.made.note(&volume.nqn, [portal]);
-                }
-                return connected;
+                return self.connect_path(volume, portal, own).await;
             };
-            if !self.made.has(&volume.nqn, portal) {
+            if !self.made.has(&volume.nqn, controller) {
                 tracing::warn!(
                     %portal,
                     controller = controller.name,
@@ -73,11 +63,10 @@ impl NvmeBackend {
             .filter_map(|(portal, outcome)| Some((*portal, outcome.err()?)))
             .collect();
         if good {
-            for (portal, fault) in &faults {
+            for (portal, fault) in faults {
                 tracing::warn!(%portal, ?fault, "a path is missing");
             }
-            let missing = faults.iter().filter(|(_, fault)| !fault.may_connect_yet());
-            return Ok(missing.map(|(portal, _)| *portal).collect());
+            return Ok(());
         }
         Err(worst(&volume.nqn, faults))
     }
@@ -98,11 +87,20 @@ impl NvmeBackend {
         }
         let options = options(&self.settings, &volume.nqn, portal, own);
         let within = self.settings.connect_timeout;
-        match self.workers.run(Job::ConnectNvme(options), within).await {
+        // Noted before, for the call may be given up meanwhile.
+        let before = self.made.note(&volume.nqn, portal, Which::Next);
+        let connected = self.workers.run(Job::ConnectNvme(options), within).await;
+        self.settle((&volume.nqn, portal), &connected, before).await;
+        match connected {
             Ok(_) => {
                 tracing::info!(nqn = volume.nqn, %portal, "path connected");
                 Ok(())
             }
+            // Another program has connected there meanwhile; that does as well.
+            Err(WorkerError::Failed {
+                errno: Errno::EALREADY,
+                ..
+            }) => Ok(()),
             Err(WorkerError::Failed { step, errno }) => Err(meaning(&step, errno)),
             // What the kernel has begun it may still bring to its end: the undo waits for that, and takes it down.
             Err(WorkerError::Deadline { .. }) => Err(Fault::Silent(no_answer(within))),
@@ -208,22 +206,6 @@ pub(super) fn was_there(others: &[String], portal: SocketAddr) -> bool {
         .iter()
         .filter_map(|it| it.parse().ok())
         .any(|it: SocketAddr| it == portal)
-}
-
-/// Whether the controller is one that volattach made for this attachment, or for another one before.
-pub(super) fn is_ours(
-    paths: &[TargetPath],
-    others: Option<&[String]>,
-    controller: &Controller,
-) -> bool {
-    let Some(at) = controller.portal else {
-        return false;
-    };
-    portals(paths).any(|portal| portal == at)
-        && match others {
-            Some(others) => !was_there(others, at),
-            None => controller.as_ours,
-        }
 }
 
 /// Every path of the target is there, and none is alive.

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use tokio::time::Instant;
 
 use super::fabric::{Block, Controller};
-use super::{DEVICES, INSPECT_TIMEOUT, LOOK, NvmeBackend, blocking, nqn, path, target};
+use super::{DEVICES, INSPECT_TIMEOUT, LOOK, NvmeBackend, nqn, path, target};
 use crate::backend::release::{self, Use, busy};
 use crate::backend::{BackendError, Release};
 use crate::model::{Claim, HostVolume, TargetPath};
@@ -27,7 +27,11 @@ impl NvmeBackend {
     ) -> Result<(), BackendError> {
         let target = target(&volume.plan)?;
         let nqn = nqn(target)?;
-        let blocks = self.blocks(nqn).await?;
+        let mut blocks = self.blocks(nqn).await?;
+        // What goes by one controller elsewhere is another attachment's, or another program's, and stays.
+        let controllers = self.controllers(nqn).await?;
+        self.keep_claimed(&mut blocks, &target.paths, &controllers)
+            .await?;
         let own = |block: &&Block| volume.identity() == Some(&block.wwid);
         if let Some(block) = blocks.iter().find(own)
             && self.flush(block, how.force).await? == Use::ByHost
@@ -53,14 +57,18 @@ impl NvmeBackend {
                     device = block.name,
                     "the controllers stay: this host itself uses another namespace"
                 );
-                return Ok(());
+                return self.unprotect(nqn).await;
             }
         }
-        let others = volume.found.others.as_deref();
-        self.end_controllers(&paths, others, nqn).await?;
+        let journaled = volume.found.others.is_some();
+        self.end_controllers(nqn, &paths, journaled).await?;
         let portals: Vec<SocketAddr> = path::portals(&paths).collect();
         self.made.forget(nqn, &portals);
-        Ok(())
+        match shared {
+            true => Ok(()),
+            // Where controllers of others keep them.
+            false => self.unprotect(nqn).await,
+        }
     }
 
     /// Writes out what is cached of a device, if it is nobody's; `force`: where that fails, it is lost.
@@ -78,20 +86,17 @@ impl NvmeBackend {
     /// waited for: it comes to nothing, or to a controller.
     async fn end_controllers(
         &self,
-        paths: &[TargetPath],
-        others: Option<&[String]>,
         nqn: &str,
+        paths: &[TargetPath],
+        journaled: bool,
     ) -> Result<(), BackendError> {
         let end = Instant::now() + DEADLINE;
         loop {
-            let beginning = self.beginning(paths).await?;
-            let mut controllers = self.controllers(nqn).await?;
-            controllers.retain(|controller| path::is_ours(paths, others, controller));
-            if controllers.is_empty() && beginning.is_empty() {
+            let ours = self.ours(nqn, paths, journaled).await?;
+            if ours.is_empty() {
                 return Ok(());
             }
-            let names = controllers.iter().map(|it| &it.name).chain(&beginning);
-            let names: Vec<&str> = names.map(String::as_str).collect();
+            let names: Vec<&str> = ours.all().map(|it| it.name.as_str()).collect();
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(busy(
@@ -102,7 +107,8 @@ impl NvmeBackend {
                     ),
                 ));
             }
-            let ends = controllers
+            let ends = ours
+                .controllers
                 .iter()
                 .map(|controller| self.end(controller, left));
             for outcome in futures::future::join_all(ends).await {
@@ -110,17 +116,6 @@ impl NvmeBackend {
             }
             tokio::time::sleep(LOOK).await;
         }
-    }
-
-    /// The controllers where the paths lead that the kernel is connecting to for the first time.
-    pub(super) async fn beginning(
-        &self,
-        paths: &[TargetPath],
-    ) -> Result<Vec<String>, BackendError> {
-        let fabric = self.fabric.clone();
-        let portals: Vec<SocketAddr> = path::portals(paths).collect();
-        let action = || "list the NVMe controllers in /sys/class/nvme".to_owned();
-        blocking(action, move || fabric.beginning(&portals)).await
     }
 
     async fn end(&self, controller: &Controller, within: Duration) -> Result<(), BackendError> {

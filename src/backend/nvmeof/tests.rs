@@ -1,14 +1,31 @@
-use super::fabric::State;
+mod tree;
+
+use std::net::SocketAddr;
+
+use nix::errno::Errno;
+
+use super::made::Which;
 use super::*;
 use crate::config::Settings;
 use crate::connection::ConnectionInfo;
 use crate::model::Reason;
+use crate::sys::worker::{Reply, WorkerError};
+use tree::{Tree, write};
 
 const UUID: &str = "7c9e6679-7425-40de-944b-e07fc1f90ae7";
 
 fn backend() -> NvmeBackend {
     let workers = Workers::from_executable(PathBuf::new());
     NvmeBackend::new(Settings::built_in().nvmeof, Arc::new(Host::this()), workers)
+}
+
+const OWN: &str = "nqn.me";
+const PORTAL: &str = "10.0.0.1:4420";
+const SECOND: &str = "[fd00::2]:4421";
+
+fn plan() -> HostPlan {
+    let info = info(r#""ns_id":7"#);
+    backend().plan(&info, Access::ReadWrite).unwrap()
 }
 
 fn info(identity: &str) -> Protocol {
@@ -90,119 +107,214 @@ fn another_protocols_volume_is_no_business_of_this_one() {
 }
 
 /// Who made a controller is known by what was found before, also by the next daemon; of what an earlier build made, by its time-out.
-#[test]
-fn only_controllers_that_volattach_made_are_ended() {
-    let backend = backend();
-    let info = info(r#""ns_id":7"#);
-    let plan = backend.plan(&info, Access::ReadWrite).unwrap();
-    let mut volume = HostVolume::from(plan);
-    let [first, second] = ["10.0.0.1:4420", "[fd00::2]:4421"];
-    let ours = |volume: &HostVolume, at: &str, as_ours| {
-        let controller = Controller {
-            as_ours,
-            ..controller(at, "")
-        };
-        let paths = &target(&volume.plan).unwrap().paths;
-        path::is_ours(paths, volume.found.others.as_deref(), &controller)
-    };
-    assert!(ours(&volume, first, true) && !ours(&volume, first, false));
-    volume.found.others = Some(vec![second.to_owned()]);
-    for as_ours in [true, false] {
-        assert!(ours(&volume, first, as_ours));
-        assert!(!ours(&volume, second, as_ours));
-        let other = "10.0.0.9:4420";
-        assert!(!ours(&volume, other, as_ours), "of another volume");
-    }
-    backend.recall(&volume);
-    let made = |at: &str| backend.made.has("nqn.x", at.parse().unwrap());
-    assert!(made(first) && !made(second));
-}
-
-fn controller(portal: &str, host: &str) -> Controller {
-    Controller {
-        name: "nvme0".into(),
-        portal: portal.parse().ok(),
-        state: State::Live,
-        as_ours: true,
-        host: host.into(),
-        nsids: vec![],
-    }
-}
-
-#[test]
-fn controllers_by_another_name_of_this_host_are_nobodys_here() {
-    let at = |host: &str| controller("10.0.0.1:4420", host);
-    let all = vec![at("nqn.other"), at("nqn.own"), at("")];
-    assert_eq!(look::by_name(all, "nqn.own"), [at("nqn.own"), at("")]);
-}
-
-/// What two attachments, each by a portal of its own, have of one volume where the kernel does not join its paths.
 #[tokio::test]
-async fn each_path_has_its_own_device_where_the_kernel_does_not_join_them() {
-    let sys = tempfile::tempdir().unwrap();
-    let write = |path: &str, attributes: &[(&str, &str)]| {
-        let path = sys.path().join(path);
-        std::fs::create_dir_all(&path).unwrap();
-        for (name, value) in attributes {
-            std::fs::write(path.join(name), format!("{value}\n")).unwrap();
-        }
-    };
-    for (controller, address) in [
-        ("nvme0", "traddr=10.0.0.1,trsvcid=4420"),
-        ("nvme1", "traddr=fd00::2,trsvcid=4421"),
+async fn only_controllers_that_volattach_made_are_ended() {
+    let tree = Tree::new();
+    let mut volume = HostVolume::from(plan());
+    for (name, portal) in [
+        ("nvme0", PORTAL),
+        ("nvme1", SECOND),
+        ("nvme2", "10.0.0.9:4420"),
     ] {
-        let class = format!("class/nvme/{controller}");
-        let known = [
-            ("subsysnqn", "nqn.x"),
-            ("transport", "tcp"),
-            ("address", address),
-            ("state", "live"),
-        ];
-        write(&class, &known);
-        write(&format!("{class}/{controller}n1"), &[("nsid", "7")]);
-        let block = format!("block/{controller}n1");
-        write(&block, &[("nsid", "7"), ("wwid", "uuid.a"), ("size", "16")]);
-        let device = sys.path().join(&block).join("device");
-        std::os::unix::fs::symlink(sys.path().join(&class), device).unwrap();
+        tree.controller(name, portal, OWN);
     }
-    let mut backend = backend();
-    backend.fabric = Fabric::new(sys.path());
-    let Protocol::Nvme(mut volume) = info(r#""ns_id":7"#) else {
-        unreachable!()
+    assert_eq!(tree.ours(&volume).await, ["nvme0", "nvme1"]);
+    tree.set("nvme1", "fast_io_fail_tmo", "off");
+    assert_eq!(tree.ours(&volume).await, ["nvme0"]);
+    volume.found.others = Some(vec![SECOND.to_owned()]);
+    assert!(tree.ours(&volume).await.is_empty(), "nobody remembers any");
+    tree.backend.recall(&volume);
+    tree.set("nvme0", "fast_io_fail_tmo", "off"); // the operator's
+    tree.set("nvme1", "fast_io_fail_tmo", "15");
+    assert_eq!(tree.ours(&volume).await, ["nvme0"]);
+    let others = ["10.0.0.9:4420", SECOND];
+    assert_eq!(tree.others(&volume.plan).await, others);
+}
+
+/// A portal where volattach connected once is no more its own than any other: another program may connect there, by the same host name.
+#[tokio::test]
+async fn a_controller_is_ours_and_not_its_portal() {
+    let tree = Tree::new();
+    let mut volume = HostVolume::from(plan());
+    volume.found.others = Some(vec![]);
+    let first: SocketAddr = PORTAL.parse().unwrap();
+    let made = &tree.backend.made;
+    let refused = Err(WorkerError::Failed {
+        step: "connect".to_owned(),
+        errno: Errno::ECONNREFUSED,
+    });
+    // In vain; what is there later is of others.
+    let settle = async |connected: Result<Reply, WorkerError>| {
+        let before = made.note("nqn.x", first, Which::Next);
+        let target = ("nqn.x", first);
+        tree.backend.settle(target, &connected, before).await;
+        tree.ours(&volume).await
     };
-    let portals = volume.portals.clone();
-    for (portal, device) in portals.into_iter().zip(["nvme0n1", "nvme1n1"]) {
-        volume.portals = vec![portal];
-        let plan = backend.plan(&Protocol::Nvme(volume.clone()), Access::ReadOnly);
-        let plan = plan.unwrap();
-        let wanted = Wanted::new(&volume);
-        let appeared = backend.appear(target(&plan).unwrap(), &wanted).await;
-        assert_eq!(appeared.unwrap().name, device);
-    }
-    // Several would be one path.
-    write("module/nvme_core/parameters", &[("multipath", "N")]);
-    let several = info(r#""ns_id":7"#);
-    let plan = backend.plan(&several, Access::ReadOnly).unwrap();
-    let refused = backend.connect(&plan.into(), &several, &Nobody).await;
-    assert_eq!(refused.err().unwrap().reason(), Reason::MultipathFailed);
+    assert!(settle(refused).await.is_empty());
+    tree.controller("nvme0", PORTAL, OWN);
+    assert!(tree.ours(&volume).await.is_empty());
+    assert_eq!(tree.others(&volume.plan).await, [PORTAL]);
+    // Nor the other program's that was faster.
+    let faster = Err(WorkerError::Failed {
+        step: "connect".to_owned(),
+        errno: Errno::EALREADY,
+    });
+    assert!(settle(faster).await.is_empty());
+    // Made, by the same name and where one of others was before.
+    tree.anew("nvme0");
+    assert_eq!(settle(Ok(Reply::Done)).await, ["nvme0"]);
+    assert!(tree.others(&volume.plan).await.is_empty());
+    assert_eq!(tree.backend.find(&volume).await.unwrap(), Presence::Partial);
+    // Lost, and made anew by another program.
+    tree.anew("nvme0");
+    assert!(tree.ours(&volume).await.is_empty());
+    assert_eq!(tree.others(&volume.plan).await, [PORTAL]);
+    tree.release(&volume).await.unwrap();
+    // One on its way out is no reason to leave the next.
+    tree.set("nvme0", "state", "deleting");
+    assert!(tree.others(&volume.plan).await.is_empty());
 }
 
-/// Has every identity for the taking.
-struct Nobody;
-
-#[async_trait]
-impl Owners for Nobody {
-    async fn take(&self, _identity: &Wwid, _device: String) -> Result<(), BackendError> {
-        Ok(())
-    }
+/// What the kernel has begun and not answered is waited for and ended, but nothing else that begins there.
+#[tokio::test]
+async fn a_connect_that_was_given_up_is_known_by_what_it_began() {
+    let mut tree = Tree::new();
+    let mut volume = HostVolume::from(plan());
+    volume.found.others = Some(vec![]);
+    let given_up = || {
+        Err(WorkerError::Deadline {
+            pid: 1,
+            within: LOOK,
+            reaped: false,
+        })
+    };
+    let target = ("nqn.x", PORTAL.parse().unwrap());
+    tree.backend.settle(target, &given_up(), None).await;
+    tree.controller("nvme0", PORTAL, OWN);
+    assert_eq!(tree.ours(&volume).await, ["nvme0"], "late");
+    tree.set("nvme0", "subsysnqn", "(efault)");
+    tree.backend.settle(target, &given_up(), None).await;
+    assert_eq!(tree.ours(&volume).await, ["nvme0"]);
+    tree.set("nvme0", "subsysnqn", "nqn.x");
+    assert_eq!(tree.ours(&volume).await, ["nvme0"]);
+    tree.anew("nvme0");
+    assert!(tree.ours(&volume).await.is_empty());
+    // The next daemon finds what the last one has begun, and nothing where there is nothing.
+    tree.set("nvme0", "subsysnqn", "(efault)");
+    tree.restart();
+    tree.backend.recall(&volume);
+    assert_eq!(tree.ours(&volume).await, ["nvme0"]);
+    tree.gone("nvme0");
+    tree.restart();
+    tree.backend.recall(&volume);
+    tree.controller("nvme0", PORTAL, OWN);
+    assert!(tree.ours(&volume).await.is_empty());
 }
 
-/// A portal that answers with a refusal made no controller: the one that is there later is somebody else's. One that was silent may
-/// have the kernel connect yet.
-#[test]
-fn what_a_connect_came_to_says_whose_the_controller_is_later() {
-    use path::Fault;
-    assert!(!Fault::Unreachable("no route".into()).may_connect_yet());
-    assert!(!Fault::Refused("no such subsystem".into()).may_connect_yet());
-    assert!(Fault::Silent("no answer".into()).may_connect_yet());
+/// The kernel connects this host's own name beside another one at the same portal: each goes with the program that made it.
+#[tokio::test]
+async fn controllers_by_another_host_name_are_nobodys_here() {
+    let tree = Tree::new();
+    let plan = plan();
+    tree.controller("nvme0", PORTAL, "nqn.other");
+    assert!(tree.others(&plan).await.is_empty());
+    tree.controller("nvme1", PORTAL, OWN);
+    assert_eq!(tree.others(&plan).await, [PORTAL]);
+    tree.set("nvme1", "hostnqn", ""); // before Linux 5.2
+    assert_eq!(tree.others(&plan).await, [PORTAL]);
+
+    let mut volume = HostVolume::from(plan);
+    volume.found.others = Some(vec![]);
+    tree.backend.recall(&volume);
+    let find = async || tree.backend.find(&volume).await.unwrap();
+    assert_eq!(find().await, Presence::Partial);
+    let ended = tree.release(&volume).await.unwrap_err();
+    assert!(ended.contains("nvme1"), "{ended}");
+    tree.gone("nvme1");
+    assert_eq!(find().await, Presence::Absent);
+    tree.release(&volume).await.unwrap();
+    tree.set("nvme0", "subsysnqn", "(efault)");
+    assert_eq!(find().await, Presence::Absent);
+}
+
+/// With native multipath off, each controller has a device of its own, which goes with it.
+#[tokio::test]
+async fn a_device_that_goes_by_one_controller_is_that_of_the_claimed_portal() {
+    let mut tree = Tree::new();
+    tree.backend.settings.device_timeout = Duration::ZERO;
+    tree.controller("nvme0", PORTAL, OWN);
+    tree.disk("nvme0n1", "nvme0");
+    tree.controller("nvme1", SECOND, "nqn.other");
+    tree.disk("nvme1n1", "nvme1");
+    let info = info(r#""ns_id":7"#);
+    let wanted = Wanted::new(volume(&info).unwrap());
+    let mut plan = plan();
+    let Connection::Nvme(target) = &mut plan.connection else {
+        panic!("{:?}", plan.connection);
+    };
+    target.paths.retain(|path| path.portal == SECOND);
+    let appear = async |target: &TargetPlan| {
+        let block = tree.backend.appear(target, &wanted).await;
+        block
+            .map(|block| block.name)
+            .map_err(|error| error.reason())
+    };
+    let absent = Err(Reason::DeviceNotFound);
+    assert_eq!(appear(target).await, absent, "of another host name");
+    tree.controller("nvme2", SECOND, OWN);
+    tree.disk("nvme2n1", "nvme2");
+    assert_eq!(appear(target).await, Ok("nvme2n1".to_owned()));
+    tree.set("nvme2", "state", "connecting");
+    let lost = Err(Reason::ServerTimeout);
+    assert_eq!(appear(target).await, lost, "its own path is dead");
+}
+
+/// Where controllers of others keep the device, it is made writable again by the last attachment of the subsystem, also by the next
+/// daemon; one that was read-only before stays so.
+#[tokio::test]
+async fn what_attachments_alone_made_read_only_is_made_writable_again() {
+    let tree = Tree::new();
+    tree.controller("nvme0", PORTAL, OWN);
+    tree.disk("nvme0n1", "nvme0");
+    let block = || tree.backend.fabric.blocks("nqn.x").unwrap().remove(0);
+    let set = async |access| tree.backend.set_access("nqn.x", &block(), access).await;
+    let disk = tree.root.path().join("block/nvme0n1");
+    let noted = || tree.backend.protected.has(&block());
+    // There is no worker here: a job that is tried fails.
+    for (ro, access, expected) in [
+        ("1", Access::ReadOnly, false),
+        ("0", Access::ReadWrite, false),
+        ("0", Access::ReadOnly, true),
+        ("1", Access::ReadOnly, true),
+    ] {
+        write(&disk, &[("ro", ro)]);
+        set(access).await.unwrap_err();
+        assert_eq!(noted(), expected, "{ro} {access:?}");
+    }
+    // The kernel's device of a controller of others, which a detach does not write out.
+    tree.controller("nvme0", "10.0.0.9:4420", OWN);
+    let mut volume = HostVolume::from(plan());
+    volume.found.others = Some(vec![]);
+    let again = |released: Result<(), String>| {
+        released.is_err_and(|it| it.contains("nvme0n1 writable again"))
+    };
+    assert!(again(tree.release(&volume).await));
+    volume.found.device = Some(Device {
+        path: "/dev/nvme0n1".into(),
+        identity: block().wwid,
+        sequence: None,
+    });
+    for (protected, shared) in [(true, false), (true, true), (false, false)] {
+        volume.found.protected = protected;
+        let backend = tree.anew_backend();
+        backend.recall(&volume);
+        let held = match shared {
+            true => vec![Claim::Subsystem("nqn.x".into())],
+            false => vec![],
+        };
+        let how = Release { held, force: false };
+        let released = backend.disconnect(&volume, &how).await;
+        let released = released.map_err(|error| error.to_string());
+        assert_eq!(again(released), protected && !shared);
+    }
 }

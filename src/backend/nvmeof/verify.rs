@@ -208,7 +208,7 @@ impl NvmeBackend {
         let controllers = self.controllers(nqn(target)?).await?;
         let paths = controllers
             .iter()
-            .filter(|it| it.state == State::Live && it.nsids.contains(&block.nsid));
+            .filter(|it| it.state == State::Live && block.goes_by(it));
         let asked = paths.map(|controller| async {
             let job = Job::IdentifyNamespace(NamespaceJob {
                 controller: Path::new(super::DEVICES).join(&controller.name),
@@ -261,6 +261,7 @@ mod tests {
     fn block(told: &Namespace) -> Block {
         Block {
             name: "nvme0n1".into(),
+            controller: None,
             nsid: 7,
             wwid: told.wwid().unwrap(),
             nguid: told
@@ -268,8 +269,8 @@ mod tests {
                 .map(|nguid| nguid.to_string())
                 .unwrap_or_default(),
             size: 4096,
+            read_only: false,
             sequence: None,
-            controller: None,
         }
     }
 
