@@ -87,6 +87,17 @@ impl LocalBackend {
                 why: why.to_owned(),
             })
     }
+
+    /// Makes the device of a volume that is only read read-only, also where it was and is no more. One that this attachment does not have to
+    /// make writable again stays as it is: nobody would.
+    async fn protect(&self, volume: &HostVolume) -> Result<(), BackendError> {
+        let plan = &volume.plan;
+        if !volume.found.protected || !wants_protection(plan) {
+            return Ok(());
+        }
+        self.protected.note(&plan.path);
+        blocking(plan, |plan| protect::set(plan, true)).await
+    }
 }
 
 fn volume(info: &Protocol) -> Result<&LocalVolume, BackendError> {
@@ -269,12 +280,9 @@ impl Backend for LocalBackend {
     }
 
     async fn find(&self, volume: &HostVolume) -> Result<Presence, BackendError> {
-        let there = find(&volume.plan).await?;
-        Ok(match there {
-            // What is left of it is that it may have to be writable again.
-            Presence::Present if wants_protection(&volume.plan) => Presence::Partial,
-            there => there,
-        })
+        // Read-only or not: earlier builds left devices writable, and device-mapper forgets it with each new table (`lvextend`). A device
+        // that works is not lost for that.
+        find(&volume.plan).await
     }
 
     async fn survey(&self, plan: &HostPlan) -> Result<Found, BackendError> {
@@ -290,11 +298,7 @@ impl Backend for LocalBackend {
         _info: &Protocol,
         _owners: &dyn Owners,
     ) -> Result<Connected, BackendError> {
-        let plan = &volume.plan;
-        if wants_protection(plan) {
-            self.protected.note(&plan.path);
-            blocking(plan, |plan| protect::set(plan, true)).await?;
-        }
+        self.protect(volume).await?;
         Ok(Connected {
             found: volume.found.clone(),
             inspected: false,
@@ -302,6 +306,7 @@ impl Backend for LocalBackend {
     }
 
     async fn join(&self, volume: &HostVolume) -> Result<(), BackendError> {
+        self.protect(volume).await?;
         self.inspect(volume).await
     }
 
@@ -330,6 +335,7 @@ impl Backend for LocalBackend {
     }
 
     async fn extend(&self, volume: &HostVolume) -> Result<u64, BackendError> {
+        self.protect(volume).await?;
         inspect(&volume.plan).await
     }
 

@@ -1,4 +1,4 @@
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{FileTypeExt, symlink};
 use std::path::Path;
 
 use super::*;
@@ -198,4 +198,63 @@ async fn a_device_that_is_only_read_is_surveyed_so() {
     assert!(backend.survey(&writes).await.unwrap().protected);
     backend.disconnect(&surveyed, &LAST).await.unwrap();
     assert!(!backend.survey(&writes).await.unwrap().protected);
+}
+
+/// A block device of this machine, to look at and not to touch, that the kernel lets be written.
+fn writable_device() -> Option<PathBuf> {
+    let entries = std::fs::read_dir(DEVICES).unwrap();
+    let mut paths = entries.map(|entry| entry.unwrap().path());
+    paths.find(|path| {
+        let info = info(path, ImageFormat::Raw);
+        let plan = backend(&[Path::new(DEVICES)]).plan(&info, Access::ReadOnly);
+        let of_disks = std::fs::metadata(path).is_ok_and(|it| it.file_type().is_block_device());
+        of_disks && plan.is_ok_and(|plan| wants_protection(&plan))
+    })
+}
+
+/// Attachments of earlier builds have it so, and those whose device got a new table from device-mapper.
+#[tokio::test]
+async fn a_device_that_may_be_written_again_is_not_lost() {
+    let Some(device) = writable_device() else {
+        eprintln!("not tested: this machine has no block device in {DEVICES} that may be written");
+        return;
+    };
+    let backend = backend(&[Path::new(DEVICES)]);
+    let info = info(&device, ImageFormat::Raw);
+    let mut volume = HostVolume::from(backend.plan(&info, Access::ReadOnly).unwrap());
+    for protected in [false, true] {
+        volume.found.protected = protected;
+        let found = backend.find(&volume).await.unwrap();
+        assert_eq!(found, Presence::Present, "{}", device.display());
+    }
+    // Nobody would make that one writable again.
+    volume.found.protected = false;
+    backend.protect(&volume).await.unwrap();
+    assert!(wants_protection(&volume.plan));
+}
+
+/// Connecting, joining and extending set it again: to see that they do, on a device that is not there.
+#[tokio::test]
+async fn whoever_uses_a_device_that_is_only_read_has_it_read_only() {
+    let backend = backend(&[Path::new(DEVICES)]);
+    let info = info("/dev/volattach-absent", ImageFormat::Raw);
+    let plan = backend.plan(&info, Access::ReadOnly).unwrap();
+    let found = backend.survey(&plan).await.unwrap();
+    let volume = HostVolume { plan, found };
+    let writable = HostVolume {
+        plan: backend.plan(&info, Access::ReadWrite).unwrap(),
+        found: Found::default(),
+    };
+    let protected = async || backend.survey(&writable.plan).await.unwrap().protected;
+    for call in ["connect", "join", "extend"] {
+        assert!(!protected().await);
+        let failed = match call {
+            "connect" => backend.connect(&volume, &info, &NoOthers).await.map(drop),
+            "join" => backend.join(&volume).await,
+            _ => backend.extend(&volume).await.map(drop),
+        };
+        assert_eq!(failed.unwrap_err().reason(), Reason::VolumeNotFound);
+        assert!(protected().await, "{call}");
+        backend.disconnect(&volume, &LAST).await.unwrap();
+    }
 }
