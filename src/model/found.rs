@@ -32,7 +32,7 @@ pub struct Found {
     #[serde(default)]
     pub others: Option<Vec<String>>,
     /// What the file with the login said when the share was mounted, as a keyed hash tells it from what it says later; `None`: there is
-    /// no such file, or this attachment found the share mounted.
+    /// no such file, or this attachment found the share mounted and nobody knew with what.
     #[serde(default)]
     pub login: Option<String>,
     /// Whether the volume's block device is read-only for attachments alone, and writable when the last of them has gone.
