@@ -345,7 +345,10 @@ impl Backend for SmbBackend {
                 file: file.clone(),
             });
         }
-        self.inspect(volume).await
+        match volume.plan.mount() {
+            Some(_) => self.mounter.join(volume).await.map(drop),
+            None => self.inspect(volume).await,
+        }
     }
 
     fn beside(&self, plan: &HostPlan) -> Option<HostPlan> {
