@@ -1,14 +1,16 @@
 //! Volumes of this host: block devices and files beneath the directories that the deployer configured.
 //!
 //! Nothing is connected, so finding and disconnecting come to nothing, but for a block device that is only read: it is read-only
-//! for the whole host until nobody reads it any more. A file is looked at in the daemon itself, which is safe only on a local file
-//! system: the mount table says, before the file is touched, and a network file system is refused.
-//!
-//! A device of this host has no identity but the name that the deployer allows: two names of one are two to its callers.
+//! for the whole host until nobody reads it any more. A file is looked at in the daemon itself, which
+//! is safe only on a local file system: the mount table says, before the file is touched, and a network file system is
+//! refused.
 
+mod look;
+mod node;
 mod protect;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 
@@ -17,47 +19,22 @@ use super::{
 };
 use crate::config;
 use crate::connection::{LocalVolume, Protocol};
-use crate::model::{Access, Claim, Connection, Found, HostPlan, HostVolume, Scope, SourceKind};
-use crate::sys::beneath;
-use crate::sys::mountinfo::Mounts;
+use crate::model::{
+    Access, Claim, Connection, Found, HostPlan, HostVolume, LocalDevice, Scope, SourceKind,
+};
+use crate::sys::block;
+use look::{DEVICES, blocking, device, failure, look, real, verified};
+pub(super) use look::{find, inspect};
 use protect::Protected;
 
 /// The name in connection info (`driver_volume_type`).
 const PROTOCOL: &str = "local";
 
-/// Where devices are: nothing but the kernel and udev makes anything there.
-const DEVICES: &str = "/dev";
-/// Where udev links devices by their `diskseq`, which begins anew at each start of the host.
-const BY_NUMBER: &str = "/dev/disk/by-diskseq";
-
-/// File systems whose files may hang on a server (or on a user's program), by the kernel's names.
-const REMOTE: &[&str] = &[
-    "9p",
-    "afs",
-    "autofs",
-    "beegfs",
-    "ceph",
-    "cifs",
-    "coda",
-    "gfs2",
-    "glusterfs",
-    "gpfs",
-    "lustre",
-    "ncpfs",
-    "nfs",
-    "nfs4",
-    "ocfs2",
-    "orangefs",
-    "smb3",
-    "smbfs",
-    "virtiofs",
-];
-
 /// The backend for volumes of this host.
 #[derive(Debug)]
 pub struct LocalBackend {
     settings: config::Local,
-    protected: Protected,
+    protected: Arc<Protected>,
 }
 
 impl LocalBackend {
@@ -66,7 +43,7 @@ impl LocalBackend {
     pub fn new(settings: config::Local) -> Self {
         Self {
             settings,
-            protected: Protected::default(),
+            protected: Arc::default(),
         }
     }
 
@@ -90,6 +67,31 @@ impl LocalBackend {
                 why: why.to_owned(),
             })
     }
+
+    /// Makes the device of a volume that is only read read-only, also where it was and is no more. One that this attachment does not have to
+    /// make writable again stays as it is: nobody would.
+    async fn protect(&self, volume: &HostVolume) -> Result<(), BackendError> {
+        if !volume.found.protected {
+            return Ok(());
+        }
+        let (protected, its) = (self.protected.clone(), volume.clone());
+        let protect = move |_: &HostPlan| match verified(&its)? {
+            Some(device) => protected.hold(&device, &its),
+            None => Ok(()),
+        };
+        blocking(&volume.plan, protect).await
+    }
+
+    /// Checks the volume, and that it is the device that was found, and gives its size in bytes.
+    async fn look(&self, volume: &HostVolume) -> Result<u64, BackendError> {
+        let its = volume.clone();
+        blocking(&volume.plan, move |plan| {
+            let size = look(plan)?;
+            // Afterwards: no other device gets its number meanwhile.
+            verified(&its).map(|_| size)
+        })
+        .await
+    }
 }
 
 fn volume(info: &Protocol) -> Result<&LocalVolume, BackendError> {
@@ -97,135 +99,6 @@ fn volume(info: &Protocol) -> Result<&LocalVolume, BackendError> {
         Protocol::Local(volume) => Ok(volume),
         _ => Err(BackendError::foreign(PROTOCOL)),
     }
-}
-
-/// Where the volume really is. Names of devices are mostly links, such as /dev/vg/lv to ../dm-0; they are followed, as
-/// QEMU will, since only root and udev can make one, but nowhere out of /dev. Elsewhere no link is followed.
-fn real(plan: &HostPlan) -> Result<HostPlan, BackendError> {
-    if plan.kind != SourceKind::Block {
-        return Ok(plan.clone());
-    }
-    let path = std::fs::canonicalize(&plan.path).map_err(|error| {
-        let errno = error.raw_os_error().unwrap_or_default();
-        file::failure(
-            &plan.clone().into(),
-            None,
-            "resolve its links",
-            nix::errno::Errno::from_raw(errno),
-        )
-    })?;
-    if !path.starts_with(DEVICES) {
-        return Err(BackendError::PathUnsafe {
-            path: plan.path.clone(),
-            why: format!("it is a link out of {DEVICES}, to {}", path.display()),
-        });
-    }
-    Ok(HostPlan {
-        path,
-        root: DEVICES.into(),
-        ..plan.clone()
-    })
-}
-
-/// Refuses what is on a file system that may hang.
-fn on_this_host(plan: &HostPlan) -> Result<(), BackendError> {
-    // Whatever the path, the mount table knows what it is on; a link that would belie it is not followed.
-    let mounts = Mounts::read().map_err(|error| BackendError::Host {
-        action: "read the mount table".to_owned(),
-        source: error.into(),
-    })?;
-    let on = mounts.containing(&plan.path).map(|m| m.fstype.as_str());
-    match on.filter(|t| REMOTE.contains(t) || t.starts_with("fuse")) {
-        None => Ok(()),
-        Some(fstype) => Err(BackendError::PathUnsafe {
-            path: plan.path.clone(),
-            why: format!(
-                "it lies on a file system of type {fstype}, which is not of this host alone: attach \
-                 it by its own protocol"
-            ),
-        }),
-    }
-}
-
-/// Refuses a file that others may put something else in the place of. It is opened by its path again after it was looked at
-/// here: by libvirt, which gives it to QEMU's user, and by QEMU, both of which follow links.
-fn only_ours(plan: &HostPlan) -> Result<(), BackendError> {
-    if plan.kind != SourceKind::File || plan.protocol != PROTOCOL {
-        return Ok(());
-    }
-    let own = nix::unistd::geteuid().as_raw();
-    match beneath::changeable_by_others(&plan.path, own) {
-        Ok(None) => Ok(()),
-        Ok(Some(folder)) => Err(BackendError::PathUnsafe {
-            path: plan.path.clone(),
-            why: format!(
-                "others than root may rename files in {}, and so put another one in its place: make the folder root's alone \
-                 (chown root, chmod go-w)",
-                folder.display()
-            ),
-        }),
-        Err((step, errno)) => Err(file::failure(&plan.clone().into(), None, step, errno)),
-    }
-}
-
-/// Checks the volume, and gives its size in bytes.
-fn look(plan: &HostPlan) -> Result<u64, BackendError> {
-    on_this_host(plan)?;
-    let volume = HostVolume::from(plan.clone());
-    let job = file::job(&real(plan)?.into(), None)?;
-    let failed = |(step, errno)| file::failure(&volume, None, step, errno);
-    let found = beneath::inspect(&job.root, &job.relative, job.write, job.head, job.tail)
-        .map_err(failed)?;
-    if plan.kind == SourceKind::Block {
-        beneath::check_unused(&job.root, &job.relative).map_err(failed)?;
-    }
-    // After it was opened, which tells better of links on the way.
-    only_ours(plan)?;
-    file::judge(&volume, &found)?;
-    Ok(found.size)
-}
-
-/// Looks at this host's own disk.
-async fn blocking<T: Send + 'static>(
-    plan: &HostPlan,
-    look: impl FnOnce(&HostPlan) -> Result<T, BackendError> + Send + 'static,
-) -> Result<T, BackendError> {
-    let plan = plan.clone();
-    let action = format!("look at {}", plan.path.display());
-    tokio::task::spawn_blocking(move || look(&plan))
-        .await
-        .map_err(|error| BackendError::Host {
-            action,
-            source: error.into(),
-        })?
-}
-
-/// Whether a plan's volume is there.
-pub(super) async fn find(plan: &HostPlan) -> Result<Presence, BackendError> {
-    let look = |plan: &HostPlan| {
-        on_this_host(plan)?;
-        Ok(match plan.path.try_exists() {
-            Ok(true) => Presence::Present,
-            Ok(false) | Err(_) => Presence::Absent,
-        })
-    };
-    blocking(plan, look).await
-}
-
-/// Checks a plan's volume, and gives its size in bytes.
-pub(super) async fn inspect(plan: &HostPlan) -> Result<u64, BackendError> {
-    blocking(plan, look).await
-}
-
-/// Whether a device's name lasts beyond the host's next start. The kernel's own are no links, and those that last are links to them: of
-/// udev, or of LVM.
-fn lasts(name: &Path, is_link: bool) -> bool {
-    is_link && !name.starts_with(BY_NUMBER)
-}
-
-/// Whether the plan's device is to be made read-only.
-fn wants_protection(plan: &HostPlan) -> bool {
-    plan.kind == SourceKind::Block && plan.access.is_read_only() && !protect::is_read_only(plan)
 }
 
 #[async_trait]
@@ -239,8 +112,8 @@ impl Backend for LocalBackend {
     }
 
     fn recall(&self, volume: &HostVolume) {
-        if volume.found.protected {
-            self.protected.note(&volume.plan.path);
+        if let (true, Some(device)) = (volume.found.protected, &volume.found.local) {
+            self.protected.note(device, &volume.plan.path);
         }
     }
 
@@ -282,32 +155,69 @@ impl Backend for LocalBackend {
     }
 
     async fn find(&self, volume: &HostVolume) -> Result<Presence, BackendError> {
-        // Not whether it is read-only: one that an earlier build attached, or LVM has grown, is not.
-        find(&volume.plan).await
+        // Read-only or not: earlier builds left devices writable, and device-mapper forgets it with each new table (`lvextend`). A device
+        // that works is not lost for that.
+        let there = find(&volume.plan).await?;
+        let Some(known) = volume.found.local.clone() else {
+            return Ok(there);
+        };
+        let now = blocking(&volume.plan, device).await?;
+        Ok(match now.filter(|now| node::is_same(&known, now)) {
+            // What is left of it is that it may have to be writable again.
+            Some(_) if !known.connected => Presence::Partial,
+            Some(_) => there,
+            None => Presence::Absent,
+        })
     }
 
     async fn survey(&self, plan: &HostPlan) -> Result<Found, BackendError> {
-        Ok(Found {
-            protected: self.protected.has(&plan.path) || wants_protection(plan),
-            ..Found::default()
-        })
+        let protected = self.protected.clone();
+        let survey = move |plan: &HostPlan| {
+            let local = device(plan)?;
+            let wants = |it: &LocalDevice| plan.access.is_read_only() && !node::is_read_only(it);
+            Ok(Found {
+                protected: local
+                    .as_ref()
+                    .is_some_and(|it| protected.has(it) || wants(it)),
+                local,
+                ..Found::default()
+            })
+        };
+        blocking(plan, survey).await
     }
 
     async fn connect(
         &self,
         volume: &HostVolume,
         _info: &Protocol,
-        _owners: &dyn Owners,
+        owners: &dyn Owners,
     ) -> Result<Connected, BackendError> {
-        self.join(volume).await?;
+        let (plan, mut found) = (&volume.plan, volume.found.clone());
+        if plan.kind == SourceKind::Block {
+            let Some(local) = &mut found.local else {
+                inspect(plan).await?; // which says what is wrong with it
+                return Err(BackendError::VolumeNotFound {
+                    path: plan.path.clone(),
+                    why: "its device has only now appeared: try again".to_owned(),
+                });
+            };
+            if let Some(identity) = &local.identity {
+                owners
+                    .take(identity, plan.path.display().to_string())
+                    .await?;
+            }
+            self.protect(volume).await?;
+            local.connected = true;
+        }
         Ok(Connected {
-            found: volume.found.clone(),
-            inspected: true,
+            found,
+            inspected: false,
         })
     }
 
     async fn join(&self, volume: &HostVolume) -> Result<(), BackendError> {
-        self.extend(volume).await.map(drop)
+        self.protect(volume).await?;
+        self.inspect(volume).await
     }
 
     fn beside(&self, _plan: &HostPlan) -> Option<HostPlan> {
@@ -315,43 +225,59 @@ impl Backend for LocalBackend {
     }
 
     async fn inspect(&self, volume: &HostVolume) -> Result<(), BackendError> {
-        inspect(&volume.plan).await.map(drop)
+        self.look(volume).await.map(drop)
     }
 
     async fn pin(&self, volume: &HostVolume, scope: Scope) -> Result<Pinned, BackendError> {
         let plan = &volume.plan;
-        let lasts = lasts(&plan.path, plan.path.is_symlink());
-        if plan.kind == SourceKind::Block && scope.config() && !lasts {
-            return Err(BackendError::NoLastingName {
-                device: plan.path.clone(),
-                why: "the kernel gives that name anew at every start of the host: name the volume as /dev/disk/by-id or LVM has it"
-                    .to_owned(),
-            });
+        if plan.kind == SourceKind::Block && scope.config() {
+            let device = blocking(plan, real).await?.path;
+            if !node::lasts(&plan.path, &device) {
+                return Err(BackendError::NoLastingName {
+                    device: plan.path.clone(),
+                    why: "it may be another device's after that: name the volume as LVM or /dev/disk/by-id has it"
+                        .to_owned(),
+                });
+            }
         }
+        self.protect(volume).await?;
+        let its = volume.clone();
+        // In the daemon itself, as all that is done to devices of this host.
+        let hold = move |plan: &HostPlan| match verified(&its)?.and_then(|it| it.sequence) {
+            Some(sequence) => block::hold(&plan.path, sequence)
+                .map(Some)
+                .map_err(|(step, errno)| failure(&its, step, errno)),
+            None => Ok(None), // a file, or a kernel that does not number its devices
+        };
+        let held = blocking(plan, hold).await?;
         Ok(Pinned {
             path: plan.path.clone(),
-            held: Box::new(()), // the name is all that says which volume it is
+            held: Box::new(held),
         })
     }
 
     async fn extend(&self, volume: &HostVolume) -> Result<u64, BackendError> {
-        let plan = &volume.plan;
-        // First, so that nothing is taken from this host, where that uses it.
-        let size = inspect(plan).await?;
-        if wants_protection(plan) {
-            self.protected.note(&plan.path);
-            blocking(plan, |plan| protect::set(plan, true)).await?;
-        }
-        Ok(size)
+        self.protect(volume).await?;
+        self.look(volume).await
     }
 
     async fn disconnect(&self, volume: &HostVolume, how: &Release) -> Result<(), BackendError> {
-        let plan = &volume.plan;
-        if volume.found.protected && how.is_last(&plan.claims) {
-            blocking(plan, |plan| protect::set(plan, false)).await?;
-            self.protected.forget(&plan.path);
+        let Some(known) = &volume.found.local else {
+            return Ok(());
+        };
+        if !volume.found.protected || !how.is_last(&volume.plan.claims) {
+            return Ok(());
         }
-        Ok(())
+        let (protected, its, known) = (self.protected.clone(), volume.clone(), known.clone());
+        let let_go = move |plan: &HostPlan| {
+            // Which is the device that was made read-only, whatever has its name by now; and after a boot, what was made so since.
+            protected.let_go(&known, &its)?;
+            match device(plan)? {
+                Some(now) if now.boot != known.boot => protected.let_go(&now, &its),
+                _ => Ok(()),
+            }
+        };
+        blocking(&volume.plan, let_go).await
     }
 }
 

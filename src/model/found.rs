@@ -19,6 +19,25 @@ pub struct Device {
     pub sequence: Option<u64>,
 }
 
+/// The block device of this host to which the name of a local volume led.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalDevice {
+    /// Its device number (`dev_t`), which the kernel gives again.
+    pub number: u64,
+    /// As [`Device::sequence`].
+    #[serde(default)]
+    pub sequence: Option<u64>,
+    /// In which boot of this host it was found (`/proc/sys/kernel/random/boot_id`): the numbers say nothing in the next one.
+    #[serde(default)]
+    pub boot: Option<String>,
+    /// What the kernel holds for its identity; `None`: it has none, as a loop device or a partition.
+    #[serde(default)]
+    pub identity: Option<Wwid>,
+    /// Whether the volume was connected to it, by which the identity is the volume's.
+    #[serde(default)]
+    pub connected: bool,
+}
+
 /// What a connect found, which no plan could know and by which the connection is taken down again.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Found {
@@ -36,12 +55,15 @@ pub struct Found {
     #[serde(default)]
     pub disks_of_others: Vec<u64>,
     /// What the file with the login said when the share was mounted, as a keyed hash tells it from what it says later; `None`: there is
-    /// no such file, or an earlier build mounted the share.
+    /// no such file, or this attachment found the share mounted and nobody knew with what.
     #[serde(default)]
     pub login: Option<String>,
     /// Whether the volume's block device is read-only for attachments alone, and writable when the last of them has gone.
     #[serde(default)]
     pub protected: bool,
+    /// The block device of a local volume. `None`: it is a file, or an earlier build attached it.
+    #[serde(default)]
+    pub local: Option<LocalDevice>,
 }
 
 /// A volume on this host, connected or about to be.
@@ -74,12 +96,18 @@ impl HostVolume {
     /// The identity that its device has told, where there is one.
     #[must_use]
     pub fn identity(&self) -> Option<&Wwid> {
-        self.found.device.as_ref().map(|device| &device.identity)
+        let local = self.found.local.as_ref().filter(|local| local.connected);
+        let device = self.found.device.as_ref().map(|device| &device.identity);
+        device.or_else(|| local?.identity.as_ref())
     }
 
     /// The number of the block device that it was verified on, where there is one.
     #[must_use]
     pub fn sequence(&self) -> Option<u64> {
-        self.found.device.as_ref()?.sequence
+        let local = self.found.local.as_ref();
+        match &self.found.device {
+            Some(device) => device.sequence,
+            None => local?.sequence,
+        }
     }
 }

@@ -44,7 +44,7 @@ pub use disk::{
     Bus, Cache, DetectZeroes, Discard, DiskAddress, DiskOptions, ImageFormat, InvalidAddress,
     IoMode, IoTune, Scope, UnknownWord,
 };
-pub use found::{Device, Found, HostVolume};
+pub use found::{Device, Found, HostVolume, LocalDevice};
 pub use id::{AttachmentId, DomainRef, InvalidId, VolumeId};
 pub use key::HostKey;
 pub(crate) use nearest::{hint, nearest};

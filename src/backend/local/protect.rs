@@ -1,55 +1,106 @@
 //! Block devices of this host that were made read-only for attachments that only read them, to be made writable again.
 
-use std::collections::BTreeSet;
-use std::os::unix::fs::MetadataExt;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use nix::errno::Errno;
-use nix::libc::{major, minor};
 
-use crate::backend::{BackendError, file};
-use crate::model::HostPlan;
+use super::{look, node};
+use crate::backend::{BackendError, release};
+use crate::model::{HostVolume, LocalDevice};
 use crate::sys::block;
 
-/// The devices that are read-only for attachments alone, by the names that callers give them. The next daemon has them from the journal
-/// ([`crate::model::Found::protected`]).
+/// A device until the next boot, whatever it is called: that boot, its number and its `diskseq`.
+type Key = (Option<String>, u64, Option<u64>);
+
+/// The names by which attachments have a device that is read-only for them. Locked while the device is made read-only or writable.
+type Names = Arc<Mutex<BTreeSet<PathBuf>>>;
+
+/// The devices that are read-only for attachments alone. Several claims may be of one device, each by another name of it, and no lock is
+/// over both. The next daemon has them from the journal ([`crate::model::Found::protected`]).
 #[derive(Debug, Default)]
-pub(super) struct Protected(Mutex<BTreeSet<PathBuf>>);
+pub(super) struct Protected(Mutex<BTreeMap<Key, Names>>);
 
 impl Protected {
-    pub(super) fn note(&self, device: &Path) {
-        self.lock().insert(device.to_owned());
+    /// Notes a device that is read-only by an earlier daemon.
+    pub(super) fn note(&self, device: &LocalDevice, name: &Path) {
+        lock(&self.of(device)).insert(name.to_owned());
     }
 
-    pub(super) fn has(&self, device: &Path) -> bool {
-        self.lock().contains(device)
+    pub(super) fn has(&self, device: &LocalDevice) -> bool {
+        !lock(&self.of(device)).is_empty()
     }
 
-    pub(super) fn forget(&self, device: &Path) {
-        self.lock().remove(device);
+    /// Has the device read-only until its last name is let go. May hang on the device.
+    pub(super) fn hold(
+        &self,
+        device: &LocalDevice,
+        volume: &HostVolume,
+    ) -> Result<(), BackendError> {
+        let names = self.of(device);
+        let mut names = lock(&names);
+        names.insert(volume.plan.path.clone());
+        match volume.plan.access.is_read_only() && !node::is_read_only(device) {
+            true => set(device, volume, true),
+            false => Ok(()),
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeSet<PathBuf>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Makes the device writable again, where it was read-only by this name alone. May hang on the device.
+    pub(super) fn let_go(
+        &self,
+        device: &LocalDevice,
+        volume: &HostVolume,
+    ) -> Result<(), BackendError> {
+        let names = self.of(device);
+        let mut names = lock(&names);
+        let name = &volume.plan.path;
+        if names.len() == 1 && names.contains(name) && node::is_read_only(device) {
+            set(device, volume, false)?; // where that fails, it is still to be done
+        }
+        names.remove(name);
+        Ok(())
+    }
+
+    fn of(&self, device: &LocalDevice) -> Names {
+        let mut all = lock(&self.0);
+        all.retain(|_, names| match names.try_lock() {
+            Ok(held) => !held.is_empty() || Arc::strong_count(names) > 1,
+            Err(TryLockError::WouldBlock) => true,
+            Err(TryLockError::Poisoned(held)) => !held.into_inner().is_empty(),
+        });
+        let key = (device.boot.clone(), device.number, device.sequence);
+        all.entry(key).or_default().clone()
     }
 }
 
-/// Whether the kernel lets nobody write the plan's device. One that is not there is not.
-pub(super) fn is_read_only(plan: &HostPlan) -> bool {
-    let number = std::fs::metadata(&plan.path).map(|it| it.rdev());
-    let read = number.and_then(|number| {
-        let (major, minor) = (major(number), minor(number));
-        std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/ro"))
-    });
-    read.is_ok_and(|text| text.trim_end() == "1")
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Makes the plan's device read-only, or writable again.
-pub(super) fn set(plan: &HostPlan, read_only: bool) -> Result<(), BackendError> {
-    match block::set_read_only(&plan.path, read_only) {
+/// Makes this very device read-only, or writable again. What this host itself uses is left as it is.
+fn set(device: &LocalDevice, volume: &HostVolume, read_only: bool) -> Result<(), BackendError> {
+    let set = || {
+        let path = node::path(device).map_err(|errno| ("find the device", errno))?;
+        // Its name stays its own as long as it is open.
+        let _held = match device.sequence {
+            Some(sequence) => Some(block::hold(&path, sequence)?),
+            None => None,
+        };
+        block::set_read_only(&path, read_only)
+    };
+    match set() {
         Ok(()) => Ok(()),
-        Err((_, Errno::ENOENT | Errno::ENXIO)) if !read_only => Ok(()), // it is gone
-        Err((step, errno)) => Err(file::failure(&plan.clone().into(), None, step, errno)),
+        // It is gone.
+        Err((_, Errno::ENOENT | Errno::ENXIO | Errno::ENODEV | Errno::ESTALE)) if !read_only => {
+            Ok(())
+        }
+        Err((_, Errno::EBUSY)) => {
+            let path = &volume.plan.path;
+            let name = path.strip_prefix("/dev").unwrap_or(path);
+            Err(release::used_by_host(&name.to_string_lossy()))
+        }
+        Err((step, errno)) => Err(look::failure(volume, step, errno)),
     }
 }

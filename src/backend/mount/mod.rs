@@ -6,6 +6,7 @@
 //! a sign of life; a mount that fails leaves nothing.
 
 mod mountpoint;
+mod moved;
 pub(in crate::backend) mod probe;
 pub(in crate::backend) mod selinux;
 mod tried;
@@ -26,6 +27,7 @@ use crate::model::{Access, HostPlan, HostVolume, MountPlan};
 use crate::sys::Resolver;
 use crate::sys::worker::{Job, MountJob, Reply, RunAs, Worker, WorkerError, Workers};
 pub(in crate::backend) use mountpoint::beside;
+use moved::Addresses;
 use probe::Outcome;
 use tried::Tried;
 pub(in crate::backend) use turns::Turns;
@@ -92,6 +94,7 @@ pub(in crate::backend) struct Mounter {
     /// As whom volumes are opened; `None`: as the daemon, whom the share's owner does not concern.
     user: Option<RunAs>,
     resolver: Resolver,
+    addresses: Addresses,
 }
 
 impl Mounter {
@@ -101,6 +104,7 @@ impl Mounter {
             workers,
             user,
             resolver: Resolver::default(),
+            addresses: Addresses::new("/proc/self/mountinfo"),
         }
     }
 
@@ -222,6 +226,7 @@ impl Mounter {
                     Ok(()) => {
                         tracing::info!(source = mount.source, %address, vers = %offer, mount_point = %mount.target.display(), "mounted");
                         check(mount, access)?;
+                        self.addresses.note(mount, address.ip());
                         let reply = worker.reply(INSPECT_TIMEOUT).await;
                         return found(volume, self.user.as_ref(), reply).map(drop);
                     }
@@ -314,6 +319,13 @@ fn found(
         Ok(_) => Err(host(|| format!("look at {}", volume.path().display()))(
             std::io::Error::other("the worker gave another job's reply"),
         )),
+        // What `soft` makes of a server that is silent (nfs(5)).
+        Err(WorkerError::Failed {
+            errno: Errno::EIO, ..
+        }) if is_soft(volume) => Err(BackendError::ServerLost {
+            path: volume.path().to_owned(),
+            why: "EIO, on a mount with the option soft".to_owned(),
+        }),
         Err(WorkerError::Failed { step, errno }) => Err(file::failure(volume, user, &step, errno)),
         Err(WorkerError::Deadline { within, .. }) => Err(BackendError::ServerLost {
             path: volume.path().to_owned(),
@@ -323,6 +335,11 @@ fn found(
             error,
         )),
     }
+}
+
+fn is_soft(volume: &HostVolume) -> bool {
+    let mount = volume.plan.mount().filter(|it| it.fstype == "nfs");
+    mount.is_some_and(|it| it.options.split(',').any(|option| option == "soft"))
 }
 
 /// The plan's mount, which every plan of such a backend has.

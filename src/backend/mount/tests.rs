@@ -92,6 +92,21 @@ impl Share for Scripted {
     }
 }
 
+/// A volume on that mount.
+fn of(mount: &MountPlan) -> HostVolume {
+    HostVolume::from(HostPlan {
+        protocol: "smbfs".into(),
+        claims: Vec::new(),
+        connection: crate::model::Connection::Mount(mount.clone()),
+        path: mount.target.join("v"),
+        root: mount.target.clone(),
+        kind: crate::model::SourceKind::File,
+        format: crate::model::ImageFormat::Raw,
+        access: Access::ReadWrite,
+        keeps_owner: true,
+    })
+}
+
 /// EAGAIN: the kernel's connection broke, and the same mount may do the next time; once more, and not for ever.
 #[tokio::test]
 async fn a_connection_that_broke_is_tried_once_more() {
@@ -115,17 +130,7 @@ async fn a_connection_that_broke_is_tried_once_more() {
             target: dir.path().join("mnt/abc"),
             login: None,
         };
-        let volume = HostVolume::from(HostPlan {
-            protocol: "smbfs".into(),
-            claims: Vec::new(),
-            connection: crate::model::Connection::Mount(mount.clone()),
-            path: mount.target.join("v"),
-            root: mount.target.clone(),
-            kind: crate::model::SourceKind::File,
-            format: crate::model::ImageFormat::Raw,
-            access: Access::ReadWrite,
-            keeps_owner: true,
-        });
+        let volume = of(&mount);
         let share = Scripted(crate::config::Settings::built_in().smb.shares);
         let error = mounter.connect(&share, &volume, &mount).await.unwrap_err();
         assert_eq!(
@@ -135,5 +140,56 @@ async fn a_connection_that_broke_is_tried_once_more() {
         );
         let tried = std::fs::read_to_string(tried).unwrap().lines().count();
         assert_eq!(tried, tries, "{errno}");
+    }
+}
+
+/// The old address may well answer still, with what was left there.
+#[tokio::test]
+async fn a_mount_from_where_its_server_was_is_not_joined() {
+    let table = tempfile::NamedTempFile::new().unwrap();
+    let mut mounter = Mounter::new(Workers::from_executable("/nonexistent".into()), None);
+    mounter.addresses = Addresses::new(table.path().to_str().unwrap());
+    for (host, address, target, is_left) in [
+        ("localhost", "192.0.2.1", "abc-7", true),
+        ("localhost", "127.0.0.1", "abc", false),
+        ("192.0.2.2", "192.0.2.1", "abc", false),
+        ("files.invalid", "192.0.2.1", "abc", false),
+        // There can be no other.
+        ("localhost", "192.0.2.1", "abc-8", false),
+    ] {
+        let mount = MountPlan {
+            source: format!("{host}:/vols"),
+            fstype: "nfs".into(),
+            options: "rw".into(),
+            target: Path::new("/m").join(target),
+            login: None,
+        };
+        let line = format!(
+            "1 0 0:1 / / rw - ext4 x rw\n2 1 0:2 / /m/{target} rw - nfs4 {host}:/vols rw,addr={address}\n"
+        );
+        std::fs::write(table.path(), line).unwrap();
+        let error = mounter.join(&of(&mount)).await.unwrap_err(); // there are no workers
+        assert_eq!(
+            error.is_of_connection(),
+            is_left,
+            "{host} {target}: {error}"
+        );
+    }
+}
+
+#[test]
+fn a_soft_mount_tells_that_its_server_is_lost() {
+    for (options, is_lost) in [("rw,soft,timeo=50", true), ("rw,softreval", false)] {
+        let mount = MountPlan {
+            source: "files:/vols".into(),
+            fstype: "nfs".into(),
+            options: options.into(),
+            target: "/m/abc".into(),
+            login: None,
+        };
+        let (step, errno) = ("open".to_owned(), Errno::EIO);
+        let reply = Err(WorkerError::Failed { step, errno });
+        let error = found(&of(&mount), None, reply).unwrap_err();
+        assert_eq!(error.is_of_connection(), is_lost, "{error}");
     }
 }

@@ -215,7 +215,7 @@ impl Backend for NfsBackend {
     }
 
     async fn join(&self, volume: &HostVolume) -> Result<(), BackendError> {
-        self.inspect(volume).await
+        self.mounter.join(volume).await.map(drop)
     }
 
     fn beside(&self, plan: &HostPlan) -> Option<HostPlan> {

@@ -12,6 +12,7 @@ mod dialect;
 mod failure;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
+mod kernel;
 mod logins;
 mod negotiate;
 mod probe;
@@ -141,23 +142,6 @@ impl SmbBackend {
             _ => Err(BackendError::foreign(PROTOCOL)),
         }
     }
-}
-
-/// Whether the running kernel is Linux 6.1 or later. An older one refuses a mount with `closetimeo`.
-fn kernel_knows_closetimeo() -> bool {
-    let release = nix::sys::utsname::uname().ok();
-    release
-        .as_ref()
-        .and_then(|name| name.release().to_str())
-        .is_some_and(|release| since(release, (6, 1)))
-}
-
-/// Whether a kernel release, such as `6.1.0-56-amd64`, is that version or later.
-fn since(release: &str, version: (u32, u32)) -> bool {
-    let mut numbers = release
-        .split(|c: char| !c.is_ascii_digit())
-        .map_while(|number| number.parse().ok());
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= version
 }
 
 /// A share on its way to be mounted.
@@ -294,11 +278,10 @@ impl Backend for SmbBackend {
         }
     }
 
+    /// Mount points are its own. What a mount was logged in to with, who joins it knows too: who made it may be detached first.
     async fn survey(&self, plan: &HostPlan) -> Result<Found, BackendError> {
-        // Mount points are its own. Whoever joins a mount tells the next daemon of its login when its maker is gone.
-        let mount = plan.mount();
         Ok(Found {
-            login: mount.and_then(|mount| self.logins.at(&mount.target)),
+            login: plan.mount().and_then(|it| self.logins.at(&it.target)),
             ..Found::default()
         })
     }
@@ -320,7 +303,7 @@ impl Backend for SmbBackend {
         let mount = mount::of(plan, PROTOCOL)?;
         let given = self.volume(info)?;
         let mut share = Share::new(&self.settings, given, plan.access)?;
-        if !kernel_knows_closetimeo() {
+        if !kernel::knows_closetimeo() {
             share.drop_option("closetimeo");
         }
         if share.kerberos.is_some() && !Path::new(REQUEST_KEY).exists() {
@@ -362,7 +345,10 @@ impl Backend for SmbBackend {
                 file: file.clone(),
             });
         }
-        self.inspect(volume).await
+        match volume.plan.mount() {
+            Some(_) => self.mounter.join(volume).await.map(drop),
+            None => self.inspect(volume).await,
+        }
     }
 
     fn beside(&self, plan: &HostPlan) -> Option<HostPlan> {
