@@ -128,6 +128,18 @@ impl World {
         }
     }
 
+    /// The map is gone, if it has no path and nobody has it open.
+    fn remove_pathless(&self, number: u64) {
+        let pathless = {
+            let (san, state) = (self.san(), self.state());
+            let map = san.maps.iter().find(|map| map.number == number);
+            map.is_some_and(|map| map.paths.is_empty() && !state.open.contains(&map.name))
+        };
+        if pathless {
+            self.remove_map(number);
+        }
+    }
+
     /// All devices are gone.
     pub fn away(&self) {
         let (disks, maps) = {
@@ -485,9 +497,14 @@ impl Backend for SanBackend {
         if let Some(map) = maps.iter().find(is_own) {
             self.world.remove_map(map.number);
         }
-        for number in own {
+        let over = maps.iter().find(|map| !map.paths.is_disjoint(&own));
+        for number in &own {
             self.pass("backend.disconnect", Moment::Half).await?;
-            self.world.remove_disk(number);
+            self.world.remove_disk(*number);
+        }
+        // Its other paths may have been removed at the same time.
+        if let Some(over) = over {
+            self.world.remove_pathless(over.number);
         }
         self.pass("backend.disconnect", Moment::After).await
     }

@@ -60,8 +60,11 @@ impl IscsiBackend {
         others
     }
 
-    /// Another attachment uses the LUN: all that can be this one's own is the map of a volume that is there no more.
-    pub(super) async fn leave(&self, identity: Option<&Wwid>) -> Result<(), BackendError> {
+    /// Removes the map of that identity where it has no path: of a volume that is there no more.
+    pub(super) async fn remove_pathless(
+        &self,
+        identity: Option<&Wwid>,
+    ) -> Result<(), BackendError> {
         match identity.and_then(|wwid| self.sysfs().map(wwid)) {
             Some(map) if self.sysfs().paths_of(&map).is_empty() => {
                 self.remove_map(&map, DEVICE).await
@@ -101,11 +104,12 @@ impl IscsiBackend {
                 .iter()
                 .all(|path| blocks.contains(&path))
         };
+        let map = over.or(named);
         // What is written to a map is flushed there, and its paths have nothing of their own.
-        let cached = match over.or(named).filter(own) {
+        let cached = match map.as_ref().filter(|map| own(map)) {
             Some(map) => {
-                self.flush_map(&map, force).await?;
-                self.remove_map(&map, DEVICE).await?;
+                self.flush_map(map, force).await?;
+                self.remove_map(map, DEVICE).await?;
                 Cached::Nothing
             }
             None if force => Cached::Expendable,
@@ -115,6 +119,9 @@ impl IscsiBackend {
             .iter()
             .map(|(path, unit)| self.remove_unit(path, unit, cached));
         let removed = join_all(removed).await;
+        // The other paths that it had may have been removed at the same time, by somebody who saw these.
+        let emptied = self.remove_pathless(map.as_ref().map(|map| &map.wwid));
+        let emptied = emptied.await;
         if let Some(identity) = identity
             && paths.len() > 1
             && self.sysfs().map(identity).is_none()
@@ -126,7 +133,11 @@ impl IscsiBackend {
         left.extend(units.iter().map(|(path, _)| path));
         let released = left.into_iter().map(|path| self.initiator.release(path));
         let released = join_all(released).await;
-        removed.into_iter().chain(released).collect()
+        removed
+            .into_iter()
+            .chain(released)
+            .chain([emptied])
+            .collect()
     }
 
     /// Writes out what is cached of a map and of its partitions, none of which this host may use.

@@ -379,7 +379,7 @@ impl Backend for IscsiBackend {
         let mut own = paths_of(volume)?.to_vec();
         own.retain(|path| !how.held.contains(&lun(path)));
         match own.is_empty() {
-            true => self.leave(volume.identity()).await,
+            true => self.remove_pathless(volume.identity()).await,
             false => self.take_down(&own, volume, how.force).await,
         }
     }
