@@ -6,7 +6,7 @@ use super::Error;
 use super::access::{Decided, decide, plan_host};
 use super::inner::Inner;
 use super::known::{Known, as_it_was, changed, check_same};
-use super::plan::{check_confined, disk_spec};
+use super::plan::{check_domain, disk_spec};
 use super::request::Wanted;
 use super::saga::{Forward, Why};
 use crate::journal::{Course, Record, Step};
@@ -144,7 +144,7 @@ impl Inner {
             // Refused now rather than after a mount.
             _ => plan_disk(&view, &spec)?,
         };
-        check_confined(backends, &view, &host)?;
+        check_domain(backends, &view, &host)?;
         inspected?;
         Ok(Planned {
             decided,

@@ -1,9 +1,10 @@
 //! Decides what an attach comes to, before anything is done. Pure: the same input gives the same plan.
 
 use crate::backend::{Backends, Setting};
-use crate::libvirt::{DomainView, plan_disk};
+use crate::libvirt::{DomainView, HypervisorError, plan_disk};
 use crate::model::{
-    AccessDecision, Asker, Dialect, Discard, DiskPlan, DiskSpec, HostPlan, VolumeRights,
+    AccessDecision, Asker, Connection, Dialect, Discard, DiskPlan, DiskSpec, HostPlan, ImageFormat,
+    VolumeRights,
 };
 
 use super::access::{Decided, KnownVolume, decide, plan_host};
@@ -44,7 +45,7 @@ pub fn plan_attach(
     let spec = disk_spec(&wanted, &decided, &host, view.dialect);
     let Decided { access, rights, .. } = decided;
     let disk = plan_disk(view, &spec)?;
-    check_confined(backends, view, &host)?;
+    check_domain(backends, view, &host)?;
     let words = backends
         .get(&host.protocol)?
         .describe(&wanted.info.protocol, &host);
@@ -87,12 +88,22 @@ pub fn plan_attach(
     })
 }
 
-/// Refuses a volume that the running domain, confined as it is, could not open.
-pub(super) fn check_confined(
+/// Refuses a volume that the running domain, confined as it is, could not open, and one that it may not have: a qcow2 image that a
+/// server serves to Xen. QEMU opens whatever file its header names, Xen's tool stack cannot tell it not to, and the server may name one after
+/// the image was inspected.
+pub(super) fn check_domain(
     backends: &Backends,
     view: &DomainView,
     host: &HostPlan,
 ) -> Result<(), Error> {
+    let is_served = host.connection != Connection::None || host.keeps_owner;
+    if view.dialect == Dialect::Xen && host.format == ImageFormat::Qcow2 && is_served {
+        return Err(Error::Hypervisor(HypervisorError::FormatUnsupported {
+            format: host.format,
+            why: "its server could have the image name any file of this host after it was inspected, and on Xen nothing keeps QEMU from \
+                  opening that: attach a raw one, or an image of this host itself",
+        }));
+    }
     match view.live.confined {
         true => Ok(backends.get(&host.protocol)?.check_confined(host)?),
         false => Ok(()),

@@ -210,7 +210,7 @@ async fn meet(reason: Reason) -> Met {
         }
         Reason::ResizeUnsupported => {
             // Its size stands in the image.
-            world.state().format = ImageFormat::Qcow2;
+            world.state().format = ImageFormat::Vpc;
             client.connect_volume(connect("a1")).await.unwrap();
             extend_refused(client, 0).await
         }

@@ -43,12 +43,15 @@ async fn options_are_left_out_by_name_or_refused() {
 async fn an_image_that_xen_does_not_serve_is_refused_before_anything_is_connected() {
     let server = Server::start().await;
     server.world.state().format = ImageFormat::Qcow2;
-    let attach = [
-        "attach", "--volume", "v1", "--domain", "web", "--access", "ro",
-    ];
-    let attach = [&attach[..], &["--connection-info", "-"]].concat();
-    let (_, reason) = failure(&server, &attach).await;
-    assert_eq!(reason, "FORMAT_UNSUPPORTED");
+    // Whoever serves one that is written could have it name a file of this host.
+    for access in ["ro", "rw"] {
+        let attach = [
+            "attach", "--volume", "v1", "--domain", "web", "--access", access,
+        ];
+        let attach = [&attach[..], &["--connection-info", "-"]].concat();
+        let (_, reason) = failure(&server, &attach).await;
+        assert_eq!(reason, "FORMAT_UNSUPPORTED", "{access}");
+    }
     assert!(server.world.state().connections.is_empty());
 }
 

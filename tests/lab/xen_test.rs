@@ -145,23 +145,18 @@ impl Drop for Files<'_> {
     }
 }
 
-/// An image: refused before anything is connected where no device model runs, and read-only anywhere; with a device model the
-/// guest has it. Never success and no disk.
+/// An image: refused before anything is connected where a server serves it, where no device model runs, and read-only anywhere; with a device
+/// model the guest has it. Never success and no disk.
 fn images(lab: &Lab) -> Result<()> {
     let node = &lab.node;
-    let agent = Agent::start(node, "")?;
-    let server = SmbServer::start(node, "nas", 10, &["vols"], "")?;
-    server.user("bob", "pw")?;
-    let image = quote(&server.path("vols", "v.qcow2"));
-    node.sh(&format!("qemu-img create -q -f qcow2 {image} 16M"))?;
-    server.volume("vols", "v.raw", 8, "")?;
-    let info = |name: &str| {
-        let mut info = smb_info(&server, "vols", name, LOGIN);
+    let agent = Agent::start(node, Files::CONFIG)?;
+    let _files = Files::new(node, &["raw.raw"])?;
+    node.sh("qemu-img create -q -f qcow2 /srv/local/v.qcow2 16M")?;
+    let as_image = |mut info: Value| {
         info["data"]["format"] = json!("qcow2");
         info
     };
-    // Were it asked, the answer would be another.
-    server.pause()?;
+    let info = |name: &str| as_image(Files::info(name));
     let none = refused(
         &agent,
         "inner",
@@ -171,21 +166,27 @@ fn images(lab: &Lab) -> Result<()> {
         "FORMAT_UNSUPPORTED",
     )?;
     ensure!(none.message.contains("device model"), "{none:?}");
-    server.resume()?;
 
     let second = Second::start_as(node, "pv-qemu")?;
-    let to = |volume, name, options: &[&str], reason| {
-        refused(&agent, Second::NAME, volume, &info(name), options, reason)
+    let to = |info: &Value, options: &[&str], reason| {
+        refused(&agent, Second::NAME, "v", info, options, reason)
     };
-    to("v", "v.qcow2", &["--access", "ro"], "FORMAT_UNSUPPORTED")?;
-    to("raw", "v.raw", &[], "IMAGE_MALFORMED")?;
+    // There is no such server: were it asked, the answer would be another.
+    let served = as_image(json!({
+        "driver_volume_type": "smbfs",
+        "data": {"export": "//10.99.0.10/vols", "name": "v.qcow2", "options": LOGIN},
+    }));
+    let served = to(&served, &[], "FORMAT_UNSUPPORTED")?;
+    ensure!(served.message.contains("its server"), "{served:?}");
+    to(&info("v.qcow2"), &["--access", "ro"], "FORMAT_UNSUPPORTED")?;
+    to(&info("raw.raw"), &[], "IMAGE_MALFORMED")?;
     agent.attach_to(Second::NAME, "a1", "v", &info("v.qcow2"), &[])??;
     let disk = second.sees("v")?;
     ensure!(disk.sectors == 16 * 2048, "{disk:?}");
     ensure!(disk.write == Ok(()), "{disk:?}");
     agent.detach("a1")??;
     let found = node.sh(&format!(
-        "qemu-img convert -O raw {image} /tmp/raw && tail -c +{} /tmp/raw | head -c 24; rm /tmp/raw",
+        "qemu-img convert -O raw /srv/local/v.qcow2 /tmp/raw && tail -c +{} /tmp/raw | head -c 24; rm /tmp/raw",
         guest::WRITTEN_AT + 1
     ))?;
     ensure!(found == "volattach-guest-was-here", "{found:?}");
