@@ -102,12 +102,7 @@ impl Inner {
             }
             let _held = self.lock(record, step).await;
             tracing::info!(step = step.as_str(), "step");
-            match step {
-                Step::Connect => inspected = self.connect(record, forward).await?,
-                // It changes nothing, so it needs no intent: there is nothing to undo.
-                Step::Inspect => self.inspect(&record.host).await?,
-                Step::Attach => self.plug(record, forward).await?,
-            }
+            inspected = self.run(step, record, forward).await?;
         }
         record.whole();
         match record.kind() {
@@ -142,11 +137,7 @@ impl Inner {
                 }
             }
             tracing::info!(step = last.as_str(), "undo");
-            let undone = match last {
-                Step::Attach => self.unplug(&mut record, why).await,
-                _ => self.disconnect(&record).await,
-            };
-            if let Err(error) = undone {
+            if let Err(error) = self.undo(last, &mut record, why).await {
                 return Err(self.undo_failed(record, error).await);
             }
             record.undone();

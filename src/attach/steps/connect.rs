@@ -11,7 +11,7 @@ use crate::model::{Claim, Found, HostVolume};
 
 impl Inner {
     /// Connects; whether the volume was inspected with it.
-    pub(in crate::attach) async fn connect(
+    pub(super) async fn connect(
         &self,
         record: &mut Record,
         forward: &Forward,
@@ -89,7 +89,7 @@ impl Inner {
     }
 
     /// Takes down of the connection what nobody else holds.
-    pub(in crate::attach) async fn disconnect(&self, record: &Record) -> Result<(), Error> {
+    pub(super) async fn disconnect(&self, record: &Record) -> Result<(), Error> {
         let claims = &record.host.plan.claims;
         let shares = |other: &Record| {
             let mut its = other.host.plan.claims.iter();

@@ -14,6 +14,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::Error;
 use super::inner::Inner;
+use super::saga::{Forward, Why};
 use crate::journal::{Kind, Record, Step};
 
 /// The steps of an attach or connect, in order.
@@ -29,16 +30,48 @@ impl Inner {
     /// persistent configuration of a domain still has its disk.
     pub(super) async fn is_whole(&self, record: &Record) -> Result<bool, Error> {
         for &step in of(record.kind()) {
-            let done = match step {
-                Step::Connect => self.is_connected(record).await?,
-                Step::Inspect => true,
-                Step::Attach => self.is_plugged(record).await?,
-            };
-            if !done {
+            if !self.is_done(step, record).await? {
                 return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    /// Runs a step; whether the volume is inspected with it.
+    pub(super) async fn run(
+        &self,
+        step: Step,
+        record: &mut Record,
+        forward: &Forward,
+    ) -> Result<bool, Error> {
+        match step {
+            Step::Connect => self.connect(record, forward).await,
+            Step::Inspect => self.inspect(&record.host).await.map(|()| true),
+            Step::Attach => self.plug(record, forward).await.map(|()| true),
+        }
+    }
+
+    /// Whether what a step makes is there.
+    async fn is_done(&self, step: Step, record: &Record) -> Result<bool, Error> {
+        match step {
+            Step::Connect => self.is_connected(record).await,
+            Step::Inspect => Ok(true),
+            Step::Attach => self.is_plugged(record).await,
+        }
+    }
+
+    /// Undoes a step.
+    pub(super) async fn undo(
+        &self,
+        step: Step,
+        record: &mut Record,
+        why: Why,
+    ) -> Result<(), Error> {
+        match step {
+            Step::Connect => self.disconnect(record).await,
+            Step::Inspect => Ok(()),
+            Step::Attach => self.unplug(record, why).await,
+        }
     }
 
     /// The locks that a step and its outcome in the journal are under. Those of claims in their order, so that no two steps wait for

@@ -19,7 +19,7 @@ const STALE: Duration = Duration::from_secs(30);
 
 impl Inner {
     /// Plugs the disk in. Under the domain's lock: nobody else here plugs anything in between the look and the plug.
-    pub(in crate::attach) async fn plug(
+    pub(super) async fn plug(
         &self,
         record: &mut Record,
         forward: &Forward,
@@ -127,7 +127,7 @@ impl Inner {
     }
 
     /// Has the guest let go of the disk, where it is this attachment's.
-    pub(in crate::attach) async fn unplug(
+    pub(super) async fn unplug(
         &self,
         record: &mut Record,
         why: Why,
