@@ -5,10 +5,16 @@ use serde_json::{Value, json};
 
 use super::{Lab, Test, agent::Agent, guest, node::Node};
 
-pub(crate) const TESTS: &[Test] = &[Test {
-    name: "local_device_and_file",
-    run: device_and_file,
-}];
+pub(crate) const TESTS: &[Test] = &[
+    Test {
+        name: "local_device_and_file",
+        run: device_and_file,
+    },
+    Test {
+        name: "identity_two_attachments_of_one_volume",
+        run: two_of_one,
+    },
+];
 
 const MIB: u64 = 1 << 20;
 const HEAD: &str = "sixteen bytes...";
@@ -109,4 +115,33 @@ pub(crate) fn device_and_file(lab: &Lab) -> Result<()> {
         ensure!(refused.reason == reason, "{path}: {refused:?}");
     }
     Ok(())
+}
+
+/// Two readers of one volume in one domain, of which the first one's disk was taken away by hand: what the second has is not taken for the
+/// first one's, nor from the guest with it.
+pub(crate) fn two_of_one(lab: &Lab) -> Result<()> {
+    let node = &lab.node;
+    let agent = Agent::start(node, "[local]\nroots = [\"/srv/local/files\"]\n")?;
+    let _device = Device::new(node)?;
+    let attach = |id| {
+        let file = info("/srv/local/files/v.raw");
+        agent.attach(id, "file", &file, &["--access", "ro"])
+    };
+    let first = attach("x")??;
+    guest::sees(node, "file")?;
+    let target = first["target"].as_str().context("a disk has a target")?;
+    node.sh(&format!("virsh -q detach-disk inner {target} --live"))?;
+    guest::gone(node, "file")?;
+    attach("y")??;
+    ensure!(guest::sees(node, "file")?.head == guest::hex(HEAD));
+    // What the journal has is held against what there is.
+    node.sh("systemctl restart volattachd.service")?;
+    let shown = agent.call(&["show", "x"], "")??;
+    ensure!(shown["error"]["reason"] == "DISK_LOST", "{shown}");
+    agent.detach("x")??;
+    ensure!(guest::sees(node, "file")?.head == guest::hex(HEAD));
+    let left = node.sh("virsh -q domblklist inner | grep -c v.raw")?;
+    ensure!(left == "1", "{left} disks are left");
+    agent.detach("y")??;
+    guest::gone(node, "file")
 }

@@ -23,6 +23,7 @@ mod grpc_test;
 mod guest;
 mod hostile_test;
 mod identity_host_test;
+mod identity_nvme_test;
 mod identity_test;
 mod iscsi_portals_test;
 mod iscsi_stale_test;
@@ -95,6 +96,7 @@ const TESTS: &[(Kind, &[&[Test]])] = &[
             iscsi_portals_test::TESTS,
             identity_test::TESTS,
             identity_host_test::TESTS,
+            identity_nvme_test::TESTS,
             nfs_test::TESTS,
             address_test::TESTS,
             extend_test::TESTS,

@@ -14,7 +14,6 @@ use super::{
     nfs_servers::NfsServer,
     nfs_test,
     node::Node,
-    process::quote,
     secret_test,
     servers::{SmbServer, smb_info},
     smb_test,
@@ -32,6 +31,10 @@ pub(crate) const TESTS: &[Test] = &[
     Test {
         name: "xen_local_device_and_file",
         run: local_test::device_and_file,
+    },
+    Test {
+        name: "xen_identity_two_attachments_of_one_volume",
+        run: local_test::two_of_one,
     },
     Test {
         name: "xen_nfs_volumes_as_the_guest_sees_them",

@@ -19,11 +19,7 @@ const STALE: Duration = Duration::from_secs(30);
 
 impl Inner {
     /// Plugs the disk in. Under the domain's lock: nobody else here plugs anything in between the look and the plug.
-    pub(super) async fn plug(
-        &self,
-        record: &mut Record,
-        forward: &Forward,
-    ) -> Result<(), Error> {
+    pub(super) async fn plug(&self, record: &mut Record, forward: &Forward) -> Result<(), Error> {
         let Some(domain) = record.domain.as_ref().map(|domain| domain.uuid) else {
             return Ok(());
         };
@@ -127,11 +123,7 @@ impl Inner {
     }
 
     /// Has the guest let go of the disk, where it is this attachment's.
-    pub(super) async fn unplug(
-        &self,
-        record: &mut Record,
-        why: Why,
-    ) -> Result<(), Error> {
+    pub(super) async fn unplug(&self, record: &mut Record, why: Why) -> Result<(), Error> {
         let Some(domain) = record.domain.clone() else {
             return Ok(());
         };
