@@ -108,8 +108,12 @@ pub(super) fn look(plan: &HostPlan) -> Result<u64, BackendError> {
     on_this_host(plan)?;
     let volume = HostVolume::from(plan.clone());
     let job = file::job(&real(plan)?.into(), None)?;
+    let failed = |(step, errno)| file::failure(&volume, None, step, errno);
     let found = beneath::inspect(&job.root, &job.relative, job.write, job.head, job.tail)
-        .map_err(|(step, errno)| file::failure(&volume, None, step, errno))?;
+        .map_err(failed)?;
+    if plan.kind == SourceKind::Block {
+        beneath::check_unused(&job.root, &job.relative).map_err(failed)?;
+    }
     // After it was opened, which tells better of links on the way.
     only_ours(plan)?;
     file::judge(&volume, &found)?;

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use super::{look, node};
 use crate::backend::{BackendError, release};
 use crate::model::{HostVolume, LocalDevice};
-use crate::sys::block;
+use crate::sys::{beneath, block};
 
 /// A device until the next boot, whatever it is called: that boot, its number and its `diskseq`.
 type Key = (Option<String>, u64, Option<u64>);
@@ -88,6 +88,10 @@ fn set(device: &LocalDevice, volume: &HostVolume, read_only: bool) -> Result<(),
             Some(sequence) => Some(block::hold(&path, sequence)?),
             None => None,
         };
+        if read_only {
+            let dev = Path::new(look::DEVICES);
+            beneath::check_unused(dev, path.strip_prefix(dev).unwrap_or(&path))?;
+        }
         block::set_read_only(&path, read_only)
     };
     match set() {

@@ -1,3 +1,4 @@
+use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
@@ -203,7 +204,9 @@ fn writable_device() -> Option<[String; 2]> {
         device.is_some_and(|it| writable(&it)) && Path::new(other).exists()
     });
     if found.is_none() {
-        eprintln!("not tested: this machine has no block device in {DEVICES} that may be written");
+        // Past the harness, as tests/all.sh counts it.
+        let why = format!("this machine has no block device in {DEVICES} that may be written");
+        writeln!(std::io::stderr(), "\nSKIPPED: {why}").unwrap();
     }
     found
 }
