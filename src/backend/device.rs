@@ -101,17 +101,34 @@ async fn hold(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Reason;
+    use crate::model::{Access, Connection, HostPlan, ImageFormat, Reason, SourceKind};
 
     #[tokio::test(start_paused = true)]
     async fn a_device_without_a_lasting_name_is_refused() {
-        let error = named(Path::new("/dev/null"), &["scsi-x".to_owned()])
-            .await
-            .unwrap_err();
-        assert_eq!(error.reason(), Reason::DiskOptionInvalid);
-        assert!(
-            error.to_string().contains("/dev/disk/by-id/scsi-x"),
-            "{error}"
-        );
+        let workers = Workers::from_executable(PathBuf::new());
+        let volume = HostVolume::from(HostPlan {
+            protocol: "iscsi".into(),
+            claims: Vec::new(),
+            connection: Connection::None,
+            path: "/dev/null".into(),
+            root: "/dev".into(),
+            kind: SourceKind::Block,
+            format: ImageFormat::Raw,
+            access: Access::ReadWrite,
+            keeps_owner: false,
+        });
+        for scope in [Scope::Live, Scope::Config, Scope::LiveAndConfig] {
+            let lasting = ["scsi-x".to_owned()];
+            let pinned = pin(&workers, &volume, scope, &lasting, "x".to_owned()).await;
+            let Err(error) = pinned else {
+                assert_eq!(scope, Scope::Live);
+                continue;
+            };
+            assert_eq!(error.reason(), Reason::DiskOptionInvalid);
+            assert!(
+                error.to_string().contains("/dev/disk/by-id/scsi-x"),
+                "{error}"
+            );
+        }
     }
 }
