@@ -1,11 +1,11 @@
-//! Random histories of a small host: few names, which are given again; targets that show one LUN by several paths; volumes that tell one
-//! identity; servers and a libvirt that come and go; a daemon that dies at any turn of any call.
+//! Random histories of a small host: few names, which are reused; targets that show one LUN by several paths; two volumes that report one
+//! identity; servers and a libvirt that come and go; a daemon that dies at any point of any call.
 //!
-//! After each turn: no guest has a disk that is not its volume; what an attachment has and uses was taken from it by no other call, nor by
-//! one of its own that failed. In the end everything goes.
+//! Checks after each turn: no guest has a disk of another volume than its own; no other call, and no failed call of its own, has taken a
+//! working disk from an attachment. At the end, everything can be detached and nothing is left.
 //!
-//! `VOLATTACH_HISTORIES=n` has n of them instead of 10,000, `VOLATTACH_SEED=n` those of that seed. A failure prints the seed, and the
-//! history, shrunk.
+//! `VOLATTACH_HISTORIES=n` runs n histories instead of 10,000; `VOLATTACH_SEED=n` runs the histories of that seed. A failure prints the
+//! seed and the shrunk history.
 
 #![cfg(test)]
 
@@ -23,60 +23,60 @@ use volattach::journal::{Direction, Record};
 use volattach::model::{Access, SourceKind, State};
 use volattach::reconcile;
 
-/// How many histories there are, where nobody says otherwise.
+/// Number of histories by default.
 const HISTORIES: u32 = 10_000;
-/// How many turns each has at most.
+/// Maximum number of turns in a history.
 const TURNS: usize = 12;
-/// The attachments that callers make.
+/// The ids of the attachments that callers make.
 const IDS: [&str; 3] = ["a1", "a2", "a3"];
-/// The volumes, by what they are on the storage, and the paths by which callers know them.
+/// The volumes: the number on the storage, and the target and LUN of each path by which callers know the volume.
 const VOLUMES: [(u8, &[(&str, u64)]); 7] = [
     (1, &[("iqn.x", 1)]),
     (1, &[("iqn.y", 1)]),
     (1, &[("iqn.x", 1), ("iqn.y", 1)]),
     (2, &[("iqn.x", 2)]),
-    // It tells the identity of the first.
+    // Reports the identity of the first volume.
     (3, &[("iqn.z", 1)]),
     // Files of one share.
     (4, &[]),
     (5, &[]),
 ];
 
-/// A target of somebody else on this host.
+/// A target whose disks other programs on this host use.
 const OTHERS: &str = "iqn.others";
 
-/// What happens next.
+/// One event in a history.
 #[derive(Debug, Clone, Copy)]
 enum Turn {
-    /// A call makes an attachment.
+    /// Calls attach.
     Attach {
         id: usize,
         volume: usize,
         reads: bool,
     },
-    /// A call ends one.
+    /// Calls detach.
     Detach { id: usize },
-    /// What is in the journal is held against what there is.
+    /// Reconciles the journal with the host.
     Reconcile,
-    /// The guest lets go of a disk by itself.
+    /// Lets the guest release a disk by itself.
     Eject { id: usize },
-    /// The domain is switched off and on: it has none of its disks.
+    /// Switches the domain off and on, which takes all its disks away.
     PowerCycle,
-    /// The storage is away for so long that the kernel gives its disks up.
+    /// Takes the storage away for so long that the kernel gives up its disks.
     Away,
-    /// The storage falls silent, or is back.
+    /// Silences the storage, or brings it back.
     Silent(bool),
-    /// This host cannot ask a disk who it is, or can again.
+    /// Keeps this host from asking disks for their identity, or lets it ask again.
     Deaf(Option<Deaf>),
-    /// libvirt goes away, or is back.
+    /// Stops libvirt, or brings it back.
     Libvirt(bool),
-    /// Shares are unmounted as `umount -l` does: who has a file open there has it still.
+    /// Unmounts shares as `umount -l` does: guests keep the files that they have open.
     Unmount,
-    /// Two volumes change their LUNs, while no disk of these is on this host.
+    /// Swaps the LUNs of two volumes, unless this host has a disk at one of these LUNs.
     Remap,
 }
 
-/// What befalls the daemon during a turn. Where it is held, all devices go meanwhile, and others take their names.
+/// A fault at some call of a turn. While a call is held, all devices go away and devices of others take their names.
 type Struck = Option<(usize, Fault)>;
 
 fn turn() -> impl Strategy<Value = Turn> {
@@ -112,7 +112,7 @@ fn struck() -> impl Strategy<Value = Struck> {
     prop_oneof![3 => Just(None), 1 => (0..25_usize, fault).prop_map(Some)]
 }
 
-/// The first one's connection info, with these paths.
+/// Connection info with these paths.
 fn info(paths: &[(&str, u64)]) -> ConnectionInfo {
     let mut info = iscsi("v1");
     let Protocol::Iscsi(volume) = &mut info.protocol else {
@@ -140,15 +140,15 @@ fn request_of(id: usize, volume: &str, info: ConnectionInfo, reads: bool) -> Att
     request
 }
 
-/// A host, and what its callers know.
+/// A host, and the requests of its callers so far.
 struct History {
     world: World,
     engine: Engine,
-    /// The last request for each id.
+    /// The last request for each id: the volume, and whether it only reads.
     asked: [Option<(usize, bool)>; IDS.len()],
-    /// The disks that appeared for somebody else.
+    /// The `diskseq` of each disk that appeared for another program.
     others: Vec<u64>,
-    /// Whether devices went by themselves in this turn.
+    /// Whether this turn took devices or disks away without a call.
     taken_by_the_world: bool,
 }
 
@@ -174,8 +174,8 @@ impl History {
         }
     }
 
-    /// The ids of the attachments that a caller was told of, that nobody has asked to end, and whose guest has their disk, of a device
-    /// that is there. What a failed call left half made may go.
+    /// The ids of the attachments in the state `Attached`, without a detach under way, whose guest has the disk of an existing device.
+    /// Leftovers of a failed call do not count: they may go.
     fn working(&self) -> BTreeSet<&'static str> {
         let mut records = self.world.records();
         records.retain(|record| {
@@ -187,7 +187,7 @@ impl History {
         IDS.into_iter().filter(works).collect()
     }
 
-    /// Which volumes the guest reads on the disk of that attachment; `None`: it has none, or of a device that is gone.
+    /// The volumes that the guest reads on the attachment's disk; `None`: the guest has no such disk, or its device is gone.
     fn read(&self, record: &Record) -> Option<BTreeSet<u8>> {
         let state = self.world.state();
         state.disk(&record.disk)?;
@@ -202,7 +202,7 @@ impl History {
         self.world.san().read(opened?)
     }
 
-    /// No guest has a disk that is not its volume.
+    /// Asserts that no guest reads another volume than its attachment's.
     fn check(&self, turn: &str) {
         for record in self.world.records() {
             let its = record.volume.as_str().trim_start_matches('v');
@@ -228,7 +228,7 @@ impl History {
         let moved = |at: &(&str, u64)| luns[&(at.0.to_owned(), at.1)] != number;
         let now: Vec<(&str, u64)> = match paths.iter().any(moved) {
             false => paths.to_vec(),
-            // The control plane knows where it is.
+            // The control plane sends the LUN to which the volume has moved.
             true => luns
                 .iter()
                 .filter(|(_, volume)| **volume == number)
@@ -238,7 +238,7 @@ impl History {
         request_of(id, &name, info(&now), reads)
     }
 
-    /// A call runs to its end, or the daemon dies: then the next one starts. `None`: it died.
+    /// Runs a call to its end; `None`: the daemon died in the call.
     async fn call<T>(&mut self, struck: Struck, call: impl Future<Output = T>) -> Option<T> {
         if let Some((at, fault)) = struck {
             self.world.gate.arm(at, fault);
@@ -257,7 +257,7 @@ impl History {
         answer
     }
 
-    /// All devices go, and disks of somebody else appear.
+    /// Removes all devices, and adds disks of other programs, which take the names.
     fn others_take_names(&mut self) {
         self.taken_by_the_world = true;
         self.world.away();
@@ -284,7 +284,7 @@ impl History {
         match turn {
             Turn::Attach { id, volume, reads } => {
                 own = Some(IDS[id]);
-                // What is there is asked for as it was.
+                // A repeated attach sends the first request unchanged.
                 let known = engine.look(&IDS[id].parse().unwrap()).await.unwrap();
                 let (volume, reads) = match (known, self.asked[id]) {
                     (Some(_), Some(asked)) => asked,
@@ -297,7 +297,7 @@ impl History {
                     None => died = true,
                     Some(_) if self.taken_by_the_world => {}
                     Some(Ok(_)) => assert!(self.working().contains(IDS[id]), "said OK: {turn:?}"),
-                    // A call that failed took nothing away that worked.
+                    // A failed call must not take away a working disk.
                     Some(Err(error)) => {
                         let now = self.working();
                         assert!(
@@ -346,7 +346,7 @@ impl History {
             }
         }
         if !died {
-            // A moment passes, in which the journal writes what it was told to write soon.
+            // Time passes, and the journal writes its deferred records.
             self.world.state().sync();
         }
         let told = format!("{turn:?} {struck:?}");
@@ -368,7 +368,7 @@ impl History {
         }
     }
 
-    /// Everything is well, and everything goes.
+    /// Ends all faults, detaches everything, and asserts that nothing is left.
     async fn end(mut self) {
         self.world.san().silent = false;
         self.world.san().deaf = None;
@@ -399,7 +399,7 @@ impl History {
 }
 
 fn run(turns: Vec<(Turn, Struck)>) {
-    // A runtime of its own: dropping it drops the dead process's tasks, as the kernel would.
+    // One runtime per history: its drop ends the tasks of dead processes, as the kernel would.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)

@@ -257,7 +257,7 @@ fn unsafe_stays_in_its_modules() {
     assert_none("unsafe outside of sys and libvirt", &faults);
 }
 
-/// The methods of traits that have a body of their own: a new implementation that forgets one builds.
+/// The trait methods with a default body: an implementation that forgets such a method still builds.
 fn defaults(tokens: &TokenStream, found: &mut BTreeSet<String>) {
     let tokens: Vec<TokenTree> = tokens.clone().into_iter().collect();
     let is = |at: usize, word: &str| matches!(tokens.get(at), Some(TokenTree::Ident(ident)) if ident == word);
@@ -294,7 +294,7 @@ fn no_trait_decides_for_who_forgets() {
     for source in sources() {
         defaults(&source.tokens, &mut found);
     }
-    // It is the others, put together.
+    // `Journal::all` only combines the other methods.
     found.remove("Journal::all");
     let found: Vec<String> = found.into_iter().collect();
     assert_none("methods of traits with a default", &found);

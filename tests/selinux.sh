@@ -46,7 +46,7 @@ asked() {
     for target in virtd_t iscsid_t lvm_t xenstored_t; do
         some -A -s volattachd_t -t "$target" -c unix_stream_socket -p connectto
     done
-    # multipathd's list of volumes, which has this type since multipathd makes it in /etc.
+    # multipathd's list of volumes has this type, since multipathd makes the file in /etc.
     some -T -s lvm_t -t etc_t -c file
     some -A -s volattachd_t -t lvm_metadata_t -c file -p write
     for port in smbd_port_t nfs_port_t portmap_port_t iscsi_port_t http_port_t commplex_main_port_t unreserved_port_t; do

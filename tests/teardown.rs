@@ -20,7 +20,7 @@ use volattach::host::Host;
 use volattach::model::{Access, HostKey, HostVolume, ImageFormat, Reason};
 use volattach::sys::worker::Workers;
 
-/// Of a volume that nobody else shares anything with.
+/// Release of a volume that shares nothing with others.
 const LAST: Release = Release {
     held: Vec::new(),
     force: false,
@@ -102,7 +102,7 @@ fn mount_tmpfs_with(target: &Path, options: &str) {
     mount(Some("none"), target, Some("tmpfs"), flags, Some(options)).unwrap();
 }
 
-/// A backend whose mounts lie beneath a directory of the test's own, and a volume that is planned on one.
+/// A backend with a mount base in a directory of the test's own, and a volume that is planned beneath this base.
 fn planned() -> (tempfile::TempDir, SmbBackend, HostVolume) {
     let dir = tempfile::tempdir().unwrap();
     let backend = backend(&dir.path().join("mnt"));

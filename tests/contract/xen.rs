@@ -43,7 +43,7 @@ async fn options_are_left_out_by_name_or_refused() {
 async fn an_image_that_xen_does_not_serve_is_refused_before_anything_is_connected() {
     let server = Server::start().await;
     server.world.state().format = ImageFormat::Qcow2;
-    // Whoever serves one that is written could have it name a file of this host.
+    // Read-write too: the server could write the name of a file of this host into the header.
     for access in ["ro", "rw"] {
         let attach = [
             "attach", "--volume", "v1", "--domain", "web", "--access", access,

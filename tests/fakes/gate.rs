@@ -63,7 +63,7 @@ impl Gate {
     pub fn disarm(&self) -> Option<String> {
         let mut plan = self.plan.lock().unwrap();
         plan.fault = None;
-        // Several calls may have met one death: nobody dies of it later.
+        // Several calls may have met one death: drop the spare notification, or a later wait would end by it.
         let _ = self.died.notified().now_or_never();
         plan.struck.take()
     }

@@ -56,23 +56,23 @@ pub enum Guest {
 pub struct State {
     /// Connections, by what is shared or by path.
     pub connections: BTreeMap<String, Presence>,
-    /// Connections that do not work any more.
+    /// Connections that have gone stale: they exist, and an inspect fails on them.
     pub stale: BTreeSet<String>,
-    /// The identities that volumes tell, by target and number, where they are not their own.
+    /// Identities that volumes report instead of their own, by target and number.
     pub identities: BTreeMap<(String, u64), String>,
-    /// The numbers of the block devices that there are.
+    /// The `diskseq` of each existing block device, by name.
     pub sequences: BTreeMap<PathBuf, u64>,
-    /// The number in the name of the first device, which another start of the host gives another one.
+    /// The number in the name of the first device; a start of the host changes the number.
     pub first_device: u64,
-    /// The number of the last that appeared.
+    /// The `diskseq` of the last device that appeared.
     pub last_sequence: u64,
-    /// The block devices that somebody has open: their names are given to no other.
+    /// The block devices that somebody holds open: their names go to no other device.
     pub open: Vec<PathBuf>,
     /// udev's names for block devices.
     pub links: BTreeMap<PathBuf, PathBuf>,
     /// The domain's disks, by alias.
     pub disks: BTreeMap<String, DiskPlan>,
-    /// Those of its persistent configuration.
+    /// The disks of the domain's persistent configuration, by alias.
     pub config: BTreeMap<String, DiskPlan>,
     /// Records as the journal's file has them.
     pub records: BTreeMap<String, Vec<u8>>,
@@ -90,9 +90,9 @@ pub struct State {
     pub unplugs_asked: usize,
     /// The aliases of disks that the domain shows and its guest has no more.
     pub hollow: BTreeSet<String>,
-    /// The number of the device that each disk was plugged in with, by alias.
+    /// The `diskseq` of the device behind each disk as it was plugged in, by alias.
     pub opened: BTreeMap<String, Option<u64>>,
-    /// The domain that has the name `web`.
+    /// The UUID of the domain that has the name `web`.
     pub named: Uuid,
     /// Whether the domain runs.
     pub running: bool,
@@ -133,7 +133,7 @@ pub struct World {
     events: broadcast::Sender<DeviceGone>,
 }
 
-/// A device that is open.
+/// An open device, closed by the drop.
 pub struct Open {
     world: World,
     device: PathBuf,
@@ -142,7 +142,7 @@ pub struct Open {
 impl Drop for Open {
     fn drop(&mut self) {
         let mut state = self.world.state();
-        // None where the process that had it open is dead.
+        // No entry is left after the death of the process that held the device open.
         if let Some(place) = state.open.iter().position(|it| *it == self.device) {
             state.open.swap_remove(place);
         }
@@ -150,13 +150,13 @@ impl Drop for Open {
 }
 
 impl State {
-    /// What a volume tells of itself.
+    /// The identity that a volume reports.
     pub fn identity(&self, target: &str, number: u64) -> Wwid {
         let given = self.identities.get(&(target.to_owned(), number)).cloned();
         Wwid::as_spelled(given.unwrap_or_else(|| format!("{target}.{number}")))
     }
 
-    /// The number of the device, which appears if it is not there.
+    /// The `diskseq` of the device, which appears if it does not exist.
     pub fn sequence(&mut self, device: &Path) -> u64 {
         let next = self.last_sequence + 1;
         let sequence = *self.sequences.entry(device.to_owned()).or_insert(next);
@@ -164,17 +164,17 @@ impl State {
         sequence
     }
 
-    /// The domain's disk, as it was planned: by what [`volattach::libvirt::Devices::find`] goes by.
+    /// Finds a planned disk in the running domain by the rules of [`volattach::libvirt::Devices::find`].
     pub fn disk(&self, plan: &DiskPlan) -> Option<&DiskPlan> {
         found(&self.disks, plan)
     }
 
-    /// The same of the persistent configuration.
+    /// Finds a planned disk in the persistent configuration, by the same rules.
     pub fn configured(&self, plan: &DiskPlan) -> Option<&DiskPlan> {
         found(&self.config, plan)
     }
 
-    /// The number of the device that a path leads to.
+    /// The `diskseq` of the device that a path leads to.
     pub fn leads_to(&self, path: &Path) -> Option<u64> {
         let device = self.links.get(path).map_or(path, PathBuf::as_path);
         self.sequences.get(device).copied()
@@ -246,7 +246,7 @@ impl World {
         self.san.lock().unwrap()
     }
 
-    /// A daemon's process whose storage is the SAN, and shares.
+    /// Starts a daemon's process with the SAN and shares for storage.
     pub fn engine_of_san(&self) -> Engine {
         let backends: [Arc<dyn Backend>; 2] = [
             Arc::new(san::SanBackend::new(self)),
@@ -266,7 +266,7 @@ impl World {
             .collect()
     }
 
-    /// Keeps a device open until what this gives is dropped.
+    /// Holds a device open until the returned guard is dropped.
     pub fn open(&self, device: &Path) -> Open {
         self.state().open.push(device.to_owned());
         Open {
@@ -275,7 +275,7 @@ impl World {
         }
     }
 
-    /// Each block device goes away, and another one appears that is given its name if nobody has it open.
+    /// Removes each block device, and gives its name to a new device unless somebody holds the old device open.
     pub fn reuse_names(&self) {
         let mut state = self.state();
         let names: Vec<PathBuf> = state.sequences.keys().cloned().collect();
@@ -287,7 +287,7 @@ impl World {
         }
     }
 
-    /// The host starts anew: nothing is connected, no domain runs, and the next devices get other names.
+    /// Restarts the host: nothing is connected, no domain runs, and the next devices get other names.
     pub fn reboot(&self) {
         let mut state = self.state();
         state.sync();
@@ -299,7 +299,7 @@ impl World {
         state.first_device += 1;
     }
 
-    /// The domain is started, with what its persistent configuration names, all of which must be there.
+    /// Starts the domain with the disks of its persistent configuration; fails if a named device does not exist.
     pub fn start(&self) {
         let mut state = self.state();
         state.running = true;

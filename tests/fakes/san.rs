@@ -1,7 +1,7 @@
-//! A backend over a small world of targets, disks and maps, in which names are given again and volumes may tell one identity.
+//! A backend over a small world of targets, disks and maps, in which names are reused and two volumes may report one identity.
 //!
-//! It does what the iSCSI backend does with the kernel and multipathd: disks appear by a scan under the first name that is free, a map's
-//! paths are whatever tells its identity, and a disk that is gone leaves its name to the next.
+//! Behaves as the iSCSI backend with the kernel and multipathd: a scan makes a disk appear under the first free name, a map's paths are all
+//! disks that report its identity, and a removed disk leaves its name to the next disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -27,27 +27,27 @@ use super::gate::{Failed, Moment};
 /// A LUN: its target and number.
 pub type At = (String, u64);
 
-/// A disk of this host, at a LUN.
+/// A SCSI disk of this host, scanned from a LUN.
 #[derive(Debug, Clone)]
 pub struct Disk {
     pub name: PathBuf,
     pub number: u64,
     pub at: At,
-    /// The identity that it told when it appeared.
+    /// The identity that the disk reported when it appeared.
     pub told: Wwid,
 }
 
-/// A map over disks.
+/// A multipath map over disks of one identity.
 #[derive(Debug, Clone)]
 pub struct Map {
     pub name: PathBuf,
     pub number: u64,
     pub wwid: Wwid,
-    /// The numbers of its paths.
+    /// The `diskseq` of each disk that is a path of the map.
     pub paths: BTreeSet<u64>,
 }
 
-/// Why this host cannot ask.
+/// Reason why this host cannot ask a disk for its identity.
 #[derive(Debug, Clone, Copy)]
 pub enum Deaf {
     /// No worker starts.
@@ -56,26 +56,26 @@ pub enum Deaf {
     Refused,
 }
 
-/// The storage, and what this host has of it.
+/// The storage, and this host's disks and maps of the storage.
 #[derive(Debug, Default)]
 pub struct San {
-    /// Which volume each LUN is.
+    /// The volume behind each LUN.
     pub luns: BTreeMap<At, u8>,
-    /// Whether the storage answers.
+    /// Whether the storage leaves requests unanswered.
     pub silent: bool,
-    /// Whether this host cannot ask a disk who it is: no worker starts, or one is refused what it needs.
+    /// Reason why this host cannot ask a disk for its identity; `None`: it can.
     pub deaf: Option<Deaf>,
     pub disks: Vec<Disk>,
     pub maps: Vec<Map>,
 }
 
 impl San {
-    /// The identity that a volume tells. The third volume tells the first's.
+    /// The identity that a volume reports. The third volume reports the identity of the first.
     pub fn identity(volume: u8) -> Wwid {
         Wwid::scsi(3, &format!("{}", if volume == 3 { 1 } else { volume }))
     }
 
-    /// What is read of the device of that number, by whichever of its paths; `None`: it is gone.
+    /// The volumes that a reader of the device sees, by any of its paths; `None`: the device is gone.
     pub fn read(&self, number: u64) -> Option<BTreeSet<u8>> {
         let volume = |disk: &Disk| self.luns.get(&disk.at).copied();
         let all: Vec<&Disk> = match self.maps.iter().find(|map| map.number == number) {
@@ -94,7 +94,7 @@ impl San {
 }
 
 impl World {
-    /// The first name of that kind that no device has and nobody has open, and the device's number.
+    /// Adds a device under the first name of that kind that no device has and nobody holds open; returns name and `diskseq`.
     fn appear(&self, kind: &str) -> (PathBuf, u64) {
         let mut state = self.state();
         let is_free =
@@ -105,7 +105,7 @@ impl World {
         (name, number)
     }
 
-    /// The disk is gone, with its place in a map.
+    /// Removes the disk, also from its map.
     pub fn remove_disk(&self, number: u64) {
         let mut san = self.san();
         for map in &mut san.maps {
@@ -118,7 +118,7 @@ impl World {
         }
     }
 
-    /// The map is gone.
+    /// Removes the map.
     pub fn remove_map(&self, number: u64) {
         let mut san = self.san();
         let place = san.maps.iter().position(|map| map.number == number);
@@ -128,7 +128,7 @@ impl World {
         }
     }
 
-    /// The map is gone, if it has no path and nobody has it open.
+    /// Removes the map if it has no path and nobody holds it open.
     fn remove_pathless(&self, number: u64) {
         let pathless = {
             let (san, state) = (self.san(), self.state());
@@ -140,7 +140,7 @@ impl World {
         }
     }
 
-    /// All devices are gone.
+    /// Removes all disks and maps.
     pub fn away(&self) {
         let (disks, maps) = {
             let san = self.san();
@@ -154,7 +154,7 @@ impl World {
         }
     }
 
-    /// A disk appears, and multipathd joins it to the map of its identity where there is one.
+    /// Adds the LUN's disk, and as multipathd does joins it to the map of its identity if such a map exists.
     pub fn scan(&self, at: &At) -> Option<Disk> {
         let volume = *self.san().luns.get(at)?;
         let (name, number) = self.appear("sd");
@@ -177,7 +177,7 @@ pub struct SanBackend {
     world: World,
 }
 
-/// A path that is there, and whether it was before.
+/// A path's disk, and whether the disk existed before.
 type Live = (Disk, bool);
 
 impl SanBackend {
@@ -196,7 +196,7 @@ impl SanBackend {
         }
     }
 
-    /// What a worker would hear of the disk there.
+    /// The reply that a worker would get from the disk at the LUN.
     fn ask(&self, at: &At) -> Result<Reply, WorkerError> {
         let san = self.world.san();
         let failed = |errno| WorkerError::Failed {
@@ -230,7 +230,7 @@ impl SanBackend {
                     .await?;
                 return Ok((disk, true));
             }
-            // A leftover of another volume.
+            // The disk is a leftover of another volume.
             self.world.remove_disk(disk.number);
         }
         let disk = self
@@ -502,7 +502,7 @@ impl Backend for SanBackend {
             self.pass("backend.disconnect", Moment::Half).await?;
             self.world.remove_disk(*number);
         }
-        // Its other paths may have been removed at the same time.
+        // Another call may have removed the map's other paths at the same time.
         if let Some(over) = over {
             self.world.remove_pathless(over.number);
         }

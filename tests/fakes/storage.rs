@@ -51,7 +51,7 @@ impl FakeBackend {
             };
         }
         let whole = there.iter().all(|it| *it == Some(Presence::Present));
-        // Others may have the target: which device is the volume's, only connecting tells. And another may have its name by now.
+        // Others may use the target, so only a connect finds the volume's device; another device may have the device's name by now.
         let its_own = volume.sequence() == state.sequences.get(volume.path()).copied();
         match whole && connected && its_own {
             true => Presence::Present,
@@ -142,7 +142,7 @@ fn fail(reason: Reason) -> BackendError {
     error
 }
 
-/// The plan's target, if it has one.
+/// The plan's storage target, if the plan connects to a target.
 fn target_of(plan: &HostPlan) -> Option<&TargetPlan> {
     match &plan.connection {
         Connection::Iscsi(target) | Connection::Nvme(target) => Some(target),
@@ -179,7 +179,7 @@ impl Backend for FakeBackend {
         }
     }
 
-    fn recall(&self, _volume: &HostVolume) {} // it remembers nothing of connections
+    fn recall(&self, _volume: &HostVolume) {} // the world holds the connections
 
     fn plan(&self, info: &Protocol, access: Access) -> Result<HostPlan, BackendError> {
         let (claims, connection, root, path) = match info {
@@ -333,7 +333,7 @@ impl Backend for FakeBackend {
             let mut state = self.world.state();
             let there = state.connections.entry(claim.to_string());
             let there = *there.or_insert(Presence::Partial);
-            // One more volume of a target takes nothing from the others; but nobody mounts over a mount.
+            // A further volume of a target leaves the others connected; a mount over a mount is a fault.
             assert!(
                 target_of(plan).is_some() || there == Presence::Partial,
                 "mounted over a mount: {claim}"

@@ -71,7 +71,7 @@ fn disks_of(node: &Node, domain: &str) -> Result<BTreeMap<String, Disk>> {
     Ok(disks)
 }
 
-/// The attachment for which the agent has plugged in the disk at that target.
+/// The id of the attachment whose disk is at that target, by the disk's serial.
 fn attachment_at(domain: &str, target: &str) -> Option<String> {
     let disk = domain
         .split("<disk ")

@@ -1,4 +1,4 @@
-//! A host or a storage that changes beneath attachments: an export that is made anew, a server that moves, partitions of a map.
+//! Changes of host and storage beneath attachments: an export made anew, a server that moves, partitions of a map, a start of the host.
 
 use anyhow::{Result, ensure};
 use serde_json::json;
@@ -33,12 +33,13 @@ pub(crate) const TESTS: &[Test] = &[
     },
 ];
 
-/// How many NFS mounts there are.
+/// The number of NFS mounts.
 fn mounts(node: &Node) -> Result<String> {
     node.sh("grep -c ' nfs4* ' /proc/mounts; true")
 }
 
-/// The server does not know any more what is mounted: who comes does not join that, and who has it keeps it until the end.
+/// The server exports anew, so the mount goes stale: new attachments get another mount, and the first attachment keeps the stale mount
+/// until it is detached.
 fn made_anew(lab: &Lab) -> Result<()> {
     let node = &lab.node;
     let agent = Agent::start(node, "")?;
@@ -63,7 +64,7 @@ fn made_anew(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// The server's name leads to another address, and the one that it had is dead.
+/// The server's name moves to another address, and the old address is dead.
 fn moved(lab: &Lab) -> Result<()> {
     let node = &lab.node;
     let agent = Agent::start(node, "")?;
@@ -101,8 +102,8 @@ fn moved(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Maps of partitions, as kpartx makes of the table that a guest writes, keep nobody from looking at their map, and go with it, unless this
-/// host uses one.
+/// Partition maps, which kpartx makes of a guest's partition table, leave their map open to an extend, and go with the map unless this host
+/// uses a partition.
 fn partitions(lab: &Lab) -> Result<()> {
     let node = &lab.node;
     let agent = Agent::start(node, "")?;
@@ -135,12 +136,12 @@ fn partitions(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// After a start of the host its devices have other names, and a domain is started with what its persistent configuration names.
+/// A start of the host renames its devices, and a domain starts with the devices that its persistent configuration names.
 fn next_start(lab: &Lab) -> Result<()> {
     let node = &lab.node;
     let both = ["--scope", "both"];
     let info = |lun| iscsi_info(21, "t", lun);
-    // A volume's serial is made of its name.
+    // The target derives a volume's serial from its name, so both serves give the same identities.
     let serve = || Targets::new(node, &["va", "vb"])?.target("t", &[21], &[(1, "va"), (2, "vb")]);
     serve()?;
     let server = NfsServer::start(node, "nas", 10, "rw", "")?;
@@ -159,7 +160,7 @@ fn next_start(lab: &Lab) -> Result<()> {
     let agent = Agent::start(node, "")?;
     let lost = agent.call(&["show", "a"], "")??;
     ensure!(lost["error"]["reason"] == "DISK_LOST", "{lost}");
-    // The other one comes first, and has the name that the first one had.
+    // The other volume is connected first, and gets the name that the first volume had.
     let other = agent.connect("b", "vb", &info(2), &[])??;
     ensure!(host_path(&other) == "/dev/sda", "{other}");
     agent.attach("a", "va", &info(1), &both)??;

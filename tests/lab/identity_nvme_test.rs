@@ -1,4 +1,4 @@
-//! NVMe controllers of others, and a kernel that joins no paths.
+//! NVMe controllers of other programs, and a kernel without native multipath.
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
@@ -23,20 +23,20 @@ pub(crate) const TESTS: &[Test] = &[
     },
 ];
 
-/// The host names by which there are controllers, in order.
+/// The host NQNs of the existing controllers, sorted.
 fn host_names(node: &Node) -> Result<Vec<String>> {
     let told = node.sh("cat /sys/class/nvme/nvme*/hostnqn 2>/dev/null | sort")?;
     Ok(told.lines().map(str::to_owned).collect())
 }
 
-/// The volume, by that portal alone.
+/// Connection info of the volume by one portal alone.
 fn by(server: &NvmeServer<'_>, volume: &str, octet: u8) -> Value {
     let mut info = server.info(volume);
     info["data"]["portals"] = json!([[format!("10.99.0.{octet}"), "4420", "tcp"]]);
     info
 }
 
-/// A controller that somebody made by another name of this host goes by that name's rights: it is nobody's path, and stays.
+/// A controller by another host NQN has the rights of that NQN: no attachment uses the controller as a path, and it stays.
 fn other_host(lab: &Lab) -> Result<()> {
     const OTHER: &str = "nqn.2014-08.org.nvmexpress:uuid:11111111-2222-3333-4444-555555555555";
     let node = &lab.node;
@@ -64,7 +64,7 @@ fn other_host(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Without native multipath each portal has a device of its own: several are refused, and each attachment has that of its portal.
+/// Each portal has a device of its own without native multipath: several portals are refused, and each attachment has its portal's device.
 fn unjoined(lab: &Lab) -> Result<()> {
     const UNLOAD: &str = "modprobe -r nvmet_tcp nvmet nvme_tcp nvme_fabrics nvme_core";
     let node = &lab.node;

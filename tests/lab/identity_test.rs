@@ -1,4 +1,4 @@
-//! Two that meet: volumes that tell one identity, lists of paths that overlap, records and mounts that others made.
+//! Overlaps: volumes that report one identity, lists of paths with a common path, records, sessions and mounts that others made.
 
 use std::time::Duration;
 
@@ -38,19 +38,19 @@ pub(crate) const TESTS: &[Test] = &[
     },
 ];
 
-/// How long a login may take, and a disk to be found.
+/// Maximum wait for a login, and for a disk to appear.
 const LOGIN: Duration = Duration::from_secs(60);
 
-/// Whether somebody has a disk open for longer than a look takes.
+/// Shell test that a process holds a disk open for longer than a short look: in two samples one second apart.
 const HELD: &str = "open() { find /proc/[0-9]*/fd -lname '/dev/sd?'; }; first=$(open); sleep 1; [ -n \"$first\" ] && [ \"$first\" = \"$(open)\" ]";
 
-/// The paths of the only map.
+/// The paths of the one map.
 fn paths(node: &Node) -> Result<String> {
     node.sh("echo $(ls /sys/block/dm-*/slaves)")
 }
 
-/// Some storage makes the identity of the numbers of target and LUN: another target's volume says that it is the first one's.
-/// Over one path and over several it is refused, and the first one's guest has its own disk, and no path but its own.
+/// A volume of another target reports the first volume's identity, as by storage that derives it from the numbers of target and LUN. The
+/// second volume is refused over one path and over several; the first volume's guest keeps its disk, with its own paths only.
 fn twins(lab: &Lab) -> Result<()> {
     let node = &lab.node;
     let agent = Agent::start(node, "")?;
@@ -95,7 +95,7 @@ fn twins(lab: &Lab) -> Result<()> {
         );
         agent.detach("a")??;
         expect(lab, "0 sessions 0 disks 0 maps")?;
-        // Alone, it is as good as any.
+        // The second volume attaches when it is alone.
         agent.attach_to(Second::NAME, "b", "vb", &other, &["--access", "ro"])??;
         ensure!(second.sees("vb")?.head == head_hex("vb"));
         agent.detach("b")??;
@@ -105,7 +105,7 @@ fn twins(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// One LUN by two targets, and another attachment of it by one of them and a third: what both have stays for who is left.
+/// One attachment reaches a LUN by two targets, another by one of them and a third: the common path stays for the remaining attachment.
 fn overlap(lab: &Lab) -> Result<()> {
     let node = &lab.node;
     let agent = Agent::start(node, "")?;
@@ -136,7 +136,7 @@ fn overlap(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// The storage's disk goes while it is being plugged in, and another target's appears: it gets another name, and the guest nothing of it.
+/// The disk goes away while libvirt plugs it in, and a disk of another target appears: it gets another name, and does not reach the guest.
 fn name(lab: &Lab) -> Result<()> {
     let node = &lab.node;
     let agent = Agent::start(node, "")?;
@@ -145,7 +145,7 @@ fn name(lab: &Lab) -> Result<()> {
     targets.target("u", &[22], &[(1, "vb")])?;
     let refusal = std::thread::scope(|scope| {
         let attaching = scope.spawn(|| agent.attach("a", "va", &iscsi_info(21, "t", 1), &[]));
-        // The domain was looked at by now; its disk is planned anew when it has a name, and that waits for libvirt.
+        // The domain was inspected before the login; the disk is planned anew once its device has a name, which waits for libvirt.
         node.wait("the login", "ls /sys/class/iscsi_session/session*", LOGIN)?;
         node.sh("systemctl kill -s STOP --kill-whom=main libvirtd")?;
         let other = || -> Result<()> {
@@ -170,8 +170,8 @@ fn name(lab: &Lab) -> Result<()> {
     expect(lab, "0 sessions 0 disks 0 maps")
 }
 
-/// Node records that iscsiadm made: one of the same login, by which a login would scan every LUN; the session that it made, which is used
-/// and left with its disk; and one of another interface, by which nobody logs in.
+/// Node records that iscsiadm made: a record of the same login, by which a login would scan every LUN, is refused; its session is used and
+/// left with its disk; a record of another interface, by which nobody logs in, is ignored.
 fn record_of_others(lab: &Lab) -> Result<()> {
     let node = &lab.node;
     let agent = Agent::start(node, "")?;
@@ -182,7 +182,7 @@ fn record_of_others(lab: &Lab) -> Result<()> {
     node.sh(&format!(
         "{record} -o new && {record} -o update -n node.session.scan -v auto"
     ))?;
-    // A password of an earlier time is in it.
+    // The record holds an outdated password.
     for (key, value) in [
         ("authmethod", "CHAP"),
         ("username", "u"),
@@ -220,7 +220,7 @@ fn record_of_others(lab: &Lab) -> Result<()> {
     expect(lab, "0 sessions 0 disks 0 maps")
 }
 
-/// `host:/`, the root that NFS 4 servers have, and a mount base that is a shared bind mount of itself, where the kernel lists each
+/// Mounts of `host:/`, the root of an NFS 4 server, on a mount base that is a shared bind mount of itself, on which the kernel lists each
 /// mount twice.
 fn mounts(lab: &Lab) -> Result<()> {
     const BASE: &str = "/var/lib/volattach/mnt";

@@ -226,7 +226,7 @@ fn under_a_map(lab: &Lab) -> Result<()> {
     read("a path came back")?;
     refused(agent.extend("a", 0)?, "DEVICE_IDENTITY")?;
     let failure = refused(agent.connect("c", "vc", &both, &[])?, "DEVICE_IDENTITY")?;
-    // By whichever path answers first: the other volume's, or the one that tells the identity of a's.
+    // The message depends on the path that answers first: that of the other volume, or that which reports the identity of a's volume.
     let why = ["different volumes", "as does volume va"];
     let said = |why: &&str| failure.message.contains(*why);
     ensure!(why.iter().any(said), "{failure:?}");

@@ -92,7 +92,7 @@ pub(crate) fn device_and_file(lab: &Lab) -> Result<()> {
     agent.detach("a1")??;
     ensure!(read_only()? == "0", "nobody may write it any more");
 
-    // What the node itself uses is nobody's volume.
+    // A device that the node itself uses cannot be attached.
     node.sh("mkfs.ext4 -q /dev/lab-vg/vol && mkdir -p /srv/local/used && mount /dev/lab-vg/vol /srv/local/used")?;
     for access in ["rw", "ro"] {
         let used = info("/dev/lab-vg/vol");
@@ -117,8 +117,8 @@ pub(crate) fn device_and_file(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Two readers of one volume in one domain, of which the first one's disk was taken away by hand: what the second has is not taken for the
-/// first one's, nor from the guest with it.
+/// Two readers attach one volume to one domain, and the first reader's disk is unplugged by hand: the second reader's disk is not taken for
+/// the first reader's, and stays when the first attachment is detached.
 pub(crate) fn two_of_one(lab: &Lab) -> Result<()> {
     let node = &lab.node;
     let agent = Agent::start(node, "[local]\nroots = [\"/srv/local/files\"]\n")?;
@@ -134,7 +134,7 @@ pub(crate) fn two_of_one(lab: &Lab) -> Result<()> {
     guest::gone(node, "file")?;
     attach("y")??;
     ensure!(guest::sees(node, "file")?.head == guest::hex(HEAD));
-    // What the journal has is held against what there is.
+    // The start reconciles the journal with the host.
     node.sh("systemctl restart volattachd.service")?;
     let shown = agent.call(&["show", "x"], "")??;
     ensure!(shown["error"]["reason"] == "DISK_LOST", "{shown}");

@@ -48,7 +48,7 @@ impl<'node> NfsServer<'node> {
         Ok(server)
     }
 
-    /// Exports the same anew, with these options.
+    /// Exports the same directory anew, with these options.
     pub(crate) fn export_anew(&self, options: &str) -> Result<()> {
         let exports = format!("{} *({options},no_subtree_check)\n", self.export());
         let script = format!("lab-nfs export {}", self.name);

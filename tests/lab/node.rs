@@ -37,7 +37,7 @@ pub(crate) struct Node {
     pub(crate) kind: Kind,
     /// Whether its KVM is by a processor that QEMU emulates.
     nests: bool,
-    /// The volumes of the attachments that a test has asked for, by id: on Xen a disk is known by its attachment.
+    /// The volume of each attachment that a test has requested, by id: a disk on Xen bears the id of its attachment.
     volumes: Mutex<BTreeMap<String, String>>,
     // Ended in this order.
     login: Mutex<Guarded>,
@@ -51,13 +51,13 @@ impl Node {
         self.volumes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Remembers of which volume an attachment is.
+    /// Notes the volume of an attachment.
     pub(crate) fn note(&self, attachment: &str, volume: &str) {
         self.volumes()
             .insert(attachment.to_owned(), volume.to_owned());
     }
 
-    /// The volume of an attachment, where it was noted.
+    /// The volume of an attachment, if noted.
     pub(crate) fn volume_of(&self, attachment: &str) -> Option<String> {
         self.volumes().get(attachment).cloned()
     }
@@ -150,7 +150,7 @@ impl Node {
             .save(file)
     }
 
-    /// The node starts anew, as after a press of its reset button: what it has on its disk stays, its guests and servers are gone.
+    /// Resets the node, as by its reset button: the contents of its disk stay, its guests and servers are gone.
     pub(crate) fn reboot(&self) -> Result<()> {
         profile::span(Activity::Boot, "reboot", || self.start_anew())
     }
@@ -163,7 +163,7 @@ impl Node {
         qemu.execute("system_reset", json!({}))?;
         let port = qemu.forwarded_port()?;
         let mut login = self.login.lock().unwrap_or_else(PoisonError::into_inner);
-        // The connection knows nothing of it.
+        // The SSH connection does not notice the reset.
         login.0.kill()?;
         login.0.wait()?;
         let _ = fs::remove_file(path("ssh"));

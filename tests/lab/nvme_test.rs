@@ -117,7 +117,7 @@ fn two_volumes(lab: &Lab) -> Result<()> {
         node.sh(&format!("sha256sum <{image_a}"))? == before,
         "A was written to"
     );
-    // The one that B was asked for by stays.
+    // The controller at B's portal stays.
     let left = controllers(node)?;
     ensure!(left == ["traddr=10.99.0.20 live 2 60 1 2"], "{left:?}");
 
@@ -167,7 +167,7 @@ fn path_of_others(node: &Node, agent: &Agent<'_>, server: &NvmeServer<'_>) -> Re
     let mut info = server.info(B);
     info["data"]["portals"] = json!([["10.99.0.20", "4420", "tcp"]]);
     let nqn = text(&info["data"], "target_nqn");
-    // With the time-out that volattach gives, too: it tells nothing of who made it.
+    // Even volattach's own time-out does not make the controller volattach's.
     node.sh(&format!(
         "printf 'transport=tcp,traddr=10.99.0.20,trsvcid=4420,nqn={nqn},hostnqn=%s,hostid=%s,fast_io_fail_tmo=15' \
          \"$(cat /etc/nvme/hostnqn)\" \"$(cat /etc/nvme/hostid)\" >/dev/nvme-fabrics"

@@ -27,7 +27,7 @@ pub(crate) const TESTS: &[Test] = &[
     },
 ];
 
-/// What the daemon's log says as it begins each step of an attach, the volume being inspected with the connect; the last is the answer.
+/// The daemon's log lines at the beginning of each step of an attach that inspects with the connect; the last line is the answer.
 const ATTACH: [&str; 3] = [
     "step step=\"connect\"",
     "step step=\"attach\"",
@@ -90,7 +90,7 @@ fn at_each_step(lab: &Lab) -> Result<()> {
         "/run/lab-info",
         info(&server, "v.raw").to_string().as_bytes(),
     )?;
-    // The calls below go past `agent`, which would note it.
+    // The calls below bypass `agent`, which would note the volume.
     node.note("a1", "v");
     for line in ATTACH {
         killed_at(node, line, ATTACH_V)?;

@@ -148,8 +148,8 @@ impl Drop for Files<'_> {
     }
 }
 
-/// An image: refused before anything is connected where a server serves it, where no device model runs, and read-only anywhere; with a device
-/// model the guest has it. Never success and no disk.
+/// An image is refused before anything is connected if a server serves it, if no device model runs, or if it is read-only; with a device
+/// model, the guest has its disk. No attach succeeds without a disk.
 fn images(lab: &Lab) -> Result<()> {
     let node = &lab.node;
     let agent = Agent::start(node, Files::CONFIG)?;
@@ -174,7 +174,7 @@ fn images(lab: &Lab) -> Result<()> {
     let to = |info: &Value, options: &[&str], reason| {
         refused(&agent, Second::NAME, "v", info, options, reason)
     };
-    // There is no such server: were it asked, the answer would be another.
+    // No such server exists: a connection to it would fail with another reason.
     let served = as_image(json!({
         "driver_volume_type": "smbfs",
         "data": {"export": "//10.99.0.10/vols", "name": "v.qcow2", "options": LOGIN},

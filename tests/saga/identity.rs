@@ -1,4 +1,4 @@
-//! Whose disk it is: nothing is taken from a guest by an attachment that does not hold it, and a name is no identity.
+//! Ownership of disks: an attachment takes only its own disk from a guest, and a name is never taken for an identity.
 
 use uuid::Uuid;
 use volattach::attach::AttachRequest;
@@ -17,7 +17,7 @@ fn reader(id: &str) -> AttachRequest {
     request
 }
 
-/// Has the call go on to the passage of that name, and wait there.
+/// Runs an attach up to the passage of that name, and holds it at the passage.
 async fn held_at(
     world: &World,
     engine: &Engine,
@@ -44,7 +44,7 @@ async fn held_at(
     unreachable!("there is such a passage")
 }
 
-/// An attachment that failed while libvirt was away, and that nobody knows to have plugged nothing in.
+/// Makes an attachment fail while libvirt is away, so that its record leaves open whether a disk was plugged in.
 async fn left_open(world: &World, engine: &Engine, request: AttachRequest) {
     let call = held_at(world, engine, request, "backend.connect After").await;
     world.state().hypervisor_down = true;
@@ -69,7 +69,7 @@ async fn an_attachment_that_came_to_nothing_takes_no_disk_of_another() {
     nothing_left(&world);
 }
 
-/// A disk that was plugged in by an earlier build: it names it by the volume.
+/// Renames an attachment's disk as an earlier build would: by the volume.
 fn named_by_volume(world: &World, id: &str) {
     let mut state = world.state();
     state.sync();
@@ -111,7 +111,7 @@ async fn a_refused_plug_takes_away_nothing_of_that_name() {
     let made = engine.attach(by_root(request.clone())).await.unwrap();
     let disk = world.state().disks[DISK].clone();
     engine.detach(by_root(end("a1"))).await.unwrap();
-    // Between the look and the plug, somebody plugs in just such a disk.
+    // Another program plugs in the same disk between the look at the domain and the plug.
     let call = held_at(&world, &engine, request, "hypervisor.plug Before").await;
     {
         let mut state = world.state();
@@ -126,7 +126,7 @@ async fn a_refused_plug_takes_away_nothing_of_that_name() {
     assert!(world.records().is_empty());
 }
 
-/// What a repeated attach of a lost attachment meets, at each of its turns.
+/// Strikes a repeated attach of a lost attachment with each fault at each of its calls.
 #[tokio::test]
 async fn a_repeat_that_fails_takes_no_disk_that_works() {
     for dialect in [Dialect::Qemu, Dialect::Xen] {
@@ -141,13 +141,13 @@ async fn a_repeat_that_fails_takes_no_disk_that_works() {
     }
 }
 
-/// Whether anything went wrong.
+/// Repeats the attach of a lost attachment with a fault at the call `at`; whether the fault struck.
 async fn repeat_fails(dialect: Dialect, at: usize, fault: Fault) -> bool {
     let world = World::of(dialect);
     let engine = world.engine();
     attached(&engine, "a1", "v1").await;
     world.state().sync();
-    // As by umount -l: who has the file open has it still.
+    // As by `umount -l`: the guest keeps the file that it has open.
     world.state().connections.clear();
     world.gate.arm(at, fault);
     let repeat = {
@@ -205,7 +205,7 @@ async fn a_disk_of_a_device_that_is_gone_is_plugged_in_anew() {
         let request = || by_root(attach("a1", "v1", info.clone()));
         let made = engine.attach(request()).await.unwrap();
         let device = made.host_path.unwrap();
-        // It went away and came back, by the same name.
+        // The device goes away and comes back, by the same name.
         {
             let mut state = world.state();
             state.sequences.clear();
@@ -227,7 +227,7 @@ async fn a_disk_of_a_device_that_is_gone_is_plugged_in_anew() {
     }
 }
 
-/// A share whose server made it anew, or moved, while a guest has a file open there.
+/// A server makes its share anew, or moves, while a guest has a file open on the mount.
 #[tokio::test]
 async fn a_mount_that_went_stale_is_not_joined() {
     for info in [smb as fn(&str) -> ConnectionInfo, nfs] {
@@ -240,7 +240,7 @@ async fn a_mount_that_went_stale_is_not_joined() {
         for (id, volume) in [("a2", "v2"), ("a3", "v3")] {
             engine.attach(attach(id, volume)).await.unwrap();
         }
-        // The two that came later share one, which is theirs when it is lost, too.
+        // The two later attachments share one mount, and come back to it after a loss.
         assert_eq!(world.state().connections.len(), 2);
         world.state().connections.retain(|it, _| stale.contains(it));
         reconcile::once(&engine).await;
@@ -261,7 +261,7 @@ async fn a_mount_that_went_stale_is_not_joined() {
     }
 }
 
-/// The device goes away at any moment of an attach, and the next one gets its name.
+/// The device goes away at any call of an attach, and the next device gets its name.
 #[tokio::test]
 async fn a_name_that_another_device_took_is_not_plugged_in() {
     for info in [nvme("v1"), iscsi("v1")] {
@@ -306,7 +306,7 @@ async fn a_name_that_another_device_took_is_not_plugged_in() {
     }
 }
 
-/// After the host's next start its devices have other names, and the domain is started when its storage is connected again.
+/// The host starts anew with other device names, and the domain starts after its storage is connected again.
 #[tokio::test]
 async fn a_persistent_disk_is_the_volume_at_the_next_start_too() {
     for info in [smb("v1"), nvme("v1"), iscsi("v1")] {
@@ -403,7 +403,7 @@ async fn what_would_be_made_otherwise_leaves_a_disk_that_works() {
     assert!(connections.values().eq([&Presence::Present]));
 }
 
-/// Two targets whose volumes tell one identity, as some storage derives it from the numbers of target and LUN.
+/// Volumes of two targets report one identity, as by storage that derives the identity from the numbers of target and LUN.
 #[tokio::test]
 async fn two_volumes_with_one_identity_are_not_both_connected() {
     let other = |mut info: ConnectionInfo| {
@@ -441,7 +441,7 @@ async fn two_volumes_with_one_identity_are_not_both_connected() {
             "{error}"
         );
         assert_eq!(world.state().disks, disks);
-        // Two at a time: one of them.
+        // Of two attaches at a time, one succeeds.
         engine.detach(by_root(end("a1"))).await.unwrap();
         nothing_left(&world);
         let (first, second) = tokio::join!(
@@ -452,7 +452,7 @@ async fn two_volumes_with_one_identity_are_not_both_connected() {
         for id in ["a1", "a2"] {
             engine.detach(by_root(end(id))).await.unwrap();
         }
-        // The same volume by another way is no other one.
+        // The same volume by another target is not refused for its identity.
         engine
             .attach(by_root(attach("a1", "v1", info.clone())))
             .await
@@ -469,8 +469,8 @@ fn reason_of<T>(result: Result<T, Error>) -> Option<Reason> {
     result.err().map(|error| error.reason())
 }
 
-/// A LUN that is reached by two targets in one attachment, and by one of them in another: what they have in common stays until
-/// both are gone.
+/// One attachment reaches a LUN by two targets, another attachment by one of them: the shared path stays until both attachments are
+/// gone.
 #[tokio::test]
 async fn who_shares_a_part_of_a_connection_keeps_that_part() {
     let by = |targets: &[&str]| {
@@ -516,7 +516,7 @@ async fn who_shares_a_part_of_a_connection_keeps_that_part() {
     }
 }
 
-/// libvirt plugs a disk of both configurations in before it saves the persistent one, which may fail.
+/// libvirt plugs the disk in before it saves the persistent configuration, which may fail.
 #[tokio::test]
 async fn a_plug_into_both_that_was_refused_is_undone_in_the_guest() {
     let world = World::new();
