@@ -107,7 +107,7 @@ impl Asks for ExtendRequest {
         None
     }
 
-    fn disown(&mut self) {} // it says nothing of a volume
+    fn disown(&mut self) {} // makes no claim about a volume
 }
 
 impl Asks for EndRequest {
@@ -119,7 +119,7 @@ impl Asks for EndRequest {
         self.force.then_some(Privilege::Force)
     }
 
-    fn disown(&mut self) {} // it says nothing of a volume
+    fn disown(&mut self) {} // makes no claim about a volume
 }
 
 impl Asks for VolumeId {
@@ -131,7 +131,7 @@ impl Asks for VolumeId {
         None
     }
 
-    fn disown(&mut self) {} // it says nothing of a volume
+    fn disown(&mut self) {} // makes no claim about a volume
 }
 
 impl Asks for PermissionsRequest {
@@ -143,7 +143,7 @@ impl Asks for PermissionsRequest {
         None
     }
 
-    fn disown(&mut self) {} // it says nothing of a volume
+    fn disown(&mut self) {} // makes no claim about a volume
 }
 
 impl Asks for AttachmentId {
@@ -155,7 +155,7 @@ impl Asks for AttachmentId {
         None
     }
 
-    fn disown(&mut self) {} // it says nothing of a volume
+    fn disown(&mut self) {} // makes no claim about a volume
 }
 
 impl Asks for ListQuery {
@@ -167,7 +167,7 @@ impl Asks for ListQuery {
         None
     }
 
-    fn disown(&mut self) {} // it says nothing of a volume
+    fn disown(&mut self) {} // makes no claim about a volume
 }
 
 impl Asks for Filter {
@@ -179,7 +179,7 @@ impl Asks for Filter {
         None
     }
 
-    fn disown(&mut self) {} // it says nothing of a volume
+    fn disown(&mut self) {} // makes no claim about a volume
 }
 
 /// GetConnector's.
@@ -192,5 +192,5 @@ impl Asks for () {
         None
     }
 
-    fn disown(&mut self) {} // it says nothing of a volume
+    fn disown(&mut self) {} // makes no claim about a volume
 }

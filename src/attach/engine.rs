@@ -215,7 +215,7 @@ impl Engine {
             }
             // Also for when it goes on by itself.
             record.force |= force;
-            // Boxed, as in `make`.
+            // Boxed, as in `make`: the future is large.
             Box::pin(engine.0.backward(record, Why::Asked)).await
         })
         .await

@@ -35,19 +35,19 @@ pub enum Error {
         /// The id.
         id: AttachmentId,
     },
-    /// A domain's name is another domain's by now.
+    /// The name of an attachment's domain now belongs to another domain.
     #[error(
         "attachment {id} is of {was}, and its name is now that of {now}: name the domain by its UUID, or detach the attachment first"
     )]
     DomainChanged {
         /// The id.
         id: AttachmentId,
-        /// The domain that it is of.
+        /// Domain of the attachment.
         was: Domain,
-        /// The domain that has the name.
+        /// Domain that has the name now.
         now: Domain,
     },
-    /// What an attachment was made of has changed, and its disk is still there.
+    /// An input of a lost attachment has changed while its guest still uses the disk.
     #[error(
         "attachment {id} was made otherwise than it would be now ({what} has changed), and {domain} still has its disk: detach it, \
          then attach it again"
@@ -55,9 +55,9 @@ pub enum Error {
     Changed {
         /// The id.
         id: AttachmentId,
-        /// What.
+        /// The changed input.
         what: &'static str,
-        /// The domain.
+        /// Domain that still has the disk.
         domain: Domain,
     },
     /// A call on the same attachment is under way.

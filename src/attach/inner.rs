@@ -41,9 +41,9 @@ pub(super) struct Inner {
     pub(super) busy: Busy,
     /// Held from the look for conflicting records until the new record is in the journal.
     pub(super) reserve: Mutex<()>,
-    /// By what is shared.
+    /// One lock per claim.
     pub(super) claims: Locks<Claim>,
-    /// By the identity that a device tells: from the look for another volume that has it until the record has it.
+    /// One lock per reported identity: held from the search for another volume with this identity until the record has it.
     pub(super) identities: Locks<Wwid>,
     /// By domain: choosing a target and plugging are one act.
     pub(super) domains: Locks<Uuid>,

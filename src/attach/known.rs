@@ -1,4 +1,4 @@
-//! A repeated call: what the journal knows of its id, and what of that is still there.
+//! Repeated calls: the record of their attachment, and whether everything of the attachment still exists.
 
 use super::Error;
 use super::access::Decided;
@@ -10,16 +10,16 @@ use crate::journal::Record;
 use crate::libvirt::{DomainView, HypervisorError};
 use crate::model::{Attachment, Domain, DomainRef, Holder, HostPlan, SourceKind, State};
 
-/// What the journal knows of a repeated request.
+/// Existing attachment of a repeated request.
 pub(super) enum Known {
-    /// All of it is there: the answer.
+    /// Everything exists: the answer to the call.
     Whole(Box<Attachment>),
-    /// It was there, and is no more: it is made again.
+    /// Something is lost: the attachment is made again.
     Lost(Box<Record>),
 }
 
 impl Inner {
-    /// What the journal knows of the id, where the request is the same and for the same.
+    /// Returns the existing attachment of this id; refuses another request or holder.
     pub(super) async fn known(&self, asked: &Asked) -> Result<Option<Known>, Error> {
         let id = asked.wanted.id.clone();
         let Some(mut record) = self.parts.journal.get(&id).await? else {
@@ -36,7 +36,7 @@ impl Inner {
                     return Ok(Some(Known::Lost(Box::new(record))));
                 }
                 if record.course.error().is_some() || !record.course.is_done() {
-                    // It is back, and nobody has looked since; or a crash cut short what made it whole.
+                    // The attachment is back and nobody has looked since, or a crash cut short the repair.
                     record.whole();
                     self.put(&record).await?;
                 }
@@ -50,29 +50,29 @@ impl Inner {
         }
     }
 
-    /// Whether a guest may use a disk still whose connection is lost. A mount that was taken away lazily serves who has a file open
-    /// there; a device that is gone serves nobody.
+    /// Whether a guest may still use the disk of a lost connection. A lazily unmounted mount serves files that are open; a device that is
+    /// gone serves nobody.
     pub(super) async fn works(&self, lost: &Record, view: &DomainView) -> Result<bool, Error> {
         let live = lost.host.plan.kind == SourceKind::File && view.live.find(&lost.disk).is_some();
-        // What the persistent configuration lacks says nothing of the guest.
+        // A disk missing from the persistent configuration alone does not concern the guest.
         Ok(live && (!view.shows(&lost.disk) || self.is_plugged(lost).await?))
     }
 
-    /// Refuses a domain's name that is another domain's by now.
+    /// Refuses a domain name that now belongs to another domain.
     async fn check_domain(&self, record: &Record, wanted: &Wanted) -> Result<(), Error> {
         let Some(name @ DomainRef::Name(_)) = &wanted.domain else {
             return Ok(());
         };
         match self.parts.hypervisor.domain(name, wanted.disk.scope).await {
             Ok(view) => check_same(record, &view.domain),
-            // Whether it matters that there is none is seen by who looks for the disk.
+            // The search for the disk decides whether a missing domain matters.
             Err(HypervisorError::DomainNotFound { .. }) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
 }
 
-/// Refuses another domain than the record's.
+/// Refuses a domain other than the record's.
 pub(super) fn check_same(record: &Record, now: &Domain) -> Result<(), Error> {
     match &record.domain {
         Some(was) if was.uuid != now.uuid => Err(Error::DomainChanged {
@@ -84,13 +84,13 @@ pub(super) fn check_same(record: &Record, now: &Domain) -> Result<(), Error> {
     }
 }
 
-/// The plan, of the connection that an attachment has where that is one that stands beside the first.
+/// Returns the plan, or the plan beside it, with the claims of the old attachment; the plan itself if none has these claims.
 pub(super) fn as_it_was(backend: &dyn Backend, plan: HostPlan, old: &HostPlan) -> HostPlan {
     let mut plans = std::iter::successors(Some(plan.clone()), |plan| backend.beside(plan));
     plans.find(|plan| plan.claims == old.claims).unwrap_or(plan)
 }
 
-/// What a lost attachment was made with that would be otherwise now, if anything.
+/// Returns the changed input of a lost attachment, if any: its access or its storage configuration.
 pub(super) fn changed(old: &Record, host: &HostPlan, decided: &Decided) -> Option<&'static str> {
     if old.access.access != decided.access.access {
         return Some("the access to its volume");

@@ -24,7 +24,7 @@ pub(super) struct Asked {
     pub(super) fingerprint: String,
 }
 
-/// What a request comes to.
+/// A request after decision and planning.
 struct Planned {
     decided: Decided,
     host: HostPlan,
@@ -32,12 +32,12 @@ struct Planned {
     disk: DiskPlan,
     domain: Option<Domain>,
     view: DomainView,
-    /// How many plugs there were before the look at the domain.
+    /// Number of plugs before the domain was read.
     plugs: u64,
 }
 
 impl Planned {
-    /// Whether it needs no connection, and was inspected.
+    /// Whether the volume needs no connection, and so is already inspected.
     fn ready(&self) -> bool {
         self.host.claims.is_empty()
     }
@@ -53,7 +53,7 @@ impl Inner {
             wanted,
         };
         for _ in 0..TRIES {
-            // Boxed, as what it awaits is large.
+            // Boxed: the future is large.
             if let Some(made) = Box::pin(self.try_make(&asked)).await? {
                 return Ok(made);
             }
@@ -90,7 +90,7 @@ impl Inner {
                     }
                     check_state(&planned.view, planned.spec.options.scope)?;
                     record.asked_for_with(&old);
-                    // Nothing of it works, and what is left in the old place would be in no record.
+                    // Remove the old attachment: no part of it works, and no record would list its leftovers.
                     self.backward(old, Why::CleanUp).await?;
                     planned.view = self.look(&asked.wanted).await?.1;
                     record.disk = plan_disk(&planned.view, &planned.spec)?;
@@ -114,7 +114,7 @@ impl Inner {
         self.forward(record, forward).await.map(Some)
     }
 
-    /// Decides what the request comes to, before anything is touched. `lost`: what is left of it from before.
+    /// Decides and plans the request before anything is touched. `lost`: record of the attachment to restore.
     async fn plan(&self, asked: &Asked, lost: Option<&Record>) -> Result<Planned, Error> {
         let wanted = &asked.wanted;
         let backends = &self.parts.backends;
@@ -168,7 +168,7 @@ impl Inner {
     }
 }
 
-/// A record in which nothing is begun.
+/// Builds a record without any begun step.
 fn new_record(asked: &Asked, planned: &Planned) -> Record {
     Record {
         id: asked.wanted.id.clone(),

@@ -12,8 +12,8 @@
 //!   crash left open is settled by looking;
 //! - an undo covers the half-done case; a failed one leaves a record that `list` shows, that a detach tries again, and
 //!   that `reconcile` tries again from time to time;
-//! - what attachments share is named in their records as claims; who else holds one is looked up there, under a lock per claim
-//!   that is held until the outcome is journaled: the last holder takes that down, and nobody else does;
+//! - records name the things that attachments share as claims; other holders are looked up in the journal, under a lock per claim that is
+//!   held until the outcome is journaled: the last holder, and nobody else, takes the thing down;
 //! - access is decided by what the journal says when the new record is put there: of two who come at once, one writes;
 //! - a call runs to its end even if its caller goes away.
 

@@ -1,4 +1,4 @@
-//! One identity belongs to one volume: who has which, by the journal.
+//! Keeps each identity to one volume, by the records in the journal.
 
 use async_trait::async_trait;
 use tokio::sync::{Mutex, OwnedMutexGuard};
@@ -8,11 +8,11 @@ use crate::backend::{BackendError, Owners};
 use crate::journal::Record;
 use crate::model::Wwid;
 
-/// Takes an identity for a record's volume. While this lives, nobody else takes it: so it lives until the record has it.
+/// Reserves an identity for a record's volume: nobody else gets it while this lives, so keep this until the record has the identity.
 pub(super) struct Taking<'a> {
     inner: &'a Inner,
     record: &'a Record,
-    /// The identity that was taken, and its lock.
+    /// The reserved identity and its lock.
     taken: Mutex<Option<(Wwid, OwnedMutexGuard<()>)>>,
 }
 
@@ -25,7 +25,7 @@ impl<'a> Taking<'a> {
         }
     }
 
-    /// The lock of the identity that was taken, if one was.
+    /// Returns the lock of the reserved identity, if any.
     pub(super) fn into_lock(self) -> Option<OwnedMutexGuard<()>> {
         self.taken.into_inner().map(|(_, lock)| lock)
     }
@@ -35,8 +35,8 @@ impl<'a> Taking<'a> {
 impl Owners for Taking<'_> {
     async fn take(&self, identity: &Wwid, device: String) -> Result<(), BackendError> {
         let mut taken = self.taken.lock().await;
-        // Of several paths all ask. Those that tell another identity are refused for that; to wait for its lock beside this one
-        // could have two connects wait for each other.
+        // Every path of a volume asks. The backend refuses a path with another identity; waiting for a second lock here could make two
+        // connects wait for each other.
         if taken.is_some() {
             return Ok(());
         }

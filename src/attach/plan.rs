@@ -88,9 +88,8 @@ pub fn plan_attach(
     })
 }
 
-/// Refuses a volume that the running domain, confined as it is, could not open, and one that it may not have: a qcow2 image that a
-/// server serves to Xen. QEMU opens whatever file its header names, Xen's tool stack cannot tell it not to, and the server may name one after
-/// the image was inspected.
+/// Refuses a volume that the confined running domain could not open, and a qcow2 image that a server serves to Xen: QEMU opens whatever
+/// file the header names, Xen's tool stack cannot forbid that, and the server may change the header after the inspection.
 pub(super) fn check_domain(
     backends: &Backends,
     view: &DomainView,

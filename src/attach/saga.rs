@@ -23,13 +23,13 @@ pub(super) enum Why {
 pub(super) struct Forward {
     /// How to reach the volume, with its secrets.
     pub(super) info: Protocol,
-    /// The host's side as it is planned.
+    /// The planned host side.
     pub(super) host: HostPlan,
     /// The disk as it is wanted.
     pub(super) spec: DiskSpec,
     /// Whether it needed no connection, and was inspected.
     pub(super) ready: bool,
-    /// Whether the attachment was there before, and part of it may be.
+    /// Whether the attachment existed before, and part of it may still exist.
     pub(super) again: bool,
     /// How many plugs there were before the look that the record's disk was planned from.
     pub(super) plugs: u64,
@@ -46,8 +46,8 @@ impl Forward {
 }
 
 impl Inner {
-    /// Runs the steps of a record that is in the journal. On an error the steps are undone, and the record is gone unless that
-    /// fails. Of an attachment that was there before nothing is undone: part of it may work.
+    /// Runs the steps of a journaled record. On an error, undoes the steps and removes the record, unless the undo fails. A reattached
+    /// record is not undone: part of it may work.
     pub(super) async fn forward(
         &self,
         mut record: Record,
@@ -63,7 +63,7 @@ impl Inner {
         }
     }
 
-    /// Leaves the attachment as a repeated call found it, with why it could not be made whole, and gives that back.
+    /// Keeps the attachment as lost, notes why it could not be made whole, and returns that cause.
     async fn stay_lost(&self, mut record: Record, cause: Error) -> Error {
         tracing::warn!(reason = %cause.reason(), error = %cause.chain(), "still lost");
         let message = format!(
@@ -167,7 +167,7 @@ impl Inner {
     }
 }
 
-/// The error of an attachment that is not whole any more.
+/// The error of an attachment that is no longer whole.
 pub(super) fn lost(record: &Record) -> Error {
     Error::Lost {
         id: record.id.clone(),

@@ -1,4 +1,4 @@
-//! Which attachments may have one volume at a time.
+//! Decides which attachments may have the same volume at the same time.
 
 use super::Error;
 use super::access::{Decided, KnownVolume, decide};
@@ -8,7 +8,7 @@ use crate::journal::Record;
 use crate::model::{AttachmentId, Dialect, ImageFormat, SetPermissions, SourceKind, VolumeId};
 
 impl Inner {
-    /// What this host knows of a volume; the attachment `but` is no use of it.
+    /// Reads the state of a volume on this host, without the attachment `but`.
     pub(super) async fn volume(
         &self,
         volume: &VolumeId,
@@ -18,7 +18,7 @@ impl Inner {
         Ok(KnownVolume::new(&records, set, but))
     }
 
-    /// What the journal has of a volume: its attachments, and the permissions that were set here.
+    /// Loads a volume's records and the permissions set on this host.
     pub(super) async fn recorded(
         &self,
         volume: &VolumeId,
@@ -28,8 +28,8 @@ impl Inner {
         Ok((records, journal.permissions(volume).await?))
     }
 
-    /// Puts a new record into the journal, unless another attachment is in its way: an error; or unless it would be another
-    /// record by what others do with the volume now: `false`. Nothing was done yet that the disk would have to know of.
+    /// Journals a new record. Returns an error if another attachment is in its way, and `false` if the use by others has changed the
+    /// decision meanwhile. The write is deferred: nothing was done yet that the disk must record.
     pub(super) async fn reserve(
         &self,
         new: &mut Record,
@@ -60,7 +60,7 @@ impl Inner {
     }
 }
 
-/// Why two attachments may not have one volume, if so.
+/// Returns why two attachments may not have the same volume, if so.
 fn in_the_way(there: &Record, new: &Record) -> Option<&'static str> {
     let consent = there.shareable && new.shareable;
     let (reader, writer) = match [there, new].map(|it| it.access.access.is_read_only()) {

@@ -1,4 +1,4 @@
-//! What backends of block devices have in common.
+//! Functions shared by the backends of block devices.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,18 +10,18 @@ use super::{BackendError, Pinned, mount};
 use crate::model::{HostVolume, Scope};
 use crate::sys::worker::{HoldJob, WorkerError, Workers};
 
-/// How long a device may take to be opened.
+/// Time limit for opening a device.
 const OPEN: Duration = Duration::from_secs(15);
-/// How long udev may take to name a device that is new.
+/// Time limit for udev to name a new device.
 const NAMED: Duration = Duration::from_secs(10);
-/// How often its names are looked for.
+/// Interval between looks for the names.
 const LOOK: Duration = Duration::from_millis(50);
-/// Where udev names devices by who they are.
+/// Directory of udev's names by identity.
 const BY_ID: &str = "/dev/disk/by-id";
 
-/// Keeps the volume's device open, so that its name stays its own. Where the scope asks for a path that lasts, it is the first of
-/// the names `lasting` that udev gives the device. `called` names it in errors. A kernel that does not number its devices
-/// (before Linux 5.15) cannot tell this one from the next of its name.
+/// Keeps the volume's device open, so that its name stays its own. For a scope with the persistent configuration, the path is the first of
+/// the names `lasting` that udev gives the device. `called` names the volume in errors. Kernels before Linux 5.15 do not number devices:
+/// nothing is held then, as this device cannot be told from the next of its name.
 pub(super) async fn pin(
     workers: &Workers,
     volume: &HostVolume,
@@ -40,7 +40,7 @@ pub(super) async fn pin(
     Ok(Pinned { path, held })
 }
 
-/// Waits for udev to give the device one of these names.
+/// Waits until udev gives the device one of these names.
 async fn named(device: &Path, lasting: &[String]) -> Result<PathBuf, BackendError> {
     let links: Vec<PathBuf> = lasting
         .iter()
@@ -48,7 +48,7 @@ async fn named(device: &Path, lasting: &[String]) -> Result<PathBuf, BackendErro
         .collect();
     let until = Instant::now() + NAMED;
     loop {
-        // Links in /dev are udev's, on a file system in memory: to follow one asks no device.
+        // Links in /dev are udev's, on a file system in memory: following them asks no device.
         let leads = |link: &&PathBuf| link.canonicalize().is_ok_and(|to| to == device);
         if let Some(link) = links.iter().find(leads) {
             return Ok(link.clone());

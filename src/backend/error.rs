@@ -201,24 +201,24 @@ pub enum BackendError {
         /// Which identities differ, and what to do.
         why: String,
     },
-    /// A device has no name that a persistent configuration could have it by.
+    /// A device without a name that lasts, which a persistent configuration needs.
     #[error(
         "no name of {device:?} lasts beyond the host's next start, as a persistent configuration (scope) needs: {why}"
     )]
     NoLastingName {
         /// The device.
         device: PathBuf,
-        /// Which names were looked for, and what to do.
+        /// The names looked for, and what to do.
         why: String,
     },
-    /// A share is mounted with another login than its credentials file says.
+    /// A share is mounted with a login that its credentials file no longer holds.
     #[error(
         "{share} is mounted with what {file:?} said before it was changed: detach what uses that, and try again"
     )]
     OtherLogin {
         /// The share.
         share: String,
-        /// The file.
+        /// The credentials file.
         file: PathBuf,
     },
     /// A device, a map over devices or a session cannot be released.
@@ -360,7 +360,7 @@ impl BackendError {
         Self::not_mine(protocol, "connection info of another protocol")
     }
 
-    /// Whether it is the connection that does not work, whichever volume is asked for by it.
+    /// Whether the connection itself does not work, for every volume that uses it.
     #[must_use]
     pub fn is_of_connection(&self) -> bool {
         matches!(self, Self::ServerLost { .. } | Self::OtherLogin { .. })

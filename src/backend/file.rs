@@ -10,7 +10,7 @@ use crate::sys::worker::{InspectJob, RunAs};
 /// What to look at, and as whom; `None`: as this process.
 ///
 /// # Errors
-/// Where the volume is not beneath its root.
+/// The volume does not lie beneath its root.
 pub(super) fn job(volume: &HostVolume, user: Option<&RunAs>) -> Result<InspectJob, BackendError> {
     let plan = &volume.plan;
     let relative =

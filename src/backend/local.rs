@@ -1,9 +1,8 @@
 //! Volumes of this host: block devices and files beneath the directories that the deployer configured.
 //!
-//! Nothing is connected, so finding and disconnecting come to nothing, but for a block device that is only read: it is read-only
-//! for the whole host until nobody reads it any more. A file is looked at in the daemon itself, which
-//! is safe only on a local file system: the mount table says, before the file is touched, and a network file system is
-//! refused.
+//! Nothing is connected: find checks that the name still leads to the same device, and disconnect makes a block device writable again that
+//! was read-only for the whole host, once nobody reads it any more. A file is inspected in the daemon itself, which is safe only on a local
+//! file system: the mount table is checked before the file is touched, and a network file system is refused.
 
 mod look;
 mod node;
@@ -68,8 +67,8 @@ impl LocalBackend {
             })
     }
 
-    /// Makes the device of a volume that is only read read-only, also where it was and is no more. One that this attachment does not have to
-    /// make writable again stays as it is: nobody would.
+    /// Makes the device of a read-only volume read-only, also if it became writable meanwhile. A device that this attachment need not make
+    /// writable again stays as it is: nobody would do so.
     async fn protect(&self, volume: &HostVolume) -> Result<(), BackendError> {
         if !volume.found.protected {
             return Ok(());
@@ -82,12 +81,12 @@ impl LocalBackend {
         blocking(&volume.plan, protect).await
     }
 
-    /// Checks the volume, and that it is the device that was found, and gives its size in bytes.
+    /// Checks the volume, and that its device is the one found before; returns its size in bytes.
     async fn look(&self, volume: &HostVolume) -> Result<u64, BackendError> {
         let its = volume.clone();
         blocking(&volume.plan, move |plan| {
             let size = look(plan)?;
-            // Afterwards: no other device gets its number meanwhile.
+            // Verified afterwards: no other device can get the same number meanwhile.
             verified(&its).map(|_| size)
         })
         .await
@@ -108,7 +107,7 @@ impl Backend for LocalBackend {
     }
 
     fn read_only(&self, _info: &Protocol) -> bool {
-        false // the configuration says nothing of these
+        false // the configuration has no such setting for local volumes
     }
 
     fn recall(&self, volume: &HostVolume) {
@@ -118,7 +117,7 @@ impl Backend for LocalBackend {
     }
 
     fn check_confined(&self, _plan: &HostPlan) -> Result<(), BackendError> {
-        Ok(()) // libvirt labels what is of this host for its domain
+        Ok(()) // libvirt labels local volumes for its domain
     }
 
     fn plan(&self, info: &Protocol, access: Access) -> Result<HostPlan, BackendError> {
@@ -155,15 +154,15 @@ impl Backend for LocalBackend {
     }
 
     async fn find(&self, volume: &HostVolume) -> Result<Presence, BackendError> {
-        // Read-only or not: earlier builds left devices writable, and device-mapper forgets it with each new table (`lvextend`). A device
-        // that works is not lost for that.
+        // A writable device is no loss: earlier builds left devices writable, and device-mapper forgets the setting with each new table
+        // (`lvextend`).
         let there = find(&volume.plan).await?;
         let Some(known) = volume.found.local.clone() else {
             return Ok(there);
         };
         let now = blocking(&volume.plan, device).await?;
         Ok(match now.filter(|now| node::is_same(&known, now)) {
-            // What is left of it is that it may have to be writable again.
+            // Not connected: at most the device must be made writable again.
             Some(_) if !known.connected => Presence::Partial,
             Some(_) => there,
             None => Presence::Absent,
@@ -195,7 +194,7 @@ impl Backend for LocalBackend {
         let (plan, mut found) = (&volume.plan, volume.found.clone());
         if plan.kind == SourceKind::Block {
             let Some(local) = &mut found.local else {
-                inspect(plan).await?; // which says what is wrong with it
+                inspect(plan).await?; // returns the reason, if the device is still missing
                 return Err(BackendError::VolumeNotFound {
                     path: plan.path.clone(),
                     why: "its device has only now appeared: try again".to_owned(),
@@ -221,7 +220,7 @@ impl Backend for LocalBackend {
     }
 
     fn beside(&self, _plan: &HostPlan) -> Option<HostPlan> {
-        None // a device is one
+        None // a device exists only once
     }
 
     async fn inspect(&self, volume: &HostVolume) -> Result<(), BackendError> {
@@ -242,7 +241,7 @@ impl Backend for LocalBackend {
         }
         self.protect(volume).await?;
         let its = volume.clone();
-        // In the daemon itself, as all that is done to devices of this host.
+        // In the daemon itself, like everything done to devices of this host.
         let hold = move |plan: &HostPlan| match verified(&its)?.and_then(|it| it.sequence) {
             Some(sequence) => block::hold(&plan.path, sequence)
                 .map(Some)
@@ -270,7 +269,8 @@ impl Backend for LocalBackend {
         }
         let (protected, its, known) = (self.protected.clone(), volume.clone(), known.clone());
         let let_go = move |plan: &HostPlan| {
-            // Which is the device that was made read-only, whatever has its name by now; and after a boot, what was made so since.
+            // Release the device that was made read-only, whatever device has its name now; after a reboot, also the device made read-only
+            // since.
             protected.let_go(&known, &its)?;
             match device(plan)? {
                 Some(now) if now.boot != known.boot => protected.let_go(&now, &its),

@@ -4,8 +4,8 @@
 //! processes with a deadline); a plan is pure and free of secrets; what a plan names is enough to take the
 //! connection down again, also after a restart.
 //!
-//! Who else uses what is shared is not a backend's business: the executor in `attach` counts uses in the journal and
-//! tells [`Backend::disconnect`] which others hold, under a lock per [`Claim`].
+//! Backends do not count the users of shared things: the executor in `attach` counts them in the journal and passes the claims held by
+//! others to [`Backend::disconnect`], under a lock per [`Claim`].
 
 mod device;
 mod error;
@@ -46,7 +46,7 @@ pub enum Presence {
 /// What connecting came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Connected {
-    /// What only connecting tells.
+    /// Findings of the connect.
     pub found: Found,
     /// Whether the volume was inspected with it; else [`Backend::inspect`] is still to come.
     pub inspected: bool,
@@ -55,7 +55,7 @@ pub struct Connected {
 /// How a connection is taken down.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Release {
-    /// Which of its claims others hold too: that stays.
+    /// Claims that others hold too: their things stay.
     pub held: Vec<Claim>,
     /// What was written last may be lost: where it cannot be flushed, that is logged and gone past. It passes over nothing
     /// else: devices are taken down and seen gone, and who uses them is respected.
@@ -92,23 +92,23 @@ pub struct Description {
     pub settings: Vec<Setting>,
 }
 
-/// A connected volume that stays where it is.
+/// A connected volume, held at its path.
 pub struct Pinned {
-    /// The path by which it is plugged in.
+    /// Path to plug the volume in by.
     pub path: PathBuf,
-    /// What keeps it there until it is dropped.
+    /// Guard that holds the device at the path until dropped.
     pub held: Box<dyn Send + Sync>,
 }
 
-/// Who has which identity, as the records have it: asked by a backend that connects a volume.
+/// Owners of identities according to the records; asked by a backend that connects a volume.
 #[async_trait]
 pub trait Owners: Send + Sync {
-    /// Takes the identity that a device has told, for the volume that is being connected. It is this volume's from then on, and no
-    /// other's, for as long as it is connected: two volumes that tell one identity would be joined into one, by multipathd, by udev's
-    /// names and by whoever else goes by identities. `device` names the volume where there is none but this to name it by.
+    /// Reserves an identity reported by a device for the volume being connected, for as long as it is connected: two volumes with the same
+    /// identity would be joined into one by multipathd, by udev's names and by anybody else who goes by identities. `device` names the
+    /// volume in errors.
     ///
     /// # Errors
-    /// `DEVICE_IDENTITY` where it is another volume's.
+    /// `DEVICE_IDENTITY` if another volume has the identity.
     async fn take(&self, identity: &Wwid, device: String) -> Result<(), BackendError>;
 }
 
@@ -139,17 +139,17 @@ pub trait Backend: Send + Sync {
     /// Where it may not.
     fn check_confined(&self, plan: &HostPlan) -> Result<(), BackendError>;
 
-    /// Looks whether the volume's connection is there, without touching the server.
+    /// Checks whether the volume's connection exists, without touching the server.
     async fn find(&self, volume: &HostVolume) -> Result<Presence, BackendError>;
 
-    /// What there is already of the plan's connection that is others': to be written down before [`Backend::connect`], after which
-    /// nobody could tell.
+    /// Finds the parts of the plan's connection that others have made, to be journaled before [`Backend::connect`]: afterwards those parts
+    /// look the same as volattach's own.
     async fn survey(&self, plan: &HostPlan) -> Result<Found, BackendError>;
 
-    /// Makes the connection, which is not there whole; where that costs less in one, inspects the volume too. On an
-    /// error nothing is left over, or [`Backend::find`] tells. What is found adds to what a survey found.
+    /// Makes or completes the connection, and inspects the volume too if that costs less in one go. After an error, nothing is left over or
+    /// [`Backend::find`] reports the rest. Adds its findings to those of the survey.
     ///
-    /// A device is joined with others, and handed out, only after its identity was taken from `owners`.
+    /// Takes each device's identity from `owners` before joining the device with others or handing it out.
     async fn connect(
         &self,
         volume: &HostVolume,
@@ -157,28 +157,27 @@ pub trait Backend: Send + Sync {
         owners: &dyn Owners,
     ) -> Result<Connected, BackendError>;
 
-    /// Inspects the volume of a connection that is there, made by others.
+    /// Inspects the volume through an existing connection made by others.
     ///
     /// # Errors
-    /// Where that connection is none for this volume ([`BackendError::is_of_connection`]): its server is lost to it, or it was logged in
-    /// to otherwise than one would be now. And as [`Backend::inspect`].
+    /// A connection error ([`BackendError::is_of_connection`]) if the existing connection cannot serve this volume: its server is lost, or
+    /// its login differs from a new one. And as [`Backend::inspect`].
     async fn join(&self, volume: &HostVolume) -> Result<(), BackendError>;
 
-    /// The plan of another connection beside one that cannot be joined and that others have: of a share, a mount of its own. `None`:
-    /// there can be no other.
+    /// Plans another connection beside one that others hold and that cannot be joined: for a share, a mount of its own. `None`: no second
+    /// connection is possible.
     fn beside(&self, plan: &HostPlan) -> Option<HostPlan>;
 
     /// Opens the connected volume beneath its root and checks that it may be shown to a guest: a regular file (or
     /// block device) whose header names no other file. Touches nothing.
     async fn inspect(&self, volume: &HostVolume) -> Result<(), BackendError>;
 
-    /// Sees to it that a path leads to the connected volume while the volume is plugged in, which goes by the path: a block device that
-    /// goes away leaves its name to the next one, unless somebody has it open. A persistent configuration outlives the host's
-    /// start, after which the kernel gives its names anew: for that scope it is a path that is the volume's then too.
+    /// Keeps a path leading to the connected volume while the volume is plugged in by that path: the kernel gives the name of a removed
+    /// block device to the next one, unless the removed device is held open. For a scope with the persistent configuration, returns a path
+    /// that still leads to the volume after a reboot of the host.
     ///
     /// # Errors
-    /// `DEVICE_IDENTITY` where the volume's path leads to something else already; `DISK_OPTION_INVALID` where there is no path for the
-    /// scope.
+    /// `DEVICE_IDENTITY` if the path already leads to another device; `DISK_OPTION_INVALID` if no path suits the scope.
     async fn pin(&self, volume: &HostVolume, scope: Scope) -> Result<Pinned, BackendError>;
 
     /// Makes this host see the size that the storage has given the connected volume, and gives it in bytes: the length of
@@ -220,7 +219,7 @@ impl Backends {
     }
 }
 
-/// No other volume is connected.
+/// Owners with no other volume connected.
 #[cfg(test)]
 struct NoOthers;
 

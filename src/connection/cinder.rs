@@ -168,7 +168,7 @@ impl ConnectionInfo {
     }
 }
 
-/// What says read-only, in the order in which it is told.
+/// Sources of read-only, in the order in which they are reported.
 const KEYS: [AccessSource; 3] = [
     AccessSource::AccessMode,
     AccessSource::AttachMode,
@@ -188,7 +188,7 @@ fn common(data: &Fields<'_>, levels: &[&Fields<'_>]) -> Result<Common, Connectio
         if fields.read_only("access_mode", &[])? {
             read_only_by.push(AccessSource::AccessMode);
         }
-        // Cinder writes the word null where nobody said anything (Attachment's `attach_mode` column, its default).
+        // Cinder writes the word null if nobody set a mode (Attachment's `attach_mode` column, its default).
         if fields.read_only("attach_mode", &["null"])? {
             read_only_by.push(AccessSource::AttachMode);
         }
@@ -197,7 +197,7 @@ fn common(data: &Fields<'_>, levels: &[&Fields<'_>]) -> Result<Common, Connectio
         }
         multiattach |= fields.flag("multiattach")?;
     }
-    // By key, in the order of the keys, not of the levels.
+    // Sorted by key, not by level.
     read_only_by.sort_by_key(|source| KEYS.iter().position(|key| key == source));
     read_only_by.dedup();
     let common = Common {
@@ -301,7 +301,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Whether a mode says `ro`; `rw`, null and absent say nothing, nor does what is in `nothing`.
+    /// Whether a mode is `ro`. Not so for `rw`, null, an absent mode and the words in `nothing`.
     fn read_only(&self, name: &str, nothing: &[&str]) -> Result<bool, ConnectionError> {
         let expected = "ro or rw";
         match self.text(name, expected)? {

@@ -59,7 +59,7 @@ pub(crate) fn cinder_json(text: &str) {
     }
 }
 
-/// Either level of the document may say read-only, by any of three keys.
+/// Checks that each of three keys, on either level of the document, makes the volume read-only.
 fn says_read_only(text: &str, info: &ConnectionInfo) {
     let document: Value = serde_json::from_str(text).unwrap_or_default();
     for level in [Some(&document), document.get("data")]

@@ -33,7 +33,7 @@ pub struct IscsiVolume {
     pub paths: Vec<IscsiPath>,
     /// Who logs in to the targets; `None`: nobody asks.
     pub chap: Option<Chap>,
-    /// The identity it must have; `None`: whichever, but the same on every path.
+    /// Identity that the volume must have; `None`: any identity, but the same on every path.
     pub identity: Option<Wwid>,
     /// Only a multipath map will do, also over one path.
     pub enforce_multipath: bool,

@@ -42,8 +42,8 @@ pub struct ConnectionInfo {
 /// What connection info of every protocol may say of the volume.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Common {
-    /// Which of its keys say read-only: [`AccessSource::AccessMode`], [`AccessSource::AttachMode`],
-    /// [`AccessSource::Readonly`], [`AccessSource::MountOptions`].
+    /// Sources of read-only in its keys: [`AccessSource::AccessMode`], [`AccessSource::AttachMode`], [`AccessSource::Readonly`],
+    /// [`AccessSource::MountOptions`].
     pub read_only_by: Vec<AccessSource>,
     /// Limits on I/O (`qos_specs`).
     pub iotune: Option<IoTune>,

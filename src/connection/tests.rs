@@ -332,7 +332,7 @@ fn any_one_key_on_any_level_makes_it_read_only() {
         ),
         [AccessMode, Readonly]
     );
-    // As Cinder 29 answers for an attachment with mode: ro.
+    // The answer of Cinder 29 for an attachment with mode: ro.
     assert_eq!(
         nested("", r#","access_mode":"rw","attach_mode":"ro""#),
         [AttachMode]

@@ -96,15 +96,15 @@ pub struct Record {
     pub host: HostVolume,
     /// The domain's side. Its alias is final from the start; its target and address are, once the attach step is begun.
     pub disk: DiskPlan,
-    /// How far it came.
+    /// Progress of the attachment.
     #[serde(flatten)]
     pub course: Course,
-    /// Whether it is to be taken down even if what the guest wrote last cannot be flushed.
+    /// Whether to take the attachment down even if the guest's last writes cannot be flushed.
     #[serde(default)]
     pub force: bool,
 }
 
-/// How far an attachment came: changed by the record's named transitions alone (`transition.rs`).
+/// Progress of an attachment, changed only by the named transitions of the record (`transition.rs`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Course {
     /// The steps begun and not undone, in order.
@@ -114,12 +114,12 @@ pub struct Course {
     pub(super) error: Option<AttachmentError>,
     pub(super) unplug_requested: Option<SystemTime>,
     pub(super) created: SystemTime,
-    /// When the state last changed.
+    /// Time of the last change of state.
     pub(super) updated: SystemTime,
 }
 
 impl Course {
-    /// Of what is asked for now, and of which nothing is begun.
+    /// Starts the course of a new request: no step is begun.
     #[must_use]
     pub fn begin() -> Self {
         let now = SystemTime::now();
@@ -152,13 +152,13 @@ impl Course {
         self.error.as_ref()
     }
 
-    /// Whether any step was begun and not undone.
+    /// Whether any step is begun and not undone.
     #[must_use]
     pub fn is_begun(&self) -> bool {
         !self.steps.is_empty()
     }
 
-    /// Whether each step that was begun is done.
+    /// Whether every begun step is done.
     #[must_use]
     pub fn is_done(&self) -> bool {
         let done = |step: &StepRecord| step.progress == Progress::Done;

@@ -18,7 +18,7 @@ use crate::model::{AttachmentId, SetPermissions, VolumeId};
 const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("attachments");
 const PERMISSIONS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("permissions");
 
-/// The version that this build writes. One of version 1 is rewritten when it is read; of another it is refused, not misread.
+/// Version that this build writes. A record of version 1 is upgraded when read; any other is refused, not misread.
 const VERSION: u32 = 2;
 
 /// Bytes of cache: a record is about 1 KiB, and the default (1 GiB) suits no agent.
@@ -65,7 +65,7 @@ impl RedbJournal {
             let mut permissions = BTreeMap::new();
             for entry in transaction.open_table(PERMISSIONS)?.iter()? {
                 let (volume, set) = entry?;
-                let set = decode(set.value(), |_| {})?; // as it was
+                let set = decode(set.value(), |_| {})?; // unchanged since version 1
                 permissions.insert(volume.value().parse()?, set);
             }
             // A new file has its tables now.
@@ -153,12 +153,12 @@ pub(super) fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, serde_json::Er
     })
 }
 
-/// Reads an attachment's record.
+/// Reads the record of an attachment.
 pub(super) fn decode_record(bytes: &[u8]) -> Result<Record, Cause> {
     decode(bytes, upgrade::from_1)
 }
 
-/// `from_1`: makes of a value of version 1 one of this version.
+/// Decodes a value; `from_1` upgrades a value of version 1.
 fn decode<T: DeserializeOwned>(bytes: &[u8], from_1: fn(&mut Value)) -> Result<T, Cause> {
     let In {
         version,

@@ -1,4 +1,4 @@
-//! How a record changes: by these, and by nothing else. Each is named for what has become of its attachment.
+//! Named transitions of a record, the only way its course changes. Each is named after the event of its attachment.
 
 use std::time::SystemTime;
 
@@ -6,8 +6,8 @@ use super::record::{Course, Direction, Kind, Progress, Record, Step, StepRecord}
 use crate::model::{AttachmentError, State};
 
 impl Record {
-    /// It is made again of what is left of it from before: that is this record's to undo, and until it is connected anew, it is what
-    /// there is to take down.
+    /// Keeps the connection and steps of the lost attachment, so that undoing this record also removes its leftovers. Until the new
+    /// connect, the old connection is the one to take down.
     pub fn made_again_of(&mut self, old: Self) {
         self.host = old.host;
         self.course = Course {
@@ -16,12 +16,12 @@ impl Record {
         };
     }
 
-    /// It was asked for when an earlier one of its id was, of which nothing is left.
+    /// Keeps the request time of the earlier record with this id, of which nothing is left.
     pub fn asked_for_with(&mut self, old: &Self) {
         self.course.created = old.course.created;
     }
 
-    /// A step is about to run. What is made again keeps its state meanwhile: part of it may work.
+    /// Notes that a step is about to run. A reattached record keeps its state meanwhile: part of it may work.
     pub fn begin(&mut self, step: Step) {
         self.set(step, Progress::Intent);
         if step == Step::Attach && self.course.state == State::Connecting {
@@ -30,17 +30,17 @@ impl Record {
         self.course.updated = SystemTime::now();
     }
 
-    /// A step is done.
+    /// Marks a step as done.
     pub fn done(&mut self, step: Step) {
         self.set(step, Progress::Done);
     }
 
-    /// A step that was begun did nothing: there is nothing to undo, and what is there of its kind is somebody else's.
+    /// Forgets a begun step that did nothing: no undo is needed, and a disk found in its place belongs to somebody else.
     pub fn came_to_nothing(&mut self, step: Step) {
         self.course.steps.retain(|begun| begun.step != step);
     }
 
-    /// All that was promised is there, for the first time or again.
+    /// Marks everything promised as present, for the first time or again.
     pub fn whole(&mut self) {
         self.all_done();
         self.course.state = match self.kind() {
@@ -51,20 +51,20 @@ impl Record {
         self.course.updated = SystemTime::now();
     }
 
-    /// Part of what was promised is gone, or is not there again yet.
+    /// Marks part of the attachment as gone, or as not restored yet.
     pub fn lost(&mut self, error: AttachmentError) {
         self.all_done();
         self.course.error = Some(error);
         self.course.updated = SystemTime::now();
     }
 
-    /// A step failed, and what was begun is to be undone.
+    /// Turns the direction after a failed step: begun steps are to be undone.
     pub fn given_up(&mut self, error: AttachmentError) {
         self.course.direction = Direction::Backward;
         self.course.error = Some(error);
     }
 
-    /// The step that was begun last is about to be undone; `None`: none is begun.
+    /// Begins to undo the last begun step and returns it; `None`: no step is begun.
     pub fn undo(&mut self) -> Option<Step> {
         self.course.direction = Direction::Backward;
         let last = self.course.steps.last()?.step;
@@ -76,12 +76,12 @@ impl Record {
         Some(last)
     }
 
-    /// The step that was begun last is undone.
+    /// Removes the last begun step, which is undone.
     pub fn undone(&mut self) {
         self.course.steps.pop();
     }
 
-    /// A step could not be undone, and that is tried again. `Detaching` it stays while the guest has not answered.
+    /// Notes a failed undo, which is tried again later. The state stays `Detaching` while the guest has not answered.
     pub fn undo_failed(&mut self, error: AttachmentError, waits_for_guest: bool) {
         if !waits_for_guest {
             self.course.state = State::Failed;
@@ -90,17 +90,17 @@ impl Record {
         self.course.updated = SystemTime::now();
     }
 
-    /// The guest was asked to let go of the disk.
+    /// Notes that the guest was asked to release the disk.
     pub fn guest_asked(&mut self) {
         self.course.unplug_requested = Some(SystemTime::now());
     }
 
-    /// The guest's answer to that came, or does not matter any more.
+    /// Clears the request to the guest: answered, or no longer relevant.
     pub fn guest_answered(&mut self) {
         self.course.unplug_requested = None;
     }
 
-    /// Nothing of it is left.
+    /// Marks the attachment as gone: nothing of it is left.
     pub fn gone(&mut self) {
         self.course.state = State::Gone;
         self.course.updated = SystemTime::now();

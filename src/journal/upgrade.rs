@@ -1,11 +1,11 @@
-//! Records of earlier versions, rewritten as this one has them. What is not as they had it is left, and then refused as a record.
+//! Rewrites records of earlier versions to this version. Parts of unexpected shape stay as they are, and decoding then refuses the record.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-/// Version 1 named what a connection shares in one text, had what was decided and what was found in one, and found disks in domains by
-/// their alias alone.
+/// Upgrades version 1, which named the shared connection in one text, kept plan and findings in one object, and found disks in domains by
+/// alias alone.
 pub(super) fn from_1(record: &mut Value) {
     let Some(host) = record.get_mut("host").and_then(Value::as_object_mut) else {
         return;
@@ -37,13 +37,13 @@ pub(super) fn from_1(record: &mut Value) {
     let plan = Value::Object(std::mem::take(host));
     record["host"] = json!({"plan": plan, "found": found});
     if let Some(disk) = record.get_mut("disk").and_then(Value::as_object_mut) {
-        // Not always where the volume is: what was connected anew may have come to another name.
+        // Not always the volume's path: a reconnected volume may have another name.
         let source = disk.get("xml").and_then(Value::as_str).and_then(source);
         disk.insert("source".to_owned(), source.map_or(path, Value::String));
     }
 }
 
-/// The source in a disk's XML as this agent writes it: `<source file="…">` or `<source dev="…">`.
+/// Finds the source in a disk's XML as this daemon writes it: `<source file="…">` or `<source dev="…">`.
 fn source(xml: &str) -> Option<String> {
     let (_, rest) = xml.split_once("<source ")?;
     let rest = ["file=", "dev="]
@@ -83,7 +83,7 @@ fn claims(shared: &str, target: Option<&Value>) -> Vec<Value> {
     if !shared.starts_with("iscsi:") {
         return vec![json!({"mount": shared})];
     }
-    // In the order of a plan's: locks are taken in it, and equal lists are equal connections.
+    // In the order of a plan's claims: locks are taken in this order, and equal lists are equal connections.
     let luns: BTreeSet<(&str, Option<u64>)> = paths
         .into_iter()
         .flatten()

@@ -176,7 +176,7 @@ impl Libvirt {
         }
         match &view {
             Some(view) if view.has(disk) => Ok(true),
-            // xenstore knows a disk by target and source alone, which two attachments of a volume may have in turn.
+            // xenstore has a disk by target and source alone, which two attachments of a volume may have in turn.
             Some(view) if view.live.has_another_at(disk) => Ok(false),
             _ => {
                 let id = view.and_then(|view| view.id);

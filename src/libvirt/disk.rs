@@ -57,7 +57,7 @@ pub(super) fn write(
         .with_children([
             driver,
             source.with_children(spec.keeps_owner.then(keep_owner)),
-            // The chain ends here, whatever the header says by then: libvirt would read it again, and open what it names.
+            // The chain ends here, whatever the header names later: libvirt would read the header again, and open the named file.
             Element::new("backingStore"),
             Element::new("target").with("dev", target).with("bus", bus),
         ])

@@ -64,7 +64,7 @@ pub enum HypervisorError {
     VolumeInUse {
         /// The domain.
         domain: String,
-        /// Which disk.
+        /// The disk.
         disk: String,
         /// Its target.
         target: String,
@@ -208,8 +208,7 @@ pub enum HypervisorError {
 }
 
 impl HypervisorError {
-    /// Whether a plug that failed so may have left the disk in the domain. A refusal leaves nothing: what is there by the disk's
-    /// name was there before.
+    /// Whether a failed plug may have left the disk in the domain. A refusal leaves nothing: a disk with the same name existed before.
     #[must_use]
     pub fn leaves_open(&self) -> bool {
         match self {
@@ -218,7 +217,7 @@ impl HypervisorError {
             | Self::Xenstore { .. }
             | Self::NotCleared { .. }
             | Self::NotShown { .. } => true,
-            // libvirt has no better word: it may have gone wrong at any point.
+            // libvirt has no more exact error: the call may have failed at any point.
             Self::Failed { reason, .. } => matches!(
                 reason,
                 Reason::HypervisorError | Reason::HypervisorUnavailable

@@ -72,7 +72,8 @@ const RULES: &[Rule] = &[
         None,
         "\" lock",
         Reason::VolumeInUse,
-        // No word of sharing it, which would take the lock away from whoever holds it. RFC 8881, 8.4.2: the server keeps a lock of a client that is silent until its lease ends; Linux's are 90 s (nfsd(7)).
+        // Do not suggest sharing, which would take the lock away from its holder. RFC 8881, 8.4.2: the server keeps a lock of a silent
+        // client until its lease ends; Linux's are 90 s (nfsd(7)).
         "another process on some host uses the image, and QEMU locks it: stop that one. Where its host has just died, an NFS 4 server \
          keeps the lock until that host's lease ends (90 s where nobody set another): try again then",
     ),

@@ -68,8 +68,8 @@ pub trait Hypervisor: Send + Sync {
     /// `DOMAIN_NOT_FOUND`, or where the hypervisor fails.
     async fn domain(&self, name: &DomainRef, scope: Scope) -> Result<DomainView, HypervisorError>;
 
-    /// Whether the domain has the disk as [`Hypervisor::plug`] left it, in every configuration of its scope. A domain that is gone
-    /// has no disks; one that is shut off has those of its persistent configuration.
+    /// Whether every configuration in the disk's scope has the disk as [`Hypervisor::plug`] left it. A domain that is gone has no disks; a
+    /// domain that is shut off has those of its persistent configuration.
     async fn is_plugged(&self, domain: Uuid, disk: &DiskPlan) -> Result<bool, HypervisorError>;
 
     /// Whether anything of the disk is left in any configuration of its scope, or about to come.

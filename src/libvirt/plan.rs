@@ -47,7 +47,7 @@ pub fn plan_disk(view: &DomainView, spec: &DiskSpec) -> Result<DiskPlan, Hypervi
         xml,
         alias,
         source: spec.path.clone(),
-        sequence: None, // known when it is plugged in
+        sequence: None, // set when the disk is plugged in
         target,
         scope,
         dialect: view.dialect,
@@ -55,7 +55,7 @@ pub fn plan_disk(view: &DomainView, spec: &DiskSpec) -> Result<DiskPlan, Hypervi
     })
 }
 
-/// Refuses what the domain has already: by the attachment's own name, or another disk of the volume.
+/// Refuses a disk that the domain already has: by the attachment's own alias, or as another disk of the volume.
 fn check_absent(view: &DomainView, spec: &DiskSpec, alias: &str) -> Result<(), HypervisorError> {
     let reads = spec.access.is_read_only();
     let is_it = |disk: &&DiskView| {
@@ -95,10 +95,10 @@ fn bus(dialect: Dialect, wanted: Option<Bus>) -> Result<Bus, HypervisorError> {
     }
 }
 
-/// Whether the domain's configurations of that scope can be changed now.
+/// Checks that the domain's configurations in that scope can be changed now.
 ///
 /// # Errors
-/// `DOMAIN_STATE` where they cannot.
+/// `DOMAIN_STATE` if they cannot be changed.
 pub fn check_state(view: &DomainView, scope: Scope) -> Result<(), HypervisorError> {
     let error = |state, scope, hint| {
         Err(HypervisorError::DomainState {
@@ -140,7 +140,7 @@ fn prefix(bus: Bus) -> &'static str {
     }
 }
 
-/// A disk in words.
+/// Names a disk for errors: by alias, source or target.
 pub(super) fn holder(disk: &DiskView) -> String {
     match (&disk.alias, &disk.source) {
         (Some(alias), _) => format!("disk {alias}"),

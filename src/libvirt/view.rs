@@ -111,8 +111,8 @@ impl DomainView {
             .any(|devices| devices.find(disk).is_some())
     }
 
-    /// Whether every configuration that the disk's scope is about, and that there is, has it: a domain that is shut off has of both
-    /// only what it will start with.
+    /// Whether every existing configuration in the disk's scope has the disk. For a domain that is shut off, the scope of both
+    /// configurations means the persistent one, with which the domain will start.
     #[must_use]
     pub fn shows(&self, disk: &DiskPlan) -> bool {
         let scope = match disk.scope {
@@ -174,9 +174,8 @@ impl Devices {
         }
     }
 
-    /// The disk that was planned so, by its alias. An alias that an earlier build made of the volume may be another attachment's or
-    /// another program's, and so the source must be the planned one too; an attachment's own disk stays that when a snapshot puts another
-    /// file over it.
+    /// Finds a planned disk by its alias. An alias that an earlier build made from the volume may belong to another attachment or program,
+    /// so the source must match too; an attachment's own disk is found even if a snapshot has put another file over it.
     #[must_use]
     pub fn find(&self, plan: &DiskPlan) -> Option<&DiskView> {
         let own = AttachmentId::names(&plan.alias);
@@ -186,7 +185,7 @@ impl Devices {
         })
     }
 
-    /// Whether the disk at the planned one's target is one of another name.
+    /// Whether a disk with another alias has the planned target.
     pub(super) fn has_another_at(&self, plan: &DiskPlan) -> bool {
         let mut others = self.disks.iter().filter(|disk| disk.target == plan.target);
         others.any(|disk| {

@@ -57,7 +57,7 @@ pub enum AccessSource {
     Request,
     /// The connection info's `access_mode`.
     AccessMode,
-    /// The `attach_mode` that Cinder's attachments API gives beside `access_mode`, which then stays `rw`.
+    /// `attach_mode` of Cinder's attachments API; `access_mode` beside it stays `rw`.
     AttachMode,
     /// The connection info's `readonly`.
     Readonly,

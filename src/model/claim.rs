@@ -1,33 +1,33 @@
-//! What attachments share on this host.
+//! Things on this host that attachments share.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// Something on this host that more than one attachment may need. A record names those that it holds: who share one take turns with
-/// it, and the last of them takes it down.
+/// A thing on this host that several attachments may need. Records list their claims: holders of the same claim take turns, and the last
+/// one takes the thing down.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Claim {
-    /// A block device of this host, by the name that callers give it.
+    /// A block device of this host, by the path in the connection info.
     Device(PathBuf),
-    /// A mount, by a name that is equal exactly where export, credentials, options and access are.
+    /// A mount, named by a keyed hash of export, credentials, options and access; a mount beside another one has a number added.
     Mount(String),
-    /// A LUN of an iSCSI target, whatever portals it is reached by: its disks on this host.
+    /// A LUN of an iSCSI target, reached through any portal: its disks on this host.
     Lun {
-        /// The target's name.
+        /// Name of the target (IQN).
         target: String,
-        /// The LUN.
+        /// Number of the LUN on the target.
         lun: u64,
     },
-    /// An NVMe subsystem, by its NQN: its namespaces.
+    /// The namespaces of an NVMe subsystem, by its NQN.
     Subsystem(String),
-    /// The controller by which this host reaches an NVMe subsystem at one of its portals.
+    /// The controller through which this host reaches an NVMe subsystem at one portal.
     Controller {
-        /// The subsystem's NQN.
+        /// NQN of the subsystem.
         subsystem: String,
-        /// Address and port.
+        /// Address and port of the portal.
         portal: String,
     },
 }

@@ -1,4 +1,4 @@
-//! What connecting a volume found, beside what was decided.
+//! Findings of a connect, kept beside the plan.
 
 use std::path::{Path, PathBuf};
 
@@ -6,62 +6,61 @@ use serde::{Deserialize, Serialize};
 
 use super::{HostPlan, TargetPath, Wwid};
 
-/// The block device that a volume came to, which told who it is.
+/// Block device that a target's volume came to, with the identity that the device reported.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
-    /// Its node, such as `/dev/sdb`: a name that the kernel gives again.
+    /// Device node, such as `/dev/sdb`; the kernel reuses the name.
     pub path: PathBuf,
-    /// Its own word, fresh, the same on every path.
+    /// Identity that the device itself reported during the connect, the same on every path.
     pub identity: Wwid,
-    /// The number of the device that told so (`diskseq`, Linux 5.15): the kernel gives it to no other until the next boot. `None`:
-    /// not known.
+    /// Sequence number (`diskseq`, Linux 5.15) of the device that reported the identity: unique until the next boot. `None`: unknown.
     #[serde(default)]
     pub sequence: Option<u64>,
 }
 
-/// The block device of this host to which the name of a local volume led.
+/// Block device of this host that the name of a local volume led to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocalDevice {
-    /// Its device number (`dev_t`), which the kernel gives again.
+    /// Device number (`dev_t`); the kernel reuses the number.
     pub number: u64,
-    /// As [`Device::sequence`].
+    /// Sequence number, as in [`Device::sequence`].
     #[serde(default)]
     pub sequence: Option<u64>,
-    /// In which boot of this host it was found (`/proc/sys/kernel/random/boot_id`): the numbers say nothing in the next one.
+    /// Boot of this host (`/proc/sys/kernel/random/boot_id`) in which the device was found: both numbers are void in the next boot.
     #[serde(default)]
     pub boot: Option<String>,
-    /// What the kernel holds for its identity; `None`: it has none, as a loop device or a partition.
+    /// Identity that the kernel holds for the device. `None`: the kernel holds none, as for a loop device or a partition.
     #[serde(default)]
     pub identity: Option<Wwid>,
-    /// Whether the volume was connected to it, by which the identity is the volume's.
+    /// Whether the volume was connected to this device: only then is the identity the volume's.
     #[serde(default)]
     pub connected: bool,
 }
 
-/// What a connect found, which no plan could know and by which the connection is taken down again.
+/// Findings of a connect, unknown to any plan, by which the connection is taken down again.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Found {
-    /// The volume's block device, once a target's was connected.
+    /// Block device of the volume, once connected to a target.
     #[serde(default)]
     pub device: Option<Device>,
-    /// The ways to the volume, where the plan's one portal told of others.
+    /// Paths to the volume, if the plan's only portal reported more.
     #[serde(default)]
     pub paths: Vec<TargetPath>,
-    /// The portals to which others than volattach had connections before this attachment connected: those stay. `None`: nobody looked.
+    /// Portals with connections that volattach had not made before this attachment connected: those connections stay. `None`: not surveyed.
     #[serde(default)]
     pub others: Option<Vec<String>>,
-    /// The disks that were at the volume's paths before this attachment connected, and that volattach had not made, by their number: those
-    /// stay.
+    /// Disks, by sequence number, that existed at the volume's paths before this attachment connected and that volattach had not made:
+    /// those disks stay.
     #[serde(default)]
     pub disks_of_others: Vec<u64>,
-    /// What the file with the login said when the share was mounted, as a keyed hash tells it from what it says later; `None`: there is
-    /// no such file, or this attachment found the share mounted and nobody knew with what.
+    /// Keyed hash of the login file when the share was mounted, to notice a later change. `None`: no login file exists, or the share was
+    /// already mounted with an unknown login.
     #[serde(default)]
     pub login: Option<String>,
-    /// Whether the volume's block device is read-only for attachments alone, and writable when the last of them has gone.
+    /// Whether the block device is read-only only because of attachments, and becomes writable again after the last of them.
     #[serde(default)]
     pub protected: bool,
-    /// The block device of a local volume. `None`: it is a file, or an earlier build attached it.
+    /// Block device of a local volume. `None`: the volume is a file, or an earlier build attached it.
     #[serde(default)]
     pub local: Option<LocalDevice>,
 }
@@ -69,14 +68,14 @@ pub struct Found {
 /// A volume on this host, connected or about to be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostVolume {
-    /// What was decided.
+    /// The plan, decided before the connect.
     pub plan: HostPlan,
-    /// What was found.
+    /// Findings of the connect.
     pub found: Found,
 }
 
 impl From<HostPlan> for HostVolume {
-    /// One of which nothing is found yet.
+    /// A volume with a plan and no findings yet.
     fn from(plan: HostPlan) -> Self {
         Self {
             plan,
@@ -86,14 +85,14 @@ impl From<HostPlan> for HostVolume {
 }
 
 impl HostVolume {
-    /// Where it is, once connected.
+    /// Path of the volume, once connected.
     #[must_use]
     pub fn path(&self) -> &Path {
         let device = self.found.device.as_ref();
         device.map_or(&self.plan.path, |device| &device.path)
     }
 
-    /// The identity that its device has told, where there is one.
+    /// Identity of the connected device, if any.
     #[must_use]
     pub fn identity(&self) -> Option<&Wwid> {
         let local = self.found.local.as_ref().filter(|local| local.connected);
@@ -101,7 +100,7 @@ impl HostVolume {
         device.or_else(|| local?.identity.as_ref())
     }
 
-    /// The number of the block device that it was verified on, where there is one.
+    /// Sequence number of the block device on which the volume was verified, if any.
     #[must_use]
     pub fn sequence(&self) -> Option<u64> {
         let local = self.found.local.as_ref();

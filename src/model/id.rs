@@ -80,30 +80,29 @@ macro_rules! id {
 }
 
 id!(
-    /// Names one attachment; chosen by the caller, and the key by which every call is idempotent. It names the disk in the domain
-    /// too, which is why its characters are those that libvirt takes in an alias (libvirt `formatdomain`, "alias").
+    /// Names one attachment; chosen by the caller, and the key by which every call is idempotent. The id is also part of the disk's alias
+    /// in the domain, so its characters are those that libvirt takes in an alias (libvirt `formatdomain`, "alias").
     AttachmentId,
     "attachment id"
 );
 id!(
-    /// Names a volume, as the control plane does. By default it is the disk's serial.
+    /// Names a volume, as the control plane does. By default the disk's serial.
     VolumeId,
     "volume id"
 );
 
-/// How the alias of an attachment's disk begins.
+/// Prefix of the alias of an attachment's disk.
 const ALIAS: &str = "ua-volattach-";
 
 impl AttachmentId {
-    /// The alias of the attachment's disk in a domain: libvirt keeps aliases that begin with `ua-` as given. Of the attachment and
-    /// not of the volume, since a domain may have two attachments of one, and other programs than this name disks by volume
-    /// (Nova: `ua-<volume id>`).
+    /// Alias of the attachment's disk in a domain; libvirt keeps aliases that begin with `ua-` as given. Derived from the attachment, not
+    /// the volume: a domain may have two attachments of one volume, and other programs name disks by volume (Nova: `ua-<volume id>`).
     #[must_use]
     pub fn alias(&self) -> String {
         format!("{ALIAS}{}", self.0)
     }
 
-    /// Whether an alias is one of an attachment, which nobody else gives. Earlier builds named disks by their volume.
+    /// Whether an alias names an attachment; no other program gives such an alias. Earlier builds named disks by their volume.
     #[must_use]
     pub fn names(alias: &str) -> bool {
         alias.starts_with(ALIAS)

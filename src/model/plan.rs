@@ -18,7 +18,7 @@ pub struct MountPlan {
     pub options: String,
     /// The mount point.
     pub target: PathBuf,
-    /// The file that says how to log in, where one does.
+    /// The file with the login, if the mount uses one.
     #[serde(default)]
     pub login: Option<PathBuf>,
 }
@@ -37,11 +37,11 @@ pub struct TargetPlan {
     pub expected: Option<Wwid>,
 }
 
-/// What connects this host to a volume's storage.
+/// Connection of this host to a volume's storage.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Connection {
-    /// Nothing: the volume is of this host.
+    /// No connection: the volume belongs to this host.
     None,
     /// A mount of a share.
     Mount(MountPlan),
@@ -72,19 +72,16 @@ pub enum SourceKind {
     Block,
 }
 
-/// What connecting a volume to this host comes to, as it is decided before anything is touched. What a connect then finds is
-/// [`Found`](super::Found).
+/// Decided connection of a volume to this host, before anything is touched. [`Found`](super::Found) has the findings of the connect.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostPlan {
     /// The connection info's protocol, such as `smbfs`: the backend that made this plan.
     pub protocol: String,
-    /// What this connection may share with others, in order, each once. None: there is no connection to make, the volume is there
-    /// or is not.
+    /// Claims of this connection, sorted and without duplicates. Empty: no connection is made, and the volume exists already or not at all.
     pub claims: Vec<Claim>,
-    /// What connects to it.
+    /// The connection to make.
     pub connection: Connection,
-    /// The volume on this host once connected. Of a block device of a target it is the name by which udev would call it, until it is
-    /// there.
+    /// Path of the volume once connected. For a target's block device: the name given by udev, used until the device is found.
     pub path: PathBuf,
     /// The directory that the volume must stay beneath, links not followed: the share's mount point or a configured root.
     pub root: PathBuf,
@@ -94,13 +91,13 @@ pub struct HostPlan {
     pub format: ImageFormat,
     /// Read-only or read-write on the host.
     pub access: Access,
-    /// Whether its storage says who owns the volume, which others may reach by a server: libvirt leaves that as it is.
+    /// Whether the storage decides who owns the volume, because others may reach it through a server: libvirt must not change the owner.
     #[serde(default)]
     pub keeps_owner: bool,
 }
 
 impl HostPlan {
-    /// The mount, where there is one to make.
+    /// The mount, if the plan makes one.
     #[must_use]
     pub fn mount(&self) -> Option<&MountPlan> {
         match &self.connection {
@@ -145,11 +142,11 @@ pub enum Dialect {
 /// A disk as it is to be plugged into one domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskPlan {
-    /// The device alias: with the source, by which it is found and unplugged.
+    /// Device alias: with the source, identifies the disk when it is looked for or unplugged.
     pub alias: String,
-    /// The volume on this host, as the XML names it.
+    /// Path of the volume on this host, as written in the XML.
     pub source: PathBuf,
-    /// The number of the block device that was plugged in, where the kernel gives one: another device may have its name by now.
+    /// Sequence number of the plugged block device, if the kernel gives one: another device may have its name by now.
     #[serde(default)]
     pub sequence: Option<u64>,
     /// The target, such as `vdb`.

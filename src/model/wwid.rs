@@ -1,4 +1,4 @@
-//! Who a block device is.
+//! Identity of a block device.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,23 +6,23 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// The longest identity that a control plane may give, in bytes.
+/// Longest identity that a control plane may give, in bytes.
 const MAX: usize = 255;
 
-/// A block device's identity, which its storage gives to no other volume, as the programs of this host spell it: of a SCSI disk
-/// multipathd and scsi_id(8), of an NVMe namespace the kernel (drivers/nvme/host/core.c, `wwid_show`).
+/// Identity of a block device, which its storage gives to no other volume. Spelled as the programs of this host do: for a SCSI disk as
+/// multipathd and scsi_id(8), for an NVMe namespace as the kernel (drivers/nvme/host/core.c, `wwid_show`).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Wwid(String);
 
 impl Wwid {
-    /// A SCSI designator (SPC-5 7.7.6.1): its type as one digit, then the designator.
+    /// Spells a SCSI designator (SPC-5 7.7.6.1): its type as one digit, then the designator.
     #[must_use]
     pub fn scsi(kind: u8, designator: &str) -> Self {
         Self(format!("{kind}{designator}"))
     }
 
-    /// An NVMe namespace's, by the first that there is of UUID, NGUID and EUI-64. `None`: it has none of its own.
+    /// Spells an NVMe namespace's identity: the first that exists of UUID, NGUID and EUI-64. `None`: the namespace has none.
     #[must_use]
     pub fn nvme(uuid: Option<Uuid>, nguid: Option<Uuid>, eui64: Option<u64>) -> Option<Self> {
         let uuid = uuid.map(|uuid| format!("uuid.{uuid}"));
@@ -31,7 +31,7 @@ impl Wwid {
         uuid.or_else(nguid).or_else(eui64).map(Self)
     }
 
-    /// One that the kernel or multipathd has spelled.
+    /// Takes an identity already spelled by the kernel or multipathd.
     #[must_use]
     pub fn as_spelled(text: String) -> Self {
         Self(text)
@@ -44,13 +44,13 @@ impl Wwid {
     }
 }
 
-/// Reads what a control plane calls a SCSI disk. Bare hexadecimal digits are an NAA's, which is how arrays and control planes write a
+/// Reads a control plane's identity of a SCSI disk. Bare hexadecimal digits are an NAA's, as arrays and control planes write a WWN.
 /// WWN.
 impl FromStr for Wwid {
     type Err = &'static str;
 
     /// # Errors
-    /// What is wrong with the text.
+    /// The text is no identity, or no valid EUI-64 or NAA identifier; the error names the fault.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let valid = |c: char| c.is_ascii_graphic() && !matches!(c, '/' | '\\' | '"' | '\'');
         if text.is_empty() || text.len() > MAX || !text.chars().all(valid) {
@@ -72,7 +72,7 @@ impl FromStr for Wwid {
         }
         match bare {
             Some(_) => Err("is no NAA identifier"),
-            // 3 and its digits, or what a type that is no number has.
+            // Either 3 and its digits, as spelled by this host, or a designator whose type is not a number.
             None => Ok(Self(
                 hex(&lower, &[17, 33]).unwrap_or_else(|| text.to_owned()),
             )),

@@ -61,11 +61,11 @@ pub fn open_beneath(root: &Path, relative: &Path, write: bool) -> Result<Opened,
     })
 }
 
-/// Checks that this host itself does not use the block device at `relative` beneath `root`: that neither it nor one of its partitions
-/// is mounted, swapped to, or a part of another device (open(2), `O_EXCL`).
+/// Checks that this host itself does not use the block device at `relative` beneath `root`: neither the device nor any of its partitions is
+/// mounted, swapped to, or part of another device (open(2), `O_EXCL`).
 ///
 /// # Errors
-/// `EBUSY` where it does, and those of [`open_beneath`].
+/// `EBUSY` if this host uses the device, and those of [`open_beneath`].
 pub fn check_unused(root: &Path, relative: &Path) -> Result<(), Failed> {
     let root = open_directory(root).map_err(|errno| ("open the directory", errno))?;
     let alone = OFlag::O_RDONLY | OFlag::O_EXCL | OFlag::O_NONBLOCK;

@@ -1,6 +1,7 @@
-//! Block devices of this host, of whatever kind: their numbers, read-only, flushed.
+//! Operations on block devices of this host, of whatever kind: sequence number, hold, read-only, flush.
 //!
-//! Invariant: everything here may hang on a dead path, so it runs in a worker (see [`super::worker`]).
+//! Invariant: everything here may hang on a dead path, so it runs in a worker (see [`super::worker`]); for devices of this host itself, on
+//! a blocking thread of the daemon.
 
 #![allow(unsafe_code)] // ioctl(2)
 
@@ -20,8 +21,8 @@ pub(super) const BLKFLSBUF: libc::Ioctl = 0x1261;
 /// `BLKGETDISKSEQ`, linux/fs.h: `_IOR(0x12, 128, __u64)`.
 pub(super) const BLKGETDISKSEQ: libc::Ioctl = 0x8008_1280_u32 as libc::Ioctl;
 
-/// The number of an open device, which the kernel gives no other one until the next boot, while a name such as `sdb` is given again
-/// (block/genhd.c, `inc_diskseq`); `None`: the kernel is older than 5.15, or it is no block device.
+/// Sequence number of an open device, unique until the next boot, while the kernel reuses a name such as `sdb` (block/genhd.c,
+/// `inc_diskseq`). `None`: the kernel is older than 5.15, or the file is no block device.
 pub(super) fn sequence(file: &File) -> Option<u64> {
     let mut number = 0_u64;
     // SAFETY: the descriptor is open, and the kernel writes eight bytes to the address.
@@ -29,12 +30,12 @@ pub(super) fn sequence(file: &File) -> Option<u64> {
     Errno::result(result).ok().map(|_| number)
 }
 
-/// Opens the device that has that name and that number. As long as the file is open, the kernel gives the name to no other: a driver
-/// takes a disk's name back when nobody has the disk open any more (drivers/scsi/sd.c, `scsi_disk_release`; drivers/md/dm.c and
+/// Opens the device with that name and that number. The kernel gives the name to no other device while the file is open: a driver takes a
+/// disk's name back only when nobody has the disk open any more (drivers/scsi/sd.c, `scsi_disk_release`; drivers/md/dm.c and
 /// drivers/nvme/host/multipath.c do the same with their numbers).
 ///
 /// # Errors
-/// open(2)'s; `ESTALE` where another device has the name by now.
+/// open(2)'s; `ESTALE` if another device has the name by now.
 pub fn hold(device: &Path, number: u64) -> Result<File, Failed> {
     let file = open(device, 0)?;
     match sequence(&file) == Some(number) {
@@ -43,7 +44,7 @@ pub fn hold(device: &Path, number: u64) -> Result<File, Failed> {
     }
 }
 
-/// Makes the block device read-only for whoever opens it next, or writable again (BLKROSET).
+/// Makes the block device read-only for later opens, or writable again (BLKROSET).
 ///
 /// # Errors
 /// open(2)'s and ioctl(2)'s.
@@ -60,16 +61,16 @@ pub(super) fn protect(file: &File, read_only: bool) -> Result<(), Failed> {
         .map_err(|errno| ("set read-only", errno))
 }
 
-/// Writes out what is cached of the block device, and forgets it (BLKFLSBUF). Unless `shared`, it must be nobody's: not mounted, no
+/// Writes out the cache of the block device, and drops the cache (BLKFLSBUF). Unless `shared`, the device must be unused: not mounted, no
 /// part of another device.
 ///
 /// # Errors
-/// `EBUSY` where it is somebody's (open(2), `O_EXCL`); what became of writes since the device was last asked, which
-/// BLKFLSBUF itself keeps to itself (kernel, block/ioctl.c), and so `sync_file_range(2)` is asked; and ioctl(2)'s. fsync(2)
-/// would send a flush to a server that has nothing to write, and may be dead.
+/// `EBUSY` if the device is in use (open(2), `O_EXCL`); errors of writes since the device was last asked, which BLKFLSBUF does not report
+/// (kernel, block/ioctl.c), so `sync_file_range(2)` is asked; and ioctl(2)'s. fsync(2) would send a flush to a server that has nothing to
+/// write, and may be dead.
 pub fn flush(device: &Path, shared: bool) -> Result<(), Failed> {
     if !shared {
-        // Closed at once: else a worker that sleeps in the flush of a dead server's device would be taken for somebody who uses it.
+        // Closed at once: a worker that sleeps in the flush of a dead server's device would otherwise count as a user of the device.
         open(device, libc::O_EXCL)?;
     }
     let file = open(device, 0)?;
@@ -86,12 +87,12 @@ pub fn flush(device: &Path, shared: bool) -> Result<(), Failed> {
         .map_err(|errno| ("flush", errno))
 }
 
-/// Opens the device to read.
+/// Opens the device for reading.
 pub(super) fn open(device: &Path, flags: libc::c_int) -> Result<File, Failed> {
     open_as(device, false, flags)
 }
 
-/// Opens the device, to write too where `write`. `O_NONBLOCK`: no medium is waited for.
+/// Opens the device for reading, and for writing if `write`. `O_NONBLOCK`: does not wait for a medium.
 pub(super) fn open_as(device: &Path, write: bool, flags: libc::c_int) -> Result<File, Failed> {
     OpenOptions::new()
         .read(true)

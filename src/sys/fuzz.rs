@@ -20,7 +20,7 @@ pub(crate) fn mountinfo(bytes: &[u8]) {
             .split(|byte| *byte == b',')
             .any(|option| option == b"ro");
         assert!(mount.read_only || !read_only);
-        // A table that leads in a circle ends all the same.
+        // The walk ends even in a circular table.
         let _ = mounts.containing(&mount.mount_point);
     }
     for mount in mounts.beneath(Path::new("/")) {

@@ -1,7 +1,7 @@
 //! The system below: mounts, the mount table, safe opening of files, the resolver, worker processes.
 //!
-//! Invariants: nothing here knows the rest of the project but its word for a device's identity; whatever may hang on a dead server is
-//! a [`worker::Job`], which runs in a short-lived process with a deadline; a secret is handed to a worker through a pipe alone.
+//! Invariants: nothing here depends on the rest of the project but on its type for a device's identity; everything that may hang on a dead
+//! server is a [`worker::Job`], which runs in a short-lived process with a deadline; a secret reaches a worker through a pipe alone.
 
 pub mod beneath;
 pub mod block;

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
-    /// Its number in the namespace.
+    /// Id of the mount in its namespace.
     pub id: u32,
-    /// The number of the mount that it is on; of the outermost, one that the table lacks.
+    /// Id of the mount on which this mount lies; for the outermost mount, its own id or an id that the table lacks.
     pub parent: u32,
     /// Where it is mounted.
     pub mount_point: PathBuf,
@@ -24,10 +24,10 @@ pub struct Mount {
 
 /// The mount table of this process's namespace, in the kernel's order.
 ///
-/// Not all of it can be reached: what is mounted beneath a directory that another mount then covers stays in the table. So does the
-/// copy of a mount that the kernel makes on each peer of a shared one (mount_namespaces(7)): where a directory is a shared bind
-/// mount of itself, every mount in it is there twice, by the same path. So each is looked for as the kernel walks a path, from the
-/// outermost mount inwards.
+/// Some mounts cannot be reached: a mount beneath a directory that another mount then covers stays in the table. So does the copy of a
+/// mount that the kernel makes on each peer of a shared mount (mount_namespaces(7)): if a directory is a shared bind mount of itself, the
+/// table has every mount in it twice, with the same path. Each lookup therefore walks the path as the kernel does, from the outermost mount
+/// inwards.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mounts(Vec<Mount>);
 
@@ -57,7 +57,7 @@ impl Mounts {
             .map(Self)
     }
 
-    /// Every mount, also those that no path leads to.
+    /// All mounts, including those that no path leads to.
     pub fn iter(&self) -> impl Iterator<Item = &Mount> {
         self.0.iter()
     }
@@ -83,7 +83,7 @@ impl Mounts {
                 Some((depth, mount))
             })
             .collect();
-        // Whatever a mount is on has a smaller depth.
+        // The mount beneath another one has a smaller depth.
         reached.sort_by_key(|(depth, _)| *depth);
         reached.into_iter().map(|(_, mount)| mount).collect()
     }
@@ -106,7 +106,7 @@ impl Mounts {
         while let Some(mount) = next {
             chain.push(mount);
             if chain.len() > self.0.len() {
-                break; // no table of the kernel's leads in a circle
+                break; // no table of the kernel's is circular
             }
             let on_it = |other: &&Mount| other.parent == mount.id && other.id != mount.id;
             next = self
@@ -213,7 +213,7 @@ mod tests {
         assert_eq!(mounts.beneath(Path::new("/srv")).len(), 3);
     }
 
-    /// As the kernel shows it after `mount --bind /srv/mnt /srv/mnt`, on a root that is shared, and a mount in it.
+    /// The kernel's table after `mount --bind /srv/mnt /srv/mnt` on a shared root, with a mount in it.
     #[test]
     fn a_copy_that_nothing_leads_to_is_not_there() {
         let mounts = Mounts::parse(

@@ -71,7 +71,7 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// Its identity; `None`: it has none of its own.
+    /// Identity of the namespace; `None`: it has none of its own.
     #[must_use]
     pub fn wwid(&self) -> Option<Wwid> {
         Wwid::nvme(self.uuid, self.nguid, self.eui64)
@@ -81,8 +81,8 @@ impl Namespace {
 /// Connects to a controller: `options` as drivers/nvme/host/fabrics.c takes them (`nvmf_parse_options`).
 ///
 /// # Errors
-/// open(2)'s: `ENOENT` where the module nvme-fabrics is not loaded; `EALREADY` where this host has a controller there; the connection's, such as `ECONNREFUSED`; `EIO` where the
-/// server refuses the host or knows no such subsystem.
+/// open(2)'s: `ENOENT` if the module nvme-fabrics is not loaded; `EALREADY` if this host already has a controller there; the connection's,
+/// such as `ECONNREFUSED`; `EIO` if the server refuses the host or has no such subsystem.
 pub fn connect(options: &str) -> Result<(), Failed> {
     let mut file = OpenOptions::new()
         .read(true)

@@ -1,4 +1,4 @@
-//! SCSI disks of this host, asked themselves who they are.
+//! SCSI disks of this host, which are asked for their identity directly.
 //!
 //! Invariants: an identity is the device's own answer to a fresh INQUIRY, never what the kernel or udev remember of an earlier
 //! one; everything here may hang on a dead path, so it runs in a worker (see [`super::worker`]).
@@ -20,11 +20,11 @@ use crate::model::Wwid;
 
 /// `SG_IO`, scsi/sg.h.
 pub(super) const SG_IO: libc::Ioctl = 0x2285;
-/// `SG_DXFER_FROM_DEV`, scsi/sg.h.
-/// SAM-5 5.3.1.
+/// Status GOOD, SAM-5 5.3.1.
 const GOOD: libc::c_uchar = 0x00;
-/// SAM-5 5.3.1: the device has an error to tell.
+/// Status CHECK CONDITION, SAM-5 5.3.1: the device has an error to report.
 const CHECK_CONDITION: libc::c_uchar = 0x02;
+/// `SG_DXFER_FROM_DEV`, scsi/sg.h.
 const SG_DXFER_FROM_DEV: libc::c_int = -3;
 /// How long the device may take to answer, in milliseconds.
 const ANSWER_MS: libc::c_uint = 10_000;
@@ -62,17 +62,17 @@ struct SgIoHdr {
     info: libc::c_uint,
 }
 
-/// What a disk tells of itself.
+/// Report of a disk about itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Told {
-    /// Who it is; `None`: it gives no identity of its own.
+    /// Identity of the disk; `None`: the disk reports none of its own.
     pub identity: Option<Wwid>,
-    /// The number of the device that was open when it told so, its `diskseq`.
+    /// Sequence number (`diskseq`) of the device that was open for the report.
     pub sequence: Option<u64>,
 }
 
-/// Asks the device who it is (INQUIRY, SPC-5 6.6, vital product data page 83h).
+/// Asks the device for its identity (INQUIRY, SPC-5 6.6, vital product data page 83h).
 ///
 /// # Errors
 /// open(2)'s; `EIO` where the device answers with an error, as an unmapped LUN does; `ETIMEDOUT` where it does not answer.
@@ -198,14 +198,14 @@ fn check(header: &SgIoHdr) -> Result<(), Errno> {
         CHECK_CONDITION => Err(Errno::EIO),
         // SG_INFO_OK_MASK, scsi/sg.h.
         GOOD if header.info & 1 == 0 => Ok(()),
-        // Such as BUSY and TASK SET FULL (SAM-5 5.3.1): not now.
+        // A passing state, such as BUSY and TASK SET FULL (SAM-5 5.3.1).
         _ => Err(Errno::EAGAIN),
     }
 }
 
-/// The identity in a device identification page (SPC-5 7.7.6). Of several designators the one that scsi_id takes (systemd, src/udev/scsi_id/scsi_serial.c,
-/// `id_search_list`): NAA, registered extended first, then EUI-64, SCSI name, and T10 vendor id; only those that designate the
-/// logical unit.
+/// Finds the identity in a device identification page (SPC-5 7.7.6). Of several designators, takes the one that scsi_id takes (systemd,
+/// src/udev/scsi_id/scsi_serial.c, `id_search_list`): NAA, registered extended first, then EUI-64, SCSI name, and T10 vendor id; only
+/// designators of the logical unit.
 #[must_use]
 pub fn identity(page: &[u8]) -> Option<Wwid> {
     let &[_, 0x83, high, low, ..] = page else {

@@ -1,4 +1,4 @@
-//! The connect step: the volume on this host, by a connection of its own or one that it shares.
+//! The connect step: brings the volume to this host, by a new connection or a shared one.
 
 use crate::attach::Error;
 use crate::attach::inner::Inner;
@@ -10,7 +10,7 @@ use crate::libvirt::{DomainView, plan_disk};
 use crate::model::{Claim, Found, HostVolume};
 
 impl Inner {
-    /// Connects; whether the volume was inspected with it.
+    /// Connects; returns whether the volume was inspected too.
     pub(super) async fn connect(
         &self,
         record: &mut Record,
@@ -22,7 +22,7 @@ impl Inner {
             found: backend.survey(&forward.host).await?,
         };
         if forward.again {
-            // What others have by now; the rest of the record is what there may be to take down.
+            // Refresh the portals and disks of others; the rest of the record describes the connection that may have to be taken down.
             let others = &mut record.host.found.others;
             *others = others.take().and(volume.found.others.clone());
             let disks = volume.found.disks_of_others.clone();
@@ -46,16 +46,17 @@ impl Inner {
                     found: connected.found,
                 };
                 if taken.is_some() {
-                    // Whoever takes it next is to find it here.
+                    // Journal the identity before its lock is released: the next volume that asks for this identity must find it.
                     self.parts.journal.put_soon(record).await?;
                 }
                 break connected.inspected;
             }
-            // What is made again has this one, and a guest uses it perhaps.
+            // Keep the existing connection of a reattached record: a guest may use it.
             if forward.again {
                 break false;
             }
-            // The mount of others, or our own from before a crash. Equal keys are equal connections, but for what may change since.
+            // The connection exists: made by others, or by us before a crash. Equal claims mean equal connections, apart from later
+            // changes.
             let Err(broken) = backend.join(&record.host).await else {
                 break true;
             };
@@ -82,13 +83,13 @@ impl Inner {
         Ok(inspected)
     }
 
-    /// Whether the connection is there, whole.
+    /// Whether the connection is whole.
     pub(super) async fn is_connected(&self, record: &Record) -> Result<bool, Error> {
         let backend = self.parts.backends.get(&record.host.plan.protocol)?;
         Ok(backend.find(&record.host).await? == Presence::Present)
     }
 
-    /// Takes down of the connection what nobody else holds.
+    /// Takes down the parts of the connection that nobody else holds.
     pub(super) async fn disconnect(&self, record: &Record) -> Result<(), Error> {
         let claims = &record.host.plan.claims;
         let shares = |other: &Record| {
@@ -110,7 +111,7 @@ impl Inner {
     }
 }
 
-/// Refuses another device than the attachment had: its volume is another one by now, or was it then.
+/// Refuses a device with another identity than before: the volume is another one now, or was another one then.
 fn is_still(was: &HostVolume, now: &Found) -> Result<(), BackendError> {
     match (was.identity(), &now.device) {
         (Some(was), Some(device)) if device.identity != *was => Err(BackendError::DeviceIdentity {

@@ -1,10 +1,10 @@
-//! The steps of a saga, each in a file of its own with its run, whether it is done, and its undo.
+//! Steps of a saga, one file each: run, check and undo.
 //!
-//! | step | runs | is done | is undone |
+//! | step | run | check | undo |
 //! |---|---|---|---|
-//! | connect | `Backend::connect`, or joins what others connected | `Backend::find` | `Backend::disconnect` of what nobody else holds |
-//! | inspect | `Backend::inspect` | changes nothing | |
-//! | attach | `Hypervisor::plug` of what `Backend::pin` keeps in place | `Hypervisor::is_plugged` | `Hypervisor::request_unplug`, and a wait for the guest |
+//! | connect | `Backend::connect`, or `Backend::join` to others' connection | `Backend::find` | `Backend::disconnect` of unshared claims |
+//! | inspect | `Backend::inspect` | none: changes nothing | none |
+//! | attach | `Hypervisor::plug` of what `Backend::pin` holds | `Hypervisor::is_plugged` | `Hypervisor::request_unplug`, then a wait |
 
 mod connect;
 mod inspect;
@@ -26,8 +26,8 @@ pub(super) fn of(kind: Kind) -> &'static [Step] {
 }
 
 impl Inner {
-    /// Whether what the record promises is there. A host that was rebooted has no mounts and no plugged disks; but the
-    /// persistent configuration of a domain still has its disk.
+    /// Whether everything promised by the record exists. A rebooted host has no mounts and no plugged disks, but the persistent
+    /// configuration of a domain still has its disk.
     pub(super) async fn is_whole(&self, record: &Record) -> Result<bool, Error> {
         for &step in of(record.kind()) {
             if !self.is_done(step, record).await? {
@@ -37,7 +37,7 @@ impl Inner {
         Ok(true)
     }
 
-    /// Runs a step; whether the volume is inspected with it.
+    /// Runs a step; returns whether the volume is inspected after it.
     pub(super) async fn run(
         &self,
         step: Step,
@@ -51,7 +51,7 @@ impl Inner {
         }
     }
 
-    /// Whether what a step makes is there.
+    /// Whether the result of a step exists.
     async fn is_done(&self, step: Step, record: &Record) -> Result<bool, Error> {
         match step {
             Step::Connect => self.is_connected(record).await,
@@ -60,7 +60,6 @@ impl Inner {
         }
     }
 
-    /// Undoes a step.
     pub(super) async fn undo(
         &self,
         step: Step,
@@ -74,7 +73,7 @@ impl Inner {
         }
     }
 
-    /// The locks that a step and its outcome in the journal are under. Those of claims in their order, so that no two steps wait for
+    /// Takes the locks that cover a step and its outcome in the journal. Claims are locked in their order, so that no two steps wait for
     /// each other.
     pub(super) async fn lock(&self, record: &Record, step: Step) -> Vec<OwnedMutexGuard<()>> {
         let mut locks = Vec::new();

@@ -1,4 +1,4 @@
-//! The attach step: the disk in the domain.
+//! The attach step: plugs the disk into the domain.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
@@ -13,12 +13,12 @@ use crate::journal::{Record, Step};
 use crate::libvirt::{DomainView, HypervisorError, Unplug, check_state, plan_disk};
 use crate::model::{DiskPlan, DiskSpec, DomainRef, Reason, Scope};
 
-/// A guest that was asked to let go of a disk is not asked again sooner: on some machine types a second request
-/// cancels the first (PCIe's attention button, PCI Express Base 6.7.1.5: a press within 5 s takes it back).
+/// Shortest time between two unplug requests to a guest: on some machine types a second request cancels the first (PCIe's attention button,
+/// PCI Express Base 6.7.1.5: a press within 5 s takes it back).
 const STALE: Duration = Duration::from_secs(30);
 
 impl Inner {
-    /// Plugs the disk in. Under the domain's lock: nobody else here plugs anything in between the look and the plug.
+    /// Plugs the disk in, under the domain's lock: no other plug of this daemon comes between reading the domain and plugging.
     pub(super) async fn plug(&self, record: &mut Record, forward: &Forward) -> Result<(), Error> {
         let Some(domain) = record.domain.as_ref().map(|domain| domain.uuid) else {
             return Ok(());
@@ -45,7 +45,7 @@ impl Inner {
             .as_ref()
             .is_err_and(|error| error.reason() == Reason::TargetInUse)
         {
-            // Somebody else has plugged something in since the look.
+            // Another program has taken the target since the domain was read.
             record.disk = plan_disk(&self.look_at(domain, &spec).await?, &spec)?;
             record.disk.sequence = record.host.sequence();
             self.put(record).await?;
@@ -53,7 +53,7 @@ impl Inner {
         }
         self.plugs.fetch_add(1, Ordering::Release);
         if let Err(refused) = plugged {
-            // Of both, the persistent configuration is saved last: a refusal says nothing of the guest.
+            // With both scopes, libvirt saves the persistent configuration last: a refusal does not mean that the guest lacks the disk.
             if !refused.leaves_open() && scope != Scope::LiveAndConfig {
                 record.came_to_nothing(Step::Attach);
             }
@@ -64,7 +64,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Plans the disk by what the domain is now. True: the domain has it, and it was the connection alone that was lost.
+    /// Plans the disk from the current domain. Returns true if the domain has the disk and only the connection was lost.
     async fn plan_anew(
         &self,
         domain: Uuid,
@@ -74,15 +74,15 @@ impl Inner {
     ) -> Result<bool, Error> {
         let mut view = self.look_at(domain, spec).await?;
         if forward.again && view.has(&record.disk) {
-            // What a domain will start with is by its name alone.
+            // A disk that is only in the persistent configuration is identified by its source path alone.
             let open = view.live.find(&record.disk).is_some();
-            // An earlier build noted no number.
+            // Records of earlier builds have no number.
             let number = record.disk.sequence;
             let same = !open || number.is_none() || number == record.host.sequence();
             let hypervisor = &self.parts.hypervisor;
             if same && record.disk.source == spec.path {
                 if open && !view.shows(&record.disk) {
-                    // The guest keeps what it has.
+                    // The guest keeps its disk; add the disk to the persistent configuration only.
                     let config = DiskPlan {
                         scope: Scope::Config,
                         ..record.disk.clone()
@@ -94,13 +94,13 @@ impl Inner {
                     return Ok(true);
                 }
             }
-            // What is there is left where no other can take its place.
+            // Leave the old disk if the domain's state permits no replacement.
             check_state(&view, spec.options.scope)?;
-            // The guest has it no more, or of a device that is gone, or one of two configurations has it: what is left is in the way.
+            // Remove the old disk: the guest no longer has it, its device is gone, or only one of the two configurations has it.
             self.unplug(record, Why::CleanUp).await?;
             view = self.look_at(domain, spec).await?;
         }
-        // Whatever the guest was asked was about a disk that is gone by now.
+        // A pending request to the guest was about a disk that is gone by now.
         record.guest_answered();
         record.disk = plan_disk(&view, spec)?;
         Ok(false)
@@ -112,7 +112,7 @@ impl Inner {
         hypervisor.domain(&name, spec.options.scope).await
     }
 
-    /// Whether the domain has the disk, of the device that is connected.
+    /// Whether the domain has the disk, backed by the connected device.
     pub(in crate::attach) async fn is_plugged(&self, record: &Record) -> Result<bool, Error> {
         let Some(domain) = &record.domain else {
             return Ok(true);
@@ -122,7 +122,7 @@ impl Inner {
         Ok(same && hypervisor.is_plugged(domain.uuid, &record.disk).await?)
     }
 
-    /// Has the guest let go of the disk, where it is this attachment's.
+    /// Makes the guest release the disk, if the disk is this attachment's.
     pub(super) async fn unplug(&self, record: &mut Record, why: Why) -> Result<(), Error> {
         let Some(domain) = record.domain.clone() else {
             return Ok(());
@@ -138,13 +138,13 @@ impl Inner {
         };
         let stale = |asked: SystemTime| asked.elapsed().is_ok_and(|age| age >= STALE);
         match (record.course.unplug_requested(), why) {
-            // The guest was asked, and has the disk still: there is nothing to do but to come again.
+            // The guest was asked and still has the disk: only a later attempt can help.
             (Some(_), Why::CleanUp) => return Err(pending()),
             (Some(asked), Why::Asked) if !stale(asked) => {}
             _ => {
                 hypervisor.request_unplug(domain.uuid, disk).await?;
                 record.guest_asked();
-                // Now, not after the wait: a process that comes after a crash must not ask again within seconds.
+                // Write now, not after the wait: a process started after a crash must not ask again within seconds.
                 if let Err(error) = self.put(record).await {
                     tracing::error!(error = %error.chain(), "the guest was asked, and the journal cannot say so");
                 }
@@ -166,8 +166,8 @@ impl Inner {
         }
     }
 
-    /// Whether the disk in the domain is this attachment's to take away. Builds before this one named disks by their volume, so two
-    /// of its attachments may go by one name: the disk is that one's whose plug succeeded, the last.
+    /// Whether the disk in the domain is this attachment's to remove. Earlier builds named disks by volume, so two attachments may have the
+    /// same alias: the disk belongs to the last one whose plug succeeded.
     async fn holds(&self, record: &Record) -> Result<bool, Error> {
         let rank = |it: &Record| {
             (

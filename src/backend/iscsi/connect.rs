@@ -18,7 +18,7 @@ use crate::sys::worker::Job;
 const MAP: Duration = Duration::from_millis(500);
 
 impl IscsiBackend {
-    /// The map over the paths, made if need be: its block device, who that is, and whether it was there.
+    /// Makes the map over the paths, if none exists. Returns its block device, its identity, and whether the map existed before.
     async fn map(
         &self,
         path: &TargetPath,
@@ -83,7 +83,7 @@ impl IscsiBackend {
         Ok((map.block, told, old))
     }
 
-    /// Asks a map, or a path of it, who it is.
+    /// Asks a map, or one of its paths, for its identity, which must be the map's.
     async fn is_of_map(
         &self,
         path: &TargetPath,
@@ -119,8 +119,8 @@ impl IscsiBackend {
         })
     }
 
-    /// Makes the device read-only as the attachment is. One that was there is nobody's who writes: an identity is one volume's, and
-    /// who writes a volume keeps those from it who only read it.
+    /// Makes the device read-only for a read-only attachment. No writer uses an existing device: its identity belongs to one volume, and a
+    /// volume that is written cannot be attached read-only.
     pub(super) async fn protect(&self, plan: &HostPlan, block: &str) -> Result<(), BackendError> {
         let read_only = self.sysfs().read_only(block);
         if plan.access == Access::ReadWrite {
@@ -191,7 +191,8 @@ impl IscsiBackend {
         let Some(first) = live.first() else {
             return Err(worst(errors));
         };
-        // Of a disk that is a path of a map already, the map is what can be used: it lets nobody else open its paths for itself.
+        // A disk that already is a path of a map can only be used through the map, which keeps everybody else from opening its paths
+        // exclusively.
         let in_map = |path: &Live| path.old && self.sysfs().map_over(&path.block).is_some();
         let several = several || live.iter().any(in_map);
         let expected = target_of(&volume.plan)?.expected.as_ref();

@@ -16,8 +16,8 @@ use crate::model::{HostVolume, TargetPath, Wwid};
 use crate::sys::worker::{FlushJob, Job, Reply, SysfsJob, WorkerError};
 
 impl IscsiBackend {
-    /// The disks that there are at these paths, and those of the same volume by other portals of the targets: another attachment of it
-    /// may have come by these, or one that discovered them before a crash.
+    /// Finds the disks at these paths, and the disks of the same volume through other portals of the targets: another attachment may have
+    /// made those, or one that discovered them before a crash.
     pub(super) fn units(
         &self,
         paths: &[TargetPath],
@@ -43,7 +43,7 @@ impl IscsiBackend {
         Some((path, unit))
     }
 
-    /// The paths' LUNs by sessions with other portals of their targets.
+    /// The paths' LUNs through sessions with other portals of their targets.
     pub(super) fn elsewhere(&self, paths: &[TargetPath]) -> Vec<TargetPath> {
         let mut others = Vec::new();
         for path in paths {
@@ -60,7 +60,7 @@ impl IscsiBackend {
         others
     }
 
-    /// Removes the map of that identity where it has no path: of a volume that is there no more.
+    /// Removes the map of that identity if it has no path left: its volume is gone.
     pub(super) async fn remove_pathless(
         &self,
         identity: Option<&Wwid>,
@@ -73,8 +73,8 @@ impl IscsiBackend {
         }
     }
 
-    /// Removes map and disks but those that others have made, and logs out where nothing else uses the session; `force`: what was written
-    /// last may be lost.
+    /// Removes the map and the disks, except those made by others, and logs out of sessions that nothing else uses. `force`: the last
+    /// writes may be lost.
     pub(super) async fn take_down(
         &self,
         paths: &[TargetPath],
@@ -97,7 +97,7 @@ impl IscsiBackend {
             .iter()
             .filter_map(|(_, it)| it.block.as_ref())
             .collect();
-        // A map that goes elsewhere too is not this volume's alone: it only loses these paths.
+        // A map with further paths is not this volume's alone: the map only loses these paths.
         let own = |map: &Map| {
             self.sysfs()
                 .paths_of(map)
@@ -119,14 +119,14 @@ impl IscsiBackend {
             .iter()
             .map(|(path, unit)| self.remove_unit(path, unit, cached));
         let removed = join_all(removed).await;
-        // The other paths that it had may have been removed at the same time, by somebody who saw these.
+        // The map may be empty only now: another disconnect, which still saw these paths, may have removed the others at the same time.
         let emptied = self.remove_pathless(map.as_ref().map(|map| &map.wwid));
         let emptied = emptied.await;
         if let Some(identity) = identity
             && paths.len() > 1
             && self.sysfs().map(identity).is_none()
         {
-            // Also of a map that went when nobody looked.
+            // Also for a map that went away unnoticed.
             forget(identity.clone()).await;
         }
         let mut left: Vec<&TargetPath> = paths.iter().collect();
@@ -140,7 +140,7 @@ impl IscsiBackend {
             .collect()
     }
 
-    /// Writes out what is cached of a map and of its partitions, none of which this host may use.
+    /// Writes out the cache of a map and of its partitions; fails if this host uses any of them.
     async fn flush_map(&self, map: &Map, force: bool) -> Result<(), BackendError> {
         let partitions = self.sysfs().partitions_of(map);
         let map = (&map.block, !partitions.is_empty());
@@ -280,7 +280,7 @@ impl IscsiBackend {
     }
 }
 
-/// Has multipathd not take the volume for one of its own any more. What cannot be taken out is a line in a file.
+/// Makes multipathd forget the volume. A failure only leaves a line in a file.
 async fn forget(wwid: Wwid) {
     let forgetting = tokio::task::spawn_blocking(move || {
         let forgotten = wwids::forget(Path::new(wwids::FILE), &wwid);

@@ -20,7 +20,7 @@ const SCAN: Duration = Duration::from_secs(1);
 /// How long udev may look at a leftover's map, which only somebody who has it open keeps longer.
 const LOOKED_AT: Duration = Duration::from_secs(2);
 
-/// A path that is there, whose disk told who it is.
+/// A path whose disk exists and has reported its identity.
 pub(super) struct Live {
     /// Such as `sdb`.
     pub(super) block: String,
@@ -58,7 +58,7 @@ impl IscsiBackend {
         self.seen
             .first(self.sysfs(), told.sequence, told.wwid.clone());
         if let Err(taken) = owners.take(&told.wwid, volume_at(path)).await {
-            // At once: multipathd may have joined it to the other volume's map by itself.
+            // Remove the disk at once: multipathd may already have joined it to the other volume's map.
             if let Some(unit) = session.unit(path.lun.unwrap_or_default()) {
                 self.remove_unit(path, &unit, Cached::Nothing).await?;
             }
@@ -72,11 +72,11 @@ impl IscsiBackend {
         })
     }
 
-    /// Whether a disk found at the LUN is the one that was first seen there. One that is not would show its guest, or the
-    /// next, another volume: it is removed, also from under whoever uses it. Else this is who it is.
+    /// Returns the identity if this is the device first seen at the LUN; otherwise removes it, even if in use: a guest would see another
+    /// volume.
     ///
     /// # Errors
-    /// Where the disk could not be asked: whoever uses it is to have it still when it answers again.
+    /// The disk did not answer: its users keep the disk until it answers again.
     pub(super) async fn still_the_same(
         &self,
         path: &TargetPath,
@@ -139,7 +139,7 @@ impl IscsiBackend {
             };
             match self.scan_once(path, session, job, left + DEVICE).await? {
                 Reply::Unit { block: None, .. } => {
-                    // The storage may map the volume any moment, but the kernel would not look at that LUN again.
+                    // Remove a vacant LUN: the storage may map the volume at any moment, but the kernel would not look at the LUN again.
                     let vacant = session.unit(lun).filter(Unit::is_vacant);
                     if let Some(unit) = vacant {
                         self.remove_unit(path, &unit, Cached::Nothing).await?;
@@ -168,7 +168,7 @@ impl IscsiBackend {
     }
 }
 
-/// The identity that all paths have, and that is expected.
+/// Returns the identity that all paths have, which must be the expected one.
 pub(super) fn agree(
     expected: Option<&Wwid>,
     path: &TargetPath,

@@ -1,8 +1,8 @@
 //! Sessions with targets: made by iscsiadm and iscsid, which alone can; found by the kernel's own word.
 //!
-//! Invariants: a portal is logged in to only after it accepted a connection; logins and logouts of one session take turns; a
-//! session is logged out of only when it has no disk left, whoever's, nobody here is about to scan one, and no other program made it; a login given up
-//! on does not outlast the record it was made from.
+//! Invariants: a portal is logged in to only after it accepted a connection; logins and logouts of one session take turns; a session is
+//! logged out of only if it has no disk left of anybody, nobody here is about to scan one, and no other program made the session; a login
+//! given up on does not outlast the record it was made from.
 
 use std::collections::HashMap;
 use std::io;
@@ -146,7 +146,7 @@ impl Initiator {
         let within = self.settings.login_timeout + SPARE;
         let portal = &path.portal;
         let interface = &self.settings.interface;
-        // Without the interface it would act on every record of the portal.
+        // Without the interface iscsiadm would act on every record of the portal.
         let args = [
             "-m", "node", "-T", &path.name, "-p", portal, "-I", interface, "--login",
         ];
@@ -272,7 +272,7 @@ impl Initiator {
         }))
     }
 
-    /// A node record of others for the same login.
+    /// Finds a node record made by others for the same login.
     fn record_of_others(&self, record: &Record<'_>) -> Result<Option<PathBuf>, BackendError> {
         let nodes = &self.settings.nodes;
         let looking = || {
@@ -285,7 +285,7 @@ impl Initiator {
         record.of_others(nodes).map_err(mount::host(looking))
     }
 
-    /// Whether the session that there is was made by others, by a record of theirs.
+    /// Whether others made the existing session, by a node record of theirs.
     fn is_of_others(&self, path: &TargetPath) -> Result<bool, BackendError> {
         let record = self.record(path, address(path)?, None);
         Ok(self.record_of_others(&record)?.is_some())
@@ -330,7 +330,7 @@ pub(super) fn address(path: &TargetPath) -> Result<SocketAddr, BackendError> {
 /// Whether the session was logged in to by just these credentials, in both directions.
 ///
 /// # Errors
-/// Where the kernel does not tell: none that can be read are not none.
+/// Unreadable credentials of the session: these do not count as none.
 pub(super) fn made_by(session: &Session, chap: Option<&Chap>) -> io::Result<bool> {
     let target = chap.and_then(|chap| chap.target.as_ref());
     let wanted = [

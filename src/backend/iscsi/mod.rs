@@ -91,7 +91,7 @@ fn volume_at(path: &TargetPath) -> String {
     format!("LUN {} of {}", path.lun.unwrap_or_default(), at(path))
 }
 
-/// What whoever uses the path's LUN shares.
+/// The claim that all users of the path's LUN share.
 fn lun(path: &TargetPath) -> Claim {
     Claim::Lun {
         target: path.name.clone(),
@@ -115,8 +115,8 @@ fn by_path(path: &TargetPath) -> PathBuf {
     Path::new("/dev/disk/by-path").join(name)
 }
 
-/// udev's names for the volume of that identity: of its map, or else of its disk (systemd, rules.d/60-persistent-storage.rules;
-/// lvm2, udev/13-dm-disk.rules).
+/// udev's names for the volume with that identity: of its map, or else of its disk (systemd, rules.d/60-persistent-storage.rules; lvm2,
+/// udev/13-dm-disk.rules).
 fn lasting(wwid: &Wwid) -> Vec<String> {
     let mut names = vec![format!("dm-uuid-mpath-{wwid}"), format!("scsi-{wwid}")];
     // A designator of type 3 (SPC-5 7.7.6.5) is a World Wide Name.
@@ -128,7 +128,7 @@ fn lasting(wwid: &Wwid) -> Vec<String> {
     names
 }
 
-/// The plan's target, which every plan of this backend has, with a path at least.
+/// The target of a plan of this backend, with at least one path.
 fn target_of(plan: &HostPlan) -> Result<&TargetPlan, BackendError> {
     match &plan.connection {
         Connection::Iscsi(target) if !target.paths.is_empty() => Ok(target),
@@ -136,7 +136,7 @@ fn target_of(plan: &HostPlan) -> Result<&TargetPlan, BackendError> {
     }
 }
 
-/// The ways to a volume: those that its portal told of, where it was asked, or else those of the plan.
+/// Paths to a volume: those that its portal reported, if the portal was asked, else those of the plan.
 fn paths_of(volume: &HostVolume) -> Result<&[TargetPath], BackendError> {
     let planned = &target_of(&volume.plan)?.paths;
     Ok(match volume.found.paths.is_empty() {
@@ -159,7 +159,7 @@ impl Backend for IscsiBackend {
     }
 
     fn read_only(&self, _info: &Protocol) -> bool {
-        false // the configuration says nothing of these
+        false // the configuration has no such setting for iSCSI
     }
 
     fn check_confined(&self, _plan: &HostPlan) -> Result<(), BackendError> {
@@ -177,7 +177,7 @@ impl Backend for IscsiBackend {
                 lun: Some(path.lun),
             })
             .collect();
-        // Not the portals, nor the access: whoever uses a LUN uses the same disks.
+        // Claims contain neither portals nor access: all users of a LUN use the same disks.
         let mut claims: Vec<Claim> = paths.iter().map(lun).collect();
         claims.sort();
         claims.dedup();
@@ -270,7 +270,7 @@ impl Backend for IscsiBackend {
 
     async fn find(&self, volume: &HostVolume) -> Result<Presence, BackendError> {
         let units = self.units(paths_of(volume)?, volume.identity());
-        // A name may be another disk's by now.
+        // Another disk may have the name by now.
         let present = volume.found.device.as_ref().is_some_and(|device| {
             let wanted = |block: &String| {
                 let sequence = self.sysfs().sequence(block);
@@ -291,7 +291,7 @@ impl Backend for IscsiBackend {
     }
 
     async fn survey(&self, plan: &HostPlan) -> Result<Found, BackendError> {
-        // Of a session its node record says whose it is.
+        // Only disks need a survey: the node record of a session shows who made it.
         Ok(Found {
             disks_of_others: self.of_others(&target_of(plan)?.paths),
             ..Found::default()
@@ -329,7 +329,7 @@ impl Backend for IscsiBackend {
     }
 
     fn beside(&self, _plan: &HostPlan) -> Option<HostPlan> {
-        None // a device is one
+        None // a device exists only once
     }
 
     async fn inspect(&self, volume: &HostVolume) -> Result<(), BackendError> {

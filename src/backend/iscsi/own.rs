@@ -1,4 +1,4 @@
-//! Which disks this agent has made. Those that it finds are whoever's made them, and stay when the volume goes.
+//! Disks made by this daemon. Disks that the daemon only found belong to others, and stay after the disconnect.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,12 +7,12 @@ use super::IscsiBackend;
 use super::sysfs::{Sysfs, Unit};
 use crate::model::TargetPath;
 
-/// The disks that were made here, by [`Sysfs::sequence`]. The next daemon has those of the attachments from the journal.
+/// Disks made here, by [`Sysfs::sequence`]. The next daemon restores the disks of attachments from the journal.
 #[derive(Debug, Default)]
 pub(super) struct Own(Mutex<HashSet<u64>>);
 
 impl Own {
-    /// A disk was made.
+    /// Notes a disk that was made here.
     pub(super) fn note(&self, sysfs: &Sysfs, number: Option<u64>) {
         let mut own = self.lock();
         let there = sysfs.sequences();
@@ -30,7 +30,7 @@ impl Own {
 }
 
 impl IscsiBackend {
-    /// The numbers of the disks at these paths that others have made. A kernel without numbers has none of others.
+    /// Sequence numbers of the disks at these paths that others made. Empty on a kernel without such numbers.
     pub(super) fn of_others(&self, paths: &[TargetPath]) -> Vec<u64> {
         let own = paths.iter().cloned();
         let units = own
@@ -42,7 +42,7 @@ impl IscsiBackend {
             .collect()
     }
 
-    /// The number of a unit's disk.
+    /// Sequence number of a unit's disk.
     pub(super) fn number(&self, unit: &Unit) -> Option<u64> {
         self.sysfs().sequence(unit.block.as_deref()?)
     }

@@ -16,13 +16,13 @@ const INITIATOR: &str = "/etc/iscsi/iscsid.conf";
 /// Where the initiator's interfaces are described.
 const INTERFACES: &str = "/etc/iscsi/ifaces";
 
-/// What iscsid.conf says of logins and the caller decides: who, by which password. Which algorithms may be used is the deployer's.
+/// Settings of a login in iscsid.conf that the caller decides: method, user and password. The allowed algorithms are the deployer's.
 const LOGIN: [&str; 3] = [
     "node.session.auth.authmethod",
     "node.session.auth.username",
     "node.session.auth.password",
 ];
-/// How iscsiadm begins each record that it writes (usr/idbm.c, `idbm_print`); these have no such line.
+/// First line of each record written by iscsiadm (usr/idbm.c, `idbm_print`); volattach's records have no such line.
 const OTHERS: &str = "# BEGIN RECORD";
 
 /// One record.
@@ -53,8 +53,8 @@ impl Record<'_> {
         write(nodes, &self.file(nodes), &self.text(&settings, &interface))
     }
 
-    /// A record of the same login that somebody else has made, by iscsiadm: which of the two it would go by is not ours to say. It
-    /// writes `<address>,<port>` as well, or, where it knows the portal group, `<address>,<port>,<group>/<interface>`.
+    /// Finds a record of the same login made by another program with iscsiadm: volattach cannot decide which of the two iscsiadm would use.
+    /// iscsiadm also writes to `<address>,<port>` or, if it knows the portal group, to `<address>,<port>,<group>/<interface>`.
     pub(super) fn of_others(&self, nodes: &Path) -> io::Result<Option<PathBuf>> {
         let file = self.file(nodes);
         if or_none(std::fs::read_to_string(&file))?.contains(OTHERS) {
@@ -75,7 +75,7 @@ impl Record<'_> {
         Ok(None)
     }
 
-    /// Removes it, and the target's directory with the last. One that somebody else has made in its place stays.
+    /// Removes the record, and the target's directory with the last record. A record made by another program in its place stays.
     pub(super) fn remove(&self, nodes: &Path) -> io::Result<()> {
         let file = self.file(nodes);
         match or_none(std::fs::read_to_string(&file))?.contains(OTHERS) {

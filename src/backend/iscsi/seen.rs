@@ -22,7 +22,7 @@ impl FirstSeen {
         })
     }
 
-    /// The same of the block device of that number, which says `now`.
+    /// Returns the first seen identity of the block device with that number; this is `now` if the device is seen for the first time.
     pub(super) fn first(&self, sysfs: &Sysfs, number: Option<u64>, now: Wwid) -> Wwid {
         let Some(number) = number else {
             return now;

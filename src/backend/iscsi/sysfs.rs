@@ -120,13 +120,13 @@ impl Sysfs {
         Some(Map { block, wwid })
     }
 
-    /// The partitions of a map, each a map of its own, where nothing else is over it: kpartx makes them by a rule of udev's, and
-    /// multipathd takes them away with the map (multipath-tools, libmultipath/devmapper.c, `dm_flush_map`).
+    /// The partitions of a map, each a map of its own; empty if anything else uses the map. kpartx makes them by a rule of udev's, and
+    /// multipathd removes them with the map (multipath-tools, libmultipath/devmapper.c, `dm_flush_map`).
     pub(super) fn partitions_of(&self, map: &Map) -> Vec<String> {
         let holders = list(&self.root.join("block").join(&map.block).join("holders"));
         let is_partition = |holder: &String| {
             let uuid = read(&self.root.join("block").join(holder), "dm/uuid");
-            // kpartx/kpartx.c: PARTNUM_UUID and the map's own.
+            // kpartx/kpartx.c: PARTNUM_UUID, followed by the map's own UUID.
             let number = uuid
                 .strip_prefix("part")
                 .and_then(|rest| rest.strip_suffix(&format!("-mpath-{}", map.wwid)));
@@ -237,8 +237,8 @@ impl Unit {
         scsi::identity(&fs::read(self.dir.join("vpd_pg83")).ok()?)
     }
 
-    /// Whether its target said, when it was looked at, that no volume is at this LUN (SPC-5, 6.6.2: a peripheral qualifier other
-    /// than 0). No disk comes of it, and the kernel does not ask again.
+    /// Whether the target reported that no volume is at this LUN when the LUN was scanned (SPC-5, 6.6.2: a peripheral qualifier other than
+    /// 0). Such a unit gets no disk, and the kernel does not ask again.
     pub(super) fn is_vacant(&self) -> bool {
         let inquiry = fs::read(self.dir.join("inquiry")).unwrap_or_default();
         inquiry.first().is_some_and(|first| first >> 5 != 0)

@@ -16,17 +16,16 @@ use crate::model::{Device, Reason};
 use crate::sys::exec::Ended;
 use crate::sys::worker::{Reply, WorkerError};
 
-/// An identity as it is spelled.
 fn wwid(text: &str) -> Wwid {
     Wwid::as_spelled(text.to_owned())
 }
 
-/// The first of a plan's ways to its volume.
+/// The first path of a plan.
 fn first_path(plan: &HostPlan) -> TargetPath {
     target_of(plan).unwrap().paths[0].clone()
 }
 
-/// The volume as it is when it was connected as that device.
+/// A volume that was connected as that device.
 fn connected(plan: HostPlan, path: &str, identity: &str) -> HostVolume {
     let mut volume = HostVolume::from(plan);
     volume.found.device = Some(Device {
@@ -163,7 +162,7 @@ fn the_kernels_tree_is_read() {
 #[tokio::test]
 async fn a_disk_that_cannot_be_asked_is_not_taken_for_another_volume() {
     let kernel = kernel();
-    // Its workers do not start.
+    // Workers of this backend do not start.
     let backend = backend(kernel.path());
     let plan = backend.plan(&two_paths(), Access::ReadWrite).unwrap();
     let path = first_path(&plan);
@@ -173,7 +172,7 @@ async fn a_disk_that_cannot_be_asked_is_not_taken_for_another_volume() {
         error.to_string().contains("ask /dev/sda who it is"),
         "{error}"
     );
-    // They end without a word; and are killed by their filter.
+    // Workers that end without an answer, and workers that are killed by their filter.
     for script in ["exit 3", "kill -SYS $$"] {
         let dying = IscsiBackend {
             workers: scripted(kernel.path(), script),

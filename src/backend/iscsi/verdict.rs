@@ -1,5 +1,4 @@
-//! Whether a disk is still the volume that it was, by what came of asking it. Pure, so that tests over a made-up world decide by the
-//! same.
+//! Decides by a disk's answer whether the disk is still the same volume. Pure, so that tests over a simulated world share the decision.
 
 use nix::errno::Errno;
 
@@ -9,19 +8,19 @@ use crate::model::{TargetPath, Wwid};
 use crate::sys::scsi::Told;
 use crate::sys::worker::{Reply, WorkerError};
 
-/// Who a block device is, by its own word.
+/// Identity of a block device, as reported by the device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// Who it is.
+    /// The identity.
     pub wwid: Wwid,
-    /// The number of the device that told; see [`crate::model::Device::sequence`].
+    /// Sequence number of the device that reported; see [`crate::model::Device::sequence`].
     pub sequence: Option<u64>,
 }
 
-/// Who the disk `block` is, by what came of asking it.
+/// Reads the identity of the disk `block` from the result of asking for it.
 ///
 /// # Errors
-/// `DEVICE_IDENTITY` where its own word is that it is nobody; others where it was not heard.
+/// `DEVICE_IDENTITY` if the disk's own answer shows no identity; another error if no answer was received.
 pub fn heard(
     path: &TargetPath,
     block: &str,
@@ -34,23 +33,23 @@ pub fn heard(
     }
 }
 
-/// Who a disk is that was first seen as `first`, and now was heard so; `None`: another volume, or none any more.
+/// Returns the identity if the disk is still `first`; `None`: another volume, or no volume any more.
 ///
 /// # Errors
-/// Where it was not heard, which says nothing of it: whoever uses it is to have it still when it answers again.
+/// No answer was received, which proves nothing: users keep the disk until it answers again.
 pub fn still(
     first: Option<&Wwid>,
     now: Result<Identity, BackendError>,
 ) -> Result<Option<Identity>, BackendError> {
     match now {
         Ok(now) => Ok((Some(&now.wwid) == first).then_some(now)),
-        // Its own word: it has no identity, or is no volume any more.
+        // The disk's own answer: it has no identity, or is no volume any more.
         Err(BackendError::DeviceIdentity { .. }) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// An identity, which every disk must have.
+/// Requires the identity that every disk must report.
 pub(super) fn some(path: &TargetPath, block: &str, told: Told) -> Result<Identity, BackendError> {
     let sequence = told.sequence;
     match told.identity {
@@ -64,9 +63,9 @@ pub(super) fn some(path: &TargetPath, block: &str, told: Told) -> Result<Identit
     }
 }
 
-/// Why a disk that was asked who it is did not tell. An error of its own, `EIO`, says that the LUN is none any more. Others are this
-/// host's and say nothing of it: EPERM, or `ENXIO` and `ENODEV`, which open(2) and the request give while the kernel has the disk offline
-/// (drivers/scsi/sd.c, `sd_open`).
+/// Why a disk did not report its identity. The disk's own error, `EIO`, means that no volume is at the LUN any more. Other errors come from
+/// this host and prove nothing about the disk: EPERM, or `ENXIO` and `ENODEV`, which open(2) and the request return while the kernel has
+/// the disk offline (drivers/scsi/sd.c, `sd_open`).
 pub(super) fn untold(path: &TargetPath, disk: &str, error: WorkerError) -> BackendError {
     match error {
         WorkerError::Failed {
@@ -88,7 +87,7 @@ pub(super) fn untold(path: &TargetPath, disk: &str, error: WorkerError) -> Backe
     }
 }
 
-/// Why a disk was not looked at.
+/// Why a disk could not be examined.
 pub(super) fn silent(path: &TargetPath, disk: &str, error: WorkerError) -> BackendError {
     match error {
         WorkerError::Failed {

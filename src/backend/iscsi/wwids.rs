@@ -1,5 +1,5 @@
-//! The file in which multipathd remembers each volume that it has ever joined the paths of (multipath(8), `-w` and `-W`). Nobody else
-//! takes one out when it is detached, and a device of that identity would be taken for a path of a map on every later boot.
+//! The file in which multipathd remembers every volume whose paths it ever joined (multipath(8), `-w` and `-W`). Nothing else removes a
+//! detached volume from the file, and a device with that identity would be taken for a path of a map on every later boot.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -14,19 +14,19 @@ use nix::libc;
 
 use crate::model::Wwid;
 
-/// Where Debian, Fedora and SUSE have it (libmultipath/defaults.h, `DEFAULT_WWIDS_FILE`).
+/// Path on Debian, Fedora and SUSE (libmultipath/defaults.h, `DEFAULT_WWIDS_FILE`).
 pub(super) const FILE: &str = "/etc/multipath/wwids";
-/// How long another may have it locked, who writes a line.
+/// Longest wait for the lock while another process writes a line.
 const LOCKED: Duration = Duration::from_secs(3);
-/// How often the lock is tried.
+/// Interval between attempts to lock.
 const AGAIN: Duration = Duration::from_millis(10);
 
-/// Takes a volume out of the file, where it is in it. As `multipath -W` does, under the lock that every writer takes
-/// (libmultipath/file.c, `lock_file`), the file is written anew in place: who waits for its lock would add a line to a file that is
-/// no more.
+/// Removes a volume from the file, if present. As `multipath -W` does, under the lock that every writer takes (libmultipath/file.c,
+/// `lock_file`), the file is rewritten in place: a process waiting for the lock would add its line to a replaced file, and the line would
+/// be lost.
 ///
 /// # Errors
-/// open(2)'s and write(2)'s; `EAGAIN` where another keeps it locked.
+/// open(2)'s and write(2)'s; `EAGAIN` if another process keeps the file locked.
 pub(super) fn forget(path: &Path, wwid: &Wwid) -> io::Result<()> {
     let opened = OpenOptions::new()
         .read(true)
@@ -40,7 +40,7 @@ pub(super) fn forget(path: &Path, wwid: &Wwid) -> io::Result<()> {
     lock(&file)?;
     let mut text = String::new();
     file.read_to_string(&mut text)?;
-    // libmultipath/wwids.h: each in slashes, on a line of its own.
+    // libmultipath/wwids.h: each identity in slashes, on a line of its own.
     let line = format!("/{wwid}/");
     let mut kept = Vec::with_capacity(text.len());
     for other in text.lines().filter(|other| *other != line) {
@@ -53,7 +53,7 @@ pub(super) fn forget(path: &Path, wwid: &Wwid) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes the lock, which is let go of with the file.
+/// Takes the lock, which is released when the file is closed.
 fn lock(file: &File) -> io::Result<()> {
     let whole = libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,

@@ -1,4 +1,4 @@
-//! Looking at volumes of this host: where they really are, and what is there.
+//! Looks at volumes of this host: resolves their names and checks them.
 
 use nix::errno::Errno;
 
@@ -8,10 +8,10 @@ use crate::model::{HostPlan, HostVolume, LocalDevice, SourceKind};
 use crate::sys::beneath;
 use crate::sys::mountinfo::Mounts;
 
-/// Where devices are: nothing but the kernel and udev makes anything there.
+/// Directory of devices, where only the kernel and udev create anything.
 pub(super) const DEVICES: &str = "/dev";
 
-/// File systems whose files may hang on a server (or on a user's program), by the kernel's names.
+/// File systems, by the kernel's names, whose files may hang on a server or a user's program.
 const REMOTE: &[&str] = &[
     "9p",
     "afs",
@@ -34,8 +34,8 @@ const REMOTE: &[&str] = &[
     "virtiofs",
 ];
 
-/// Where the volume really is. Names of devices are mostly links, such as /dev/vg/lv to ../dm-0; they are followed, as
-/// QEMU will, since only root and udev can make one, but nowhere out of /dev. Elsewhere no link is followed.
+/// Resolves the volume's path. Names of devices are mostly links, such as /dev/vg/lv to ../dm-0; they are followed, as QEMU will, since
+/// only root and udev can make them, but never out of /dev. For files, no link is followed.
 pub(super) fn real(plan: &HostPlan) -> Result<HostPlan, BackendError> {
     if plan.kind != SourceKind::Block {
         return Ok(plan.clone());
@@ -62,9 +62,9 @@ pub(super) fn real(plan: &HostPlan) -> Result<HostPlan, BackendError> {
     })
 }
 
-/// Refuses what is on a file system that may hang.
+/// Refuses a volume on a file system that may hang.
 fn on_this_host(plan: &HostPlan) -> Result<(), BackendError> {
-    // Whatever the path, the mount table knows what it is on; a link that would belie it is not followed.
+    // The mount table has the file system of every path; a link that would belie it is not followed.
     let mounts = Mounts::read().map_err(|error| BackendError::Host {
         action: "read the mount table".to_owned(),
         source: error.into(),
@@ -82,8 +82,8 @@ fn on_this_host(plan: &HostPlan) -> Result<(), BackendError> {
     }
 }
 
-/// Refuses a file that others may put something else in the place of. It is opened by its path again after it was looked at
-/// here: by libvirt, which gives it to QEMU's user, and by QEMU, both of which follow links.
+/// Refuses a file that others may replace. After this check the file is opened by its path again: by libvirt, which gives it to QEMU's
+/// user, and by QEMU; both follow links.
 fn only_ours(plan: &HostPlan) -> Result<(), BackendError> {
     if plan.kind != SourceKind::File || plan.protocol != PROTOCOL {
         return Ok(());
@@ -103,7 +103,7 @@ fn only_ours(plan: &HostPlan) -> Result<(), BackendError> {
     }
 }
 
-/// Checks the volume, and gives its size in bytes.
+/// Checks the volume and returns its size in bytes.
 pub(super) fn look(plan: &HostPlan) -> Result<u64, BackendError> {
     on_this_host(plan)?;
     let volume = HostVolume::from(plan.clone());
@@ -114,13 +114,13 @@ pub(super) fn look(plan: &HostPlan) -> Result<u64, BackendError> {
     if plan.kind == SourceKind::Block {
         beneath::check_unused(&job.root, &job.relative).map_err(failed)?;
     }
-    // After it was opened, which tells better of links on the way.
+    // Checked after the open, which has the better error for links on the way.
     only_ours(plan)?;
     file::judge(&volume, &found)?;
     Ok(found.size)
 }
 
-/// Looks at this host's own disk.
+/// Looks at this host's own disks on a blocking thread.
 pub(super) async fn blocking<T: Send + 'static>(
     plan: &HostPlan,
     look: impl FnOnce(&HostPlan) -> Result<T, BackendError> + Send + 'static,
@@ -135,7 +135,7 @@ pub(super) async fn blocking<T: Send + 'static>(
         })?
 }
 
-/// Whether a plan's volume is there.
+/// Whether the volume of a plan exists.
 pub(in crate::backend) async fn find(plan: &HostPlan) -> Result<Presence, BackendError> {
     let look = |plan: &HostPlan| {
         on_this_host(plan)?;
@@ -147,12 +147,12 @@ pub(in crate::backend) async fn find(plan: &HostPlan) -> Result<Presence, Backen
     blocking(plan, look).await
 }
 
-/// Checks a plan's volume, and gives its size in bytes.
+/// Checks the volume of a plan and returns its size in bytes.
 pub(in crate::backend) async fn inspect(plan: &HostPlan) -> Result<u64, BackendError> {
     blocking(plan, look).await
 }
 
-/// The device that the plan's name leads to now; `None`: none, or it is a file's.
+/// The device that the plan's name leads to now; `None`: no block device, or the volume is a file.
 pub(super) fn device(plan: &HostPlan) -> Result<Option<LocalDevice>, BackendError> {
     match plan.kind {
         SourceKind::File => Ok(None),
@@ -162,7 +162,8 @@ pub(super) fn device(plan: &HostPlan) -> Result<Option<LocalDevice>, BackendErro
     }
 }
 
-/// The device that the volume's name leads to, which must be the one that was found. `None`: none was, as by an earlier build.
+/// The device that the volume's name leads to; fails unless it is the device found before. `None`: no device was found before, as for a
+/// file or in a record of an earlier build.
 pub(super) fn verified(volume: &HostVolume) -> Result<Option<LocalDevice>, BackendError> {
     let Some(known) = &volume.found.local else {
         return Ok(None);
@@ -179,7 +180,7 @@ pub(super) fn verified(volume: &HostVolume) -> Result<Option<LocalDevice>, Backe
     }
 }
 
-/// What it means that the device that was found cannot be opened or set.
+/// The error of a found device that cannot be opened or set.
 pub(super) fn failure(volume: &HostVolume, step: &str, errno: Errno) -> BackendError {
     match errno {
         Errno::ENOENT | Errno::ENXIO | Errno::ENODEV | Errno::ESTALE => another(volume),

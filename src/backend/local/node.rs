@@ -1,7 +1,7 @@
-//! Which block device of this host a name leads to. A name of a device is given again; its number too, but not together with its `diskseq`
-//! before the next boot.
+//! Finds the block device of this host that a name leads to. The kernel reuses names and numbers of devices, but not a number together with
+//! its `diskseq` before the next boot.
 //!
-//! Asks sysfs alone, never the device.
+//! Reads sysfs only, never the device.
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -17,7 +17,7 @@ const BY_NUMBER: &str = "/sys/dev/block";
 const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 const DISKS: &str = "/dev/disk";
 
-/// The block device that the name leads to now; `None`: none.
+/// The block device that the name leads to now, if any.
 pub(super) fn at(path: &Path) -> io::Result<Option<LocalDevice>> {
     let metadata = match std::fs::metadata(path) {
         Ok(metadata) => metadata,
@@ -33,7 +33,7 @@ pub(super) fn at(path: &Path) -> io::Result<Option<LocalDevice>> {
 fn read(by_number: &Path, number: u64) -> LocalDevice {
     let directory = by_number.join(name(number));
     let boot = std::fs::read_to_string(BOOT).ok();
-    // A partition has its disk's.
+    // A partition has the number of its disk.
     let sequence = text(&directory.join("diskseq")).or_else(|| text(&directory.join("../diskseq")));
     LocalDevice {
         number,
@@ -44,7 +44,7 @@ fn read(by_number: &Path, number: u64) -> LocalDevice {
     }
 }
 
-/// `253:0`.
+/// A device number as in sysfs, such as `253:0`.
 fn name(number: u64) -> String {
     format!("{}:{}", major(number), minor(number))
 }
@@ -55,9 +55,9 @@ fn text(file: &Path) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-/// The identity that the kernel holds for a device, as the backends of targets spell it: a map's UUID, which is a WWID over several paths
-/// and names a logical volume; a SCSI disk's and an NVMe namespace's WWID, where it is one that is the only one in the world. Vendors'
-/// own (`t10.`, `nvme.`) are not always.
+/// The identity that the kernel holds for a device, spelled as by the backends of targets. First a map's UUID, which is the WWID of its
+/// paths or names a logical volume; then the WWID of a SCSI disk or NVMe namespace, if unique in the world. Vendors' own WWIDs (`t10.`,
+/// `nvme.`) are not always unique.
 fn identity(directory: &Path) -> Option<Wwid> {
     if let Some(uuid) = text(&directory.join("dm/uuid")) {
         let uuid = uuid.strip_prefix("mpath-").unwrap_or(&uuid);
@@ -72,8 +72,8 @@ fn identity(directory: &Path) -> Option<Wwid> {
     unique.then(|| Wwid::as_spelled(wwid))
 }
 
-/// Whether a name still leads to the device that it led to. After a boot of the host, the numbers say nothing: where there is an identity,
-/// that does, and else the name alone.
+/// Whether a name still leads to the same device. Numbers are void after a reboot of the host: the identity decides if both are known, and
+/// else the name alone.
 pub(super) fn is_same(known: &LocalDevice, now: &LocalDevice) -> bool {
     if known.boot == now.boot {
         return (known.number, known.sequence) == (now.number, now.sequence);
@@ -96,15 +96,14 @@ pub(super) fn path(device: &LocalDevice) -> Result<PathBuf, Errno> {
     }
 }
 
-/// Whether the kernel lets nobody write the device.
+/// Whether the kernel forbids writing to the device.
 pub(super) fn is_read_only(device: &LocalDevice) -> bool {
     let file = format!("{BY_NUMBER}/{}/ro", name(device.number));
     text(Path::new(&file)).is_some_and(|text| text == "1")
 }
 
-/// Whether a name that leads to `device` does so after the host's next boot too. The kernel's own names do not, nor do links that go by
-/// its numbers (`by-diskseq`, `/dev/block`); and what links go by that is written on the disk (`by-uuid`, `by-label`), its guest may
-/// write.
+/// Whether a name that leads to `device` still does so after the host's next boot. The kernel's own names do not, nor do links by its
+/// numbers (`by-diskseq`, `/dev/block`), nor links by data on the disk (`by-uuid`, `by-label`), which a guest may write.
 pub(super) fn lasts(name: &Path, device: &Path) -> bool {
     if name == device || name.components().any(|it| it == Component::ParentDir) {
         return false;
@@ -117,7 +116,7 @@ pub(super) fn lasts(name: &Path, device: &Path) -> bool {
     }
     let target = device.file_name().and_then(|it| it.to_str());
     let is_map = target.is_some_and(|it| it.starts_with("dm-"));
-    // Of LVM (/dev/VG/LV) and other maps; of RAIDs, ZFS and DRBD.
+    // Names of LVM (/dev/VG/LV) and other maps; below, of RAIDs, ZFS and DRBD.
     let of_maps = is_map && !beneath("/dev/block") && name.components().count() == 4;
     of_maps
         || ["/dev/md", "/dev/zvol", "/dev/drbd/by-res"]
@@ -129,7 +128,7 @@ pub(super) fn lasts(name: &Path, device: &Path) -> bool {
 mod tests {
     use super::*;
 
-    /// Of the disk 8:0, as the kernel's directory has it with these files.
+    /// The disk 8:0, read from a directory of the kernel with these files.
     fn with(files: &[(&str, &str)]) -> LocalDevice {
         let dir = tempfile::tempdir().unwrap();
         for (name, text) in files {

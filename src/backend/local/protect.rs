@@ -11,19 +11,19 @@ use crate::backend::{BackendError, release};
 use crate::model::{HostVolume, LocalDevice};
 use crate::sys::{beneath, block};
 
-/// A device until the next boot, whatever it is called: that boot, its number and its `diskseq`.
+/// Key of a device until the next boot, independent of its name: the boot, its number and its `diskseq`.
 type Key = (Option<String>, u64, Option<u64>);
 
-/// The names by which attachments have a device that is read-only for them. Locked while the device is made read-only or writable.
+/// Names by which attachments hold a read-only device. Locked while the device is made read-only or writable.
 type Names = Arc<Mutex<BTreeSet<PathBuf>>>;
 
-/// The devices that are read-only for attachments alone. Several claims may be of one device, each by another name of it, and no lock is
-/// over both. The next daemon has them from the journal ([`crate::model::Found::protected`]).
+/// Devices that are read-only only because of attachments. Several claims may name one device differently, and no lock covers them all. The
+/// next daemon restores the devices from the journal ([`crate::model::Found::protected`]).
 #[derive(Debug, Default)]
 pub(super) struct Protected(Mutex<BTreeMap<Key, Names>>);
 
 impl Protected {
-    /// Notes a device that is read-only by an earlier daemon.
+    /// Notes a device that an earlier daemon made read-only.
     pub(super) fn note(&self, device: &LocalDevice, name: &Path) {
         lock(&self.of(device)).insert(name.to_owned());
     }
@@ -32,7 +32,7 @@ impl Protected {
         !lock(&self.of(device)).is_empty()
     }
 
-    /// Has the device read-only until its last name is let go. May hang on the device.
+    /// Holds the device by the volume's name until the name is released, and makes it read-only if the volume is. May hang on the device.
     pub(super) fn hold(
         &self,
         device: &LocalDevice,
@@ -47,7 +47,7 @@ impl Protected {
         }
     }
 
-    /// Makes the device writable again, where it was read-only by this name alone. May hang on the device.
+    /// Releases the volume's name; makes the device writable again if this was its only name. May hang on the device.
     pub(super) fn let_go(
         &self,
         device: &LocalDevice,
@@ -57,7 +57,7 @@ impl Protected {
         let mut names = lock(&names);
         let name = &volume.plan.path;
         if names.len() == 1 && names.contains(name) && node::is_read_only(device) {
-            set(device, volume, false)?; // where that fails, it is still to be done
+            set(device, volume, false)?; // on failure the name stays, to be released later
         }
         names.remove(name);
         Ok(())
@@ -79,11 +79,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Makes this very device read-only, or writable again. What this host itself uses is left as it is.
+/// Makes exactly this device read-only or writable. Fails, without a change, for a device that this host itself uses.
 fn set(device: &LocalDevice, volume: &HostVolume, read_only: bool) -> Result<(), BackendError> {
     let set = || {
         let path = node::path(device).map_err(|errno| ("find the device", errno))?;
-        // Its name stays its own as long as it is open.
+        // The device keeps its name while it is open.
         let _held = match device.sequence {
             Some(sequence) => Some(block::hold(&path, sequence)?),
             None => None,
@@ -96,7 +96,7 @@ fn set(device: &LocalDevice, volume: &HostVolume, read_only: bool) -> Result<(),
     };
     match set() {
         Ok(()) => Ok(()),
-        // It is gone.
+        // The device is gone.
         Err((_, Errno::ENOENT | Errno::ENXIO | Errno::ENODEV | Errno::ESTALE)) if !read_only => {
             Ok(())
         }

@@ -193,7 +193,7 @@ fn of_device(path: &str, access: Access, found: Found) -> HostVolume {
     HostVolume { plan, found }
 }
 
-/// A block device of this machine, to look at and not to touch, that the kernel lets be written; by two names.
+/// A writable block device of this machine, by two names; tests may look at the device and must not change it.
 fn writable_device() -> Option<[String; 2]> {
     let entries = std::fs::read_dir(DEVICES).unwrap();
     let names = entries.filter_map(|entry| entry.unwrap().file_name().into_string().ok());
@@ -211,7 +211,7 @@ fn writable_device() -> Option<[String; 2]> {
     found
 }
 
-/// Attachments of earlier builds have it so, and those whose device got a new table from device-mapper.
+/// As after an attach by an earlier build, or a new table from device-mapper.
 #[tokio::test]
 async fn a_device_that_may_be_written_again_is_not_lost() {
     let Some([device, _]) = writable_device() else {
@@ -224,14 +224,14 @@ async fn a_device_that_may_be_written_again_is_not_lost() {
     assert!(volume.found.protected);
     volume.found.local.as_mut().unwrap().connected = true;
     assert_eq!(backend.find(&volume).await.unwrap(), Presence::Present);
-    // Nobody would make that one writable again.
+    // Nobody would make this device writable again.
     volume.found.protected = false;
     backend.protect(&volume).await.unwrap();
     let local = volume.found.local.unwrap();
     assert!(!node::is_read_only(&local) && !backend.protected.has(&local));
 }
 
-/// Before they look at it: what is no device tells which came first.
+/// The device is made read-only before it is looked at: the error for /dev/null, which is no block device, shows the order.
 #[tokio::test]
 async fn whoever_uses_a_device_that_is_only_read_has_it_read_only() {
     let backend = backend(&[Path::new(DEVICES)]);
@@ -254,7 +254,7 @@ async fn whoever_uses_a_device_that_is_only_read_has_it_read_only() {
     }
 }
 
-/// By whatever names: the first who goes does not make it writable under the second.
+/// Two names of one device: the first attachment to end does not make the device writable under the second.
 #[tokio::test]
 async fn a_device_is_read_only_until_its_last_name_is_let_go() {
     let backend = backend(&[Path::new(DEVICES)]);
@@ -266,7 +266,7 @@ async fn a_device_is_read_only_until_its_last_name_is_let_go() {
     let names = ["/dev/vg/lv", "/dev/mapper/vg-lv"];
     let [first, second] = names.map(|name| of_device(name, Access::ReadOnly, found()));
     assert_ne!(first.plan.claims, second.plan.claims);
-    // The next daemon knows them from the journal.
+    // The next daemon restores both from the journal.
     backend.recall(&first);
     backend.recall(&second);
     let device = nowhere(1);
@@ -290,7 +290,7 @@ async fn a_reader_by_another_name_shares_what_makes_a_device_writable() {
     let backend = backend(&[Path::new(DEVICES)]);
     let mut first = of_device(&device, Access::ReadOnly, Found::default());
     first.found = backend.survey(&first.plan).await.unwrap();
-    // Whose access does not ask for it: that it is so is another's doing.
+    // Read-write access asks for no protection: the device is protected because of the other attachment.
     let second = of_device(&other, Access::ReadWrite, Found::default());
     assert!(!backend.survey(&second.plan).await.unwrap().protected);
     backend.recall(&first);
@@ -321,7 +321,7 @@ async fn a_name_that_leads_to_another_device_is_not_the_volume() {
     assert_eq!(failed.unwrap_err().reason(), Reason::DeviceIdentity);
 }
 
-/// Says that another volume has every identity.
+/// Owners in which another volume has every identity.
 struct Taken;
 
 #[async_trait]
@@ -341,7 +341,7 @@ async fn a_device_of_another_volume_is_refused() {
     let mut volume = of_device(&device, Access::ReadWrite, Found::default());
     volume.found = backend.survey(&volume.plan).await.unwrap();
     let info = info(&device, ImageFormat::Raw);
-    // So that it is connected to, by who then owns it.
+    // Only partially found, so that the connect runs and takes the identity.
     assert_eq!(backend.find(&volume).await.unwrap(), Presence::Partial);
     let identity = Some(Wwid::as_spelled("LVM-x".to_owned()));
     volume.found.local.as_mut().unwrap().identity = identity.clone();

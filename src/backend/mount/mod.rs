@@ -319,7 +319,7 @@ fn found(
         Ok(_) => Err(host(|| format!("look at {}", volume.path().display()))(
             std::io::Error::other("the worker gave another job's reply"),
         )),
-        // What `soft` makes of a server that is silent (nfs(5)).
+        // The option `soft` turns a silent server into EIO (nfs(5)).
         Err(WorkerError::Failed {
             errno: Errno::EIO, ..
         }) if is_soft(volume) => Err(BackendError::ServerLost {

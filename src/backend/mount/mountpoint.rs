@@ -19,14 +19,14 @@ use crate::sys::mountinfo::{Mount, Mounts};
 pub(super) fn presence(plan: &MountPlan, access: Access) -> io::Result<Presence> {
     match Mounts::read()?.at(&plan.target)[..] {
         [] => {}
-        // Its name is this mount's alone, so what is on it is ours; but it may not be what was asked for.
+        // The mount point's name is this mount's alone, so a mount on it is ours; but the mount may differ from the request.
         [mount]
             if same_kind(&mount.fstype, &plan.fstype)
                 && mount.read_only == access.is_read_only() =>
         {
             return Ok(Presence::Present);
         }
-        // Or another may cover it.
+        // Or another mount covers it.
         _ => return Ok(Presence::Partial),
     }
     // Only now: with a mount on it, the server would be asked.
@@ -51,7 +51,7 @@ pub(super) fn shortcoming(plan: &MountPlan, access: Access) -> io::Result<Option
     Ok(why)
 }
 
-/// What a mount has otherwise than was planned; `None`: nothing.
+/// Describes how a mount differs from its plan; `None`: not at all.
 fn difference(mount: &Mount, plan: &MountPlan, access: Access) -> Option<String> {
     let same_source = match plan.fstype.as_str() {
         "cifs" => cifs_source(mount.source.as_bytes()) == cifs_source(plan.source.as_bytes()),
@@ -72,8 +72,7 @@ fn same_kind(mounted: &str, asked: &str) -> bool {
     mounted == asked || (mounted, asked) == ("nfs4", "nfs")
 }
 
-/// A share's name as this host compares it: kernels differ in whether they show what was asked for or what they made of it, and
-/// servers take names without regard to case.
+/// Normalizes a share's name for comparison: kernels show either the requested name or their own form of it, and servers ignore case.
 fn cifs_source(source: &[u8]) -> Vec<u8> {
     let slashes = source.iter().map(|b| if *b == b'\\' { b'/' } else { *b });
     let mut name: Vec<u8> = slashes.collect();
@@ -84,10 +83,10 @@ fn cifs_source(source: &[u8]) -> Vec<u8> {
     name
 }
 
-/// Mounts of one share beside each other, at most: each but the last is one that a guest has files open on.
+/// Most mounts of one share beside the first: a guest has files open on each mount but the last.
 const BESIDE: u32 = 8;
 
-/// The plan of one more mount of the same share, on a mount point of its own.
+/// Plans one more mount of the same share, on a mount point of its own.
 pub(in crate::backend) fn beside(plan: &HostPlan) -> Option<HostPlan> {
     let mount = plan.mount()?;
     let relative = plan.path.strip_prefix(&plan.root).ok()?;

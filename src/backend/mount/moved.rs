@@ -1,5 +1,5 @@
-//! Whether a server's name has moved to another address since its share was mounted. Where the old address still answers, a mount from there
-//! shows what was left behind.
+//! Detects that a server's name has moved to another address since its share was mounted. If the old address still answers, a mount from
+//! there shows the data left behind.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -12,15 +12,15 @@ use crate::backend::BackendError;
 use crate::model::{HostVolume, MountPlan};
 use crate::sys::mountinfo::Mounts;
 
-/// How long a server's name may take to resolve when its share is mounted already.
+/// Time limit for resolving a server's name if its share is mounted already.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Mounter {
-    /// Inspects the volume of a share that is mounted for others.
+    /// Inspects the volume of a share that is already mounted for others.
     ///
     /// # Errors
-    /// Of the connection, where the server's name has moved: the mount is for those who have it. Not where there can be no other mount
-    /// beside it, so that a name that has another address each time refuses nobody. A name that does not resolve says nothing.
+    /// A connection error if the server's name has moved: the mount stays for its present users. No such error if no further mount is
+    /// possible beside it, so that a name with ever changing addresses refuses nobody. A name that does not resolve proves nothing.
     pub(in crate::backend) async fn join(&self, volume: &HostVolume) -> Result<u64, BackendError> {
         if let Some(mount) = volume.plan.mount()
             && let Some(name) = name(mount)
@@ -40,16 +40,17 @@ impl Mounter {
     }
 }
 
-/// From which addresses the kernel has its shares.
+/// Addresses from which the kernel has mounted shares.
 #[derive(Debug)]
 pub(super) struct Addresses {
     table: PathBuf,
-    /// Sources that were mounted from one address and are had from another, as the root of a domain's DFS: their names say nothing.
+    /// Sources that were mounted from one address and are served from another, such as the root of a domain's DFS: the addresses of their
+    /// names prove nothing.
     redirected: Mutex<BTreeSet<String>>,
 }
 
 impl Addresses {
-    /// By a mount table, which is the kernel's but in tests.
+    /// Reads a mount table, which is the kernel's except in tests.
     pub(super) fn new(table: &str) -> Self {
         Self {
             table: table.into(),
@@ -57,13 +58,13 @@ impl Addresses {
         }
     }
 
-    /// From where the kernel has what is mounted; `None`: it does not say.
+    /// Address from which the kernel has a mount; `None`: the kernel does not show the address.
     fn of(&self, mount: &MountPlan) -> Option<IpAddr> {
         let table = std::fs::read(&self.table).ok()?;
         shown(&table, &mount.target)
     }
 
-    /// Notes from which address a mount was asked for.
+    /// Notes whether a mount is served from another address than the one asked.
     pub(super) fn note(&self, mount: &MountPlan, asked: IpAddr) {
         let mut redirected = self
             .redirected
@@ -75,7 +76,7 @@ impl Addresses {
         };
     }
 
-    /// The address of a mount that is none of those that its server's name has now; `None`: it has not moved.
+    /// The address of a mount, if its server's name does not have this address any more; `None`: the server has not moved.
     fn left(&self, mount: &MountPlan, now: &[SocketAddr]) -> Option<IpAddr> {
         let redirected = self
             .redirected
@@ -89,7 +90,7 @@ impl Addresses {
     }
 }
 
-/// The name of a share's server; `None`: it is an address, which does not move.
+/// Name of a share's server; `None`: the server is given by address, which does not move.
 fn name(mount: &MountPlan) -> Option<&str> {
     let host = match mount.fstype.as_str() {
         "cifs" => mount.source.strip_prefix("//")?.split('/').next()?,
@@ -97,19 +98,19 @@ fn name(mount: &MountPlan) -> Option<&str> {
         _ => mount.source.split(':').next()?,
     };
     let address = host.trim_start_matches('[').trim_end_matches(']');
-    // A link-local one has a scope.
+    // A link-local address has a scope.
     let address = address.split('%').next().unwrap_or_default();
     (!host.is_empty() && address.parse::<IpAddr>().is_err()).then_some(host)
 }
 
-/// The option `addr` of the uppermost mount there: what cifs and nfs have it from (fs/smb/client/cifsfs.c, fs/nfs/super.c).
+/// The option `addr` of the uppermost mount at the target, in which cifs and nfs show the address (fs/smb/client/cifsfs.c, fs/nfs/super.c).
 fn shown(table: &[u8], target: &Path) -> Option<IpAddr> {
     let mounts = Mounts::parse(table)?;
     let id = mounts.at(target).last()?.id.to_string();
     let mut lines = table.split(|b| *b == b'\n');
     let line = lines.find(|line| line.split(|b| *b == b' ').next() == Some(id.as_bytes()))?;
     let options = line.rsplit(|b| *b == b' ').next()?;
-    // The last: what users name comes before it.
+    // The last `addr`: options given by users come before it.
     let value = options
         .rsplit(|b| *b == b',')
         .find_map(|option| option.strip_prefix(b"addr="))?;
@@ -192,7 +193,7 @@ mod tests {
         assert_eq!(left(&["10.0.0.6:1", "[fd00::5]:1"]), Some(old));
         assert_eq!(left(&["10.0.0.6:1", "10.0.0.5:1"]), None);
         assert_eq!(left(&["[::ffff:10.0.0.5]:1"]), None);
-        // The server that was asked has another one serve it.
+        // The server that was asked redirects to another one.
         addresses.note(&plan, "10.0.0.6".parse().unwrap());
         assert_eq!(left(&["10.0.0.6:1"]), None);
         addresses.note(&plan, old);

@@ -143,7 +143,7 @@ async fn a_connection_that_broke_is_tried_once_more() {
     }
 }
 
-/// The old address may well answer still, with what was left there.
+/// The old address may still answer, with the data left there.
 #[tokio::test]
 async fn a_mount_from_where_its_server_was_is_not_joined() {
     let table = tempfile::NamedTempFile::new().unwrap();
@@ -154,7 +154,7 @@ async fn a_mount_from_where_its_server_was_is_not_joined() {
         ("localhost", "127.0.0.1", "abc", false),
         ("192.0.2.2", "192.0.2.1", "abc", false),
         ("files.invalid", "192.0.2.1", "abc", false),
-        // There can be no other.
+        // No further mount is possible beside this one.
         ("localhost", "192.0.2.1", "abc-8", false),
     ] {
         let mount = MountPlan {
@@ -168,7 +168,7 @@ async fn a_mount_from_where_its_server_was_is_not_joined() {
             "1 0 0:1 / / rw - ext4 x rw\n2 1 0:2 / /m/{target} rw - nfs4 {host}:/vols rw,addr={address}\n"
         );
         std::fs::write(table.path(), line).unwrap();
-        let error = mounter.join(&of(&mount)).await.unwrap_err(); // there are no workers
+        let error = mounter.join(&of(&mount)).await.unwrap_err(); // no workers exist
         assert_eq!(
             error.is_of_connection(),
             is_left,

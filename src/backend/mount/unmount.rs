@@ -56,7 +56,7 @@ pub(super) async fn take_down(workers: &Workers, target: &Path) -> Result<(), Ba
     .await
 }
 
-/// What must be unmounted first.
+/// The mount that must be unmounted first.
 fn uppermost(mounts: &Mounts, target: &Path) -> Option<PathBuf> {
     let beneath = mounts.beneath(target);
     beneath.last().map(|mount| mount.mount_point.clone())

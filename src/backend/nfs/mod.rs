@@ -142,7 +142,7 @@ impl Backend for NfsBackend {
         matches!(info, Protocol::Nfs(volume) if self.settings.shares.read_only(&volume.host))
     }
 
-    fn recall(&self, _volume: &HostVolume) {} // it remembers nothing of connections
+    fn recall(&self, _volume: &HostVolume) {} // remembers nothing of connections
 
     fn plan(&self, info: &Protocol, access: Access) -> Result<HostPlan, BackendError> {
         let volume = volume(info)?;
@@ -193,7 +193,7 @@ impl Backend for NfsBackend {
     }
 
     async fn survey(&self, _plan: &HostPlan) -> Result<Found, BackendError> {
-        Ok(Found::default()) // mount points are its own
+        Ok(Found::default()) // mount points belong to volattach alone
     }
 
     async fn connect(
@@ -229,7 +229,7 @@ impl Backend for NfsBackend {
     async fn pin(&self, volume: &HostVolume, _scope: Scope) -> Result<Pinned, BackendError> {
         Ok(Pinned {
             path: volume.path().to_owned(),
-            held: Box::new(()), // its mount stays, and a file is what the server has by its name
+            held: Box::new(()), // the mount stays, and the server decides which file has the name
         })
     }
 

@@ -16,8 +16,8 @@ pub(super) struct Fabric(PathBuf);
 /// A connection to a subsystem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Controller {
-    /// The number of its directory in /sys, which no other one gets until the next boot, while its name is given again (fs/kernfs/dir.c,
-    /// `__kernfs_new_node`, Linux 5.5). 0: it went away meanwhile.
+    /// Inode number of its directory in /sys, unique until the next boot, while the kernel reuses the name (fs/kernfs/dir.c,
+    /// `__kernfs_new_node`, Linux 5.5). 0: the controller went away meanwhile.
     pub(super) id: u64,
     /// `nvme0`
     pub(super) name: String,
@@ -25,10 +25,10 @@ pub(super) struct Controller {
     pub(super) portal: Option<SocketAddr>,
     /// How it is, as far as the kernel knows.
     pub(super) state: State,
-    /// Whether it has the time-out that volattach gives to every controller, and others' tools on Debian 12 to none: all that
-    /// tells of those that an earlier build made.
+    /// Whether its time-out is set, as volattach does for every controller and other tools on Debian 12 for none: the only sign of
+    /// controllers made by an earlier build.
     pub(super) as_ours: bool,
-    /// The name by which this host is known there; empty: the kernel does not tell (before Linux 5.2).
+    /// Name under which this host made the controller; empty: the kernel does not report the name (before Linux 5.2).
     pub(super) host: String,
     /// The namespaces that it leads to.
     pub(super) nsids: Vec<u32>,
@@ -50,7 +50,8 @@ pub(super) enum State {
 pub(super) struct Block {
     /// `nvme0n1`; its number is not the namespace's.
     pub(super) name: String,
-    /// The one controller that it goes by, and goes away with; `None`: all that lead to the namespace (native multipath).
+    /// The only controller of the device, with which the device goes away; `None`: every controller that leads to the namespace (native
+    /// multipath).
     pub(super) controller: Option<String>,
     /// The namespace's number.
     pub(super) nsid: u32,
@@ -60,14 +61,14 @@ pub(super) struct Block {
     pub(super) nguid: String,
     /// Bytes.
     pub(super) size: u64,
-    /// Whether the kernel lets nobody write it.
+    /// Whether the kernel forbids writing to the device.
     pub(super) read_only: bool,
-    /// The device's number, which the kernel gives no other one until the next boot (Linux 5.15).
+    /// Sequence number of the device, unique until the next boot (Linux 5.15).
     pub(super) sequence: Option<u64>,
 }
 
 impl Controller {
-    /// Whether it was made by that name of this host's. A kernel that does not report the name is no reason to disown it.
+    /// Whether the controller was made under this host name. True if the kernel does not report the name.
     pub(super) fn is_by(&self, host: &str) -> bool {
         self.host.is_empty() || self.host == host
     }
@@ -94,7 +95,7 @@ impl Controller {
 }
 
 impl Block {
-    /// Whether the controller is a path of it.
+    /// Whether the controller is a path of this device.
     pub(super) fn goes_by(&self, controller: &Controller) -> bool {
         controller.nsids.contains(&self.nsid)
             && self
@@ -163,7 +164,7 @@ impl Fabric {
                     sequence: before,
                     name: name.clone(),
                 };
-                // Another device may have taken the name between two of these.
+                // Another device may have taken the name between two of these reads.
                 (sequence() == before).then_some(block)
             };
             // One that goes away meanwhile is gone.
@@ -177,7 +178,7 @@ impl Fabric {
         let module = self.0.join("module/nvme_core");
         match attribute(&module.join("parameters"), "multipath") {
             Some(word) => word != "N",
-            // A kernel without CONFIG_NVME_MULTIPATH has no such parameter; one that has not loaded the module yet has it at Y.
+            // A kernel without CONFIG_NVME_MULTIPATH has no such parameter; before the module is loaded, its value will be Y.
             None => !module.exists(),
         }
     }
@@ -214,8 +215,8 @@ fn attribute(device: &Path, name: &str) -> Option<String> {
     Some(text.trim().to_owned())
 }
 
-/// The controller that a block device goes by alone: with native multipath off, and where the subsystem has no more than one, its
-/// parent is that, and else the subsystem (drivers/nvme/host/multipath.c, `nvme_mpath_alloc_disk`).
+/// The only controller of a block device. The parent of the device is this controller if native multipath is off or the subsystem has no
+/// more than one controller, and else the subsystem (drivers/nvme/host/multipath.c, `nvme_mpath_alloc_disk`).
 fn only_controller(block: &Path) -> Option<String> {
     let parent = fs::canonicalize(block.join("device")).ok()?;
     let name = parent.file_name()?.to_str()?;

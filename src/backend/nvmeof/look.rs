@@ -1,4 +1,4 @@
-//! What this host has of a subsystem, as the kernel shows it now.
+//! Reads the state of a subsystem on this host, as the kernel shows it now.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -16,20 +16,20 @@ use crate::model::{HostVolume, TargetPath, TargetPlan};
 use crate::sys::worker::{Job, SysfsJob};
 
 impl NvmeBackend {
-    /// Reads this host's names for NVMe storage; what does not exist yet is made.
+    /// Reads this host's names for NVMe storage, and makes the missing ones.
     pub(super) async fn own_name(&self) -> Result<NvmeHost, BackendError> {
         let action = || "read or make this host's NVMe names in /etc/nvme".to_owned();
         let host = self.own.clone();
         blocking(action, move || host.nvme()).await
     }
 
-    /// The subsystem's controllers by this host's own name. Those by another name belong to the program that made them, at whatever
-    /// portal: they go by that name's rights, and the kernel connects the own name beside them.
+    /// The subsystem's controllers under this host's own name. A controller under another name, at any portal, belongs to the program that
+    /// made it: it has the rights of that name, and the kernel connects the own name beside it.
     pub(super) async fn own_controllers(&self, nqn: &str) -> Result<Vec<Controller>, BackendError> {
         self.by_own_name(self.controllers(nqn).await?).await
     }
 
-    /// The controllers at these portals that the kernel is connecting to for the first time, by this host's own name.
+    /// Controllers at these portals, under this host's own name, that the kernel is connecting for the first time.
     pub(super) async fn own_beginning(
         &self,
         portals: &[SocketAddr],
@@ -40,7 +40,7 @@ impl NvmeBackend {
         self.by_own_name(beginning).await
     }
 
-    /// The portals where a controller by this host's own name stays that volattach did not make, and none that it made.
+    /// Portals with a lasting controller under this host's own name that volattach did not make, and without any that volattach made.
     pub(super) async fn others(&self, nqn: &str) -> Result<Vec<String>, BackendError> {
         let mut there = self.own_controllers(nqn).await?;
         there.retain(|it| it.state != State::Ending);
@@ -62,7 +62,7 @@ impl NvmeBackend {
         &self,
         mut controllers: Vec<Controller>,
     ) -> Result<Vec<Controller>, BackendError> {
-        // The name is read, and made, only where a controller asks for it.
+        // Read or make the own name only if a controller reports a host name.
         if controllers.iter().any(|it| !it.host.is_empty()) {
             let own = self.own_name().await?;
             controllers.retain(|it| it.is_by(&own.nqn));
@@ -82,8 +82,7 @@ impl NvmeBackend {
         blocking(action, move || fabric.blocks(&nqn)).await
     }
 
-    /// Has a controller look for its namespaces anew. It does so by itself; this is for what it was told of while nobody
-    /// listened.
+    /// Makes live controllers look for namespaces. Controllers do so by themselves; this covers changes reported while nobody listened.
     pub(super) async fn rescan(&self, controllers: &[Controller]) {
         let live = controllers.iter().filter(|it| it.state == State::Live);
         let scans = live.map(|controller| {
@@ -101,7 +100,7 @@ impl NvmeBackend {
         }
     }
 
-    /// Waits until the volume has a device with a live path. Whose it is, is not known yet.
+    /// Waits until the volume has a device with a live path. The device is not verified yet.
     pub(super) async fn appear(
         &self,
         target: &TargetPlan,
@@ -125,7 +124,7 @@ impl NvmeBackend {
             }
             if Instant::now() >= end {
                 let live = controllers.iter().any(|it| it.state == State::Live);
-                // A device that exists is only without a path that is alive.
+                // An existing device only lacks a live path.
                 return Err(match live && found.is_none() {
                     true => wanted.absent(&blocks, self.settings.device_timeout),
                     false => path::lost(target),
@@ -139,8 +138,8 @@ impl NvmeBackend {
         }
     }
 
-    /// Keeps the devices that stay as long as the paths do. One that goes by a single controller, at another portal or by another host
-    /// name, goes with whoever holds that, and its twin at the claimed portal is the volume's.
+    /// Keeps the devices that stay as long as the paths do. A device of a single controller, at another portal or under another host name,
+    /// goes away with the holder of that controller; its twin at the claimed portal is the volume's.
     pub(super) async fn keep_claimed(
         &self,
         blocks: &mut Vec<Block>,
@@ -162,7 +161,7 @@ impl NvmeBackend {
         Ok(())
     }
 
-    /// The volume's device, as far as the kernel knows it.
+    /// The volume's device, as the kernel shows it.
     pub(super) async fn device(&self, volume: &HostVolume) -> Result<Option<Block>, BackendError> {
         let target = target(&volume.plan)?;
         let Some(device) = &volume.found.device else {
@@ -176,7 +175,7 @@ impl NvmeBackend {
         }))
     }
 
-    /// Asks the connected volume's paths once more which volume it is; its device.
+    /// Asks the connected volume's paths again which volume they lead to; returns its device and size.
     pub(super) async fn verify_again(
         &self,
         volume: &HostVolume,

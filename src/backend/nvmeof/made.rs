@@ -1,7 +1,7 @@
-//! Which controllers volattach made: those it ends. The kernel does not report who made one.
+//! Controllers made by volattach, the only ones that volattach ends. The kernel does not report who made a controller.
 //!
-//! A portal is a name, at which another program may connect as soon as no controller of volattach's is there any more, by the same host
-//! name too: so it is the controller that is remembered, by its number.
+//! Remembers controllers by number, not by portal: once volattach's controller is gone, another program may connect to the same portal,
+//! even under the same host name.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -13,22 +13,22 @@ use crate::backend::BackendError;
 use crate::model::{TargetPath, TargetPlan};
 use crate::sys::worker::{Reply, WorkerError};
 
-/// Controllers that volattach made, by subsystem and portal. The next daemon has them from the journal, by what each attachment did not
-/// find there ([`crate::model::Found::others`]).
+/// Controllers made by volattach, by subsystem and portal. The next daemon restores them from the journal: those that the attachment did
+/// not find on its survey ([`crate::model::Found::others`]).
 #[derive(Debug, Default)]
 pub(super) struct Made(Mutex<BTreeMap<(String, SocketAddr), Which>>);
 
 /// A controller of volattach's at a portal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Which {
-    /// The one that comes there next: the kernel was asked for it, and has not answered.
+    /// The next controller at the portal: the kernel was asked to connect, and has not answered.
     Next,
-    /// The one of that number ([`Controller::id`]).
+    /// The controller with that number ([`Controller::id`]).
     Is(u64),
 }
 
 impl Made {
-    /// Notes which controller there is volattach's; `None`: none. What was noted before.
+    /// Notes which controller at the portal is volattach's, `None` for no controller; returns the earlier note.
     pub(super) fn note(
         &self,
         nqn: &str,
@@ -53,7 +53,7 @@ impl Made {
             })
     }
 
-    /// What was there is gone.
+    /// Forgets the controllers at these portals, which are gone.
     pub(super) fn forget(&self, nqn: &str, portals: &[SocketAddr]) {
         self.lock()
             .retain(|(of, portal), _| of != nqn || !portals.contains(portal));
@@ -64,14 +64,14 @@ impl Made {
     }
 }
 
-/// Which controller a connect to the portal came to, of those by this host's own name. Of several it is the last, for numbers grow; while
-/// the kernel is connecting to several, whose subsystems it does not report yet, it is not known.
+/// Which of the controllers under this host's own name a connect to the portal made. The last of several, as numbers grow; unknown while
+/// the kernel is connecting several, whose subsystems it does not report yet.
 fn outcome(
     portal: SocketAddr,
     controllers: &[Controller],
     beginning: &[Controller],
 ) -> Option<Which> {
-    // What volattach makes has that time-out, and what most other tools make has it not.
+    // volattach sets this time-out on its controllers, and most other tools do not.
     let at = |it: &&Controller| it.portal == Some(portal) && it.as_ours;
     let made = controllers.iter().filter(at).map(|it| it.id).max();
     let begun: Vec<u64> = beginning.iter().filter(at).map(|it| it.id).collect();
@@ -85,9 +85,9 @@ fn outcome(
 /// Controllers that volattach made.
 #[derive(Debug)]
 pub(super) struct Ours {
-    /// Those of the subsystem.
+    /// Controllers of the subsystem.
     pub(super) controllers: Vec<Controller>,
-    /// Those that the kernel is connecting to for the first time: they come to nothing, or to a controller of the subsystem.
+    /// Controllers that the kernel is connecting for the first time: each fails, or becomes a controller of the subsystem.
     pub(super) beginning: Vec<Controller>,
 }
 
@@ -102,8 +102,8 @@ impl Ours {
 }
 
 impl NvmeBackend {
-    /// Those controllers where the paths lead that volattach made, for this attachment or for another one. `journaled`: whether the
-    /// journal has which there were of others ([`crate::model::Found::others`]); those of an earlier build are known by their time-out.
+    /// The controllers at these paths that volattach made, for this attachment or another. `journaled`: whether the journal has the
+    /// controllers of others ([`crate::model::Found::others`]); those of an earlier build are recognized by their time-out.
     pub(super) async fn ours(
         &self,
         nqn: &str,
@@ -118,7 +118,7 @@ impl NvmeBackend {
                     false => it.as_ours,
                 }
         };
-        // Listed first: what begins may have become a controller by the second look.
+        // Listed first: a connect that has begun may have become a controller by the second look.
         let mut beginning = self.own_beginning(&portals).await?;
         let mut controllers = self.own_controllers(nqn).await?;
         beginning.retain(is_ours);
@@ -129,7 +129,7 @@ impl NvmeBackend {
         })
     }
 
-    /// Notes what the kernel's connect to a portal came to, where [`Which::Next`] was noted before it; `before`: what was noted until then.
+    /// Notes the outcome of the kernel's connect to a portal, for which [`Which::Next`] was noted; `before`: the note until then.
     pub(super) async fn settle(
         &self,
         target: (&str, SocketAddr),
@@ -137,7 +137,7 @@ impl NvmeBackend {
         before: Option<Which>,
     ) {
         let (nqn, portal) = target;
-        // The kernel has made nothing; by EALREADY, another program was faster.
+        // The kernel has made nothing; on EALREADY, another program was faster.
         if let Err(WorkerError::Failed { .. }) = connected {
             self.made.note(nqn, portal, before);
             return;
@@ -152,7 +152,7 @@ impl NvmeBackend {
         };
         let which = match (look().await, connected) {
             (Ok(Some(which)), _) => Some(which),
-            // A worker that sleeps in the kernel may not have come to it yet.
+            // A worker that sleeps in the kernel may not have made the controller yet.
             (Ok(None), Err(WorkerError::Deadline { reaped: false, .. })) => Some(Which::Next),
             (Ok(None), _) => before,
             (Err(error), _) => {
@@ -163,14 +163,14 @@ impl NvmeBackend {
         self.made.note(nqn, portal, which);
     }
 
-    /// Notes those of an attachment's controllers that exist: at portals where it found none of others.
+    /// Notes an attachment's existing controllers: at portals with no controller of others on its survey.
     pub(super) fn recall_made(&self, target: &TargetPlan, nqn: &str, others: &[String]) {
         let portals = path::portals(&target.paths);
         let portals: Vec<_> = portals.filter(|it| !path::was_there(others, *it)).collect();
         let look = || {
             let mut controllers = self.fabric.controllers(nqn)?;
             let mut beginning = self.fabric.beginning(&portals)?;
-            // Where there is none, the name is not asked for, which would make it.
+            // Ask for the own name, which would make it, only if a controller reports a host name.
             if controllers
                 .iter()
                 .chain(&beginning)

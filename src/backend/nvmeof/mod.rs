@@ -105,7 +105,7 @@ fn volume(info: &Protocol) -> Result<&NvmeVolume, BackendError> {
     }
 }
 
-/// What whoever uses the volume shares with others.
+/// Claims of a volume: its subsystem, and the controller at each portal.
 fn claims(volume: &NvmeVolume) -> Vec<Claim> {
     let controllers = volume.portals.iter().map(|portal| Claim::Controller {
         subsystem: volume.nqn.clone(),
@@ -118,7 +118,7 @@ fn claims(volume: &NvmeVolume) -> Vec<Claim> {
     claims
 }
 
-/// The plan's target, which every plan of this backend has, with a path at least.
+/// The target of a plan of this backend, with at least one path.
 fn target(plan: &HostPlan) -> Result<&TargetPlan, BackendError> {
     match &plan.connection {
         Connection::Nvme(target) if !target.paths.is_empty() => Ok(target),
@@ -140,7 +140,7 @@ impl Backend for NvmeBackend {
     }
 
     fn read_only(&self, _info: &Protocol) -> bool {
-        false // the configuration says nothing of these
+        false // the configuration has no such setting for NVMe
     }
 
     fn check_confined(&self, _plan: &HostPlan) -> Result<(), BackendError> {
@@ -261,7 +261,7 @@ impl Backend for NvmeBackend {
             });
         }
         self.connect_paths(given, &own).await?;
-        // What the survey found may have gone since, and been made anew; or another program was faster.
+        // Survey again: controllers found before may have gone and been replaced, or another program was faster.
         let others = self.others(nqn(target)?).await?;
         let wanted = Wanted::new(given);
         let block = self.appear(target, &wanted).await?;
@@ -297,7 +297,7 @@ impl Backend for NvmeBackend {
     }
 
     fn beside(&self, _plan: &HostPlan) -> Option<HostPlan> {
-        None // a device is one
+        None // a device exists only once
     }
 
     async fn inspect(&self, volume: &HostVolume) -> Result<(), BackendError> {
@@ -309,7 +309,7 @@ impl Backend for NvmeBackend {
     async fn pin(&self, volume: &HostVolume, scope: Scope) -> Result<Pinned, BackendError> {
         let nqn = nqn(target(&volume.plan)?)?;
         let called = Wanted::connected(nqn, volume.identity()).to_string();
-        // systemd, rules.d/60-persistent-storage.rules.
+        // udev's name (systemd, rules.d/60-persistent-storage.rules).
         let name = volume.identity().map(|wwid| format!("nvme-{wwid}"));
         let lasting: Vec<String> = name.into_iter().collect();
         device::pin(&self.workers, volume, scope, &lasting, called).await

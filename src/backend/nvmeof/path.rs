@@ -87,7 +87,7 @@ impl NvmeBackend {
         }
         let options = options(&self.settings, &volume.nqn, portal, own);
         let within = self.settings.connect_timeout;
-        // Noted before, for the call may be given up meanwhile.
+        // Note this first, as the call may be given up meanwhile.
         let before = self.made.note(&volume.nqn, portal, Which::Next);
         let connected = self.workers.run(Job::ConnectNvme(options), within).await;
         self.settle((&volume.nqn, portal), &connected, before).await;
@@ -96,7 +96,7 @@ impl NvmeBackend {
                 tracing::info!(nqn = volume.nqn, %portal, "path connected");
                 Ok(())
             }
-            // Another program has connected there meanwhile; that does as well.
+            // Another program has connected there meanwhile: its controller serves as well.
             Err(WorkerError::Failed {
                 errno: Errno::EALREADY,
                 ..
@@ -195,7 +195,7 @@ fn worst(nqn: &str, faults: Vec<(SocketAddr, Fault)>) -> BackendError {
     }
 }
 
-/// Where the paths lead.
+/// Portals of the paths.
 pub(super) fn portals(paths: &[TargetPath]) -> impl Iterator<Item = SocketAddr> {
     paths.iter().filter_map(|path| path.portal.parse().ok())
 }

@@ -1,7 +1,6 @@
-//! Devices that were made read-only for attachments that only read them: writable again once no attachment is of their subsystem.
+//! Devices made read-only for attachments that only read them: writable again once no attachment uses their subsystem.
 //!
-//! Sooner, nobody could tell whether another attachment reads the same namespace: what attachments share is claimed by subsystem and
-//! portal, not by namespace.
+//! Not sooner, since another attachment may read the same namespace: attachments claim subsystems and portals, not namespaces.
 
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,7 +14,8 @@ use crate::backend::mount::host;
 use crate::model::{Access, Device, Wwid};
 use crate::sys::worker::{Job, WorkerError};
 
-/// The devices that are read-only for attachments alone. The next daemon has them from the journal ([`crate::model::Found::protected`]).
+/// Devices that are read-only only because of attachments. The next daemon restores them from the journal
+/// ([`crate::model::Found::protected`]).
 #[derive(Debug, Default)]
 pub(super) struct Protected(Mutex<Vec<Noted>>);
 
@@ -39,7 +39,7 @@ impl Protected {
         }
     }
 
-    /// Notes what the journal has of an attachment.
+    /// Notes the device of an attachment in the journal.
     pub(super) fn recall(&self, nqn: &str, device: &Device) {
         self.note(nqn, &device.identity, device.sequence);
     }
@@ -68,7 +68,7 @@ impl Noted {
 }
 
 impl NvmeBackend {
-    /// Makes the device read-only or writable; whether it is read-only for attachments alone.
+    /// Makes the device read-only or writable; returns whether it is read-only only because of attachments.
     pub(super) async fn set_access(
         &self,
         nqn: &str,
@@ -76,15 +76,15 @@ impl NvmeBackend {
         access: Access,
     ) -> Result<bool, BackendError> {
         let node = Path::new(DEVICES).join(&block.name);
-        // One that was read-only before stays so: the storage's word, or the operator's.
+        // A device that was read-only before stays so: the storage or the operator wants that.
         let protected = access.is_read_only() && (!block.read_only || self.protected.has(block));
         let job = match access {
             Access::ReadOnly => Job::SetReadOnly(node.clone()),
-            // It stays while other volumes of the subsystem are connected, as it was made for its last user.
+            // The device stays while other volumes of the subsystem are connected, and keeps the access of its last user.
             Access::ReadWrite => Job::SetWritable(node.clone()),
         };
         if protected {
-            // Noted before, for the worker may do it after its deadline.
+            // Note this first, as the worker may act after its deadline.
             self.protected.note(nqn, &block.wwid, block.sequence);
         }
         let set = self.workers.run(job, INSPECT_TIMEOUT).await;
@@ -95,7 +95,7 @@ impl NvmeBackend {
         Ok(protected)
     }
 
-    /// Makes the subsystem's devices writable again that attachments alone made read-only: those that stay by the controllers of others.
+    /// Makes the subsystem's devices writable again if only attachments made them read-only: those kept by the controllers of others.
     pub(super) async fn unprotect(&self, nqn: &str) -> Result<(), BackendError> {
         let blocks = self.blocks(nqn).await?;
         for block in blocks.iter().filter(|it| self.protected.has(it)) {
@@ -103,7 +103,7 @@ impl NvmeBackend {
             let job = Job::SetWritable(node.clone());
             match self.workers.run(job, INSPECT_TIMEOUT).await {
                 Ok(_) => tracing::info!(device = %node.display(), "writable again"),
-                // It went away meanwhile.
+                // The device went away meanwhile.
                 Err(WorkerError::Failed {
                     errno: Errno::ENOENT | Errno::ENXIO | Errno::ENODEV,
                     ..

@@ -28,7 +28,7 @@ impl NvmeBackend {
         let target = target(&volume.plan)?;
         let nqn = nqn(target)?;
         let mut blocks = self.blocks(nqn).await?;
-        // What goes by one controller elsewhere is another attachment's, or another program's, and stays.
+        // A device of a single controller elsewhere belongs to another attachment or program, and stays.
         let controllers = self.controllers(nqn).await?;
         self.keep_claimed(&mut blocks, &target.paths, &controllers)
             .await?;
@@ -66,7 +66,7 @@ impl NvmeBackend {
         self.made.forget(nqn, &portals);
         match shared {
             true => Ok(()),
-            // Where controllers of others keep them.
+            // Devices may remain because of the controllers of others.
             false => self.unprotect(nqn).await,
         }
     }

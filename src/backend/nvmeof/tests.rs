@@ -106,7 +106,7 @@ fn another_protocols_volume_is_no_business_of_this_one() {
     assert_eq!(error.reason(), Reason::Internal);
 }
 
-/// Who made a controller is known by what was found before, also by the next daemon; of what an earlier build made, by its time-out.
+/// Recognizes volattach's controllers by the survey before them, also after a restart; those of an earlier build, by their time-out.
 #[tokio::test]
 async fn only_controllers_that_volattach_made_are_ended() {
     let tree = Tree::new();
@@ -124,14 +124,14 @@ async fn only_controllers_that_volattach_made_are_ended() {
     volume.found.others = Some(vec![SECOND.to_owned()]);
     assert!(tree.ours(&volume).await.is_empty(), "nobody remembers any");
     tree.backend.recall(&volume);
-    tree.set("nvme0", "fast_io_fail_tmo", "off"); // the operator's
+    tree.set("nvme0", "fast_io_fail_tmo", "off"); // set by the operator
     tree.set("nvme1", "fast_io_fail_tmo", "15");
     assert_eq!(tree.ours(&volume).await, ["nvme0"]);
     let others = ["10.0.0.9:4420", SECOND];
     assert_eq!(tree.others(&volume.plan).await, others);
 }
 
-/// A portal where volattach connected once is no more its own than any other: another program may connect there, by the same host name.
+/// A portal where volattach connected once is not its own: another program may connect there, under the same host name.
 #[tokio::test]
 async fn a_controller_is_ours_and_not_its_portal() {
     let tree = Tree::new();
@@ -143,7 +143,7 @@ async fn a_controller_is_ours_and_not_its_portal() {
         step: "connect".to_owned(),
         errno: Errno::ECONNREFUSED,
     });
-    // In vain; what is there later is of others.
+    // The connect is refused; a later controller there is another program's.
     let settle = async |connected: Result<Reply, WorkerError>| {
         let before = made.note("nqn.x", first, Which::Next);
         let target = ("nqn.x", first);
@@ -154,28 +154,28 @@ async fn a_controller_is_ours_and_not_its_portal() {
     tree.controller("nvme0", PORTAL, OWN);
     assert!(tree.ours(&volume).await.is_empty());
     assert_eq!(tree.others(&volume.plan).await, [PORTAL]);
-    // Nor the other program's that was faster.
+    // Another program was faster: its controller is not volattach's either.
     let faster = Err(WorkerError::Failed {
         step: "connect".to_owned(),
         errno: Errno::EALREADY,
     });
     assert!(settle(faster).await.is_empty());
-    // Made, by the same name and where one of others was before.
+    // A controller made by volattach, under the same name and at a portal where others had one.
     tree.anew("nvme0");
     assert_eq!(settle(Ok(Reply::Done)).await, ["nvme0"]);
     assert!(tree.others(&volume.plan).await.is_empty());
     assert_eq!(tree.backend.find(&volume).await.unwrap(), Presence::Partial);
-    // Lost, and made anew by another program.
+    // The controller is lost, and made again by another program.
     tree.anew("nvme0");
     assert!(tree.ours(&volume).await.is_empty());
     assert_eq!(tree.others(&volume.plan).await, [PORTAL]);
     tree.release(&volume).await.unwrap();
-    // One on its way out is no reason to leave the next.
+    // A controller that is going away does not count as one of others.
     tree.set("nvme0", "state", "deleting");
     assert!(tree.others(&volume.plan).await.is_empty());
 }
 
-/// What the kernel has begun and not answered is waited for and ended, but nothing else that begins there.
+/// Waits for and ends a connect that the kernel has begun and not answered, and nothing else that begins there.
 #[tokio::test]
 async fn a_connect_that_was_given_up_is_known_by_what_it_began() {
     let mut tree = Tree::new();
@@ -199,7 +199,7 @@ async fn a_connect_that_was_given_up_is_known_by_what_it_began() {
     assert_eq!(tree.ours(&volume).await, ["nvme0"]);
     tree.anew("nvme0");
     assert!(tree.ours(&volume).await.is_empty());
-    // The next daemon finds what the last one has begun, and nothing where there is nothing.
+    // The next daemon finds the connect that the last one has begun, and nothing if no controller exists.
     tree.set("nvme0", "subsysnqn", "(efault)");
     tree.restart();
     tree.backend.recall(&volume);
@@ -211,7 +211,7 @@ async fn a_connect_that_was_given_up_is_known_by_what_it_began() {
     assert!(tree.ours(&volume).await.is_empty());
 }
 
-/// The kernel connects this host's own name beside another one at the same portal: each goes with the program that made it.
+/// The kernel connects this host's own name beside another name at the same portal: each controller goes with the program that made it.
 #[tokio::test]
 async fn controllers_by_another_host_name_are_nobodys_here() {
     let tree = Tree::new();
@@ -237,7 +237,7 @@ async fn controllers_by_another_host_name_are_nobodys_here() {
     assert_eq!(find().await, Presence::Absent);
 }
 
-/// With native multipath off, each controller has a device of its own, which goes with it.
+/// With native multipath off, each controller has a device of its own, which goes away with the controller.
 #[tokio::test]
 async fn a_device_that_goes_by_one_controller_is_that_of_the_claimed_portal() {
     let mut tree = Tree::new();
@@ -269,8 +269,8 @@ async fn a_device_that_goes_by_one_controller_is_that_of_the_claimed_portal() {
     assert_eq!(appear(target).await, lost, "its own path is dead");
 }
 
-/// Where controllers of others keep the device, it is made writable again by the last attachment of the subsystem, also by the next
-/// daemon; one that was read-only before stays so.
+/// The last attachment of the subsystem makes a device kept by controllers of others writable again, also after a restart; a device that
+/// was read-only before stays so.
 #[tokio::test]
 async fn what_attachments_alone_made_read_only_is_made_writable_again() {
     let tree = Tree::new();
@@ -280,7 +280,7 @@ async fn what_attachments_alone_made_read_only_is_made_writable_again() {
     let set = async |access| tree.backend.set_access("nqn.x", &block(), access).await;
     let disk = tree.root.path().join("block/nvme0n1");
     let noted = || tree.backend.protected.has(&block());
-    // There is no worker here: a job that is tried fails.
+    // No worker exists here: a job that is tried fails.
     for (ro, access, expected) in [
         ("1", Access::ReadOnly, false),
         ("0", Access::ReadWrite, false),
@@ -291,7 +291,7 @@ async fn what_attachments_alone_made_read_only_is_made_writable_again() {
         set(access).await.unwrap_err();
         assert_eq!(noted(), expected, "{ro} {access:?}");
     }
-    // The kernel's device of a controller of others, which a detach does not write out.
+    // A device that a controller of others keeps, which a detach does not write out.
     tree.controller("nvme0", "10.0.0.9:4420", OWN);
     let mut volume = HostVolume::from(plan());
     volume.found.others = Some(vec![]);

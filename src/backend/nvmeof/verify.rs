@@ -26,11 +26,11 @@ pub(super) struct Wanted {
     wwid: Option<Wwid>,
 }
 
-/// What a volume's paths have told.
+/// The answer of a volume's paths.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Told {
     pub(super) wwid: Wwid,
-    /// In bytes.
+    /// Size in bytes.
     pub(super) size: u64,
 }
 

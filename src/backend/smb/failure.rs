@@ -32,8 +32,8 @@ pub(super) fn meaning(errno: Errno, share: &Share<'_>, target: &Path, dialect: D
             "a wrong user, domain or password, a disabled or locked account, or no right to the \
              share (EACCES); correct them on the server or in the connection info",
         ),
-        // The server's own words, whatever the login is by (kernel fs/smb/client/smb2maperror.c: STATUS_ACCOUNT_DISABLED;
-        // STATUS_PASSWORD_EXPIRED, STATUS_PASSWORD_MUST_CHANGE, STATUS_ACCOUNT_EXPIRED). A Kerberos key may be so as well.
+        // The server's own status, for every kind of login (kernel fs/smb/client/smb2maperror.c: STATUS_ACCOUNT_DISABLED;
+        // STATUS_PASSWORD_EXPIRED, STATUS_PASSWORD_MUST_CHANGE, STATUS_ACCOUNT_EXPIRED). A Kerberos key may be revoked or expired as well.
         Errno::EKEYREVOKED if kerberos.is_none() => logon(
             "the account is disabled (EKEYREVOKED); enable it on the server, or name another user in the connection info",
         ),

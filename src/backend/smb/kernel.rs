@@ -1,4 +1,4 @@
-//! What the running kernel's CIFS client knows.
+//! Abilities of the running kernel's CIFS client.
 
 /// Whether the running kernel is Linux 6.1 or later. An older one refuses a mount with `closetimeo`.
 pub(super) fn knows_closetimeo() -> bool {

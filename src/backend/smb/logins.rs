@@ -1,5 +1,5 @@
-//! With what each share was logged in to, where a file says how: who comes when the file says something else is another user, or one
-//! with another password.
+//! The login of each mounted share, if a file holds the login. A caller who comes after the file has changed is another user, or has
+//! another password.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -7,24 +7,24 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::model::HostVolume;
 
-/// What the files said, as [`crate::model::Found::login`] has it, by mount point. The next daemon has it from the journal.
+/// Hashes of the files' logins ([`crate::model::Found::login`]), by mount point. The next daemon restores them from the journal.
 #[derive(Debug, Default)]
 pub(super) struct Logins(Mutex<HashMap<PathBuf, String>>);
 
 impl Logins {
-    /// Notes a mount that was made.
+    /// Notes the login of a mount.
     pub(super) fn note(&self, volume: &HostVolume) {
         if let (Some(mount), Some(said)) = (volume.plan.mount(), &volume.found.login) {
             self.lock().insert(mount.target.clone(), said.clone());
         }
     }
 
-    /// Of the mount there; `None`: not known, as of a mount that an earlier build made.
+    /// The login of the mount at the target; `None`: unknown, as for a mount made by an earlier build.
     pub(super) fn at(&self, target: &Path) -> Option<String> {
         self.lock().get(target).cloned()
     }
 
-    /// The mount is gone.
+    /// Forgets a mount that is gone.
     pub(super) fn forget(&self, target: &Path) {
         self.lock().remove(target);
     }

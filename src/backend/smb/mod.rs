@@ -103,7 +103,7 @@ impl SmbBackend {
             .map_err(host(|| format!("read {}", path.display())))?
     }
 
-    /// What a credentials file says, in a form that tells it from other words and does not tell it.
+    /// Keyed hash of a login from a credentials file: differs for another login, and does not reveal the login.
     fn said(&self, login: &SmbCredentials) -> String {
         match login {
             SmbCredentials::Password {
@@ -115,7 +115,7 @@ impl SmbBackend {
                 password.expose().as_bytes(),
                 domain.as_deref().unwrap_or_default().as_bytes(),
             ]),
-            // No file says so.
+            // No credentials file holds any other kind of login.
             _ => String::new(),
         }
     }
@@ -278,7 +278,8 @@ impl Backend for SmbBackend {
         }
     }
 
-    /// Mount points are its own. What a mount was logged in to with, who joins it knows too: who made it may be detached first.
+    /// Returns the login of an existing mount, for the joiner's record: the attachment that made the mount may be detached first. Mount
+    /// points belong to volattach alone, so nothing else needs a survey.
     async fn survey(&self, plan: &HostPlan) -> Result<Found, BackendError> {
         Ok(Found {
             login: plan.mount().and_then(|it| self.logins.at(&it.target)),
@@ -362,7 +363,7 @@ impl Backend for SmbBackend {
     async fn pin(&self, volume: &HostVolume, _scope: Scope) -> Result<Pinned, BackendError> {
         Ok(Pinned {
             path: volume.path().to_owned(),
-            held: Box::new(()), // its mount stays, and a file is what the server has by its name
+            held: Box::new(()), // the mount stays, and the server decides which file has the name
         })
     }
 

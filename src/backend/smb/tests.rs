@@ -235,7 +235,7 @@ async fn a_share_of_this_very_host_is_not_mounted() {
     assert!(plan.mount().is_some());
 }
 
-/// A file that says something else by now is another user's, or has another password.
+/// A changed file is another user's, or has another password.
 #[tokio::test]
 async fn a_share_is_joined_only_by_the_login_that_it_was_mounted_with() {
     use std::os::unix::fs::PermissionsExt;
@@ -267,7 +267,7 @@ async fn a_share_is_joined_only_by_the_login_that_it_was_mounted_with() {
         assert_eq!(refused, is_another, "{error}");
         assert!(!is_another || error.is_of_connection());
     }
-    // Who made the mount is detached, and the next daemon has the joiner's record alone.
+    // The attachment that made the mount is detached, and the next daemon has only the joiner's record.
     let joiner = HostVolume {
         plan: plan.clone(),
         found: backend.survey(&plan).await.unwrap(),

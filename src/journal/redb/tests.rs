@@ -1,4 +1,4 @@
-//! The journal in a file.
+//! Tests of the journal in a file.
 
 use std::time::SystemTime;
 
@@ -103,7 +103,7 @@ async fn permissions_outlive_the_process_and_are_forgotten() {
     assert_eq!(journal.all().await.unwrap(), [record("v1")]);
 }
 
-/// What version 0.1 wrote before it knew of holders and permissions.
+/// A record as version 0.1 wrote it, before holders and permissions existed.
 #[test]
 fn a_record_without_holder_and_permissions_is_read() {
     let before = br#"{"version":1,"record":{"id":"a","fingerprint":"f","volume":"v","shareable":false,"domain":null,
@@ -117,7 +117,7 @@ fn a_record_without_holder_and_permissions_is_read() {
     assert_eq!(decode_record(before).unwrap(), expected);
 }
 
-/// A file that version 0.1 wrote: attachments of every backend, in every state that a stop can leave, and permissions.
+/// Opens a file written by version 0.1: attachments of every backend, in every state that a stop can leave, and permissions.
 #[tokio::test]
 async fn a_journal_of_version_1_opens_and_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -160,7 +160,7 @@ async fn a_journal_of_version_1_opens_and_loses_nothing() {
     "#);
     let v1 = "v1".parse().unwrap();
     assert!(journal.permissions(&v1).await.unwrap().is_some());
-    // What changes is written as this version has it, beside what does not.
+    // A changed record is written in this version, beside unchanged records of version 1.
     let mut changed = records.clone();
     changed[1].force = true;
     journal.put(&changed[1]).await.unwrap();

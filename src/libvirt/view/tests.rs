@@ -96,9 +96,9 @@ fn a_running_domain() {
     assert_eq!(devices.disks[1].source, Some("/dev/sdx".into()));
     assert_eq!(devices.disks[2].source, None);
     assert_eq!(devices.find(&plan("ua-v2", "/img/a&b.raw")), None);
-    // Somebody else's, by the same alias.
+    // Another attachment's or program's disk, with the same alias.
     assert_eq!(devices.find(&plan("ua-v1", "/img/b.raw")), None);
-    // At the target of the first.
+    // The first disk has the planned target.
     assert!(devices.has_another_at(&plan("ua-volattach-a1", "/img/a&b.raw")));
     assert!(!devices.has_another_at(&plan("ua-v1", "/img/a&b.raw")));
 }

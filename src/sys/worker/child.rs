@@ -132,7 +132,7 @@ fn keep_capabilities(needed: &CapsHashSet) -> Result<(), caps::errors::CapsError
     caps::set(None, CapSet::Permitted, &keep)
 }
 
-/// Does a job; what is to stay open after it goes into `kept`.
+/// Does a job; a file to keep open after it goes into `kept`.
 fn run(job: &Job, kept: &mut Option<File>) -> Reply {
     let result = match job {
         Job::Mount(m) => mount::mount(&m.source, &m.target, &m.fstype, m.read_only, &m.data)

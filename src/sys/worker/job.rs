@@ -30,9 +30,9 @@ pub enum Job {
     SetReadOnly(PathBuf),
     /// Makes a block device writable again; see [`crate::sys::block`].
     SetWritable(PathBuf),
-    /// Writes out what is cached of a block device; see [`crate::sys::block`].
+    /// Writes out the cache of a block device; see [`crate::sys::block`].
     Flush(FlushJob),
-    /// Keeps a block device open until the worker is killed, so that the kernel gives its name to no other; see
+    /// Keeps a block device open until the worker is killed, so that the kernel gives the name to no other device; see
     /// [`crate::sys::block::hold`]. No other job may follow.
     Hold(HoldJob),
     /// Writes to a file of the kernel's, beneath /sys: a scan or a device's deletion, which may take as long as I/O.
@@ -137,23 +137,23 @@ pub struct SysfsJob {
     pub value: String,
 }
 
-/// Which block device to write out.
+/// The block device to write out.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FlushJob {
-    /// Its name: `/dev/sdb`.
+    /// The device's path, such as `/dev/sdb`.
     pub device: PathBuf,
-    /// Whether it may be part of another device.
+    /// Whether the device may be part of another device.
     pub shared: bool,
 }
 
-/// Which block device to keep open.
+/// The block device to keep open.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HoldJob {
-    /// Its name: `/dev/sdb`.
+    /// The device's path, such as `/dev/sdb`.
     pub device: PathBuf,
-    /// The number that it must have.
+    /// Sequence number that the device must have.
     pub sequence: u64,
 }
 
@@ -175,13 +175,13 @@ pub enum Reply {
     Done,
     /// What a [`Job::Inspect`] found.
     Found(Found),
-    /// What a [`Job::Identify`] was told.
+    /// The answer to a [`Job::Identify`].
     Identity(Told),
     /// What came of a [`Job::Scan`].
     Unit {
         /// The disk's block device, such as `sdb`; `None`: it did not appear.
         block: Option<String>,
-        /// What it tells of itself; nothing where it did not appear.
+        /// The disk's report about itself; empty if no disk appeared.
         told: Told,
     },
     /// What a [`Job::IdentifyNamespace`] was told.

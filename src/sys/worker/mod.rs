@@ -142,14 +142,14 @@ impl Workers {
         worker.reply(within).await
     }
 
-    /// Has a worker keep a block device open; see [`Job::Hold`].
+    /// Makes a worker keep a block device open; see [`Job::Hold`].
     ///
     /// # Errors
-    /// As [`Self::run`]; `ESTALE` where another device has that name by now.
+    /// As [`Self::run`]; `ESTALE` if another device has that name by now.
     pub async fn hold(&self, job: HoldJob, within: Duration) -> Result<Held, WorkerError> {
         let mut worker = self.start()?;
         worker.give(&[Job::Hold(job)]).await?;
-        worker.jobs += 1; // it does not end with its reply
+        worker.jobs += 1; // the worker does not end with this reply
         worker.reply(within).await?;
         Ok(Held(worker))
     }

@@ -112,7 +112,7 @@ async fn a_disk_that_others_made_stays_and_one_of_our_own_goes() {
         assert_eq!(found.disks_of_others, of_others);
         let mut volume = connected(plan, "/dev/sda", WWID);
         volume.found.disks_of_others = found.disks_of_others;
-        // The daemon's next start tells them apart by the journal.
+        // The next daemon distinguishes both cases by the journal.
         let next = started_anew(&backend);
         next.recall(&volume);
         assert_eq!(next.of_others(std::slice::from_ref(&path)), of_others);
@@ -121,7 +121,7 @@ async fn a_disk_that_others_made_stays_and_one_of_our_own_goes() {
     }
 }
 
-/// The same backend of a daemon that has just started.
+/// The same backend in a daemon that has just started.
 fn started_anew(before: &IscsiBackend) -> IscsiBackend {
     IscsiBackend {
         own: Arc::default(),

@@ -1,11 +1,11 @@
-//! A host's trees of devices and of names, in a directory.
+//! The devices and names of a host, as files in a directory.
 
 use std::fs;
 use std::net::SocketAddr;
 
 use super::*;
 
-/// A host that NVMe storage calls [`OWN`], with a backend that reads its controllers.
+/// A host with the NQN [`OWN`], and a backend that reads its controllers.
 pub(super) struct Tree {
     pub(super) root: tempfile::TempDir,
     pub(super) backend: NvmeBackend,
@@ -32,7 +32,7 @@ impl Tree {
         }
     }
 
-    /// The next daemon's, which remembers nothing.
+    /// The backend of the next daemon, which remembers nothing.
     pub(super) fn anew_backend(&self) -> NvmeBackend {
         Self::backend(self.root.path())
     }
@@ -41,7 +41,7 @@ impl Tree {
         self.backend = self.anew_backend();
     }
 
-    /// A live controller of nqn.x at that portal, by that name of this host's.
+    /// Adds a live controller of nqn.x at that portal, under that host name.
     pub(super) fn controller(&self, name: &str, portal: &str, host: &str) {
         let portal: SocketAddr = portal.parse().unwrap();
         let path = self.root.path().join("class/nvme").join(name);
@@ -59,7 +59,7 @@ impl Tree {
         );
     }
 
-    /// Its device as it is with native multipath off.
+    /// Adds the controller's device, as with native multipath off.
     pub(super) fn disk(&self, name: &str, controller: &str) {
         let parent = self.root.path().join("class/nvme").join(controller);
         let path = self.root.path().join("block").join(name);
@@ -79,7 +79,7 @@ impl Tree {
         fs::remove_dir_all(self.root.path().join("class/nvme").join(controller)).unwrap();
     }
 
-    /// Another controller by that name and all else, made before the last one is forgotten.
+    /// Replaces a controller by a new one with the same name and attributes, made before the old one is removed.
     pub(super) fn anew(&self, controller: &str) {
         let path = self.root.path().join("class/nvme").join(controller);
         let old = self.root.path().join("old");
@@ -92,7 +92,7 @@ impl Tree {
         }
     }
 
-    /// The names of the controllers that a detach of the volume would end or wait for.
+    /// Names of the controllers that a detach of the volume would end or wait for.
     pub(super) async fn ours(&self, volume: &HostVolume) -> Vec<String> {
         let paths = &target(&volume.plan).unwrap().paths;
         let journaled = volume.found.others.is_some();
