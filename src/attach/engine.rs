@@ -12,7 +12,7 @@ use super::plan::{AttachPlan, plan_attach};
 use super::request::{
     AttachRequest, ConnectRequest, EndRequest, ExtendRequest, Filter, ListQuery, Wanted,
 };
-use super::saga::Why;
+use super::steps::Why;
 use crate::admission::{Admitted, Grant};
 use crate::journal::Kind;
 use crate::model::{Asker, Attachment, AttachmentId};

@@ -3,8 +3,7 @@
 use super::Error;
 use super::access::Decided;
 use super::inner::Inner;
-use super::make::Asked;
-use super::request::Wanted;
+use super::request::{Asked, Wanted};
 use crate::backend::Backend;
 use crate::journal::Record;
 use crate::libvirt::{DomainView, HypervisorError};

@@ -7,22 +7,14 @@ use super::access::{Decided, decide, plan_host};
 use super::inner::Inner;
 use super::known::{Known, as_it_was, changed, check_same};
 use super::plan::{check_domain, disk_spec};
-use super::request::Wanted;
-use super::saga::{Forward, Why};
+use super::request::{Asked, Wanted};
+use super::steps::{Forward, Why};
 use crate::journal::{Course, Record, Step};
 use crate::libvirt::{DomainView, check_state, plan_disk};
-use crate::model::{Actor, Asker, Attachment, DiskPlan, DiskSpec, Domain, Holder, HostPlan};
+use crate::model::{Actor, Asker, Attachment, DiskPlan, DiskSpec, Domain, HostPlan};
 
 /// How often others may come and go between the decision and the word in the journal before a caller is told to ask again.
 const TRIES: usize = 5;
-
-/// Who asks, and for what.
-pub(super) struct Asked {
-    pub(super) asker: Asker,
-    pub(super) holder: Holder,
-    pub(super) wanted: Wanted,
-    pub(super) fingerprint: String,
-}
 
 /// A request after decision and planning.
 struct Planned {

@@ -2,8 +2,8 @@
 
 use crate::connection::ConnectionInfo;
 use crate::model::{
-    Access, AttachmentId, DiskOptions, Domain, DomainRef, HostKey, Permissions, State, VolumeFacts,
-    VolumeId,
+    Access, Asker, AttachmentId, DiskOptions, Domain, DomainRef, Holder, HostKey, Permissions,
+    State, VolumeFacts, VolumeId,
 };
 
 /// Attach a volume to a domain.
@@ -182,4 +182,12 @@ pub struct ListQuery {
     pub after: Option<AttachmentId>,
     /// At most so many.
     pub limit: usize,
+}
+
+/// A call to attach or connect, and its caller.
+pub(super) struct Asked {
+    pub(super) asker: Asker,
+    pub(super) holder: Holder,
+    pub(super) wanted: Wanted,
+    pub(super) fingerprint: String,
 }

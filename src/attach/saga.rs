@@ -1,49 +1,10 @@
 //! The executor: runs the steps, or undoes them, with the journal at every turn.
 
-use std::path::Path;
-
+use super::Error;
 use super::inner::Inner;
-use super::{Error, steps};
-use crate::connection::Protocol;
+use super::steps::{self, Forward, Why};
 use crate::journal::{Kind, Record, Step};
-use crate::model::{Attachment, AttachmentError, DiskSpec, HostPlan, Reason};
-
-/// Why steps are undone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Why {
-    /// A caller asks for it. It is not begun where the journal cannot say so; and where the guest was asked so long
-    /// ago that the request may be lost, it is asked again.
-    Asked,
-    /// Something was begun and is not wanted. It is cleaned up even where the journal fails, for an undo needs no word
-    /// there to be safe: whatever the journal says of a step begun, the next start looks for it.
-    CleanUp,
-}
-
-/// What the steps need and the journal must not hold.
-pub(super) struct Forward {
-    /// How to reach the volume, with its secrets.
-    pub(super) info: Protocol,
-    /// The planned host side.
-    pub(super) host: HostPlan,
-    /// The disk as it is wanted.
-    pub(super) spec: DiskSpec,
-    /// Whether it needed no connection, and was inspected.
-    pub(super) ready: bool,
-    /// Whether the attachment existed before, and part of it may still exist.
-    pub(super) again: bool,
-    /// How many plugs there were before the look that the record's disk was planned from.
-    pub(super) plugs: u64,
-}
-
-impl Forward {
-    /// The disk as it is wanted, of a volume that turned out to be there.
-    pub(super) fn spec_at(&self, path: &Path) -> DiskSpec {
-        DiskSpec {
-            path: path.to_owned(),
-            ..self.spec.clone()
-        }
-    }
-}
+use crate::model::{Attachment, AttachmentError, Reason};
 
 impl Inner {
     /// Runs the steps of a journaled record. On an error, undoes the steps and removes the record, unless the undo fails. A reattached

@@ -3,7 +3,7 @@
 use super::Error;
 use super::access::{Decided, KnownVolume, decide};
 use super::inner::Inner;
-use super::make::Asked;
+use super::request::Asked;
 use crate::journal::Record;
 use crate::model::{AttachmentId, Dialect, ImageFormat, SetPermissions, SourceKind, VolumeId};
 

@@ -1,9 +1,9 @@
 //! The connect step: brings the volume to this host, by a new connection or a shared one.
 
+use super::Forward;
 use crate::attach::Error;
 use crate::attach::inner::Inner;
 use crate::attach::owners::Taking;
-use crate::attach::saga::Forward;
 use crate::backend::{BackendError, Presence, Release};
 use crate::journal::{Record, Step};
 use crate::libvirt::{DomainView, plan_disk};

@@ -6,9 +6,9 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::{Forward, Why};
 use crate::attach::Error;
 use crate::attach::inner::Inner;
-use crate::attach::saga::{Forward, Why};
 use crate::journal::{Record, Step};
 use crate::libvirt::{DomainView, HypervisorError, Unplug, check_state, plan_disk};
 use crate::model::{DiskPlan, DiskSpec, DomainRef, Reason, Scope};

@@ -72,16 +72,13 @@ fn identity(directory: &Path) -> Option<Wwid> {
     unique.then(|| Wwid::as_spelled(wwid))
 }
 
-/// Whether a name still leads to the same device. Numbers are void after a reboot of the host: the identity decides if both are known, and
-/// else the name alone.
+/// Whether a name still leads to the same device. Numbers are void after a reboot of the host: then the identity decides, or the name alone
+/// for a device that had none.
 pub(super) fn is_same(known: &LocalDevice, now: &LocalDevice) -> bool {
     if known.boot == now.boot {
         return (known.number, known.sequence) == (now.number, now.sequence);
     }
-    match (&known.identity, &now.identity) {
-        (Some(known), Some(now)) => known == now,
-        _ => true,
-    }
+    known.identity.is_none() || known.identity == now.identity
 }
 
 /// The kernel's own name of a device in /dev.
@@ -197,7 +194,8 @@ mod tests {
             identity: None,
             ..booted
         };
-        assert!(is_same(&known, &silent), "by its name alone");
+        assert!(!is_same(&known, &silent), "it had an identity");
+        assert!(is_same(&silent, &known), "by its name alone");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::fabric::{Block, Controller, State};
 use super::verify::Wanted;
-use super::{DEVICES, INSPECT_TIMEOUT, LOOK, NvmeBackend, RESCAN, nqn, path, target};
+use super::{DEVICES, INSPECT_TIMEOUT, LOOK, NvmeBackend, RESCAN, nqn, path, portals, target};
 use crate::backend::BackendError;
 use crate::backend::mount::blocking;
 use crate::host::NvmeHost;
@@ -152,7 +152,7 @@ impl NvmeBackend {
         let mut claimed = self.by_own_name(controllers.to_vec()).await?;
         claimed.retain(|it| {
             it.portal
-                .is_some_and(|at| path::portals(paths).any(|portal| portal == at))
+                .is_some_and(|at| portals(paths).any(|portal| portal == at))
         });
         blocks.retain(|block| {
             let only = block.controller.as_ref();

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::fabric::Controller;
-use super::{NvmeBackend, path};
+use super::{NvmeBackend, portals, was_there};
 use crate::backend::BackendError;
 use crate::model::{TargetPath, TargetPlan};
 use crate::sys::worker::{Reply, WorkerError};
@@ -110,7 +110,7 @@ impl NvmeBackend {
         paths: &[TargetPath],
         journaled: bool,
     ) -> Result<Ours, BackendError> {
-        let portals: Vec<SocketAddr> = path::portals(paths).collect();
+        let portals: Vec<SocketAddr> = portals(paths).collect();
         let is_ours = |it: &Controller| {
             it.portal.is_some_and(|at| portals.contains(&at))
                 && match journaled {
@@ -165,8 +165,8 @@ impl NvmeBackend {
 
     /// Notes an attachment's existing controllers: at portals with no controller of others on its survey.
     pub(super) fn recall_made(&self, target: &TargetPlan, nqn: &str, others: &[String]) {
-        let portals = path::portals(&target.paths);
-        let portals: Vec<_> = portals.filter(|it| !path::was_there(others, *it)).collect();
+        let portals = portals(&target.paths);
+        let portals: Vec<_> = portals.filter(|it| !was_there(others, *it)).collect();
         let look = || {
             let mut controllers = self.fabric.controllers(nqn)?;
             let mut beginning = self.fabric.beginning(&portals)?;

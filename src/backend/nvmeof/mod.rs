@@ -19,6 +19,7 @@ mod release;
 mod tests;
 mod verify;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -133,6 +134,19 @@ fn nqn(target: &TargetPlan) -> Result<&str, BackendError> {
         .ok_or(BackendError::not_mine(PROTOCOL, "a target without a path"))
 }
 
+/// Portals of the paths.
+fn portals(paths: &[TargetPath]) -> impl Iterator<Item = SocketAddr> {
+    paths.iter().filter_map(|path| path.portal.parse().ok())
+}
+
+/// Whether others had a controller at the portal before.
+fn was_there(others: &[String], portal: SocketAddr) -> bool {
+    others
+        .iter()
+        .filter_map(|it| it.parse().ok())
+        .any(|it: SocketAddr| it == portal)
+}
+
 #[async_trait]
 impl Backend for NvmeBackend {
     fn protocol(&self) -> &'static str {
@@ -167,7 +181,7 @@ impl Backend for NvmeBackend {
         // udev names a device by its identity. Where only its number is known, nobody can tell its name beforehand.
         let number = || format!("nsid.{}", volume.nsid.unwrap_or_default());
         let known = expected.as_ref().map_or_else(number, Wwid::to_string);
-        let path = |portal: &std::net::SocketAddr| TargetPath {
+        let path = |portal: &SocketAddr| TargetPath {
             portal: portal.to_string(),
             name: volume.nqn.clone(),
             lun: volume.nsid.map(u64::from),

@@ -7,14 +7,14 @@ use nix::errno::Errno;
 
 use super::fabric::{Controller, State};
 use super::made::Which;
-use super::{NvmeBackend, probe};
+use super::{NvmeBackend, portals, probe};
 use crate::backend::mount::host;
 use crate::backend::mount::probe::Outcome;
 use crate::backend::{Attempt, BackendError};
 use crate::config;
 use crate::connection::NvmeVolume;
 use crate::host::NvmeHost;
-use crate::model::{TargetPath, TargetPlan};
+use crate::model::TargetPlan;
 use crate::sys::worker::{Job, WorkerError};
 
 /// Why a portal does not do.
@@ -193,19 +193,6 @@ fn worst(nqn: &str, faults: Vec<(SocketAddr, Fault)>) -> BackendError {
         None if silent => BackendError::Silent { host, attempts },
         None => BackendError::Unreachable { host, attempts },
     }
-}
-
-/// Portals of the paths.
-pub(super) fn portals(paths: &[TargetPath]) -> impl Iterator<Item = SocketAddr> {
-    paths.iter().filter_map(|path| path.portal.parse().ok())
-}
-
-/// Whether others had a controller at the portal before.
-pub(super) fn was_there(others: &[String], portal: SocketAddr) -> bool {
-    others
-        .iter()
-        .filter_map(|it| it.parse().ok())
-        .any(|it: SocketAddr| it == portal)
 }
 
 /// Every path of the target is there, and none is alive.

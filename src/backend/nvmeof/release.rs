@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use tokio::time::Instant;
 
 use super::fabric::{Block, Controller};
-use super::{DEVICES, INSPECT_TIMEOUT, LOOK, NvmeBackend, nqn, path, target};
+use super::{DEVICES, INSPECT_TIMEOUT, LOOK, NvmeBackend, nqn, portals, target};
 use crate::backend::release::{self, Use, busy};
 use crate::backend::{BackendError, Release};
 use crate::model::{Claim, HostVolume, TargetPath};
@@ -62,7 +62,7 @@ impl NvmeBackend {
         }
         let journaled = volume.found.others.is_some();
         self.end_controllers(nqn, &paths, journaled).await?;
-        let portals: Vec<SocketAddr> = path::portals(&paths).collect();
+        let portals: Vec<SocketAddr> = portals(&paths).collect();
         self.made.forget(nqn, &portals);
         match shared {
             true => Ok(()),
