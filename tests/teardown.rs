@@ -23,6 +23,7 @@ use volattach::sys::worker::Workers;
 /// Release of a volume that shares nothing with others.
 const LAST: Release = Release {
     held: Vec::new(),
+    keeps_read_only: false,
     force: false,
 };
 

@@ -100,6 +100,17 @@ fn volume(info: &Protocol) -> Result<&LocalVolume, BackendError> {
     }
 }
 
+/// Error for a device that the survey did not find: why it is missing, or that it appeared after the survey.
+async fn appeared(plan: &HostPlan) -> BackendError {
+    match inspect(plan).await {
+        Err(missing) => missing,
+        Ok(_) => BackendError::VolumeNotFound {
+            path: plan.path.clone(),
+            why: "its device has only now appeared: try again".to_owned(),
+        },
+    }
+}
+
 #[async_trait]
 impl Backend for LocalBackend {
     fn protocol(&self) -> &'static str {
@@ -161,7 +172,7 @@ impl Backend for LocalBackend {
             return Ok(there);
         };
         let now = blocking(&volume.plan, device).await?;
-        Ok(match now.filter(|now| node::is_same(&known, now)) {
+        Ok(match now.filter(|now| known.is_same(now)) {
             // Not connected: at most the device must be made writable again.
             Some(_) if !known.connected => Presence::Partial,
             Some(_) => there,
@@ -177,7 +188,7 @@ impl Backend for LocalBackend {
             Ok(Found {
                 protected: local
                     .as_ref()
-                    .is_some_and(|it| protected.has(it) || wants(it)),
+                    .is_some_and(|it| wants(it) || protected.has(it)),
                 local,
                 ..Found::default()
             })
@@ -194,11 +205,7 @@ impl Backend for LocalBackend {
         let (plan, mut found) = (&volume.plan, volume.found.clone());
         if plan.kind == SourceKind::Block {
             let Some(local) = &mut found.local else {
-                inspect(plan).await?; // returns the reason, if the device is still missing
-                return Err(BackendError::VolumeNotFound {
-                    path: plan.path.clone(),
-                    why: "its device has only now appeared: try again".to_owned(),
-                });
+                return Err(appeared(plan).await);
             };
             if let Some(identity) = &local.identity {
                 owners
@@ -215,8 +222,8 @@ impl Backend for LocalBackend {
     }
 
     async fn join(&self, volume: &HostVolume) -> Result<(), BackendError> {
-        self.protect(volume).await?;
-        self.inspect(volume).await
+        // Only a device without findings needs no connect: the survey came too early.
+        Err(appeared(&volume.plan).await)
     }
 
     fn beside(&self, _plan: &HostPlan) -> Option<HostPlan> {
@@ -264,7 +271,7 @@ impl Backend for LocalBackend {
         let Some(known) = &volume.found.local else {
             return Ok(());
         };
-        if !volume.found.protected || !how.is_last(&volume.plan.claims) {
+        if !volume.found.protected || how.keeps_read_only {
             return Ok(());
         }
         let (protected, its, known) = (self.protected.clone(), volume.clone(), known.clone());

@@ -57,6 +57,8 @@ pub struct Connected {
 pub struct Release {
     /// Claims that others hold too: their things stay.
     pub held: Vec<Claim>,
+    /// Whether the volume's device stays read-only for another attachment, whose duty it is to make the device writable again.
+    pub keeps_read_only: bool,
     /// What was written last may be lost: where it cannot be flushed, that is logged and gone past. It passes over nothing
     /// else: devices are taken down and seen gone, and who uses them is respected.
     pub force: bool,

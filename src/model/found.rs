@@ -37,6 +37,28 @@ pub struct LocalDevice {
     pub connected: bool,
 }
 
+impl LocalDevice {
+    /// Whether a name that led to this device now leads to the same one. Numbers are void after a reboot of the host: then the identity
+    /// decides, or the name alone for a device that had none.
+    #[must_use]
+    pub fn is_same(&self, now: &Self) -> bool {
+        if self.boot == now.boot {
+            return (self.number, self.sequence) == (now.number, now.sequence);
+        }
+        self.identity.is_none() || self.identity == now.identity
+    }
+
+    /// Whether a device may take this one's place in an attachment: the same identity may come back by another number, as a logical volume
+    /// that was deactivated does.
+    #[must_use]
+    pub fn may_be(&self, now: &Self) -> bool {
+        match &self.identity {
+            Some(_) => self.identity == now.identity,
+            None => self.is_same(now),
+        }
+    }
+}
+
 /// Findings of a connect, unknown to any plan, by which the connection is taken down again.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Found {
@@ -63,6 +85,24 @@ pub struct Found {
     /// Block device of a local volume. `None`: the volume is a file, or an earlier build attached it.
     #[serde(default)]
     pub local: Option<LocalDevice>,
+}
+
+impl Found {
+    /// Takes over from a new survey of a connected volume the connections and disks of others, and the numbers of the same local device,
+    /// which a reboot changes.
+    pub fn renew(&mut self, now: &Self) {
+        self.others = self.others.take().and(now.others.clone());
+        self.disks_of_others.clone_from(&now.disks_of_others);
+        if let (Some(local), Some(now_local)) = (&mut self.local, &now.local)
+            && local.is_same(now_local)
+        {
+            *local = LocalDevice {
+                connected: local.connected,
+                ..now_local.clone()
+            };
+            self.protected |= now.protected;
+        }
+    }
 }
 
 /// A volume on this host, connected or about to be.

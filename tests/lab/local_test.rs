@@ -89,6 +89,20 @@ pub(crate) fn device_and_file(lab: &Lab) -> Result<()> {
     let disk = guest::sees(node, "device")?;
     ensure!(disk.read_only && disk.write.is_err(), "{disk:?}");
     ensure!(read_only()? == "1", "whoever else opens it may write");
+    // The name leads to another device: a repeated call gives the guest nothing of that one, and takes nothing away.
+    let moves = |to: &str| {
+        node.sh(&format!(
+            "cd /srv/local && ln -sfn ..$(losetup -nO NAME -j {to} | sed s,/dev,,) /dev/lab-vg/vol"
+        ))
+    };
+    node.sh("cd /srv/local && truncate -s 8M other && losetup -f other")?;
+    moves("other")?;
+    let moved = agent.attach("a1", "device", &device, &["--access", "ro"])?;
+    moves("disk")?;
+    let moved = moved.err().context("the guest got another device")?;
+    ensure!(moved.reason == "DEVICE_IDENTITY", "{moved:?}");
+    ensure!(guest::sees(node, "device")?.head == guest::hex(HEAD));
+    node.sh("losetup -d $(losetup -nO NAME -j /srv/local/other)")?;
     agent.detach("a1")??;
     ensure!(read_only()? == "0", "nobody may write it any more");
 

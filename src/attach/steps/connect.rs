@@ -7,7 +7,7 @@ use crate::attach::owners::Taking;
 use crate::backend::{BackendError, Presence, Release};
 use crate::journal::{Record, Step};
 use crate::libvirt::{DomainView, plan_disk};
-use crate::model::{Claim, Found, HostVolume};
+use crate::model::{Claim, Found, HostVolume, Wwid};
 
 impl Inner {
     /// Connects; returns whether the volume was inspected too.
@@ -22,11 +22,9 @@ impl Inner {
             found: backend.survey(&forward.host).await?,
         };
         if forward.again {
-            // Refresh the portals and disks of others; the rest of the record describes the connection that may have to be taken down.
-            let others = &mut record.host.found.others;
-            *others = others.take().and(volume.found.others.clone());
-            let disks = volume.found.disks_of_others.clone();
-            record.host.found.disks_of_others = disks;
+            is_still(&record.host, &volume.found)?;
+            // The rest of the record describes the connection that may have to be taken down.
+            record.host.found.renew(&volume.found);
         } else {
             record.host = volume.clone();
         }
@@ -97,6 +95,12 @@ impl Inner {
             other.id != record.id && other.uses_connection() && its.any(|it| claims.contains(it))
         };
         let others = self.parts.journal.select(&shares).await?;
+        let identity = record.host.identity();
+        // Unknown before a connect is over: then any device of the same claims may be the one.
+        let same = |other: &Wwid| identity.is_none_or(|own| own == other);
+        let keeps =
+            |other: &Record| other.host.found.protected && other.host.identity().is_none_or(same);
+        let keeps_read_only = others.iter().any(keeps);
         let mut held: Vec<Claim> = others
             .into_iter()
             .flat_map(|it| it.host.plan.claims)
@@ -104,6 +108,7 @@ impl Inner {
         held.retain(|claim| claims.contains(claim));
         let how = Release {
             held,
+            keeps_read_only,
             force: record.force,
         };
         let backend = self.parts.backends.get(&record.host.plan.protocol)?;
@@ -111,16 +116,36 @@ impl Inner {
     }
 }
 
-/// Refuses a device with another identity than before: the volume is another one now, or was another one then.
+/// Refuses a device other than the attachment had: the volume is another one now, or was another one then.
 fn is_still(was: &HostVolume, now: &Found) -> Result<(), BackendError> {
-    match (was.identity(), &now.device) {
-        (Some(was), Some(device)) if device.identity != *was => Err(BackendError::DeviceIdentity {
-            volume: device.path.display().to_string(),
-            why: format!(
-                "it tells the identity {}, and the attachment was of {was}: detach it, and attach again what is to be there now",
-                device.identity
-            ),
-        }),
-        _ => Ok(()),
-    }
+    let why = match (&was.found, now) {
+        (
+            Found {
+                device: Some(was), ..
+            },
+            Found {
+                device: Some(now), ..
+            },
+        ) if now.identity != was.identity => {
+            format!(
+                "its device reports the identity {}, and the attachment was of {}",
+                now.identity, was.identity
+            )
+        }
+        (
+            Found {
+                local: Some(was), ..
+            },
+            Found {
+                local: Some(now), ..
+            },
+        ) if !was.may_be(now) => {
+            "its name leads to another device than the attachment had".to_owned()
+        }
+        _ => return Ok(()),
+    };
+    Err(BackendError::DeviceIdentity {
+        volume: was.path().display().to_string(),
+        why: format!("{why}: detach the attachment, then attach the volume that is wanted now"),
+    })
 }

@@ -169,7 +169,7 @@ pub(super) fn verified(volume: &HostVolume) -> Result<Option<LocalDevice>, Backe
         return Ok(None);
     };
     match device(&volume.plan)? {
-        Some(now) if node::is_same(known, &now) => Ok(Some(now)),
+        Some(now) if known.is_same(&now) => Ok(Some(now)),
         Some(_) => Err(another(volume)),
         None => Err(file::failure(
             volume,

@@ -32,13 +32,12 @@ pub(super) fn at(path: &Path) -> io::Result<Option<LocalDevice>> {
 
 fn read(by_number: &Path, number: u64) -> LocalDevice {
     let directory = by_number.join(name(number));
-    let boot = std::fs::read_to_string(BOOT).ok();
     // A partition has the number of its disk.
     let sequence = text(&directory.join("diskseq")).or_else(|| text(&directory.join("../diskseq")));
     LocalDevice {
         number,
         sequence: sequence.and_then(|text| text.parse().ok()),
-        boot: boot.map(|text| text.trim_end().to_owned()),
+        boot: text(Path::new(BOOT)),
         identity: identity(&directory),
         connected: false,
     }
@@ -72,17 +71,11 @@ fn identity(directory: &Path) -> Option<Wwid> {
     unique.then(|| Wwid::as_spelled(wwid))
 }
 
-/// Whether a name still leads to the same device. Numbers are void after a reboot of the host: then the identity decides, or the name alone
-/// for a device that had none.
-pub(super) fn is_same(known: &LocalDevice, now: &LocalDevice) -> bool {
-    if known.boot == now.boot {
-        return (known.number, known.sequence) == (now.number, now.sequence);
-    }
-    known.identity.is_none() || known.identity == now.identity
-}
-
 /// The kernel's own name of a device in /dev.
 pub(super) fn path(device: &LocalDevice) -> Result<PathBuf, Errno> {
+    if device.boot != text(Path::new(BOOT)) {
+        return Err(Errno::ESTALE); // its number is another device's by now
+    }
     let file = format!("{BY_NUMBER}/{}/uevent", name(device.number));
     let uevent = std::fs::read_to_string(file).map_err(|_| Errno::ENXIO)?;
     let name = uevent.lines().find_map(|it| it.strip_prefix("DEVNAME="));
@@ -174,28 +167,36 @@ mod tests {
             identity: Some(Wwid::as_spelled("LVM-x".into())),
             connected: true,
         };
-        assert!(is_same(&known, &known));
+        assert!(known.is_same(&known));
         let reused = LocalDevice {
             sequence: Some(4),
             ..known.clone()
         };
-        assert!(!is_same(&known, &reused), "the same name again");
+        assert!(!known.is_same(&reused), "the same name again");
+        let reused_again = reused.clone();
         let booted = LocalDevice {
             boot: Some("b".into()),
             ..reused
         };
-        assert!(is_same(&known, &booted));
+        assert!(known.is_same(&booted));
         let other = LocalDevice {
             identity: Some(Wwid::as_spelled("LVM-y".into())),
             ..booted.clone()
         };
-        assert!(!is_same(&known, &other));
+        assert!(!known.is_same(&other));
         let silent = LocalDevice {
             identity: None,
             ..booted
         };
-        assert!(!is_same(&known, &silent), "it had an identity");
-        assert!(is_same(&silent, &known), "by its name alone");
+        assert!(!known.is_same(&silent), "it had an identity");
+        assert!(silent.is_same(&known), "by its name alone");
+        // Deactivated and activated again.
+        assert!(known.may_be(&reused_again) && !known.may_be(&other));
+        let loop_device = LocalDevice {
+            identity: None,
+            ..known.clone()
+        };
+        assert!(!loop_device.may_be(&reused_again));
     }
 
     #[test]

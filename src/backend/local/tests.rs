@@ -9,6 +9,7 @@ use crate::model::{ImageFormat, Reason, Wwid};
 /// Of a volume that nobody else shares anything with.
 const LAST: Release = Release {
     held: Vec::new(),
+    keeps_read_only: false,
     force: false,
 };
 
@@ -220,6 +221,8 @@ async fn a_device_that_may_be_written_again_is_not_lost() {
     let backend = backend(&[Path::new(DEVICES)]);
     let mut volume = of_device(&device, Access::ReadOnly, Found::default());
     assert_eq!(backend.find(&volume).await.unwrap(), Presence::Present);
+    // A new attachment whose device appeared after the survey is not made without findings.
+    backend.join(&volume).await.unwrap_err();
     volume.found = backend.survey(&volume.plan).await.unwrap();
     assert!(volume.found.protected);
     volume.found.local.as_mut().unwrap().connected = true;
@@ -242,10 +245,9 @@ async fn whoever_uses_a_device_that_is_only_read_has_it_read_only() {
     };
     let volume = of_device("/dev/null", Access::ReadOnly, found);
     let info = info("/dev/null", ImageFormat::Raw);
-    for call in ["connect", "join", "extend", "pin"] {
+    for call in ["connect", "extend", "pin"] {
         let failed = match call {
             "connect" => backend.connect(&volume, &info, &NoOthers).await.map(drop),
-            "join" => backend.join(&volume).await,
             "pin" => backend.pin(&volume, Scope::Live).await.map(drop),
             _ => backend.extend(&volume).await.map(drop),
         };
@@ -271,11 +273,12 @@ async fn a_device_is_read_only_until_its_last_name_is_let_go() {
     backend.recall(&second);
     let device = nowhere(1);
     assert!(!backend.protected.has(&nowhere(2)), "another of its number");
-    let held = Release {
+    let beside = Release {
         held: first.plan.claims.clone(),
+        keeps_read_only: true,
         force: false,
     };
-    backend.disconnect(&first, &held).await.unwrap();
+    backend.disconnect(&first, &beside).await.unwrap();
     backend.disconnect(&second, &LAST).await.unwrap();
     assert!(backend.protected.has(&device));
     backend.disconnect(&first, &LAST).await.unwrap();

@@ -9,6 +9,7 @@ use crate::model::{ImageFormat, Reason};
 /// Of a volume that nobody else shares anything with.
 const LAST: Release = Release {
     held: Vec::new(),
+    keeps_read_only: false,
     force: false,
 };
 

@@ -47,7 +47,8 @@ impl Made {
         controller
             .portal
             .is_some_and(|portal| match self.lock().get(&(nqn.to_owned(), portal)) {
-                Some(Which::Next) => true,
+                // The connect may have failed since: a controller of others seldom has the time-out.
+                Some(Which::Next) => controller.as_ours,
                 Some(Which::Is(id)) => *id == controller.id,
                 None => false,
             })
@@ -102,21 +103,11 @@ impl Ours {
 }
 
 impl NvmeBackend {
-    /// The controllers at these paths that volattach made, for this attachment or another. `journaled`: whether the journal has the
-    /// controllers of others ([`crate::model::Found::others`]); those of an earlier build are recognized by their time-out.
-    pub(super) async fn ours(
-        &self,
-        nqn: &str,
-        paths: &[TargetPath],
-        journaled: bool,
-    ) -> Result<Ours, BackendError> {
+    /// The controllers at these paths that volattach made, for this attachment or another.
+    pub(super) async fn ours(&self, nqn: &str, paths: &[TargetPath]) -> Result<Ours, BackendError> {
         let portals: Vec<SocketAddr> = portals(paths).collect();
         let is_ours = |it: &Controller| {
-            it.portal.is_some_and(|at| portals.contains(&at))
-                && match journaled {
-                    true => self.made.has(nqn, it),
-                    false => it.as_ours,
-                }
+            it.portal.is_some_and(|at| portals.contains(&at)) && self.made.has(nqn, it)
         };
         // Listed first: a connect that has begun may have become a controller by the second look.
         let mut beginning = self.own_beginning(&portals).await?;

@@ -166,11 +166,11 @@ impl Backend for NvmeBackend {
             && let Ok(nqn) = nqn(target)
         {
             let found = &volume.found;
-            if let Some(others) = &found.others {
-                self.recall_made(target, nqn, others);
-            }
+            // An earlier build surveyed nothing: its controllers are recognized by their time-out alone.
+            let others = found.others.as_deref().unwrap_or_default();
+            self.recall_made(target, nqn, others);
             if let Some(device) = found.device.as_ref().filter(|_| found.protected) {
-                self.protected.recall(nqn, device);
+                self.protected.note(&device.identity, device.sequence);
             }
         }
     }
@@ -243,8 +243,7 @@ impl Backend for NvmeBackend {
             return Ok(Presence::Present);
         }
         let target = target(&volume.plan)?;
-        let journaled = volume.found.others.is_some();
-        let ours = self.ours(nqn(target)?, &target.paths, journaled).await?;
+        let ours = self.ours(nqn(target)?, &target.paths).await?;
         Ok(match ours.is_empty() {
             true => Presence::Absent,
             false => Presence::Partial,
@@ -283,7 +282,7 @@ impl Backend for NvmeBackend {
         owners.take(&told.wwid, wanted.to_string()).await?;
         let node = Path::new(DEVICES).join(&block.name);
         let access = volume.plan.access;
-        let protected = self.set_access(nqn(target)?, &block, access).await?;
+        let protected = self.set_access(&block, access).await?;
         tracing::info!(device = %node.display(), identity = %told.wwid, "connected");
         let device = Device {
             path: node,

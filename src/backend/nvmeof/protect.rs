@@ -1,7 +1,6 @@
-//! Devices made read-only for attachments that only read them: writable again once no attachment uses their subsystem.
-//!
-//! Not sooner, since another attachment may read the same namespace: attachments claim subsystems and portals, not namespaces.
+//! Devices made read-only for attachments that only read them: writable again once no such attachment uses the device.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -11,59 +10,29 @@ use super::fabric::Block;
 use super::{DEVICES, INSPECT_TIMEOUT, NvmeBackend};
 use crate::backend::BackendError;
 use crate::backend::mount::host;
-use crate::model::{Access, Device, Wwid};
+use crate::model::{Access, HostVolume, Wwid};
 use crate::sys::worker::{Job, WorkerError};
 
-/// Devices that are read-only only because of attachments. The next daemon restores them from the journal
+/// Devices that are read-only only because of attachments, by identity and `diskseq`. The next daemon restores them from the journal
 /// ([`crate::model::Found::protected`]).
 #[derive(Debug, Default)]
-pub(super) struct Protected(Mutex<Vec<Noted>>);
-
-#[derive(Debug, PartialEq, Eq)]
-struct Noted {
-    nqn: String,
-    identity: Wwid,
-    sequence: Option<u64>,
-}
+pub(super) struct Protected(Mutex<BTreeSet<(Wwid, Option<u64>)>>);
 
 impl Protected {
-    pub(super) fn note(&self, nqn: &str, identity: &Wwid, sequence: Option<u64>) {
-        let noted = Noted {
-            nqn: nqn.to_owned(),
-            identity: identity.clone(),
-            sequence,
-        };
-        let mut all = self.lock();
-        if !all.contains(&noted) {
-            all.push(noted);
-        }
-    }
-
-    /// Notes the device of an attachment in the journal.
-    pub(super) fn recall(&self, nqn: &str, device: &Device) {
-        self.note(nqn, &device.identity, device.sequence);
+    pub(super) fn note(&self, identity: &Wwid, sequence: Option<u64>) {
+        self.lock().insert((identity.clone(), sequence));
     }
 
     pub(super) fn has(&self, block: &Block) -> bool {
-        self.lock().iter().any(|it| it.is(block))
+        self.lock().contains(&(block.wwid.clone(), block.sequence))
     }
 
     fn forget(&self, block: &Block) {
-        self.lock().retain(|it| !it.is(block));
+        self.lock().remove(&(block.wwid.clone(), block.sequence));
     }
 
-    fn forget_all(&self, nqn: &str) {
-        self.lock().retain(|it| it.nqn != nqn);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Noted>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<(Wwid, Option<u64>)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Noted {
-    fn is(&self, block: &Block) -> bool {
-        self.identity == block.wwid && self.sequence == block.sequence
     }
 }
 
@@ -71,7 +40,6 @@ impl NvmeBackend {
     /// Makes the device read-only or writable; returns whether it is read-only only because of attachments.
     pub(super) async fn set_access(
         &self,
-        nqn: &str,
         block: &Block,
         access: Access,
     ) -> Result<bool, BackendError> {
@@ -85,7 +53,7 @@ impl NvmeBackend {
         };
         if protected {
             // Note this first, as the worker may act after its deadline.
-            self.protected.note(nqn, &block.wwid, block.sequence);
+            self.protected.note(&block.wwid, block.sequence);
         }
         let set = self.workers.run(job, INSPECT_TIMEOUT).await;
         set.map_err(host(|| format!("set the access to {}", node.display())))?;
@@ -95,26 +63,26 @@ impl NvmeBackend {
         Ok(protected)
     }
 
-    /// Makes the subsystem's devices writable again if only attachments made them read-only: those kept by the controllers of others.
-    pub(super) async fn unprotect(&self, nqn: &str) -> Result<(), BackendError> {
-        let blocks = self.blocks(nqn).await?;
-        for block in blocks.iter().filter(|it| self.protected.has(it)) {
-            let node = Path::new(DEVICES).join(&block.name);
-            let job = Job::SetWritable(node.clone());
-            match self.workers.run(job, INSPECT_TIMEOUT).await {
-                Ok(_) => tracing::info!(device = %node.display(), "writable again"),
-                // The device went away meanwhile.
-                Err(WorkerError::Failed {
-                    errno: Errno::ENOENT | Errno::ENXIO | Errno::ENODEV,
-                    ..
-                }) => {}
-                Err(error) => {
-                    let action = || format!("make {} writable again", node.display());
-                    return Err(host(action)(error));
-                }
+    /// Makes the volume's device writable again, if it stays: by controllers of others, or for other volumes of the subsystem.
+    pub(super) async fn unprotect(&self, volume: &HostVolume) -> Result<(), BackendError> {
+        let Some(block) = self.device(volume).await? else {
+            return Ok(());
+        };
+        let node = Path::new(DEVICES).join(&block.name);
+        let job = Job::SetWritable(node.clone());
+        match self.workers.run(job, INSPECT_TIMEOUT).await {
+            Ok(_) => tracing::info!(device = %node.display(), "writable again"),
+            // The device went away meanwhile.
+            Err(WorkerError::Failed {
+                errno: Errno::ENOENT | Errno::ENXIO | Errno::ENODEV,
+                ..
+            }) => {}
+            Err(error) => {
+                let action = || format!("make {} writable again", node.display());
+                return Err(host(action)(error));
             }
         }
-        self.protected.forget_all(nqn);
+        self.protected.forget(&block);
         Ok(())
     }
 }

@@ -19,12 +19,21 @@ use crate::sys::worker::{FlushJob, Job, SysfsJob, WorkerError};
 const DEADLINE: Duration = Duration::from_secs(75);
 
 impl NvmeBackend {
-    /// Writes out what is cached of the volume; the last user of the subsystem ends its controllers too.
+    /// Writes out what is cached of the volume; the last user of the subsystem ends its controllers too. A device that stays is writable
+    /// again if it was read-only for this attachment alone.
     pub(super) async fn release(
         &self,
         volume: &HostVolume,
         how: &Release,
     ) -> Result<(), BackendError> {
+        self.let_go(volume, how).await?;
+        match volume.found.protected && !how.keeps_read_only {
+            true => self.unprotect(volume).await,
+            false => Ok(()),
+        }
+    }
+
+    async fn let_go(&self, volume: &HostVolume, how: &Release) -> Result<(), BackendError> {
         let target = target(&volume.plan)?;
         let nqn = nqn(target)?;
         let mut blocks = self.blocks(nqn).await?;
@@ -57,18 +66,13 @@ impl NvmeBackend {
                     device = block.name,
                     "the controllers stay: this host itself uses another namespace"
                 );
-                return self.unprotect(nqn).await;
+                return Ok(());
             }
         }
-        let journaled = volume.found.others.is_some();
-        self.end_controllers(nqn, &paths, journaled).await?;
+        self.end_controllers(nqn, &paths).await?;
         let portals: Vec<SocketAddr> = portals(&paths).collect();
         self.made.forget(nqn, &portals);
-        match shared {
-            true => Ok(()),
-            // Devices may remain because of the controllers of others.
-            false => self.unprotect(nqn).await,
-        }
+        Ok(())
     }
 
     /// Writes out what is cached of a device, if it is nobody's; `force`: where that fails, it is lost.
@@ -84,15 +88,10 @@ impl NvmeBackend {
 
     /// Ends the controllers that volattach made, and sees them gone. What a connect that was given up has left to the kernel is
     /// waited for: it comes to nothing, or to a controller.
-    async fn end_controllers(
-        &self,
-        nqn: &str,
-        paths: &[TargetPath],
-        journaled: bool,
-    ) -> Result<(), BackendError> {
+    async fn end_controllers(&self, nqn: &str, paths: &[TargetPath]) -> Result<(), BackendError> {
         let end = Instant::now() + DEADLINE;
         loop {
-            let ours = self.ours(nqn, paths, journaled).await?;
+            let ours = self.ours(nqn, paths).await?;
             if ours.is_empty() {
                 return Ok(());
             }

@@ -109,7 +109,7 @@ fn another_protocols_volume_is_no_business_of_this_one() {
 /// Recognizes volattach's controllers by the survey before them, also after a restart; those of an earlier build, by their time-out.
 #[tokio::test]
 async fn only_controllers_that_volattach_made_are_ended() {
-    let tree = Tree::new();
+    let mut tree = Tree::new();
     let mut volume = HostVolume::from(plan());
     for (name, portal) in [
         ("nvme0", PORTAL),
@@ -118,10 +118,15 @@ async fn only_controllers_that_volattach_made_are_ended() {
     ] {
         tree.controller(name, portal, OWN);
     }
+    tree.backend.recall(&volume);
     assert_eq!(tree.ours(&volume).await, ["nvme0", "nvme1"]);
+    assert_eq!(tree.others(&volume.plan).await, ["10.0.0.9:4420"]);
     tree.set("nvme1", "fast_io_fail_tmo", "off");
+    tree.restart();
+    tree.backend.recall(&volume);
     assert_eq!(tree.ours(&volume).await, ["nvme0"]);
     volume.found.others = Some(vec![SECOND.to_owned()]);
+    tree.restart();
     assert!(tree.ours(&volume).await.is_empty(), "nobody remembers any");
     tree.backend.recall(&volume);
     tree.set("nvme0", "fast_io_fail_tmo", "off"); // set by the operator
@@ -192,6 +197,10 @@ async fn a_connect_that_was_given_up_is_known_by_what_it_began() {
     tree.backend.settle(target, &given_up(), None).await;
     tree.controller("nvme0", PORTAL, OWN);
     assert_eq!(tree.ours(&volume).await, ["nvme0"], "late");
+    // The kernel gave up as well, and another program's tool connects, without the time-out.
+    tree.set("nvme0", "fast_io_fail_tmo", "off");
+    assert!(tree.ours(&volume).await.is_empty());
+    tree.set("nvme0", "fast_io_fail_tmo", "15");
     tree.set("nvme0", "subsysnqn", "(efault)");
     tree.backend.settle(target, &given_up(), None).await;
     assert_eq!(tree.ours(&volume).await, ["nvme0"]);
@@ -269,15 +278,15 @@ async fn a_device_that_goes_by_one_controller_is_that_of_the_claimed_portal() {
     assert_eq!(appear(target).await, lost, "its own path is dead");
 }
 
-/// The last attachment of the subsystem makes a device kept by controllers of others writable again, also after a restart; a device that
-/// was read-only before stays so.
+/// The last attachment that only reads a device makes a device that stays writable again, also after a restart; a device that was read-only
+/// before stays so.
 #[tokio::test]
 async fn what_attachments_alone_made_read_only_is_made_writable_again() {
     let tree = Tree::new();
     tree.controller("nvme0", PORTAL, OWN);
     tree.disk("nvme0n1", "nvme0");
     let block = || tree.backend.fabric.blocks("nqn.x").unwrap().remove(0);
-    let set = async |access| tree.backend.set_access("nqn.x", &block(), access).await;
+    let set = async |access| tree.backend.set_access(&block(), access).await;
     let disk = tree.root.path().join("block/nvme0n1");
     let noted = || tree.backend.protected.has(&block());
     // No worker exists here: a job that is tried fails.
@@ -295,26 +304,24 @@ async fn what_attachments_alone_made_read_only_is_made_writable_again() {
     tree.controller("nvme0", "10.0.0.9:4420", OWN);
     let mut volume = HostVolume::from(plan());
     volume.found.others = Some(vec![]);
-    let again = |released: Result<(), String>| {
-        released.is_err_and(|it| it.contains("nvme0n1 writable again"))
-    };
-    assert!(again(tree.release(&volume).await));
     volume.found.device = Some(Device {
         path: "/dev/nvme0n1".into(),
         identity: block().wwid,
         sequence: None,
     });
-    for (protected, shared) in [(true, false), (true, true), (false, false)] {
-        volume.found.protected = protected;
-        let backend = tree.anew_backend();
-        backend.recall(&volume);
-        let held = match shared {
-            true => vec![Claim::Subsystem("nqn.x".into())],
-            false => vec![],
-        };
-        let how = Release { held, force: false };
-        let released = backend.disconnect(&volume, &how).await;
-        let released = released.map_err(|error| error.to_string());
-        assert_eq!(again(released), protected && !shared);
+    for (protected, keeps_read_only) in [(true, false), (true, true), (false, false)] {
+        for held in [vec![], vec![Claim::Subsystem("nqn.x".into())]] {
+            volume.found.protected = protected;
+            let backend = tree.anew_backend();
+            backend.recall(&volume);
+            let how = Release {
+                held,
+                keeps_read_only,
+                force: false,
+            };
+            let released = backend.disconnect(&volume, &how).await;
+            let again = released.is_err_and(|it| it.to_string().contains("nvme0n1 writable again"));
+            assert_eq!(again, protected && !keeps_read_only);
+        }
     }
 }

@@ -8,6 +8,7 @@ use crate::model::{ImageFormat, Reason, Secret};
 /// Of a volume that nobody else shares anything with.
 const LAST: Release = Release {
     held: Vec::new(),
+    keeps_read_only: false,
     force: false,
 };
 

@@ -95,8 +95,7 @@ impl Tree {
     /// Names of the controllers that a detach of the volume would end or wait for.
     pub(super) async fn ours(&self, volume: &HostVolume) -> Vec<String> {
         let paths = &target(&volume.plan).unwrap().paths;
-        let journaled = volume.found.others.is_some();
-        let ours = self.backend.ours("nqn.x", paths, journaled).await.unwrap();
+        let ours = self.backend.ours("nqn.x", paths).await.unwrap();
         ours.all().map(|it| it.name.clone()).collect()
     }
 
