@@ -558,7 +558,10 @@ async fn a_repeat_gets_no_other_volume_than_the_first_call() {
         let repeated = engine.attach(by_root(request.clone())).await;
         let error = repeated.unwrap_err();
         assert_eq!(error.reason(), Reason::DeviceIdentity, "{error}");
-        assert!(error.to_string().contains("detach the attachment"), "{error}");
+        assert!(
+            error.to_string().contains("detach the attachment"),
+            "{error}"
+        );
         assert!(world.state().disks.is_empty());
         engine.detach(by_root(end("a1"))).await.unwrap();
         nothing_left(&world);
