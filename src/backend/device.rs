@@ -19,18 +19,18 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Directory of udev's names by identity.
 const BY_ID: &str = "/dev/disk/by-id";
 
-/// Keeps the volume's device open, so that its name stays its own. For a scope with the persistent configuration, the path is the first of
-/// the names `lasting` that udev gives the device. `called` names the volume in errors. Kernels before Linux 5.15 do not number devices:
-/// nothing is held then, as this device cannot be told from the next of its name.
+/// Keeps the volume's device open, so that its name stays its own. For a scope with the persistent configuration, the path is one of the
+/// names that udev gives the device: the disk's source until now, if that is one, or else the first. `called` names the volume in errors.
+/// Kernels before Linux 5.15 do not number devices: nothing is held then, as this device cannot be told from the next of its name.
 pub(super) async fn pin(
     workers: &Workers,
     volume: &HostVolume,
     scope: Scope,
-    lasting: &[String],
+    (lasting, before): (&[String], &Path),
     called: String,
 ) -> Result<Pinned, BackendError> {
     let path = match scope.config() {
-        true => named(volume.path(), lasting).await?,
+        true => named(Path::new(BY_ID), volume.path(), lasting, before).await?,
         false => volume.path().to_owned(),
     };
     let held: Box<dyn Send + Sync> = match volume.sequence() {
@@ -40,20 +40,29 @@ pub(super) async fn pin(
     Ok(Pinned { path, held })
 }
 
-/// Waits until udev gives the device one of these names.
-async fn named(device: &Path, lasting: &[String]) -> Result<PathBuf, BackendError> {
-    let links: Vec<PathBuf> = lasting
-        .iter()
-        .map(|name| Path::new(BY_ID).join(name))
-        .collect();
+/// Waits until udev gives the device one of these names, and for the name that the disk had before while that may still come: udev makes
+/// the names of a device one after the other.
+async fn named(
+    by_id: &Path,
+    device: &Path,
+    lasting: &[String],
+    before: &Path,
+) -> Result<PathBuf, BackendError> {
+    let links: Vec<PathBuf> = lasting.iter().map(|name| by_id.join(name)).collect();
     let until = Instant::now() + NAMED;
     loop {
         // Links in /dev are udev's, on a file system in memory: following them asks no device.
         let leads = |link: &&PathBuf| link.canonicalize().is_ok_and(|to| to == device);
-        if let Some(link) = links.iter().find(leads) {
+        let mut there = links.iter().filter(leads);
+        let over = Instant::now() >= until;
+        let found = match links.iter().any(|link| link == before) && !over {
+            true => there.find(|link| *link == before),
+            false => there.next(),
+        };
+        if let Some(link) = found {
             return Ok(link.clone());
         }
-        if Instant::now() >= until {
+        if over {
             let links: Vec<String> = links
                 .iter()
                 .map(|link| link.display().to_string())
@@ -119,7 +128,8 @@ mod tests {
         });
         for scope in [Scope::Live, Scope::Config, Scope::LiveAndConfig] {
             let lasting = ["scsi-x".to_owned()];
-            let pinned = pin(&workers, &volume, scope, &lasting, "x".to_owned()).await;
+            let names = (&lasting[..], Path::new(""));
+            let pinned = pin(&workers, &volume, scope, names, "x".to_owned()).await;
             let Err(error) = pinned else {
                 assert_eq!(scope, Scope::Live);
                 continue;
@@ -130,5 +140,26 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_keeps_the_name_that_it_had() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = |name: &str| dir.path().join(name);
+        let make = |name| std::os::unix::fs::symlink("/dev/null", link(name)).unwrap();
+        let lasting = ["scsi-x", "wwn-x"].map(str::to_owned);
+        let named = async |before: &str| {
+            let before = link(before);
+            named(dir.path(), Path::new("/dev/null"), &lasting, &before).await
+        };
+        make("scsi-x");
+        assert_eq!(named("other").await.unwrap(), link("scsi-x"));
+        assert_eq!(named("wwn-x").await.unwrap(), link("scsi-x"), "never made");
+        let made = async {
+            tokio::time::sleep(NAMED / 2).await;
+            make("wwn-x");
+        };
+        let (found, ()) = tokio::join!(named("wwn-x"), made);
+        assert_eq!(found.unwrap(), link("wwn-x"));
     }
 }

@@ -234,7 +234,12 @@ impl Backend for LocalBackend {
         self.look(volume).await.map(drop)
     }
 
-    async fn pin(&self, volume: &HostVolume, scope: Scope) -> Result<Pinned, BackendError> {
+    async fn pin(
+        &self,
+        volume: &HostVolume,
+        scope: Scope,
+        _before: &Path,
+    ) -> Result<Pinned, BackendError> {
         let plan = &volume.plan;
         if plan.kind == SourceKind::Block && scope.config() {
             let device = blocking(plan, real).await?.path;

@@ -22,7 +22,7 @@ mod release;
 pub mod smb;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -176,11 +176,16 @@ pub trait Backend: Send + Sync {
 
     /// Keeps a path leading to the connected volume while the volume is plugged in by that path: the kernel gives the name of a removed
     /// block device to the next one, unless the removed device is held open. For a scope with the persistent configuration, returns a path
-    /// that still leads to the volume after a reboot of the host.
+    /// that still leads to the volume after a reboot of the host: `before`, the disk's present source, if that is such a path.
     ///
     /// # Errors
     /// `DEVICE_IDENTITY` if the path already leads to another device; `DISK_OPTION_INVALID` if no path suits the scope.
-    async fn pin(&self, volume: &HostVolume, scope: Scope) -> Result<Pinned, BackendError>;
+    async fn pin(
+        &self,
+        volume: &HostVolume,
+        scope: Scope,
+        before: &Path,
+    ) -> Result<Pinned, BackendError>;
 
     /// Makes this host see the size that the storage has given the connected volume, and gives it in bytes: the length of
     /// the file or device, whatever image is in it. A file is looked at anew; a block device's every path is read anew and

@@ -4,7 +4,7 @@
 //! disks that report its identity, and a removed disk leaves its name to the next disk.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use nix::errno::Errno;
@@ -466,7 +466,12 @@ impl Backend for SanBackend {
         self.pass("backend.inspect", Moment::Before).await
     }
 
-    async fn pin(&self, volume: &HostVolume, _scope: Scope) -> Result<Pinned, BackendError> {
+    async fn pin(
+        &self,
+        volume: &HostVolume,
+        _scope: Scope,
+        _before: &Path,
+    ) -> Result<Pinned, BackendError> {
         self.pass("backend.pin", Moment::Before).await?;
         if volume.sequence() != self.world.state().leads_to(volume.path()) {
             return Err(refused("another device has its name"));

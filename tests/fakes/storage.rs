@@ -1,6 +1,6 @@
 //! A backend whose mounts, and a journal whose file, are the world's.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use volattach::backend::{
@@ -413,7 +413,12 @@ impl Backend for FakeBackend {
             .map_or(Ok(()), |reason| Err(fail(reason)))
     }
 
-    async fn pin(&self, volume: &HostVolume, scope: Scope) -> Result<Pinned, BackendError> {
+    async fn pin(
+        &self,
+        volume: &HostVolume,
+        scope: Scope,
+        _before: &Path,
+    ) -> Result<Pinned, BackendError> {
         self.pass("backend.pin", Moment::Before).await?;
         if volume.sequence() != self.world.state().sequences.get(volume.path()).copied() {
             return Err(fail(Reason::DeviceIdentity));

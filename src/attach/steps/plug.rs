@@ -25,7 +25,9 @@ impl Inner {
         };
         let backend = self.parts.backends.get(&record.host.plan.protocol)?;
         let scope = forward.spec.options.scope;
-        let pinned = backend.pin(&record.host, scope).await?;
+        let pinned = backend
+            .pin(&record.host, scope, &record.disk.source)
+            .await?;
         let spec = forward.spec_at(&pinned.path);
         let as_looked_at = !forward.again
             && spec.path == forward.spec.path

@@ -336,10 +336,16 @@ impl Backend for IscsiBackend {
         mount::inspect(&self.workers, volume, None).await.map(drop)
     }
 
-    async fn pin(&self, volume: &HostVolume, scope: Scope) -> Result<Pinned, BackendError> {
+    async fn pin(
+        &self,
+        volume: &HostVolume,
+        scope: Scope,
+        before: &Path,
+    ) -> Result<Pinned, BackendError> {
         let called = volume_at(&paths_of(volume)?[0]);
         let lasting = volume.identity().map(lasting).unwrap_or_default();
-        device::pin(&self.workers, volume, scope, &lasting, called).await
+        let names = (&lasting[..], before);
+        device::pin(&self.workers, volume, scope, names, called).await
     }
 
     async fn extend(&self, volume: &HostVolume) -> Result<u64, BackendError> {

@@ -248,7 +248,10 @@ async fn whoever_uses_a_device_that_is_only_read_has_it_read_only() {
     for call in ["connect", "extend", "pin"] {
         let failed = match call {
             "connect" => backend.connect(&volume, &info, &NoOthers).await.map(drop),
-            "pin" => backend.pin(&volume, Scope::Live).await.map(drop),
+            "pin" => backend
+                .pin(&volume, Scope::Live, Path::new(""))
+                .await
+                .map(drop),
             _ => backend.extend(&volume).await.map(drop),
         };
         let reason = failed.unwrap_err().reason();
@@ -314,13 +317,19 @@ async fn a_name_that_leads_to_another_device_is_not_the_volume() {
     assert_eq!(backend.find(&volume).await.unwrap(), Presence::Absent);
     volume.found.protected = true;
     for failed in [
-        backend.pin(&volume, Scope::Live).await.map(drop),
+        backend
+            .pin(&volume, Scope::Live, Path::new(""))
+            .await
+            .map(drop),
         backend.extend(&volume).await.map(drop),
     ] {
         assert_eq!(failed.unwrap_err().reason(), Reason::DeviceIdentity);
     }
     volume.found.protected = false;
-    let failed = backend.pin(&volume, Scope::Live).await.map(drop);
+    let failed = backend
+        .pin(&volume, Scope::Live, Path::new(""))
+        .await
+        .map(drop);
     assert_eq!(failed.unwrap_err().reason(), Reason::DeviceIdentity);
 }
 
@@ -366,7 +375,11 @@ async fn a_persistent_configuration_takes_no_name_of_the_kernel() {
     for name in names {
         let volume = of_device(&name, Access::ReadWrite, Found::default());
         for scope in [Scope::Config, Scope::LiveAndConfig] {
-            let failed = backend.pin(&volume, scope).await.map(drop).unwrap_err();
+            let failed = backend
+                .pin(&volume, scope, Path::new(""))
+                .await
+                .map(drop)
+                .unwrap_err();
             assert_eq!(failed.reason(), Reason::DiskOptionInvalid, "{failed}");
         }
     }

@@ -319,13 +319,19 @@ impl Backend for NvmeBackend {
         inspected.map(drop)
     }
 
-    async fn pin(&self, volume: &HostVolume, scope: Scope) -> Result<Pinned, BackendError> {
+    async fn pin(
+        &self,
+        volume: &HostVolume,
+        scope: Scope,
+        before: &Path,
+    ) -> Result<Pinned, BackendError> {
         let nqn = nqn(target(&volume.plan)?)?;
         let called = Wanted::connected(nqn, volume.identity()).to_string();
         // udev's name (systemd, rules.d/60-persistent-storage.rules).
         let name = volume.identity().map(|wwid| format!("nvme-{wwid}"));
         let lasting: Vec<String> = name.into_iter().collect();
-        device::pin(&self.workers, volume, scope, &lasting, called).await
+        let names = (&lasting[..], before);
+        device::pin(&self.workers, volume, scope, names, called).await
     }
 
     async fn extend(&self, volume: &HostVolume) -> Result<u64, BackendError> {

@@ -360,7 +360,12 @@ impl Backend for SmbBackend {
         self.extend(volume).await.map(drop)
     }
 
-    async fn pin(&self, volume: &HostVolume, _scope: Scope) -> Result<Pinned, BackendError> {
+    async fn pin(
+        &self,
+        volume: &HostVolume,
+        _scope: Scope,
+        _before: &Path,
+    ) -> Result<Pinned, BackendError> {
         Ok(Pinned {
             path: volume.path().to_owned(),
             held: Box::new(()), // the mount stays, and the server decides which file has the name
