@@ -241,7 +241,13 @@ impl Backend for LocalBackend {
         _before: &Path,
     ) -> Result<Pinned, BackendError> {
         let plan = &volume.plan;
-        if plan.kind == SourceKind::Block && scope.config() {
+        if plan.kind == SourceKind::File {
+            return Ok(Pinned {
+                path: plan.path.clone(),
+                held: Box::new(()), // root alone can rename files here
+            });
+        }
+        if scope.config() {
             let device = blocking(plan, real).await?.path;
             if !node::lasts(&plan.path, &device) {
                 return Err(BackendError::NoLastingName {
@@ -258,7 +264,7 @@ impl Backend for LocalBackend {
             Some(sequence) => block::hold(&plan.path, sequence)
                 .map(Some)
                 .map_err(|(step, errno)| failure(&its, step, errno)),
-            None => Ok(None), // a file, or a kernel that does not number its devices
+            None => Ok(None), // the kernel does not number its devices
         };
         let held = blocking(plan, hold).await?;
         Ok(Pinned {

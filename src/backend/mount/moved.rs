@@ -64,8 +64,11 @@ impl Addresses {
         shown(&table, &mount.target)
     }
 
-    /// Notes whether a mount is served from another address than the one asked.
+    /// Notes whether a mount is served from another address than the one asked; an address that stands for a server does not move.
     pub(super) fn note(&self, mount: &MountPlan, asked: IpAddr) {
+        if name(mount).is_none() {
+            return;
+        }
         let mut redirected = self
             .redirected
             .lock()
