@@ -26,7 +26,8 @@ pub(super) async fn pin(
     workers: &Workers,
     volume: &HostVolume,
     scope: Scope,
-    (lasting, before): (&[String], &Path),
+    lasting: &[String],
+    before: &Path,
     called: String,
 ) -> Result<Pinned, BackendError> {
     let path = match scope.config() {
@@ -128,8 +129,8 @@ mod tests {
         });
         for scope in [Scope::Live, Scope::Config, Scope::LiveAndConfig] {
             let lasting = ["scsi-x".to_owned()];
-            let names = (&lasting[..], Path::new(""));
-            let pinned = pin(&workers, &volume, scope, names, "x".to_owned()).await;
+            let (before, called) = (Path::new(""), "x".to_owned());
+            let pinned = pin(&workers, &volume, scope, &lasting, before, called).await;
             let Err(error) = pinned else {
                 assert_eq!(scope, Scope::Live);
                 continue;

@@ -150,3 +150,41 @@ impl HostVolume {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A survey after a reboot: the numbers are new, and the device must be made read-only again.
+    #[test]
+    fn a_survey_renews_the_numbers_of_the_same_device_alone() {
+        let device = |number, boot: &str, identity: &str| LocalDevice {
+            number,
+            sequence: Some(number),
+            boot: Some(boot.to_owned()),
+            identity: Some(Wwid::as_spelled(identity.to_owned())),
+            connected: false,
+        };
+        let was = Found {
+            local: Some(LocalDevice {
+                connected: true,
+                ..device(1, "a", "LVM-x")
+            }),
+            ..Found::default()
+        };
+        for (identity, renewed) in [("LVM-x", true), ("LVM-y", false)] {
+            let now = Found {
+                local: Some(device(2, "b", identity)),
+                others: Some(vec!["p".to_owned()]),
+                protected: true,
+                ..Found::default()
+            };
+            let mut found = was.clone();
+            found.renew(&now);
+            let local = found.local.unwrap();
+            assert_eq!((local.number == 2, found.protected), (renewed, renewed));
+            assert!(local.connected);
+            assert_eq!(found.others, None, "nobody looked at the first attach");
+        }
+    }
+}

@@ -344,8 +344,7 @@ impl Backend for IscsiBackend {
     ) -> Result<Pinned, BackendError> {
         let called = volume_at(&paths_of(volume)?[0]);
         let lasting = volume.identity().map(lasting).unwrap_or_default();
-        let names = (&lasting[..], before);
-        device::pin(&self.workers, volume, scope, names, called).await
+        device::pin(&self.workers, volume, scope, &lasting, before, called).await
     }
 
     async fn extend(&self, volume: &HostVolume) -> Result<u64, BackendError> {

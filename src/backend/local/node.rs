@@ -200,6 +200,18 @@ mod tests {
     }
 
     #[test]
+    fn a_device_of_another_boot_has_no_path() {
+        let device = LocalDevice {
+            number: 7,
+            sequence: None,
+            boot: Some("another".to_owned()),
+            identity: None,
+            connected: true,
+        };
+        assert_eq!(path(&device), Err(Errno::ESTALE));
+    }
+
+    #[test]
     fn not_every_link_lasts() {
         let lasts = |name: &str, device: &str| super::lasts(Path::new(name), Path::new(device));
         for (name, device) in [

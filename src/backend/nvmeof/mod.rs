@@ -330,8 +330,7 @@ impl Backend for NvmeBackend {
         // udev's name (systemd, rules.d/60-persistent-storage.rules).
         let name = volume.identity().map(|wwid| format!("nvme-{wwid}"));
         let lasting: Vec<String> = name.into_iter().collect();
-        let names = (&lasting[..], before);
-        device::pin(&self.workers, volume, scope, names, called).await
+        device::pin(&self.workers, volume, scope, &lasting, before, called).await
     }
 
     async fn extend(&self, volume: &HostVolume) -> Result<u64, BackendError> {
