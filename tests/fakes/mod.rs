@@ -22,7 +22,7 @@ use tokio::sync::broadcast;
 use uuid::Uuid;
 use volattach::admission::{Admission, Admitted, Object};
 use volattach::attach::{AttachRequest, ConnectRequest, EndRequest, Engine, Parts};
-use volattach::backend::{Backend, Backends, Presence};
+use volattach::backend::{Backend, Backends, Presence, Release};
 use volattach::connection::{
     Chap, Common, ConnectionInfo, IscsiPath, IscsiVolume, LocalVolume, NfsVolume, NvmeVolume,
     Protocol, SmbCredentials, SmbVolume,
@@ -68,6 +68,8 @@ pub struct State {
     pub last_sequence: u64,
     /// The block devices that somebody holds open: their names go to no other device.
     pub open: Vec<PathBuf>,
+    /// How connections were released, the last one last.
+    pub releases: Vec<Release>,
     /// udev's names for block devices.
     pub links: BTreeMap<PathBuf, PathBuf>,
     /// The domain's disks, by alias.
@@ -204,6 +206,7 @@ impl World {
                 first_device: 0,
                 last_sequence: 0,
                 open: Vec::new(),
+                releases: Vec::new(),
                 links: BTreeMap::new(),
                 disks: BTreeMap::new(),
                 config: BTreeMap::new(),

@@ -358,6 +358,7 @@ impl Backend for FakeBackend {
                 _ => format!("/dev/nvme0n{number}").into(),
             };
             let sequence = Some(self.world.state().sequence(&path));
+            found.protected = plan.access.is_read_only();
             found.device = Some(Device {
                 path,
                 identity,
@@ -446,6 +447,7 @@ impl Backend for FakeBackend {
 
     async fn disconnect(&self, volume: &HostVolume, how: &Release) -> Result<(), BackendError> {
         let plan = &volume.plan;
+        self.world.state().releases.push(how.clone());
         let own = plan.claims.iter().filter(|claim| !how.held.contains(claim));
         let own: Vec<String> = own.map(ToString::to_string).collect();
         if own.is_empty() && !plan.claims.is_empty() {

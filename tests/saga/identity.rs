@@ -570,3 +570,21 @@ async fn a_repeat_gets_no_other_volume_than_the_first_call() {
         nothing_left(&world);
     }
 }
+
+/// A device that two attachments read is made writable by the second to go, and one beside a reader of another volume at once.
+#[tokio::test]
+async fn the_last_reader_of_a_device_makes_it_writable() {
+    let world = World::new();
+    let engine = world.engine();
+    for (id, volume) in [("c1", "v1"), ("c2", "v1"), ("c3", "v2")] {
+        let mut request = connect(id, volume, nvme(volume));
+        request.access = Some(Access::ReadOnly);
+        engine.connect(by_root(request)).await.unwrap();
+    }
+    for (id, keeps_read_only) in [("c1", true), ("c2", false), ("c3", false)] {
+        engine.disconnect(by_root(end(id))).await.unwrap();
+        let last = world.state().releases.last().cloned().unwrap();
+        assert_eq!(last.keeps_read_only, keeps_read_only, "{id}");
+    }
+    nothing_left(&world);
+}
