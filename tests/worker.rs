@@ -4,6 +4,7 @@
 
 mod skip;
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -13,8 +14,8 @@ use nix::sched::{CloneFlags, unshare};
 use volattach::sys::beneath::{FileKind, Found};
 use volattach::sys::mountinfo::Mounts;
 use volattach::sys::worker::{
-    FlushJob, HoldJob, InspectJob, Job, MountJob, NamespaceJob, Reply, RunAs, ScanJob, SysfsJob,
-    WorkerError, Workers,
+    FlushJob, HoldJob, InspectJob, Job, MountJob, NamespaceJob, ProtectJob, Reply, RunAs, ScanJob,
+    SysfsJob, WorkerError, Workers,
 };
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -215,6 +216,7 @@ async fn no_job_is_killed_by_its_own_filter() {
     std::fs::write(&file, b"0123456789").unwrap();
     let sysfs = |path: &str, value: &str| SysfsJob {
         path: path.into(),
+        directory: None,
         value: value.into(),
     };
     let scan = |path: &str, value: &str, unit: &str, read_only| {
@@ -242,6 +244,20 @@ async fn no_job_is_killed_by_its_own_filter() {
             shared,
         })
     };
+    let protect = |device: &Path, sequence| {
+        Job::Protect(ProtectJob {
+            device: device.to_owned(),
+            sequence,
+            read_only: true,
+        })
+    };
+    let parameters = std::fs::metadata(Path::new(kernels).parent().unwrap()).unwrap();
+    let within = |directory| {
+        Job::WriteSysfs(SysfsJob {
+            directory: Some(directory),
+            ..sysfs(kernels, same)
+        })
+    };
     let jobs = [
         ("identify", Job::Identify(null()), Some(Errno::ENOTTY)),
         (
@@ -249,15 +265,11 @@ async fn no_job_is_killed_by_its_own_filter() {
             Job::Identify("/nonexistent".into()),
             Some(Errno::ENOENT),
         ),
+        ("protect", protect(&file, None), Some(Errno::ENOTTY)),
         (
-            "protect",
-            Job::SetReadOnly(file.clone()),
-            Some(Errno::ENOTTY),
-        ),
-        (
-            "open up",
-            Job::SetWritable(file.clone()),
-            Some(Errno::ENOTTY),
+            "protect another",
+            protect(&null(), Some(1)),
+            Some(Errno::ESTALE),
         ),
         ("flush", flush(false), Some(Errno::ENOTTY)),
         ("flush a part", flush(true), Some(Errno::ENOTTY)),
@@ -273,6 +285,16 @@ async fn no_job_is_killed_by_its_own_filter() {
             "write",
             Job::WriteSysfs(sysfs(kernels, same)),
             (!root).then_some(Errno::EACCES),
+        ),
+        (
+            "write to that one",
+            within(parameters.ino()),
+            (!root).then_some(Errno::EACCES),
+        ),
+        (
+            "write to another",
+            within(parameters.ino() + 1),
+            Some(Errno::ESTALE),
         ),
         (
             "elsewhere",

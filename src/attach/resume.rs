@@ -7,6 +7,7 @@ use super::engine::Engine;
 use super::inner::Inner;
 use super::saga::{lost, told};
 use super::steps::Why;
+use crate::host;
 use crate::journal::{Direction, Record};
 use crate::libvirt::DeviceGone;
 use crate::model::AttachmentId;
@@ -45,13 +46,18 @@ impl Engine {
         Ok(records.into_iter().map(|record| record.id).collect())
     }
 
-    /// Tells the backends what connections there are in the journal. To be called before anything else.
+    /// Tells the backends which connections the last daemon's journal has, without what the kernel numbered in another boot. To be called
+    /// before anything else.
     ///
     /// # Errors
     /// Where the journal fails.
     pub async fn recall(&self) -> Result<(), Error> {
         let parts = &self.0.parts;
-        for record in parts.journal.all().await? {
+        let boot = host::boot();
+        for mut record in parts.journal.all().await? {
+            if boot.as_ref().is_some_and(|boot| record.host.enter(boot)) {
+                parts.journal.put_soon(&record).await?;
+            }
             // A backend that this build has no more is told of by whoever needs it.
             if let Ok(backend) = parts.backends.get(&record.host.plan.protocol) {
                 backend.recall(&record.host);

@@ -18,6 +18,7 @@ pub mod local;
 mod mount;
 pub mod nfs;
 pub mod nvmeof;
+mod protect;
 mod release;
 pub mod smb;
 

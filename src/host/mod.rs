@@ -52,6 +52,13 @@ pub struct Connector {
     pub nvme_native_multipath: bool,
 }
 
+/// This boot of the host, for findings that are void in the next (proc_sys_kernel(5), `random/boot_id`). `None`: /proc is not readable.
+#[must_use]
+pub fn boot() -> Option<String> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(text.trim().to_owned())
+}
+
 /// This host, or a directory that looks like one.
 #[derive(Debug)]
 pub struct Host {

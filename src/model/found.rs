@@ -68,9 +68,14 @@ pub struct Found {
     /// Paths to the volume, if the plan's only portal reported more.
     #[serde(default)]
     pub paths: Vec<TargetPath>,
-    /// Portals with connections that volattach had not made before this attachment connected: those connections stay. `None`: not surveyed.
+    /// Boot of this host (`/proc/sys/kernel/random/boot_id`) in which the kernel's numbers below, and those of the device, are valid.
+    /// `None`: an earlier build attached the volume.
     #[serde(default)]
-    pub others: Option<Vec<String>>,
+    pub boot: Option<String>,
+    /// NVMe controllers, by inode number in sysfs, that existed before this attachment connected and that volattach had not made: those
+    /// controllers stay.
+    #[serde(default)]
+    pub controllers_of_others: Vec<u64>,
     /// Disks, by sequence number, that existed at the volume's paths before this attachment connected and that volattach had not made:
     /// those disks stay.
     #[serde(default)]
@@ -79,7 +84,8 @@ pub struct Found {
     /// already mounted with an unknown login.
     #[serde(default)]
     pub login: Option<String>,
-    /// Whether the block device is read-only only because of attachments, and becomes writable again after the last of them.
+    /// Whether the block device is read-only, or about to be, only because of attachments, and becomes writable again after the last of
+    /// them.
     #[serde(default)]
     pub protected: bool,
     /// Block device of a local volume. `None`: the volume is a file, or an earlier build attached it.
@@ -88,10 +94,11 @@ pub struct Found {
 }
 
 impl Found {
-    /// Takes over from a new survey of a connected volume the connections and disks of others, and the numbers of the same local device,
+    /// Takes over from a new survey of a connected volume the controllers and disks of others, and the numbers of the same local device,
     /// which a reboot changes.
     pub fn renew(&mut self, now: &Self) {
-        self.others = self.others.take().and(now.others.clone());
+        self.controllers_of_others
+            .clone_from(&now.controllers_of_others);
         self.disks_of_others.clone_from(&now.disks_of_others);
         if let (Some(local), Some(now_local)) = (&mut self.local, &now.local)
             && local.is_same(now_local)
@@ -125,6 +132,25 @@ impl From<HostPlan> for HostVolume {
 }
 
 impl HostVolume {
+    /// Forgets the kernel's names and numbers from another boot of this host, which belong to other devices in this one, and what was done to
+    /// devices there. Returns whether the findings changed. Findings of an earlier build count as those of this boot.
+    pub fn enter(&mut self, boot: &str) -> bool {
+        let found = &mut self.found;
+        match found.boot.replace(boot.to_owned()) {
+            Some(before) if before == boot => return false,
+            None => return true,
+            Some(_) => {}
+        }
+        found.controllers_of_others.clear();
+        found.disks_of_others.clear();
+        found.protected = false;
+        if let Some(device) = &mut found.device {
+            device.path.clone_from(&self.plan.path);
+            device.sequence = None;
+        }
+        true
+    }
+
     /// Path of the volume, once connected.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -175,7 +201,7 @@ mod tests {
         for (identity, renewed) in [("LVM-x", true), ("LVM-y", false)] {
             let now = Found {
                 local: Some(device(2, "b", identity)),
-                others: Some(vec!["p".to_owned()]),
+                controllers_of_others: vec![3],
                 protected: true,
                 ..Found::default()
             };
@@ -184,7 +210,7 @@ mod tests {
             let local = found.local.unwrap();
             assert_eq!((local.number == 2, found.protected), (renewed, renewed));
             assert!(local.connected);
-            assert_eq!(found.others, None, "nobody looked at the first attach");
+            assert_eq!(found.controllers_of_others, [3]);
         }
     }
 }

@@ -44,12 +44,17 @@ pub fn hold(device: &Path, number: u64) -> Result<File, Failed> {
     }
 }
 
-/// Makes the block device read-only for later opens, or writable again (BLKROSET).
+/// Makes the block device with that name and that number read-only for later opens, or writable again (BLKROSET). `None`: any device of that
+/// name.
 ///
 /// # Errors
-/// open(2)'s and ioctl(2)'s.
-pub fn set_read_only(device: &Path, read_only: bool) -> Result<(), Failed> {
-    protect(&open(device, 0)?, read_only)
+/// As [`hold`]'s, and ioctl(2)'s.
+pub fn set_read_only(device: &Path, number: Option<u64>, read_only: bool) -> Result<(), Failed> {
+    let file = match number {
+        Some(number) => hold(device, number)?,
+        None => open(device, 0)?,
+    };
+    protect(&file, read_only)
 }
 
 pub(super) fn protect(file: &File, read_only: bool) -> Result<(), Failed> {
@@ -116,7 +121,9 @@ mod tests {
             flush(Path::new("/dev/absent"), false),
             Err(("open the device", Errno::ENOENT))
         );
-        assert!(set_read_only(null, true).is_err());
+        assert!(set_read_only(null, None, true).is_err());
+        let (_, errno) = set_read_only(null, Some(1), true).unwrap_err();
+        assert_eq!(errno, Errno::ESTALE);
         let (_, errno) = hold(null, 1).unwrap_err();
         assert_eq!(errno, Errno::ESTALE);
     }

@@ -269,6 +269,16 @@ impl World {
             .collect()
     }
 
+    /// Changes what the journal has on disk of an attachment.
+    pub fn change(&self, id: &str, change: impl FnOnce(&mut Record)) {
+        let mut state = self.state();
+        state.sync();
+        let bytes = state.records.get_mut(id).unwrap();
+        let mut record = serde_json::from_slice(bytes).unwrap();
+        change(&mut record);
+        *bytes = serde_json::to_vec(&record).unwrap();
+    }
+
     /// Holds a device open until the returned guard is dropped.
     pub fn open(&self, device: &Path) -> Open {
         self.state().open.push(device.to_owned());

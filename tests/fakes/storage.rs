@@ -366,8 +366,8 @@ impl Backend for FakeBackend {
             });
         }
         Ok(Connected {
+            inspected: self.protocol == "iscsi" && !found.protected,
             found,
-            inspected: self.protocol == "iscsi",
         })
     }
 
@@ -401,6 +401,14 @@ impl Backend for FakeBackend {
         }
         assert_eq!(self.there(volume), Presence::Present, "not mounted");
         let mut state = self.world.state();
+        let durable = |bytes: &Vec<u8>| {
+            let record: Record = serde_json::from_slice(bytes).unwrap();
+            record.host == *volume
+        };
+        assert!(
+            !volume.found.protected || state.records.values().any(durable),
+            "made read-only, and the journal does not say so yet"
+        );
         let mut claims = volume.plan.claims.iter().map(ToString::to_string);
         if claims.any(|claim| state.stale.contains(&claim)) {
             return Err(BackendError::ServerLost {

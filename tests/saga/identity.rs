@@ -588,3 +588,46 @@ async fn the_last_reader_of_a_device_makes_it_writable() {
     }
     nothing_left(&world);
 }
+
+/// The host boots, and the kernel numbers its devices anew: what the journal has of another boot names none of them.
+#[tokio::test]
+async fn numbers_of_another_boot_name_nothing() {
+    let world = World::new();
+    let mut request = connect("c1", "v1", nvme("v1"));
+    request.access = Some(Access::ReadOnly);
+    world
+        .engine()
+        .connect(by_root(request.clone()))
+        .await
+        .unwrap();
+    let here = || world.records().remove(0).host;
+    let (this, connected) = (here().found.boot.unwrap(), here());
+    for boot in [Some(this.clone()), None] {
+        world.change("c1", |record| record.host.found.boot = boot);
+        world.engine().recall().await.unwrap();
+        assert_eq!(here(), connected, "the same boot");
+    }
+    world.change("c1", |record| {
+        let found = &mut record.host.found;
+        found.boot = Some("another".to_owned());
+        found.controllers_of_others = vec![7];
+        found.disks_of_others = vec![7];
+    });
+    let engine = world.engine();
+    engine.recall().await.unwrap();
+    let found = here().found;
+    let device = found.device.unwrap();
+    assert_eq!(device.identity, *connected.identity().unwrap());
+    assert_eq!((device.path, device.sequence), (connected.plan.path, None));
+    assert_eq!(found.boot, Some(this));
+    assert!(found.controllers_of_others.is_empty() && found.disks_of_others.is_empty());
+    // Nobody keeps the device read-only by a record of another boot.
+    request.id = id("c2");
+    engine.connect(by_root(request)).await.unwrap();
+    for id in ["c2", "c1"] {
+        engine.disconnect(by_root(end(id))).await.unwrap();
+        let last = world.state().releases.last().cloned().unwrap();
+        assert!(!last.keeps_read_only, "{id}");
+    }
+    nothing_left(&world);
+}

@@ -4,10 +4,11 @@ use super::Forward;
 use crate::attach::Error;
 use crate::attach::inner::Inner;
 use crate::attach::owners::Taking;
-use crate::backend::{BackendError, Presence, Release};
+use crate::backend::{Backend, BackendError, Presence, Release};
+use crate::host;
 use crate::journal::{Record, Step};
 use crate::libvirt::{DomainView, plan_disk};
-use crate::model::{Claim, Found, HostVolume, Wwid};
+use crate::model::{Claim, Found, HostPlan, HostVolume, Wwid};
 
 impl Inner {
     /// Connects; returns whether the volume was inspected too.
@@ -17,10 +18,7 @@ impl Inner {
         forward: &Forward,
     ) -> Result<bool, Error> {
         let backend = self.parts.backends.get(&record.host.plan.protocol)?;
-        let mut volume = HostVolume {
-            plan: forward.host.clone(),
-            found: backend.survey(&forward.host).await?,
-        };
+        let mut volume = survey(backend.as_ref(), forward.host.clone()).await?;
         if forward.again {
             is_still(&record.host, &volume.found)?;
             // The rest of the record describes the connection that may have to be taken down.
@@ -43,7 +41,10 @@ impl Inner {
                     plan: volume.plan,
                     found: connected.found,
                 };
-                if taken.is_some() {
+                if record.host.found.protected {
+                    // Once the device is read-only, the journal alone tells the next daemon that the device was writable.
+                    self.put(record).await?;
+                } else if taken.is_some() {
                     // Journal the identity before its lock is released: the next volume that asks for this identity must find it.
                     self.parts.journal.put_soon(record).await?;
                 }
@@ -63,10 +64,7 @@ impl Inner {
                 false => None,
             };
             let plan = beside.ok_or(broken)?;
-            volume = HostVolume {
-                found: backend.survey(&plan).await?,
-                plan,
-            };
+            volume = survey(backend.as_ref(), plan).await?;
             record.host = volume.clone();
             besides.extend(self.lock(record, Step::Connect).await);
             self.put(record).await?;
@@ -114,6 +112,15 @@ impl Inner {
         let backend = self.parts.backends.get(&record.host.plan.protocol)?;
         Ok(backend.disconnect(&record.host, &how).await?)
     }
+}
+
+/// Looks at what exists before a connect.
+async fn survey(backend: &dyn Backend, plan: HostPlan) -> Result<HostVolume, BackendError> {
+    let found = Found {
+        boot: host::boot(),
+        ..backend.survey(&plan).await?
+    };
+    Ok(HostVolume { plan, found })
 }
 
 /// Refuses a device other than the attachment had: the volume is another one now, or was another one then.

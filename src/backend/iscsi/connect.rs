@@ -8,11 +8,10 @@ use tokio::time::Instant;
 use super::disk::{Live, agree};
 use super::login::POLL;
 use super::verdict::Identity;
-use super::{DEVICE, IscsiBackend, PROTOCOL, multipathd, node, target_of, volume_at};
-use crate::backend::{BackendError, Connected, Owners, mount};
+use super::{IscsiBackend, PROTOCOL, multipathd, node, target_of, volume_at};
+use crate::backend::{BackendError, Connected, Owners};
 use crate::connection::IscsiVolume;
-use crate::model::{Access, Device, Found, HostPlan, HostVolume, TargetPath, Wwid};
-use crate::sys::worker::Job;
+use crate::model::{Access, Device, Found, HostVolume, TargetPath, Wwid};
 
 /// How often multipathd is asked for a map that it does not make: it may not know the paths yet.
 const MAP: Duration = Duration::from_millis(500);
@@ -119,28 +118,24 @@ impl IscsiBackend {
         })
     }
 
-    /// Makes the device read-only for a read-only attachment. No writer uses an existing device: its identity belongs to one volume, and a
-    /// volume that is written cannot be attached read-only.
-    pub(super) async fn protect(&self, plan: &HostPlan, block: &str) -> Result<(), BackendError> {
+    /// Returns whether the device is read-only, or is to be made so, only because of attachments. No writer uses an existing device: its
+    /// identity belongs to one volume, and a volume that is written cannot be attached read-only.
+    pub(super) fn protection(
+        &self,
+        device: &Device,
+        block: &str,
+        access: Access,
+    ) -> Result<bool, BackendError> {
         let read_only = self.sysfs().read_only(block);
-        if plan.access == Access::ReadWrite {
-            return match read_only {
-                false => Ok(()),
-                true => Err(BackendError::DeviceBusy {
-                    device: format!("/dev/{block}"),
-                    why: "it is read-only, for another attachment on this host or because its storage exports it so: detach that one, or \
-                          have the storage let this host write"
-                        .to_owned(),
-                }),
-            };
+        if read_only && !access.is_read_only() {
+            return Err(BackendError::DeviceBusy {
+                device: device.path.display().to_string(),
+                why: "it is read-only, for another attachment on this host or because its storage exports it so: detach that one, or \
+                      have the storage let this host write"
+                    .to_owned(),
+            });
         }
-        if read_only {
-            return Ok(());
-        }
-        let set = self.workers.run(Job::SetReadOnly(node(block)), DEVICE);
-        set.await
-            .map(drop)
-            .map_err(mount::host(|| format!("make /dev/{block} read-only")))
+        Ok(self.protected.is_due(device, access, read_only))
     }
 
     /// Logs in by every path and makes one device of what there is; what fails leaves nothing new.
@@ -201,19 +196,20 @@ impl IscsiBackend {
             true => self.map(path, live, &wwid).await?,
             false => (first.block.clone(), first.told.clone(), first.old),
         };
-        self.protect(&volume.plan, &block).await?;
         let device = Device {
             path: node(&block),
             identity: wwid,
             sequence: told.sequence,
         };
+        let protected = self.protection(&device, &block, volume.plan.access)?;
         Ok(Connected {
             found: Found {
                 device: Some(device),
+                protected,
                 ..volume.found.clone()
             },
             // A disk that is new was opened as it is to be used; raw, its bytes are not looked at.
-            inspected: !several && !old,
+            inspected: !several && !old && !protected,
         })
     }
 }

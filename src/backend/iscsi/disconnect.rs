@@ -223,6 +223,7 @@ impl IscsiBackend {
         let delete = || {
             Job::WriteSysfs(SysfsJob {
                 path: unit.dir.join("delete"),
+                directory: Some(unit.id),
                 value: "1".to_owned(),
             })
         };

@@ -11,7 +11,7 @@ use super::verdict::{Identity, heard, some, still};
 use super::{DEVICE, IscsiBackend, PROTOCOL, by_path, node, volume_at};
 use crate::backend::{BackendError, Owners};
 use crate::connection::IscsiVolume;
-use crate::model::{Access, TargetPath, Wwid};
+use crate::model::{Access, HostVolume, TargetPath, Wwid};
 use crate::sys::worker::{Job, Reply, ScanJob, SysfsJob};
 
 /// How often the LUN is scanned for while it does not appear: the storage may map it a moment later.
@@ -130,6 +130,7 @@ impl IscsiBackend {
             let job = ScanJob {
                 scan: SysfsJob {
                     path: self.sysfs().scan_file(session),
+                    directory: None, // the kernel never reuses the number of a SCSI host
                     value: format!("- - {lun}"),
                 },
                 unit: session.unit_dir(lun),
@@ -155,6 +156,22 @@ impl IscsiBackend {
                 _ => return Err(BackendError::not_mine(PROTOCOL, "another job's reply")),
             }
         }
+    }
+
+    /// Whether the volume's device still is one of these disks, or the map over them. Another disk may have the name by now.
+    pub(super) fn is_there(&self, volume: &HostVolume, units: &[(TargetPath, Unit)]) -> bool {
+        let Some(device) = &volume.found.device else {
+            return false;
+        };
+        let is_it = |block: &String| {
+            let sequence = self.sysfs().sequence(block);
+            node(block) == device.path && (device.sequence.is_none() || sequence == device.sequence)
+        };
+        let map = self.sysfs().map(&device.identity).map(|map| map.block);
+        units
+            .iter()
+            .filter(|(_, unit)| unit.identity_at_scan().as_ref() == Some(&device.identity))
+            .any(|(_, unit)| unit.block.iter().chain(&map).any(is_it))
     }
 
     /// Asks a disk or a map who it is.

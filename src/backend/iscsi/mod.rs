@@ -35,7 +35,7 @@ use futures::future::join_all;
 
 use super::{
     Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release, Setting,
-    device, file, mount,
+    device, file, mount, protect::Protected,
 };
 use crate::config;
 use crate::connection::{Discovery, IscsiVolume, Protocol};
@@ -65,6 +65,7 @@ pub struct IscsiBackend {
     workers: Workers,
     seen: Arc<FirstSeen>,
     own: Arc<Own>,
+    protected: Arc<Protected>,
     late: Arc<Late>,
 }
 
@@ -77,6 +78,7 @@ impl IscsiBackend {
             workers,
             seen: Arc::default(),
             own: Arc::default(),
+            protected: Arc::default(),
             late: Arc::default(),
         }
     }
@@ -254,6 +256,10 @@ impl Backend for IscsiBackend {
     }
 
     fn recall(&self, volume: &HostVolume) {
+        let found = &volume.found;
+        if let Some(device) = found.device.as_ref().filter(|_| found.protected) {
+            self.protected.note(device);
+        }
         if let Ok(paths) = paths_of(volume) {
             let paths = paths.iter().cloned().chain(self.elsewhere(paths));
             for (_, unit) in paths.filter_map(|path| self.at(path)) {
@@ -270,20 +276,7 @@ impl Backend for IscsiBackend {
 
     async fn find(&self, volume: &HostVolume) -> Result<Presence, BackendError> {
         let units = self.units(paths_of(volume)?, volume.identity());
-        // Another disk may have the name by now.
-        let present = volume.found.device.as_ref().is_some_and(|device| {
-            let wanted = |block: &String| {
-                let sequence = self.sysfs().sequence(block);
-                node(block) == device.path
-                    && (device.sequence.is_none() || sequence == device.sequence)
-            };
-            let map = self.sysfs().map(&device.identity).map(|map| map.block);
-            units
-                .iter()
-                .filter(|(_, unit)| unit.identity_at_scan().as_ref() == Some(&device.identity))
-                .any(|(_, unit)| unit.block.iter().chain(&map).any(wanted))
-        });
-        Ok(match (present, units.is_empty()) {
+        Ok(match (self.is_there(volume, &units), units.is_empty()) {
             (true, _) => Presence::Present,
             (false, false) => Presence::Partial,
             (false, true) => Presence::Absent,
@@ -333,6 +326,10 @@ impl Backend for IscsiBackend {
     }
 
     async fn inspect(&self, volume: &HostVolume) -> Result<(), BackendError> {
+        let found = &volume.found;
+        if let Some(device) = found.device.as_ref().filter(|_| found.protected) {
+            self.protected.set(&self.workers, device).await?;
+        }
         mount::inspect(&self.workers, volume, None).await.map(drop)
     }
 
@@ -351,15 +348,16 @@ impl Backend for IscsiBackend {
         let (paths, identity) = (paths_of(volume)?, volume.identity());
         let disks = self.units(paths, identity).into_iter();
         let disks: Vec<_> = disks
-            .filter_map(|(path, unit)| Some((path, unit.dir, unit.block?)))
+            .filter_map(|(path, unit)| Some((path, unit.block.clone()?, unit)))
             .collect();
         // All of them before the kernel reads any anew: else it would take the other volume's identity for the disk's own.
-        for (path, _, block) in &disks {
+        for (path, block, _) in &disks {
             self.verify(identity, path, block).await?;
         }
-        for (path, dir, block) in &disks {
+        for (path, block, unit) in &disks {
             let rescan = SysfsJob {
-                path: dir.join("rescan"),
+                path: unit.dir.join("rescan"),
+                directory: Some(unit.id),
                 value: "1".to_owned(),
             };
             self.workers
@@ -381,12 +379,21 @@ impl Backend for IscsiBackend {
     }
 
     async fn disconnect(&self, volume: &HostVolume, how: &Release) -> Result<(), BackendError> {
-        let mut own = paths_of(volume)?.to_vec();
+        let paths = paths_of(volume)?;
+        let mut own = paths.to_vec();
         own.retain(|path| !how.held.contains(&lun(path)));
         match own.is_empty() {
-            true => self.remove_pathless(volume.identity()).await,
-            false => self.take_down(&own, volume, how.force).await,
+            true => self.remove_pathless(volume.identity()).await?,
+            false => self.take_down(&own, volume, how.force).await?,
         }
+        let found = &volume.found;
+        if let Some(device) = found.device.as_ref().filter(|_| found.protected)
+            && !how.keeps_read_only
+            && self.is_there(volume, &self.units(paths, volume.identity()))
+        {
+            self.protected.unset(&self.workers, device).await?;
+        }
+        Ok(())
     }
 }
 

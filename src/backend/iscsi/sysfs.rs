@@ -4,6 +4,7 @@
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
@@ -37,6 +38,8 @@ pub(super) struct Session {
 pub(super) struct Unit {
     /// Its directory, named host:channel:target:LUN.
     pub(super) dir: PathBuf,
+    /// Inode number of the directory; the kernel reuses the name (see [`crate::sys::worker::SysfsJob::directory`]).
+    pub(super) id: u64,
     /// Its block device's name, such as `sdb`; none while the kernel still looks at it.
     pub(super) block: Option<String>,
 }
@@ -208,9 +211,12 @@ impl Session {
                 list(&dir).into_iter().map(move |name| dir.join(name))
             })
             .filter(|dir| lun(dir).is_some())
-            .map(|dir| Unit {
-                block: list(&dir.join("block")).into_iter().next(),
-                dir,
+            .filter_map(|dir| {
+                Some(Unit {
+                    id: fs::metadata(&dir).ok()?.ino(),
+                    block: list(&dir.join("block")).into_iter().next(),
+                    dir,
+                })
             })
             .collect()
     }
@@ -245,7 +251,7 @@ impl Unit {
     }
 
     pub(super) fn is_there(&self) -> bool {
-        self.dir.exists()
+        fs::metadata(&self.dir).is_ok_and(|it| it.ino() == self.id)
     }
 }
 

@@ -49,6 +49,7 @@ fn backend(sys: &Path) -> IscsiBackend {
         workers: Workers::from_executable(PathBuf::new()),
         seen: Arc::default(),
         own: Arc::default(),
+        protected: Arc::default(),
         late: Arc::default(),
     }
 }

@@ -10,11 +10,11 @@ use std::path::{Component, Path, PathBuf};
 use nix::errno::Errno;
 use nix::libc::{major, minor};
 
+use crate::host;
 use crate::model::{LocalDevice, Wwid};
 
 /// The kernel's directory of block devices by number.
 const BY_NUMBER: &str = "/sys/dev/block";
-const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 const DISKS: &str = "/dev/disk";
 
 /// The block device that the name leads to now, if any.
@@ -37,7 +37,7 @@ fn read(by_number: &Path, number: u64) -> LocalDevice {
     LocalDevice {
         number,
         sequence: sequence.and_then(|text| text.parse().ok()),
-        boot: text(Path::new(BOOT)),
+        boot: host::boot(),
         identity: identity(&directory),
         connected: false,
     }
@@ -73,7 +73,7 @@ fn identity(directory: &Path) -> Option<Wwid> {
 
 /// The kernel's own name of a device in /dev.
 pub(super) fn path(device: &LocalDevice) -> Result<PathBuf, Errno> {
-    if device.boot != text(Path::new(BOOT)) {
+    if device.boot != host::boot() {
         return Err(Errno::ESTALE); // its number is another device's by now
     }
     let file = format!("{BY_NUMBER}/{}/uevent", name(device.number));

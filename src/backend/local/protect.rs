@@ -83,16 +83,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn set(device: &LocalDevice, volume: &HostVolume, read_only: bool) -> Result<(), BackendError> {
     let set = || {
         let path = node::path(device).map_err(|errno| ("find the device", errno))?;
-        // The device keeps its name while it is open.
-        let _held = match device.sequence {
-            Some(sequence) => Some(block::hold(&path, sequence)?),
-            None => None,
-        };
         if read_only {
             let dev = Path::new(look::DEVICES);
             beneath::check_unused(dev, path.strip_prefix(dev).unwrap_or(&path))?;
         }
-        block::set_read_only(&path, read_only)
+        block::set_read_only(&path, device.sequence, read_only)
     };
     match set() {
         Ok(()) => Ok(()),

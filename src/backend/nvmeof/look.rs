@@ -1,6 +1,5 @@
 //! Reads the state of a subsystem on this host, as the kernel shows it now.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -40,22 +39,17 @@ impl NvmeBackend {
         self.by_own_name(beginning).await
     }
 
-    /// Portals with a lasting controller under this host's own name that volattach did not make, and without any that volattach made.
-    pub(super) async fn others(&self, nqn: &str) -> Result<Vec<String>, BackendError> {
-        let mut there = self.own_controllers(nqn).await?;
-        there.retain(|it| it.state != State::Ending);
-        let portals = |made: bool| {
-            let of = there
-                .iter()
-                .filter(move |it| self.made.has(nqn, it) == made);
-            of.filter_map(|it| it.portal)
-                .collect::<BTreeSet<SocketAddr>>()
-        };
-        let others = portals(false);
-        Ok(others
-            .difference(&portals(true))
-            .map(SocketAddr::to_string)
-            .collect())
+    /// Numbers of the controllers at the target's portals that volattach did not make, with those that the kernel is connecting for the first
+    /// time.
+    pub(super) async fn of_others(&self, target: &TargetPlan) -> Result<Vec<u64>, BackendError> {
+        let nqn = nqn(target)?;
+        let portals: Vec<SocketAddr> = portals(&target.paths).collect();
+        // Listed first: a connect that has begun may have become a controller by the second look.
+        let mut there = self.own_beginning(&portals).await?;
+        there.extend(self.own_controllers(nqn).await?);
+        there.retain(|it| it.portal.is_some_and(|at| portals.contains(&at)));
+        there.retain(|it| !self.made.has(nqn, it));
+        Ok(there.iter().map(|it| it.id).collect())
     }
 
     async fn by_own_name(
@@ -88,7 +82,11 @@ impl NvmeBackend {
         let scans = live.map(|controller| {
             let path = self.fabric.file(&controller.name, "rescan_controller");
             let value = "1".to_owned();
-            let job = Job::WriteSysfs(SysfsJob { path, value });
+            let job = Job::WriteSysfs(SysfsJob {
+                path,
+                directory: Some(controller.id),
+                value,
+            });
             self.workers.run(job, INSPECT_TIMEOUT)
         });
         for failed in futures::future::join_all(scans)

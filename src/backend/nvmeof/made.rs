@@ -8,13 +8,13 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::fabric::Controller;
-use super::{NvmeBackend, portals, was_there};
+use super::{NvmeBackend, portals};
 use crate::backend::BackendError;
 use crate::model::{TargetPath, TargetPlan};
 use crate::sys::worker::{Reply, WorkerError};
 
 /// Controllers made by volattach, by subsystem and portal. The next daemon restores them from the journal: those that the attachment did
-/// not find on its survey ([`crate::model::Found::others`]).
+/// not find on its survey ([`crate::model::Found::controllers_of_others`]).
 #[derive(Debug, Default)]
 pub(super) struct Made(Mutex<BTreeMap<(String, SocketAddr), Which>>);
 
@@ -154,10 +154,10 @@ impl NvmeBackend {
         self.made.note(nqn, portal, which);
     }
 
-    /// Notes an attachment's existing controllers: at portals with no controller of others on its survey.
-    pub(super) fn recall_made(&self, target: &TargetPlan, nqn: &str, others: &[String]) {
-        let portals = portals(&target.paths);
-        let portals: Vec<_> = portals.filter(|it| !was_there(others, *it)).collect();
+    /// Notes an attachment's existing controllers: those at its portals that are not the `others` of its survey. An earlier build surveyed
+    /// nothing: its controllers are recognized by their time-out alone.
+    pub(super) fn recall_made(&self, target: &TargetPlan, nqn: &str, others: &[u64]) {
+        let portals: Vec<_> = portals(&target.paths).collect();
         let look = || {
             let mut controllers = self.fabric.controllers(nqn)?;
             let mut beginning = self.fabric.beginning(&portals)?;
@@ -171,6 +171,8 @@ impl NvmeBackend {
                 controllers.retain(|it| it.is_by(&own.nqn));
                 beginning.retain(|it| it.is_by(&own.nqn));
             }
+            controllers.retain(|it| !others.contains(&it.id));
+            beginning.retain(|it| !others.contains(&it.id));
             Ok::<_, std::io::Error>((controllers, beginning))
         };
         match look() {

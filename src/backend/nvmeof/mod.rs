@@ -13,7 +13,6 @@ mod look;
 mod made;
 mod path;
 mod probe;
-mod protect;
 mod release;
 #[cfg(test)]
 mod tests;
@@ -28,6 +27,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::mount;
+use super::protect::Protected;
 use super::{
     Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release, Setting,
     device, file,
@@ -42,7 +42,6 @@ use crate::model::{
 use crate::sys::worker::Workers;
 use fabric::Fabric;
 use made::Made;
-use protect::Protected;
 use verify::Wanted;
 
 /// The name in connection info (`driver_volume_type`).
@@ -139,14 +138,6 @@ fn portals(paths: &[TargetPath]) -> impl Iterator<Item = SocketAddr> {
     paths.iter().filter_map(|path| path.portal.parse().ok())
 }
 
-/// Whether others had a controller at the portal before.
-fn was_there(others: &[String], portal: SocketAddr) -> bool {
-    others
-        .iter()
-        .filter_map(|it| it.parse().ok())
-        .any(|it: SocketAddr| it == portal)
-}
-
 #[async_trait]
 impl Backend for NvmeBackend {
     fn protocol(&self) -> &'static str {
@@ -166,11 +157,9 @@ impl Backend for NvmeBackend {
             && let Ok(nqn) = nqn(target)
         {
             let found = &volume.found;
-            // An earlier build surveyed nothing: its controllers are recognized by their time-out alone.
-            let others = found.others.as_deref().unwrap_or_default();
-            self.recall_made(target, nqn, others);
+            self.recall_made(target, nqn, &found.controllers_of_others);
             if let Some(device) = found.device.as_ref().filter(|_| found.protected) {
-                self.protected.note(&device.identity, device.sequence);
+                self.protected.note(device);
             }
         }
     }
@@ -252,7 +241,7 @@ impl Backend for NvmeBackend {
 
     async fn survey(&self, plan: &HostPlan) -> Result<Found, BackendError> {
         Ok(Found {
-            others: Some(self.others(nqn(target(plan)?)?).await?),
+            controllers_of_others: self.of_others(target(plan)?).await?,
             ..Found::default()
         })
     }
@@ -275,33 +264,38 @@ impl Backend for NvmeBackend {
         }
         self.connect_paths(given, &own).await?;
         // Survey again: controllers found before may have gone and been replaced, or another program was faster.
-        let others = self.others(nqn(target)?).await?;
+        let controllers_of_others = self.of_others(target).await?;
         let wanted = Wanted::new(given);
         let block = self.appear(target, &wanted).await?;
         let told = self.verify(target, &wanted, &block).await?;
         owners.take(&told.wwid, wanted.to_string()).await?;
-        let node = Path::new(DEVICES).join(&block.name);
-        let access = volume.plan.access;
-        let protected = self.set_access(&block, access).await?;
-        tracing::info!(device = %node.display(), identity = %told.wwid, "connected");
         let device = Device {
-            path: node,
+            path: Path::new(DEVICES).join(&block.name),
             identity: told.wwid,
             sequence: block.sequence,
         };
+        let access = volume.plan.access;
+        let protected = self.protected.is_due(&device, access, block.read_only);
+        if !access.is_read_only() && block.read_only {
+            // The device stays while other volumes of the subsystem are connected, and keeps the access of its last user.
+            self.protected.unset(&self.workers, &device).await?;
+        }
+        tracing::info!(device = %device.path.display(), identity = %device.identity, "connected");
         let connected = HostVolume {
             plan: volume.plan.clone(),
             found: Found {
                 device: Some(device),
-                others: Some(others),
+                controllers_of_others,
                 protected,
                 ..volume.found.clone()
             },
         };
-        mount::inspect(&self.workers, &connected, None).await?;
+        if !protected {
+            mount::inspect(&self.workers, &connected, None).await?;
+        }
         Ok(Connected {
             found: connected.found,
-            inspected: true,
+            inspected: !protected,
         })
     }
 
@@ -315,6 +309,14 @@ impl Backend for NvmeBackend {
 
     async fn inspect(&self, volume: &HostVolume) -> Result<(), BackendError> {
         self.verify_again(volume).await?;
+        if let Some(device) = volume
+            .found
+            .device
+            .as_ref()
+            .filter(|_| volume.found.protected)
+        {
+            self.protected.set(&self.workers, device).await?;
+        }
         let inspected = mount::inspect(&self.workers, volume, None).await;
         inspected.map(drop)
     }

@@ -27,10 +27,15 @@ impl NvmeBackend {
         how: &Release,
     ) -> Result<(), BackendError> {
         self.let_go(volume, how).await?;
-        match volume.found.protected && !how.keeps_read_only {
-            true => self.unprotect(volume).await,
-            false => Ok(()),
+        let found = &volume.found;
+        if let Some(device) = found.device.as_ref().filter(|_| found.protected)
+            && !how.keeps_read_only
+            && self.device(volume).await?.is_some()
+        {
+            // The device stays by controllers of others, or for other volumes of the subsystem.
+            self.protected.unset(&self.workers, device).await?;
         }
+        Ok(())
     }
 
     async fn let_go(&self, volume: &HostVolume, how: &Release) -> Result<(), BackendError> {
@@ -120,6 +125,7 @@ impl NvmeBackend {
     async fn end(&self, controller: &Controller, within: Duration) -> Result<(), BackendError> {
         let job = Job::WriteSysfs(SysfsJob {
             path: self.fabric.file(&controller.name, "delete_controller"),
+            directory: Some(controller.id),
             value: "1".to_owned(),
         });
         match self.workers.run(job, within).await {
@@ -130,7 +136,8 @@ impl NvmeBackend {
             // On its way out, still on its way in (drivers/nvme/host/sysfs.c), or past the deadline: the next look tells.
             Err(
                 WorkerError::Failed {
-                    errno: Errno::ENOENT | Errno::ENODEV | Errno::EBUSY | Errno::EAGAIN,
+                    errno:
+                        Errno::ENOENT | Errno::ENODEV | Errno::ESTALE | Errno::EBUSY | Errno::EAGAIN,
                     ..
                 }
                 | WorkerError::Deadline { .. },

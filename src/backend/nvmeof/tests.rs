@@ -10,7 +10,7 @@ use crate::config::Settings;
 use crate::connection::ConnectionInfo;
 use crate::model::Reason;
 use crate::sys::worker::{Reply, WorkerError};
-use tree::{Tree, write};
+use tree::Tree;
 
 const UUID: &str = "7c9e6679-7425-40de-944b-e07fc1f90ae7";
 
@@ -120,28 +120,32 @@ async fn only_controllers_that_volattach_made_are_ended() {
     }
     tree.backend.recall(&volume);
     assert_eq!(tree.ours(&volume).await, ["nvme0", "nvme1"]);
-    assert_eq!(tree.others(&volume.plan).await, ["10.0.0.9:4420"]);
+    assert!(tree.of_others(&volume.plan).await.is_empty());
     tree.set("nvme1", "fast_io_fail_tmo", "off");
     tree.restart();
     tree.backend.recall(&volume);
     assert_eq!(tree.ours(&volume).await, ["nvme0"]);
-    volume.found.others = Some(vec![SECOND.to_owned()]);
+    volume.found.controllers_of_others = vec![tree.id("nvme1")];
     tree.restart();
     assert!(tree.ours(&volume).await.is_empty(), "nobody remembers any");
+    tree.set("nvme1", "fast_io_fail_tmo", "15"); // set by the operator
     tree.backend.recall(&volume);
-    tree.set("nvme0", "fast_io_fail_tmo", "off"); // set by the operator
-    tree.set("nvme1", "fast_io_fail_tmo", "15");
+    tree.set("nvme0", "fast_io_fail_tmo", "off");
     assert_eq!(tree.ours(&volume).await, ["nvme0"]);
-    let others = ["10.0.0.9:4420", SECOND];
-    assert_eq!(tree.others(&volume.plan).await, others);
+    let of_others = [tree.id("nvme1")];
+    assert_eq!(tree.of_others(&volume.plan).await, of_others);
+    // The controller of others is gone, and volattach made one there for another attachment, which is detached before the restart.
+    tree.anew("nvme1");
+    tree.restart();
+    tree.backend.recall(&volume);
+    assert_eq!(tree.ours(&volume).await, ["nvme1"]);
 }
 
 /// A portal where volattach connected once is not its own: another program may connect there, under the same host name.
 #[tokio::test]
 async fn a_controller_is_ours_and_not_its_portal() {
     let tree = Tree::new();
-    let mut volume = HostVolume::from(plan());
-    volume.found.others = Some(vec![]);
+    let volume = HostVolume::from(plan());
     let first: SocketAddr = PORTAL.parse().unwrap();
     let made = &tree.backend.made;
     let refused = Err(WorkerError::Failed {
@@ -158,7 +162,7 @@ async fn a_controller_is_ours_and_not_its_portal() {
     assert!(settle(refused).await.is_empty());
     tree.controller("nvme0", PORTAL, OWN);
     assert!(tree.ours(&volume).await.is_empty());
-    assert_eq!(tree.others(&volume.plan).await, [PORTAL]);
+    assert_eq!(tree.of_others(&volume.plan).await, [tree.id("nvme0")]);
     // Another program was faster: its controller is not volattach's either.
     let faster = Err(WorkerError::Failed {
         step: "connect".to_owned(),
@@ -168,24 +172,23 @@ async fn a_controller_is_ours_and_not_its_portal() {
     // A controller made by volattach, under the same name and at a portal where others had one.
     tree.anew("nvme0");
     assert_eq!(settle(Ok(Reply::Done)).await, ["nvme0"]);
-    assert!(tree.others(&volume.plan).await.is_empty());
+    assert!(tree.of_others(&volume.plan).await.is_empty());
     assert_eq!(tree.backend.find(&volume).await.unwrap(), Presence::Partial);
     // The controller is lost, and made again by another program.
     tree.anew("nvme0");
     assert!(tree.ours(&volume).await.is_empty());
-    assert_eq!(tree.others(&volume.plan).await, [PORTAL]);
+    assert_eq!(tree.of_others(&volume.plan).await, [tree.id("nvme0")]);
     tree.release(&volume).await.unwrap();
-    // A controller that is going away does not count as one of others.
-    tree.set("nvme0", "state", "deleting");
-    assert!(tree.others(&volume.plan).await.is_empty());
+    // A controller that others are connecting is theirs too.
+    tree.set("nvme0", "subsysnqn", "(efault)");
+    assert_eq!(tree.of_others(&volume.plan).await, [tree.id("nvme0")]);
 }
 
 /// Waits for and ends a connect that the kernel has begun and not answered, and nothing else that begins there.
 #[tokio::test]
 async fn a_connect_that_was_given_up_is_known_by_what_it_began() {
     let mut tree = Tree::new();
-    let mut volume = HostVolume::from(plan());
-    volume.found.others = Some(vec![]);
+    let volume = HostVolume::from(plan());
     let given_up = || {
         Err(WorkerError::Deadline {
             pid: 1,
@@ -226,14 +229,13 @@ async fn controllers_by_another_host_name_are_nobodys_here() {
     let tree = Tree::new();
     let plan = plan();
     tree.controller("nvme0", PORTAL, "nqn.other");
-    assert!(tree.others(&plan).await.is_empty());
+    assert!(tree.of_others(&plan).await.is_empty());
     tree.controller("nvme1", PORTAL, OWN);
-    assert_eq!(tree.others(&plan).await, [PORTAL]);
+    assert_eq!(tree.of_others(&plan).await, [tree.id("nvme1")]);
     tree.set("nvme1", "hostnqn", ""); // before Linux 5.2
-    assert_eq!(tree.others(&plan).await, [PORTAL]);
+    assert_eq!(tree.of_others(&plan).await, [tree.id("nvme1")]);
 
-    let mut volume = HostVolume::from(plan);
-    volume.found.others = Some(vec![]);
+    let volume = HostVolume::from(plan);
     tree.backend.recall(&volume);
     let find = async || tree.backend.find(&volume).await.unwrap();
     assert_eq!(find().await, Presence::Partial);
@@ -278,47 +280,32 @@ async fn a_device_that_goes_by_one_controller_is_that_of_the_claimed_portal() {
     assert_eq!(appear(target).await, lost, "its own path is dead");
 }
 
-/// The last attachment that only reads a device makes a device that stays writable again, also after a restart; a device that was read-only
-/// before stays so.
+/// The last attachment that only reads a device makes a device that stays writable again, also after a restart.
 #[tokio::test]
 async fn what_attachments_alone_made_read_only_is_made_writable_again() {
     let tree = Tree::new();
-    tree.controller("nvme0", PORTAL, OWN);
-    tree.disk("nvme0n1", "nvme0");
-    let block = || tree.backend.fabric.blocks("nqn.x").unwrap().remove(0);
-    let set = async |access| tree.backend.set_access(&block(), access).await;
-    let disk = tree.root.path().join("block/nvme0n1");
-    let noted = || tree.backend.protected.has(&block());
-    // No worker exists here: a job that is tried fails.
-    for (ro, access, expected) in [
-        ("1", Access::ReadOnly, false),
-        ("0", Access::ReadWrite, false),
-        ("0", Access::ReadOnly, true),
-        ("1", Access::ReadOnly, true),
-    ] {
-        write(&disk, &[("ro", ro)]);
-        set(access).await.unwrap_err();
-        assert_eq!(noted(), expected, "{ro} {access:?}");
-    }
-    // A device that a controller of others keeps, which a detach does not write out.
     tree.controller("nvme0", "10.0.0.9:4420", OWN);
-    let mut volume = HostVolume::from(plan());
-    volume.found.others = Some(vec![]);
-    volume.found.device = Some(Device {
+    tree.disk("nvme0n1", "nvme0");
+    // A device that a controller of others keeps, which a detach does not write out.
+    let device = Device {
         path: "/dev/nvme0n1".into(),
-        identity: block().wwid,
+        identity: tree.backend.fabric.blocks("nqn.x").unwrap().remove(0).wwid,
         sequence: None,
-    });
+    };
+    let mut volume = HostVolume::from(plan());
+    volume.found.device = Some(device.clone());
     for (protected, keeps_read_only) in [(true, false), (true, true), (false, false)] {
         for held in [vec![], vec![Claim::Subsystem("nqn.x".into())]] {
             volume.found.protected = protected;
             let backend = tree.anew_backend();
             backend.recall(&volume);
+            assert_eq!(backend.protected.has(&device), protected);
             let how = Release {
                 held,
                 keeps_read_only,
                 force: false,
             };
+            // No worker exists here: a job that is tried fails.
             let released = backend.disconnect(&volume, &how).await;
             let again = released.is_err_and(|it| it.to_string().contains("nvme0n1 writable again"));
             assert_eq!(again, protected && !keeps_read_only);

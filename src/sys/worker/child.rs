@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::process::ExitCode;
 
 use caps::{CapSet, Capability, CapsHashSet};
@@ -76,7 +77,7 @@ fn capabilities(job: &Job) -> &'static [Capability] {
         ],
         // While a guest has a device, its node belongs to the hypervisor's user.
         Job::Identify(_) | Job::Hold(_) => &[Capability::CAP_DAC_READ_SEARCH],
-        Job::SetReadOnly(_) | Job::SetWritable(_) | Job::Flush(_) => {
+        Job::Protect(_) | Job::Flush(_) => {
             &[Capability::CAP_SYS_ADMIN, Capability::CAP_DAC_READ_SEARCH]
         }
         Job::Scan(ScanJob {
@@ -152,8 +153,9 @@ fn run(job: &Job, kept: &mut Option<File>) -> Reply {
             .map(Reply::Found),
         Job::Identify(device) => scsi::identify(device).map(Reply::Identity),
         Job::Scan(job) => scan(job),
-        Job::SetReadOnly(device) => block::set_read_only(device, true).map(|()| Reply::Done),
-        Job::SetWritable(device) => block::set_read_only(device, false).map(|()| Reply::Done),
+        Job::Protect(job) => {
+            block::set_read_only(&job.device, job.sequence, job.read_only).map(|()| Reply::Done)
+        }
         Job::Flush(job) => block::flush(&job.device, job.shared).map(|()| Reply::Done),
         Job::Hold(job) => block::hold(&job.device, job.sequence).map(|file| {
             *kept = Some(file);
@@ -184,7 +186,10 @@ fn scan(job: &ScanJob) -> Result<Reply, Failed> {
     })
 }
 
-/// One write(2), as the kernel wants it, and only where nothing but the kernel's own files are.
+/// Writes to one of the kernel's own files, by one write(2), as the kernel wants it.
+///
+/// # Errors
+/// `EXDEV` for any other file; `ESTALE` if the file's directory is another one by now; open(2)'s and write(2)'s.
 fn write_sysfs(job: &SysfsJob) -> Result<(), Failed> {
     let failed = |error: std::io::Error| {
         let errno = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
@@ -196,8 +201,14 @@ fn write_sysfs(job: &SysfsJob) -> Result<(), Failed> {
     }
     let mut file = std::fs::OpenOptions::new()
         .write(true)
-        .open(path)
+        .open(&path)
         .map_err(failed)?;
+    // Looked at after the open: a directory that has its number still is the one that the file was opened in.
+    if let (Some(expected), Some(directory)) = (job.directory, path.parent())
+        && std::fs::metadata(directory).map_err(failed)?.ino() != expected
+    {
+        return Err(("find the kernel's file that was checked", Errno::ESTALE));
+    }
     let written = file.write(job.value.as_bytes()).map_err(failed)?;
     match written == job.value.len() {
         true => Ok(()),

@@ -152,7 +152,11 @@ const IDENTIFY: &[Call] = &[
     ioctl(block::BLKGETDISKSEQ),
 ];
 const HOLD: &[Call] = &[OPEN_TO_READ, ioctl(block::BLKGETDISKSEQ)];
-const PROTECT: &[Call] = &[OPEN_TO_READ, ioctl(block::BLKROSET)];
+const PROTECT: &[Call] = &[
+    OPEN_TO_READ,
+    ioctl(block::BLKGETDISKSEQ),
+    ioctl(block::BLKROSET),
+];
 const FLUSH: &[Call] = &[
     OPEN_TO_READ,
     any(libc::SYS_sync_file_range),
@@ -194,7 +198,7 @@ fn calls(job: &Job) -> Vec<&'static [Call]> {
         Job::Scan(ScanJob {
             read_only: true, ..
         }) => vec![LOOK, WRITE_SYSFS, APPEAR, PROTECT_NEW],
-        Job::SetReadOnly(_) | Job::SetWritable(_) => vec![LOOK, PROTECT],
+        Job::Protect(_) => vec![LOOK, PROTECT],
         Job::Flush(_) => vec![LOOK, FLUSH],
         Job::Hold(_) => vec![LOOK, HOLD],
         Job::WriteSysfs(_) => vec![LOOK, WRITE_SYSFS],

@@ -26,10 +26,8 @@ pub enum Job {
     Identify(PathBuf),
     /// Has a SCSI disk appear, opens it and asks who it is; see [`crate::sys::scsi`].
     Scan(ScanJob),
-    /// Makes a block device read-only; see [`crate::sys::block`].
-    SetReadOnly(PathBuf),
-    /// Makes a block device writable again; see [`crate::sys::block`].
-    SetWritable(PathBuf),
+    /// Makes a block device read-only, or writable again; see [`crate::sys::block::set_read_only`].
+    Protect(ProtectJob),
     /// Writes out the cache of a block device; see [`crate::sys::block`].
     Flush(FlushJob),
     /// Keeps a block device open until the worker is killed, so that the kernel gives the name to no other device; see
@@ -133,8 +131,23 @@ pub struct ScanJob {
 pub struct SysfsJob {
     /// The file, whose last component is no link.
     pub path: PathBuf,
+    /// Inode number that the file's directory must have: the kernel reuses names, but no inode number before the next boot (fs/kernfs/dir.c,
+    /// `__kernfs_new_node`, Linux 5.5). `None`: any directory of that name.
+    pub directory: Option<u64>,
     /// What the kernel is to read.
     pub value: String,
+}
+
+/// The block device to make read-only or writable.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProtectJob {
+    /// The device's path, such as `/dev/sdb`.
+    pub device: PathBuf,
+    /// Sequence number that the device must have. `None`: the kernel is older than 5.15, and any device of that name is meant.
+    pub sequence: Option<u64>,
+    /// Whether it is made read-only.
+    pub read_only: bool,
 }
 
 /// The block device to write out.

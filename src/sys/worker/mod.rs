@@ -28,7 +28,8 @@ use zeroize::Zeroizing;
 
 pub use child::work;
 pub use job::{
-    FlushJob, HoldJob, InspectJob, Job, MountJob, NamespaceJob, Reply, RunAs, ScanJob, SysfsJob,
+    FlushJob, HoldJob, InspectJob, Job, MountJob, NamespaceJob, ProtectJob, Reply, RunAs, ScanJob,
+    SysfsJob,
 };
 
 /// The name of a worker's executable, and its `argv[0]`.

@@ -19,7 +19,7 @@ fn unwritable(kernel: &Path, errno: Errno) -> IscsiBackend {
     );
     let script = format!(
         "jobs=$(cat); echo \"$jobs\" >>{}
-         case $jobs in *flush*) echo '{failed}';; *) rm -r {} && echo '\"done\"';; esac",
+         case $jobs in *flush*) echo '{failed}'; exit;; *delete*) rm -r {};; esac; echo '\"done\"'",
         kernel.join("jobs").display(),
         units.join("2:0:0:3").display(),
     );
@@ -35,6 +35,7 @@ fn jobs(kernel: &Path) -> Vec<Vec<&'static str>> {
     let name = |job: &serde_json::Value| match job.to_string() {
         job if job.contains("flush") => "flush",
         job if job.contains("delete") => "delete",
+        job if job.contains("protect") => "protect",
         job => panic!("{job}"),
     };
     log.lines()
@@ -121,10 +122,47 @@ async fn a_disk_that_others_made_stays_and_one_of_our_own_goes() {
     }
 }
 
+/// An attachment read a disk that others made. The disk stays after the detach, and is writable again unless somebody else reads it.
+#[tokio::test]
+async fn a_disk_of_others_is_writable_after_its_last_reader() {
+    for keeps_read_only in [true, false] {
+        let kernel = kernel();
+        let kernel = kernel.path();
+        fs::write(kernel.join("block/sda/diskseq"), "5\n").unwrap();
+        fs::remove_dir_all(kernel.join("block/dm-0")).unwrap();
+        fs::remove_dir_all(kernel.join("block/sda/holders")).unwrap();
+        let backend = started_anew(&unwritable(kernel, Errno::ENXIO));
+        let plan = backend.plan(&single(), Access::ReadOnly).unwrap();
+        let mut volume = connected(plan, "/dev/sda", WWID);
+        volume.found.disks_of_others = vec![5];
+        volume.found.protected = true;
+        backend.recall(&volume);
+        let device = volume.found.device.clone().unwrap();
+        // Of a second reader, which found the device read-only.
+        let is_due = || {
+            let due = backend.protection(&device, "sda", Access::ReadOnly);
+            due.unwrap()
+        };
+        fs::write(kernel.join("block/sda/ro"), "1\n").unwrap();
+        assert!(is_due());
+        let how = Release {
+            keeps_read_only,
+            ..Release::default()
+        };
+        backend.disconnect(&volume, &how).await.unwrap();
+        match keeps_read_only {
+            true => assert!(!kernel.join("jobs").exists()),
+            false => assert_eq!(jobs(kernel), [["protect"]]),
+        }
+        assert_eq!(is_due(), keeps_read_only);
+    }
+}
+
 /// The same backend in a daemon that has just started.
 fn started_anew(before: &IscsiBackend) -> IscsiBackend {
     IscsiBackend {
         own: Arc::default(),
+        protected: Arc::default(),
         seen: Arc::default(),
         ..before.clone()
     }

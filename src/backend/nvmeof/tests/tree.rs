@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
 
 use super::*;
 
@@ -99,8 +100,15 @@ impl Tree {
         ours.all().map(|it| it.name.clone()).collect()
     }
 
-    pub(super) async fn others(&self, plan: &HostPlan) -> Vec<String> {
-        self.backend.survey(plan).await.unwrap().others.unwrap()
+    pub(super) async fn of_others(&self, plan: &HostPlan) -> Vec<u64> {
+        let found = self.backend.survey(plan).await.unwrap();
+        found.controllers_of_others
+    }
+
+    /// Number of a controller.
+    pub(super) fn id(&self, controller: &str) -> u64 {
+        let path = self.root.path().join("class/nvme").join(controller);
+        fs::metadata(path).unwrap().ino()
     }
 
     pub(super) async fn release(&self, volume: &HostVolume) -> Result<(), String> {

@@ -9,7 +9,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 
 use super::*;
-use crate::sys::worker::{FlushJob, HoldJob, MountJob, NamespaceJob, RunAs, SysfsJob};
+use crate::sys::worker::{FlushJob, HoldJob, MountJob, NamespaceJob, ProtectJob, RunAs, SysfsJob};
 
 /// A system call: its number and first arguments.
 type Raw = (libc::c_long, [libc::c_long; 4]);
@@ -45,6 +45,7 @@ fn scan(read_only: bool) -> Job {
 fn sysfs() -> SysfsJob {
     SysfsJob {
         path: "/sys/x".into(),
+        directory: None,
         value: "1".into(),
     }
 }
@@ -65,6 +66,11 @@ fn kinds() -> Vec<(&'static str, Job, Raw)> {
     let flush = FlushJob {
         device: "/dev/sdx".into(),
         shared: false,
+    };
+    let protect = ProtectJob {
+        device: "/dev/sdx".into(),
+        sequence: Some(1),
+        read_only: true,
     };
     let hold = HoldJob {
         device: "/dev/sdx".into(),
@@ -94,16 +100,7 @@ fn kinds() -> Vec<(&'static str, Job, Raw)> {
         ("identify", Job::Identify(node()), request(scsi::SG_IO)),
         ("scan", scan(false), request(scsi::SG_IO)),
         ("scan to read", scan(true), request(block::BLKROSET)),
-        (
-            "protect",
-            Job::SetReadOnly(node()),
-            request(block::BLKROSET),
-        ),
-        (
-            "open up",
-            Job::SetWritable(node()),
-            request(block::BLKROSET),
-        ),
+        ("protect", Job::Protect(protect), request(block::BLKROSET)),
         ("flush", Job::Flush(flush), request(block::BLKFLSBUF)),
         ("hold", Job::Hold(hold), request(block::BLKGETDISKSEQ)),
         ("write to sysfs", Job::WriteSysfs(sysfs()), opened),
@@ -152,7 +149,7 @@ fn each_kind_may_make_its_own_call_and_not_the_others() {
             let shared = match (*name, *other) {
                 _ if call == own => true,
                 ("inspect as a user", "inspect") => true,
-                ("identify" | "scan" | "scan to read", "hold") => true,
+                ("identify" | "scan" | "scan to read" | "protect", "hold") => true,
                 ("scan" | "scan to read", "identify" | "scan" | "write to sysfs" | "connect") => {
                     true
                 }
