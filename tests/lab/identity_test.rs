@@ -206,6 +206,17 @@ fn record_of_others(lab: &Lab) -> Result<()> {
     ensure!(guest::sees(node, "va")?.write == Ok(()));
     agent.detach("a")??;
     expect(lab, "1 sessions 1 disks 0 maps")?;
+    // Read-only as long as somebody here reads it, whoever of two goes first, also after a restart.
+    for id in ["a", "b"] {
+        agent.connect(id, "va", &info, &["--access", "ro"])??;
+    }
+    node.sh("systemctl restart volattachd.service")?;
+    for (id, read_only) in [("a", "1"), ("b", "0")] {
+        agent.disconnect(id)??;
+        let now = node.sh("cat /sys/block/sd?/ro")?;
+        ensure!(now == read_only, "after {id}: {now}");
+    }
+    expect(lab, "1 sessions 1 disks 0 maps")?;
     node.sh(&format!("{record} --logout && {record} -o delete"))?;
 
     node.sh(&format!(
