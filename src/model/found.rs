@@ -94,6 +94,12 @@ pub struct Found {
 }
 
 impl Found {
+    /// The device of a target's volume, if it is [`Self::protected`].
+    #[must_use]
+    pub fn protected_device(&self) -> Option<&Device> {
+        self.device.as_ref().filter(|_| self.protected)
+    }
+
     /// Takes over from a new survey of a connected volume the controllers and disks of others, and the numbers of the same local device,
     /// which a reboot changes.
     pub fn renew(&mut self, now: &Self) {

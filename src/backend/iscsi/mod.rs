@@ -256,8 +256,7 @@ impl Backend for IscsiBackend {
     }
 
     fn recall(&self, volume: &HostVolume) {
-        let found = &volume.found;
-        if let Some(device) = found.device.as_ref().filter(|_| found.protected) {
+        if let Some(device) = volume.found.protected_device() {
             self.protected.note(device);
         }
         if let Ok(paths) = paths_of(volume) {
@@ -326,8 +325,7 @@ impl Backend for IscsiBackend {
     }
 
     async fn inspect(&self, volume: &HostVolume) -> Result<(), BackendError> {
-        let found = &volume.found;
-        if let Some(device) = found.device.as_ref().filter(|_| found.protected) {
+        if let Some(device) = volume.found.protected_device() {
             self.protected.set(&self.workers, device).await?;
         }
         mount::inspect(&self.workers, volume, None).await.map(drop)
@@ -386,8 +384,7 @@ impl Backend for IscsiBackend {
             true => self.remove_pathless(volume.identity()).await?,
             false => self.take_down(&own, volume, how.force).await?,
         }
-        let found = &volume.found;
-        if let Some(device) = found.device.as_ref().filter(|_| found.protected)
+        if let Some(device) = volume.found.protected_device()
             && !how.keeps_read_only
             && self.is_there(volume, &self.units(paths, volume.identity()))
         {

@@ -158,7 +158,7 @@ impl Backend for NvmeBackend {
         {
             let found = &volume.found;
             self.recall_made(target, nqn, &found.controllers_of_others);
-            if let Some(device) = found.device.as_ref().filter(|_| found.protected) {
+            if let Some(device) = found.protected_device() {
                 self.protected.note(device);
             }
         }
@@ -309,12 +309,7 @@ impl Backend for NvmeBackend {
 
     async fn inspect(&self, volume: &HostVolume) -> Result<(), BackendError> {
         self.verify_again(volume).await?;
-        if let Some(device) = volume
-            .found
-            .device
-            .as_ref()
-            .filter(|_| volume.found.protected)
-        {
+        if let Some(device) = volume.found.protected_device() {
             self.protected.set(&self.workers, device).await?;
         }
         let inspected = mount::inspect(&self.workers, volume, None).await;

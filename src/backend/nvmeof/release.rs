@@ -27,8 +27,7 @@ impl NvmeBackend {
         how: &Release,
     ) -> Result<(), BackendError> {
         self.let_go(volume, how).await?;
-        let found = &volume.found;
-        if let Some(device) = found.device.as_ref().filter(|_| found.protected)
+        if let Some(device) = volume.found.protected_device()
             && !how.keeps_read_only
             && self.device(volume).await?.is_some()
         {
