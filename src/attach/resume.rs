@@ -46,17 +46,23 @@ impl Engine {
         Ok(records.into_iter().map(|record| record.id).collect())
     }
 
-    /// Tells the backends which connections the last daemon's journal has, without what the kernel numbered in another boot. To be called
-    /// before anything else.
+    /// Tells the backends which connections the journal has of an earlier daemon in this boot of the host. To be called before anything else.
     ///
     /// # Errors
     /// Where the journal fails.
     pub async fn recall(&self) -> Result<(), Error> {
         let parts = &self.0.parts;
         let boot = host::boot();
-        for mut record in parts.journal.all().await? {
-            if boot.as_ref().is_some_and(|boot| record.host.enter(boot)) {
-                parts.journal.put_soon(&record).await?;
+        for before in parts.journal.all().await? {
+            let mut record = before.clone();
+            if let Some(boot) = &boot {
+                record.host.enter(boot);
+                if record != before {
+                    parts.journal.put_soon(&record).await?;
+                }
+                if !record.host.is_of(boot) {
+                    continue;
+                }
             }
             // A backend that this build has no more is told of by whoever needs it.
             if let Ok(backend) = parts.backends.get(&record.host.plan.protocol) {

@@ -286,12 +286,13 @@ impl Backend for LocalBackend {
             return Ok(());
         }
         let (protected, its, known) = (self.protected.clone(), volume.clone(), known.clone());
+        let force = how.force;
         let let_go = move |plan: &HostPlan| {
             // Release the device that was made read-only, whatever device has its name now; after a reboot, also the device made read-only
             // since.
-            protected.let_go(&known, &its)?;
+            protected.let_go(&known, &its, force)?;
             match device(plan)? {
-                Some(now) if now.boot != known.boot => protected.let_go(&now, &its),
+                Some(now) if now.boot != known.boot => protected.let_go(&now, &its, force),
                 _ => Ok(()),
             }
         };

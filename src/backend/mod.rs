@@ -172,7 +172,8 @@ pub trait Backend: Send + Sync {
     fn beside(&self, plan: &HostPlan) -> Option<HostPlan>;
 
     /// Opens the connected volume beneath its root and checks that it may be shown to a guest: a regular file (or
-    /// block device) whose header names no other file. Touches nothing.
+    /// block device) whose header names no other file. A device that is
+    /// to be read-only for attachments ([`crate::model::Found::protected`]) is made so first.
     async fn inspect(&self, volume: &HostVolume) -> Result<(), BackendError>;
 
     /// Keeps a path leading to the connected volume while the volume is plugged in by that path: the kernel gives the name of a removed

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 
 use super::BackendError;
 use super::mount::host;
+use super::release::busy;
 use crate::model::{Access, Device, Wwid};
 use crate::sys::worker::{Job, ProtectJob, WorkerError, Workers};
 
@@ -42,25 +43,40 @@ impl Protected {
         set.map_err(host(|| format!("make {} read-only", device.path.display())))
     }
 
-    /// Makes the device writable again, unless it is gone.
+    /// Makes the device writable again, unless it is gone. `force`: it may stay read-only if it does not answer.
+    ///
+    /// # Errors
+    /// `DEVICE_BUSY` if it does not answer. open(2) also fails with `ENXIO` while the kernel has a disk offline, which may come back.
     pub(super) async fn unset(
         &self,
         workers: &Workers,
         device: &Device,
+        force: bool,
     ) -> Result<(), BackendError> {
+        let path = device.path.display();
         match set_read_only(workers, device, false).await {
-            Ok(()) => tracing::info!(device = %device.path.display(), "writable again"),
+            Ok(()) => tracing::info!(device = %path, "writable again"),
             Err(WorkerError::Failed {
-                errno: Errno::ENOENT | Errno::ENXIO | Errno::ENODEV | Errno::ESTALE,
+                errno: Errno::ENOENT | Errno::ESTALE,
                 ..
             }) => {}
+            Err(error) if force => tracing::warn!(device = %path, %error, "stays read-only"),
             Err(error) => {
-                let action = || format!("make {} writable again", device.path.display());
-                return Err(host(action)(error));
+                return Err(busy(
+                    path.to_string(),
+                    format!(
+                        "it is to be writable again: {error}; try again when its server answers, or by force, which leaves it read-only"
+                    ),
+                ));
             }
         }
-        self.lock().remove(&key(device));
+        self.forget(device);
         Ok(())
+    }
+
+    /// Forgets a device that is gone.
+    pub(super) fn forget(&self, device: &Device) {
+        self.lock().remove(&key(device));
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeSet<(Wwid, Option<u64>)>> {

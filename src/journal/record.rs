@@ -24,7 +24,8 @@ pub enum Kind {
 pub enum Step {
     /// Connect the volume to the host, or join a connection that others use.
     Connect,
-    /// Open the volume and check that it may be shown to a guest. It changes nothing, so no record has it.
+    /// Open the volume and check that it may be shown to a guest. No record has it: what it changes,
+    /// the undo of the connect takes back ([`crate::model::Found::protected`]).
     Inspect,
     /// Plug the disk into the domain.
     Attach,

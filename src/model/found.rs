@@ -68,7 +68,7 @@ pub struct Found {
     /// Paths to the volume, if the plan's only portal reported more.
     #[serde(default)]
     pub paths: Vec<TargetPath>,
-    /// Boot of this host (`/proc/sys/kernel/random/boot_id`) in which the kernel's numbers below, and those of the device, are valid.
+    /// Boot of this host (`/proc/sys/kernel/random/boot_id`) in which the numbers below, those of the device and what was done to it are valid.
     /// `None`: an earlier build attached the volume.
     #[serde(default)]
     pub boot: Option<String>,
@@ -100,9 +100,10 @@ impl Found {
         self.device.as_ref().filter(|_| self.protected)
     }
 
-    /// Takes over from a new survey of a connected volume the controllers and disks of others, and the numbers of the same local device,
-    /// which a reboot changes.
+    /// Takes over from a new survey of a connected volume this boot, the controllers and disks of others, and the numbers of the same local
+    /// device, which a reboot changes.
     pub fn renew(&mut self, now: &Self) {
+        self.boot.clone_from(&now.boot);
         self.controllers_of_others
             .clone_from(&now.controllers_of_others);
         self.disks_of_others.clone_from(&now.disks_of_others);
@@ -138,23 +139,26 @@ impl From<HostPlan> for HostVolume {
 }
 
 impl HostVolume {
-    /// Forgets the kernel's names and numbers from another boot of this host, which belong to other devices in this one, and what was done to
-    /// devices there. Returns whether the findings changed. Findings of an earlier build count as those of this boot.
-    pub fn enter(&mut self, boot: &str) -> bool {
-        let found = &mut self.found;
-        match found.boot.replace(boot.to_owned()) {
-            Some(before) if before == boot => return false,
-            None => return true,
-            Some(_) => {}
+    /// Whether the findings are of that boot of this host. In another boot the kernel's names and numbers belong to other devices, and nothing
+    /// that volattach made still exists. True for a local volume, whose device tells its own boot, and for findings of an earlier build.
+    #[must_use]
+    pub fn is_of(&self, boot: &str) -> bool {
+        let found = &self.found;
+        found.local.is_some() || found.boot.as_ref().is_none_or(|it| it == boot)
+    }
+
+    /// Takes the findings into a boot of this host: forgets the name of the device in another, and that the device was made read-only there. The
+    /// rest is found anew by the next connect ([`Found::renew`]).
+    pub fn enter(&mut self, boot: &str) {
+        if self.is_of(boot) {
+            self.found.boot = Some(boot.to_owned());
+            return;
         }
-        found.controllers_of_others.clear();
-        found.disks_of_others.clear();
-        found.protected = false;
-        if let Some(device) = &mut found.device {
+        self.found.protected = false;
+        if let Some(device) = &mut self.found.device {
             device.path.clone_from(&self.plan.path);
             device.sequence = None;
         }
-        true
     }
 
     /// Path of the volume, once connected.

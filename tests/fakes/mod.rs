@@ -70,6 +70,8 @@ pub struct State {
     pub open: Vec<PathBuf>,
     /// How connections were released, the last one last.
     pub releases: Vec<Release>,
+    /// Paths of the volumes that were recalled, in order.
+    pub recalled: Vec<PathBuf>,
     /// udev's names for block devices.
     pub links: BTreeMap<PathBuf, PathBuf>,
     /// The domain's disks, by alias.
@@ -207,6 +209,7 @@ impl World {
                 last_sequence: 0,
                 open: Vec::new(),
                 releases: Vec::new(),
+                recalled: Vec::new(),
                 links: BTreeMap::new(),
                 disks: BTreeMap::new(),
                 config: BTreeMap::new(),

@@ -179,7 +179,10 @@ impl Backend for FakeBackend {
         }
     }
 
-    fn recall(&self, _volume: &HostVolume) {} // the world holds the connections
+    /// The world holds the connections.
+    fn recall(&self, volume: &HostVolume) {
+        self.world.state().recalled.push(volume.path().to_owned());
+    }
 
     fn plan(&self, info: &Protocol, access: Access) -> Result<HostPlan, BackendError> {
         let (claims, connection, root, path) = match info {

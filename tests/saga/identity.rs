@@ -589,7 +589,8 @@ async fn the_last_reader_of_a_device_makes_it_writable() {
     nothing_left(&world);
 }
 
-/// The host boots, and the kernel numbers its devices anew: what the journal has of another boot names none of them.
+/// The host boots, and the kernel numbers its devices anew: what the journal has of another boot names none of them, and a detach leaves
+/// what others have made since.
 #[tokio::test]
 async fn numbers_of_another_boot_name_nothing() {
     let world = World::new();
@@ -602,32 +603,46 @@ async fn numbers_of_another_boot_name_nothing() {
         .unwrap();
     let here = || world.records().remove(0).host;
     let (this, connected) = (here().found.boot.unwrap(), here());
-    for boot in [Some(this.clone()), None] {
-        world.change("c1", |record| record.host.found.boot = boot);
+    for its in [Some(this.clone()), None] {
+        world.change("c1", |record| record.host.found.boot = its);
         world.engine().recall().await.unwrap();
         assert_eq!(here(), connected, "the same boot");
     }
-    world.change("c1", |record| {
-        let found = &mut record.host.found;
-        found.boot = Some("another".to_owned());
-        found.controllers_of_others = vec![7];
-        found.disks_of_others = vec![7];
-    });
+    let boot = |id| {
+        world.change(id, |record| {
+            record.host.found.boot = Some("another".to_owned());
+        });
+        let mut state = world.state();
+        state.connections.clear();
+        state.sequences.clear();
+    };
+    boot("c1");
+    // Nor do they at the start after the next.
+    for _ in 0..2 {
+        world.engine().recall().await.unwrap();
+        let found = here().found;
+        let device = found.device.unwrap();
+        assert_eq!(device.identity, *connected.identity().unwrap());
+        assert_eq!(device.path, connected.plan.path);
+        assert_eq!((device.sequence, found.protected), (None, false));
+    }
+    let recalled = world.state().recalled.len();
+    assert_eq!(recalled, 2, "those of this boot alone");
+    let engine = world.engine();
+    engine.disconnect(by_root(end("c1"))).await.unwrap();
+    assert!(world.state().releases.is_empty());
+    // A repeat takes the attachment into this boot.
+    request.id = id("c2");
+    engine.connect(by_root(request.clone())).await.unwrap();
+    boot("c2");
     let engine = world.engine();
     engine.recall().await.unwrap();
-    let found = here().found;
-    let device = found.device.unwrap();
-    assert_eq!(device.identity, *connected.identity().unwrap());
-    assert_eq!((device.path, device.sequence), (connected.plan.path, None));
-    assert_eq!(found.boot, Some(this));
-    assert!(found.controllers_of_others.is_empty() && found.disks_of_others.is_empty());
-    // Nobody keeps the device read-only by a record of another boot.
-    request.id = id("c2");
-    engine.connect(by_root(request)).await.unwrap();
-    for id in ["c2", "c1"] {
-        engine.disconnect(by_root(end(id))).await.unwrap();
-        let last = world.state().releases.last().cloned().unwrap();
-        assert!(!last.keeps_read_only, "{id}");
+    world.state().connect_fails = Some(Reason::ServerUnreachable);
+    for fails in [true, false] {
+        let repeated = engine.connect(by_root(request.clone())).await;
+        assert_eq!(repeated.is_err(), fails);
+        assert_eq!(here().found.boot.as_ref(), Some(&this), "{fails}");
     }
+    engine.disconnect(by_root(end("c2"))).await.unwrap();
     nothing_left(&world);
 }

@@ -87,6 +87,9 @@ impl Inner {
 
     /// Takes down the parts of the connection that nobody else holds.
     pub(super) async fn disconnect(&self, record: &Record) -> Result<(), Error> {
+        if host::boot().is_some_and(|boot| !record.host.is_of(&boot)) {
+            return Ok(()); // what exists now, others have made since
+        }
         let claims = &record.host.plan.claims;
         let shares = |other: &Record| {
             let mut its = other.host.plan.claims.iter();

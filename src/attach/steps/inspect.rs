@@ -1,4 +1,5 @@
-//! The inspect step: opens and checks the volume before a guest gets it. Changes nothing, so there is nothing to undo.
+//! The inspect step: opens and checks the volume before a guest gets it. Changes
+//! nothing but the access to a device ([`crate::model::Found::protected`]), which the undo of the connect takes back.
 
 use crate::attach::Error;
 use crate::attach::inner::Inner;

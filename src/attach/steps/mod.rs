@@ -3,7 +3,7 @@
 //! | step | run | check | undo |
 //! |---|---|---|---|
 //! | connect | `Backend::connect`, or `Backend::join` to others' connection | `Backend::find` | `Backend::disconnect` of unshared claims |
-//! | inspect | `Backend::inspect` | none: changes nothing | none |
+//! | inspect | `Backend::inspect` | none | none: that of the connect takes a read-only setting back |
 //! | attach | `Hypervisor::plug` of what `Backend::pin` holds | `Hypervisor::is_plugged` | `Hypervisor::request_unplug`, then a wait |
 
 mod connect;

@@ -208,6 +208,9 @@ impl IscsiBackend {
         unit: &Unit,
         cached: Cached,
     ) -> Result<(), BackendError> {
+        if !unit.is_there() {
+            return Ok(()); // its name may be another disk's by now
+        }
         if let Some(map) = unit
             .block
             .as_deref()

@@ -130,7 +130,7 @@ impl IscsiBackend {
             let job = ScanJob {
                 scan: SysfsJob {
                     path: self.sysfs().scan_file(session),
-                    directory: None, // the kernel never reuses the number of a SCSI host
+                    directory: session.host_id,
                     value: format!("- - {lun}"),
                 },
                 unit: session.unit_dir(lun),

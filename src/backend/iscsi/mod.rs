@@ -310,7 +310,11 @@ impl Backend for IscsiBackend {
             found,
         };
         let paths = paths_of(&volume)?;
-        let attached = self.attach(&volume, paths, given, owners).await;
+        let mut attached = self.attach(&volume, paths, given, owners).await;
+        if let Ok(connected) = &mut attached {
+            // Survey again: a disk of others may have appeared since, and was used.
+            connected.found.disks_of_others = self.of_others(paths);
+        }
         // Sessions that came to nothing; what is left after an error is `disconnect`'s.
         join_all(paths.iter().map(|path| self.initiator.release(path))).await;
         attached
@@ -386,9 +390,14 @@ impl Backend for IscsiBackend {
         }
         if let Some(device) = volume.found.protected_device()
             && !how.keeps_read_only
-            && self.is_there(volume, &self.units(paths, volume.identity()))
         {
-            self.protected.unset(&self.workers, device).await?;
+            match self.is_there(volume, &self.units(paths, volume.identity())) {
+                true => {
+                    let unset = self.protected.unset(&self.workers, device, how.force);
+                    unset.await?;
+                }
+                false => self.protected.forget(device),
+            }
         }
         Ok(())
     }

@@ -27,6 +27,8 @@ pub(super) struct Session {
     pub(super) portal: SocketAddr,
     /// The SCSI host's number.
     pub(super) host: u32,
+    /// Inode number of the SCSI host's directory; the kernel reuses the host's number (see [`crate::sys::worker::SysfsJob::directory`]).
+    pub(super) host_id: Option<u64>,
     /// Its device's directory, beneath which its disks are.
     device: PathBuf,
     /// Its attributes' directory.
@@ -84,10 +86,13 @@ impl Sysfs {
                 let port = read(&connection, "persistent_port").parse().ok()?;
                 let real = fs::canonicalize(&device).ok()?;
                 let host = real.parent()?.file_name()?.to_str()?.strip_prefix("host")?;
+                let host = host.parse().ok()?;
+                let host_id = fs::metadata(self.host(host)).ok().map(|it| it.ino());
                 Some(Session {
                     id,
                     portal: SocketAddr::new(address, port),
-                    host: host.parse().ok()?,
+                    host,
+                    host_id,
                     device: real,
                     class,
                 })
@@ -97,8 +102,11 @@ impl Sysfs {
 
     /// The file by which a session's host is told to scan.
     pub(super) fn scan_file(&self, session: &Session) -> PathBuf {
-        self.root
-            .join(format!("class/scsi_host/host{}/scan", session.host))
+        self.host(session.host).join("scan")
+    }
+
+    fn host(&self, number: u32) -> PathBuf {
+        self.root.join(format!("class/scsi_host/host{number}"))
     }
 
     /// The map for that WWID.

@@ -48,16 +48,23 @@ impl Protected {
     }
 
     /// Releases the volume's name; makes the device writable again if this was its only name. May hang on the device.
+    /// `force`: it may stay read-only if that fails.
     pub(super) fn let_go(
         &self,
         device: &LocalDevice,
         volume: &HostVolume,
+        force: bool,
     ) -> Result<(), BackendError> {
         let names = self.of(device);
         let mut names = lock(&names);
         let name = &volume.plan.path;
         if names.len() == 1 && names.contains(name) && node::is_read_only(device) {
-            set(device, volume, false)?; // on failure the name stays, to be released later
+            match set(device, volume, false) {
+                Err(error) if force => {
+                    tracing::warn!(device = %name.display(), %error, "stays read-only");
+                }
+                set => set?, // on failure the name stays, to be released later
+            }
         }
         names.remove(name);
         Ok(())
@@ -79,10 +86,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What was tried if the kernel has no such device.
+const GONE: &str = "find the device";
+
 /// Makes exactly this device read-only or writable. Fails, without a change, for a device that this host itself uses.
 fn set(device: &LocalDevice, volume: &HostVolume, read_only: bool) -> Result<(), BackendError> {
     let set = || {
-        let path = node::path(device).map_err(|errno| ("find the device", errno))?;
+        let path = node::path(device).map_err(|errno| (GONE, errno))?;
         if read_only {
             let dev = Path::new(look::DEVICES);
             beneath::check_unused(dev, path.strip_prefix(dev).unwrap_or(&path))?;
@@ -91,10 +101,8 @@ fn set(device: &LocalDevice, volume: &HostVolume, read_only: bool) -> Result<(),
     };
     match set() {
         Ok(()) => Ok(()),
-        // The device is gone.
-        Err((_, Errno::ENOENT | Errno::ENXIO | Errno::ENODEV | Errno::ESTALE)) if !read_only => {
-            Ok(())
-        }
+        // The device is gone. While the kernel has a disk offline, open(2) fails with ENXIO too.
+        Err((GONE, _) | (_, Errno::ENOENT | Errno::ESTALE)) if !read_only => Ok(()),
         Err((_, Errno::EBUSY)) => {
             let path = &volume.plan.path;
             let name = path.strip_prefix("/dev").unwrap_or(path);

@@ -154,8 +154,8 @@ impl NvmeBackend {
         self.made.note(nqn, portal, which);
     }
 
-    /// Notes an attachment's existing controllers: those at its portals that are not the `others` of its survey. An earlier build surveyed
-    /// nothing: its controllers are recognized by their time-out alone.
+    /// Notes an attachment's existing controllers: those at its portals that are not the `others` of its survey. Those of an
+    /// earlier build, which surveyed no numbers, are recognized by their time-out alone.
     pub(super) fn recall_made(&self, target: &TargetPlan, nqn: &str, others: &[u64]) {
         let portals: Vec<_> = portals(&target.paths).collect();
         let look = || {

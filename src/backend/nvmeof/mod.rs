@@ -278,7 +278,7 @@ impl Backend for NvmeBackend {
         let protected = self.protected.is_due(&device, access, block.read_only);
         if !access.is_read_only() && block.read_only {
             // The device stays while other volumes of the subsystem are connected, and keeps the access of its last user.
-            self.protected.unset(&self.workers, &device).await?;
+            self.protected.unset(&self.workers, &device, false).await?;
         }
         tracing::info!(device = %device.path.display(), identity = %device.identity, "connected");
         let connected = HostVolume {

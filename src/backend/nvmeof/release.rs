@@ -29,10 +29,15 @@ impl NvmeBackend {
         self.let_go(volume, how).await?;
         if let Some(device) = volume.found.protected_device()
             && !how.keeps_read_only
-            && self.device(volume).await?.is_some()
         {
-            // The device stays by controllers of others, or for other volumes of the subsystem.
-            self.protected.unset(&self.workers, device).await?;
+            // It may stay, by controllers of others or for other volumes of the subsystem.
+            match self.device(volume).await? {
+                Some(_) => {
+                    let unset = self.protected.unset(&self.workers, device, how.force);
+                    unset.await?;
+                }
+                None => self.protected.forget(device),
+            }
         }
         Ok(())
     }
