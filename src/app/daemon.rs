@@ -23,7 +23,7 @@ use crate::backend::nvmeof::NvmeBackend;
 use crate::backend::smb::SmbBackend;
 use crate::backend::{Backend, Backends};
 use crate::config::{Limits, Settings};
-use crate::host::Host;
+use crate::host::{self, Host};
 use crate::libvirt::Libvirt;
 use crate::reconcile;
 use crate::sys::worker::Workers;
@@ -89,6 +89,7 @@ impl Daemon {
             hypervisor: Arc::new(Libvirt::new(&settings.libvirt)),
             key: state.key,
             unplug_timeout: settings.detach.unplug_timeout,
+            boot: host::boot(),
         });
         engine.recall().await.context("cannot read the journal")?;
         let (authenticator, tls) = callers(settings)?;

@@ -33,6 +33,8 @@ pub struct Parts {
     pub key: HostKey,
     /// How long a detach waits for the guest.
     pub unplug_timeout: Duration,
+    /// This boot of the host ([`crate::model::Found::boot`]). `None`: unknown.
+    pub boot: Option<String>,
 }
 
 /// The engine's inside.

@@ -7,7 +7,6 @@ use super::engine::Engine;
 use super::inner::Inner;
 use super::saga::{lost, told};
 use super::steps::Why;
-use crate::host;
 use crate::journal::{Direction, Record};
 use crate::libvirt::DeviceGone;
 use crate::model::AttachmentId;
@@ -52,10 +51,9 @@ impl Engine {
     /// Where the journal fails.
     pub async fn recall(&self) -> Result<(), Error> {
         let parts = &self.0.parts;
-        let boot = host::boot();
         for before in parts.journal.all().await? {
             let mut record = before.clone();
-            if let Some(boot) = &boot {
+            if let Some(boot) = &parts.boot {
                 record.host.enter(boot);
                 if record != before {
                     parts.journal.put_soon(&record).await?;

@@ -72,6 +72,8 @@ pub struct State {
     pub releases: Vec<Release>,
     /// Paths of the volumes that were recalled, in order.
     pub recalled: Vec<PathBuf>,
+    /// This boot of the host.
+    pub boot: String,
     /// udev's names for block devices.
     pub links: BTreeMap<PathBuf, PathBuf>,
     /// The domain's disks, by alias.
@@ -210,6 +212,7 @@ impl World {
                 open: Vec::new(),
                 releases: Vec::new(),
                 recalled: Vec::new(),
+                boot: "first".to_owned(),
                 links: BTreeMap::new(),
                 disks: BTreeMap::new(),
                 config: BTreeMap::new(),
@@ -307,6 +310,7 @@ impl World {
     pub fn reboot(&self) {
         let mut state = self.state();
         state.sync();
+        state.boot += "+";
         state.connections.clear();
         state.sequences.clear();
         state.links.clear();
@@ -370,6 +374,7 @@ impl World {
             hypervisor: Arc::new(hypervisor::FakeHypervisor::new(self)),
             key: HostKey::new([7; 32]),
             unplug_timeout,
+            boot: Some(self.state().boot.clone()),
         })
     }
 }

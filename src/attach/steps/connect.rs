@@ -5,7 +5,6 @@ use crate::attach::Error;
 use crate::attach::inner::Inner;
 use crate::attach::owners::Taking;
 use crate::backend::{Backend, BackendError, Presence, Release};
-use crate::host;
 use crate::journal::{Record, Step};
 use crate::libvirt::{DomainView, plan_disk};
 use crate::model::{Claim, Found, HostPlan, HostVolume, Wwid};
@@ -18,7 +17,7 @@ impl Inner {
         forward: &Forward,
     ) -> Result<bool, Error> {
         let backend = self.parts.backends.get(&record.host.plan.protocol)?;
-        let mut volume = survey(backend.as_ref(), forward.host.clone()).await?;
+        let mut volume = self.survey(backend.as_ref(), forward.host.clone()).await?;
         if forward.again {
             is_still(&record.host, &volume.found)?;
             // The rest of the record describes the connection that may have to be taken down.
@@ -64,7 +63,7 @@ impl Inner {
                 false => None,
             };
             let plan = beside.ok_or(broken)?;
-            volume = survey(backend.as_ref(), plan).await?;
+            volume = self.survey(backend.as_ref(), plan).await?;
             record.host = volume.clone();
             besides.extend(self.lock(record, Step::Connect).await);
             self.put(record).await?;
@@ -79,6 +78,19 @@ impl Inner {
         Ok(inspected)
     }
 
+    /// Looks at what exists before a connect.
+    async fn survey(
+        &self,
+        backend: &dyn Backend,
+        plan: HostPlan,
+    ) -> Result<HostVolume, BackendError> {
+        let found = Found {
+            boot: self.parts.boot.clone(),
+            ..backend.survey(&plan).await?
+        };
+        Ok(HostVolume { plan, found })
+    }
+
     /// Whether the connection is whole.
     pub(super) async fn is_connected(&self, record: &Record) -> Result<bool, Error> {
         let backend = self.parts.backends.get(&record.host.plan.protocol)?;
@@ -87,7 +99,8 @@ impl Inner {
 
     /// Takes down the parts of the connection that nobody else holds.
     pub(super) async fn disconnect(&self, record: &Record) -> Result<(), Error> {
-        if host::boot().is_some_and(|boot| !record.host.is_of(&boot)) {
+        let boot = self.parts.boot.as_ref();
+        if boot.is_some_and(|boot| !record.host.is_of(boot)) {
             return Ok(()); // what exists now, others have made since
         }
         let claims = &record.host.plan.claims;
@@ -115,15 +128,6 @@ impl Inner {
         let backend = self.parts.backends.get(&record.host.plan.protocol)?;
         Ok(backend.disconnect(&record.host, &how).await?)
     }
-}
-
-/// Looks at what exists before a connect.
-async fn survey(backend: &dyn Backend, plan: HostPlan) -> Result<HostVolume, BackendError> {
-    let found = Found {
-        boot: host::boot(),
-        ..backend.survey(&plan).await?
-    };
-    Ok(HostVolume { plan, found })
 }
 
 /// Refuses a device other than the attachment had: the volume is another one now, or was another one then.
