@@ -371,22 +371,20 @@ fn paths(node: &Node, ill: &NvmeServer<'_>, well: &NvmeServer<'_>) -> Result<()>
 
 /// What is in the host's cache, and cannot be written any more, does not go without a word; by force it does.
 fn unwritten(node: &Node, agent: &Agent<'_>, id: &str, device: &str) -> Result<()> {
-    // Whoever closes a device last has it written: one holds it open.
-    let write = format!(
+    // Whoever closes a device last has it written: one holds it open. It goes on writing, for the daemon itself tries the refused disconnect
+    // again, which ends where nothing was written since.
+    node.sh(&format!(
         "systemd-run -q --collect --unit=writer sh -c {} &&
          until [ -e /run/written ]; do sleep 0.1; done; rm /run/written",
         quote(&format!(
-            "exec 3<>{device}; dd if=/dev/zero bs=4096 count=1 status=none >&3; touch /run/written; exec sleep 1000"
+            "exec 3<>{device}; while dd if=/dev/zero bs=4096 count=1 status=none >&3; do touch /run/written; sleep 0.1; done; exec sleep 1000"
         ))
-    );
-    node.sh(&write)?;
+    ))?;
     let lost = refused(agent.disconnect(id), "DEVICE_BUSY");
-    node.sh("systemctl stop writer")?;
-    let lost = lost?.message;
+    let forced = agent.call(&["--timeout", "140", "disconnect", "--force", id], "");
+    node.sh("systemctl stop writer; rm -f /run/written")?;
+    let (lost, forced) = (lost?.message, forced?);
     ensure!(lost.contains("what was written last is lost"), "{lost}");
-    node.sh(&write)?;
-    let forced = agent.call(&["--timeout", "140", "disconnect", "--force", id], "")?;
-    node.sh("systemctl stop writer")?;
     // The controllers may take their time to go.
     if let Err(failure) = forced {
         ensure!(!failure.message.contains("lost"), "{failure:?}");
