@@ -23,7 +23,7 @@ mod watch;
 
 pub use connections::{Guarded, limited};
 pub use peer::{PeerStream, incoming, incoming_tls};
-pub use serve::{Api, SERVICE_NAME, server};
+pub use serve::{Api, Health, SERVICE_NAME, server};
 
 /// The messages, the client and the server generated from `proto/volattach/v1`, where they are documented.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::large_futures)]

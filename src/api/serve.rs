@@ -42,13 +42,30 @@ pub fn server(limits: &Limits) -> Server {
         .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
 }
 
+/// What health checks are answered.
+#[derive(Clone)]
+pub struct Health(HealthReporter);
+
+impl Health {
+    /// Answers SERVING or NOT_SERVING from now on, for the service and for the server as a whole.
+    pub async fn set(&self, serving: bool) {
+        let status = match serving {
+            true => ServingStatus::Serving,
+            false => ServingStatus::NotServing,
+        };
+        for name in ["", SERVICE_NAME] {
+            self.0.set_service_status(name, status).await;
+        }
+    }
+}
+
 /// The API: what to serve, and how to end it.
 ///
 /// Serve [`Api::routes`] with [`server`] over [`super::incoming`] and [`super::incoming_tls`], within [`super::limited`];
 /// connections of any other kind do not tell who calls, so their every call without tokens is refused.
 pub struct Api {
     routes: Routes,
-    health: HealthReporter,
+    health: Health,
     stopping: CancellationToken,
 }
 
@@ -78,9 +95,8 @@ impl Api {
         .max_encoding_message_size(MAX_RESPONSE);
 
         let (health, health_service) = tonic_health::server::health_reporter();
-        health
-            .set_service_status(SERVICE_NAME, ServingStatus::Serving)
-            .await;
+        let health = Health(health);
+        health.set(true).await;
 
         let reflection = || {
             tonic_reflection::server::Builder::configure()
@@ -113,14 +129,16 @@ impl Api {
         self.routes.clone()
     }
 
+    /// What health checks are answered, to be changed.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.health.clone()
+    }
+
     /// Takes no new work from now on: health says NOT_SERVING, new calls are refused and watches end, both with
     /// SHUTTING_DOWN; calls under way run to their end.
     pub async fn drain(&self) {
-        for name in ["", SERVICE_NAME] {
-            self.health
-                .set_service_status(name, ServingStatus::NotServing)
-                .await;
-        }
+        self.health.set(false).await;
         self.stopping.cancel();
     }
 }

@@ -7,11 +7,12 @@ use anyhow::{Context, anyhow};
 use futures::stream::select_all;
 use futures::{Stream, StreamExt};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::listen::Socket;
-use super::{policy, state, supervisor};
+use super::{health, policy, state, supervisor};
 use crate::admission::Admission;
 use crate::api::{self, Api, Guarded, PeerStream};
 use crate::attach::{Engine, Parts};
@@ -49,6 +50,8 @@ pub(super) struct Daemon {
     /// For callers over the network.
     tls: Option<Arc<TlsServer>>,
     limits: Limits,
+    /// Why the journal cannot be written.
+    failing: watch::Receiver<Option<String>>,
 }
 
 impl Daemon {
@@ -83,6 +86,7 @@ impl Daemon {
                 workers,
             )),
         ];
+        let failing = state.journal.failing();
         let engine = Engine::new(Parts {
             journal: Arc::new(state.journal),
             backends: Backends::new(backends),
@@ -111,6 +115,7 @@ impl Daemon {
             admission,
             tls,
             limits: settings.limits.clone(),
+            failing,
         })
     }
 
@@ -155,9 +160,10 @@ impl Daemon {
             }
         });
         let watchdog = tokio::spawn(supervisor::keep_watchdog());
+        let reporting = tokio::spawn(health::report(self.api.health(), self.failing.clone()));
 
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
-        supervisor::ready("serving");
+        supervisor::ready();
         let why = tokio::select! {
             why = stop => why,
             ended = &mut server => {
@@ -171,6 +177,7 @@ impl Daemon {
 
         tracing::info!(why, "stopping: calls under way may end, no new ones begin");
         supervisor::stopping("waiting for the calls under way");
+        reporting.abort();
         self.api.drain().await;
         if tokio::time::timeout(DRAIN, self.engine.drain())
             .await

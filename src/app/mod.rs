@@ -11,6 +11,7 @@
 //! libvirt and the storage servers are; whatever is under way when it stops is either finished or in the journal.
 
 mod daemon;
+mod health;
 mod listen;
 mod logging;
 mod metrics;

@@ -10,9 +10,17 @@ fn tell(states: &[NotifyState<'_>]) {
     }
 }
 
+/// Status while all is well.
+pub(super) const SERVING: &str = "serving";
+
 /// Calls are answered from now on.
-pub(super) fn ready(status: &str) {
-    tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+pub(super) fn ready() {
+    tell(&[NotifyState::Ready, NotifyState::Status(SERVING)]);
+}
+
+/// Shows the status beside the unit (`systemctl status`).
+pub(super) fn status(status: &str) {
+    tell(&[NotifyState::Status(status)]);
 }
 
 /// No new work is taken from now on.

@@ -1,6 +1,6 @@
 //! What holds of any record that was read.
 
-use super::redb::{decode_record, encode};
+use super::format::{decode_record, encode};
 
 /// Any bytes as a record: what was read is written, and read again, as the same.
 pub(crate) fn journal(bytes: &[u8]) {

@@ -5,10 +5,12 @@
 //! outcome after; [`Journal::put_soon`] is for what a crash may take back because reality tells it again; no secret is
 //! ever in a record (the request is remembered by a keyed hash); records carry a version.
 
+mod format;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod record;
 mod redb;
+mod store;
 mod transition;
 mod upgrade;
 mod writer;

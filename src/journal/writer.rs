@@ -1,59 +1,66 @@
 //! The one thread that writes to the disk: what many calls want written at the same time costs one commit.
 
 use std::io;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
+
+use super::store::Change;
 
 /// How long a change that nobody waits for may wait for another with which to share its commit.
 const LINGER: Duration = Duration::from_millis(10);
 
+/// How often a write that failed is tried again, though nobody asks for another.
+const AGAIN: Duration = Duration::from_secs(1);
+
 pub(super) type Cause = Box<dyn std::error::Error + Send + Sync>;
-
-/// A map in the journal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Table {
-    /// Records of attachments, by attachment id.
-    Attachments,
-    /// Permissions that were set here, by volume id.
-    Permissions,
-}
-
-/// One entry of a table written, or removed (`None`).
-#[derive(Debug)]
-pub(super) struct Change {
-    pub(super) table: Table,
-    pub(super) key: String,
-    pub(super) value: Option<Vec<u8>>,
-}
 
 struct Order {
     change: Change,
-    /// Who waits for the disk. Why a commit failed is told to several, so in words.
-    done: Option<oneshot::Sender<Result<(), String>>>,
+    /// Who waits for the disk.
+    done: Option<Done>,
 }
+
+/// Answers a caller. Several may get the error of one commit: so in words.
+type Done = oneshot::Sender<Result<(), String>>;
 
 /// Hands changes to the thread. Dropping it writes what is left.
 pub(super) struct Writer {
     orders: Option<Sender<Order>>,
     thread: Option<JoinHandle<()>>,
+    failing: watch::Receiver<Option<String>>,
 }
 
 impl Writer {
-    /// `commit` writes changes in their order, all or none, and returns when they are on disk.
+    /// `commit` writes changes in their order, all or none, and returns when they are on disk; `apply` is called for each of them that
+    /// somebody waits for, before that one is answered.
     pub(super) fn start(
-        commit: impl Fn(&[Change]) -> Result<(), Cause> + Send + 'static,
+        commit: impl FnMut(&[Change]) -> Result<(), Cause> + Send + 'static,
+        apply: impl Fn(Change) + Send + 'static,
     ) -> io::Result<Self> {
         let (orders, received) = channel();
+        let (failed, failing) = watch::channel(None);
+        let mut thread = Thread {
+            commit,
+            apply,
+            failed,
+            soon: Vec::new(),
+        };
         let thread = std::thread::Builder::new()
             .name("journal".to_owned())
-            .spawn(move || run(&received, &commit))?;
+            .spawn(move || thread.run(&received))?;
         Ok(Self {
             orders: Some(orders),
             thread: Some(thread),
+            failing,
         })
+    }
+
+    /// Why the last commit failed; `None`: it did not.
+    pub(super) fn failing(&self) -> watch::Receiver<Option<String>> {
+        self.failing.clone()
     }
 
     /// Writes a change, and with it whatever was to be written soon.
@@ -69,7 +76,7 @@ impl Writer {
         self.send(change, None);
     }
 
-    fn send(&self, change: Change, done: Option<oneshot::Sender<Result<(), String>>>) {
+    fn send(&self, change: Change, done: Option<Done>) {
         // A thread that has panicked takes none; who waits is told so by the sender's end.
         if let Some(orders) = &self.orders {
             let _ = orders.send(Order { change, done });
@@ -86,25 +93,45 @@ impl Drop for Writer {
     }
 }
 
-fn run(orders: &Receiver<Order>, commit: &impl Fn(&[Change]) -> Result<(), Cause>) {
-    let mut soon: Vec<Change> = Vec::new();
-    while let Ok(first) = orders.recv() {
+/// The thread's own.
+struct Thread<C, A> {
+    commit: C,
+    apply: A,
+    failed: watch::Sender<Option<String>>,
+    /// Changes that nobody waits for, and that could not be written.
+    soon: Vec<Change>,
+}
+
+impl<C: FnMut(&[Change]) -> Result<(), Cause>, A: Fn(Change)> Thread<C, A> {
+    fn run(&mut self, orders: &Receiver<Order>) {
+        loop {
+            let failing = self.failed.borrow().is_some();
+            let next = match failing {
+                false => orders.recv().map_err(RecvTimeoutError::from),
+                true => orders.recv_timeout(AGAIN),
+            };
+            match next {
+                Ok(first) => self.write(first, orders),
+                Err(RecvTimeoutError::Timeout) => {
+                    let soon = std::mem::take(&mut self.soon);
+                    self.write_out(soon, Vec::new());
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Writes the order, and with it those that come meanwhile.
+    fn write(&mut self, first: Order, orders: &Receiver<Order>) {
         let deadline = Instant::now() + LINGER;
-        let (mut changes, mut waiting) = (std::mem::take(&mut soon), Vec::new());
-        let mut kept = changes.len();
+        // Changes to be written soon come before those that are waited for, in each record's history too: a call on a record waits for
+        // the one before to end.
+        let (mut soon, mut waiting) = (std::mem::take(&mut self.soon), Vec::new());
         let mut next = Some(first);
         while let Some(Order { change, done }) = next {
-            // What is written soon comes before what is waited for, in each record's history too: a call on it waits
-            // for the one before to end.
             match done {
-                Some(done) => {
-                    changes.push(change);
-                    waiting.push(done);
-                }
-                None => {
-                    changes.insert(kept, change);
-                    kept += 1;
-                }
+                Some(done) => waiting.push((change, done)),
+                None => soon.push(change),
             }
             next = if waiting.is_empty() {
                 let left = deadline.saturating_duration_since(Instant::now());
@@ -113,14 +140,30 @@ fn run(orders: &Receiver<Order>, commit: &impl Fn(&[Change]) -> Result<(), Cause
                 orders.try_recv().ok()
             };
         }
-        let result = commit(&changes).map_err(|error| error.to_string());
-        if let Err(error) = &result {
-            tracing::error!(error, "the journal cannot be written");
-            changes.truncate(kept);
-            soon = changes;
+        self.write_out(soon, waiting);
+    }
+
+    fn write_out(&mut self, soon: Vec<Change>, waiting: Vec<(Change, Done)>) {
+        let kept = soon.len();
+        let mut changes = soon;
+        let (waited, answers): (Vec<Change>, Vec<Done>) = waiting.into_iter().unzip();
+        changes.extend(waited);
+        let result = (self.commit)(&changes).map_err(|error| error.to_string());
+        match &result {
+            Ok(()) => changes.into_iter().skip(kept).for_each(&self.apply),
+            Err(_) => {
+                changes.truncate(kept);
+                self.soon = changes;
+            }
         }
-        for done in waiting {
-            // Whoever does not wait any more needs no answer.
+        let failed = result.clone().err();
+        self.failed.send_if_modified(|before| {
+            let changed = *before != failed;
+            *before = failed;
+            changed
+        });
+        for done in answers {
+            // Nobody waits any more for an answer that cannot be sent.
             let _ = done.send(result.clone());
         }
     }
@@ -128,53 +171,77 @@ fn run(orders: &Receiver<Order>, commit: &impl Fn(&[Change]) -> Result<(), Cause
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::{Arc, Mutex};
 
     use super::*;
 
     fn change(key: &str) -> Change {
-        Change {
-            table: Table::Attachments,
-            key: key.to_owned(),
-            value: None,
+        Change::Record(key.parse().unwrap(), None)
+    }
+
+    fn key(change: &Change) -> String {
+        match change {
+            Change::Record(id, _) => id.to_string(),
+            Change::Permissions(volume, _) => volume.to_string(),
         }
     }
 
-    type Written = Arc<Mutex<Vec<String>>>;
+    type Log = Arc<Mutex<Vec<String>>>;
 
-    /// A writer that cannot commit what has that key in it, and what it has committed.
-    fn writer(cannot: &'static str) -> (Writer, Written) {
-        let written = Written::default();
-        let log = Arc::clone(&written);
-        let writer = Writer::start(move |changes| {
-            if changes.iter().any(|change| change.key == cannot) {
+    /// A disk that may be full, and what is on it; and what was applied.
+    struct Disk {
+        full: Arc<AtomicBool>,
+        written: Log,
+        applied: Log,
+    }
+
+    fn writer() -> (Writer, Disk) {
+        let disk = Disk {
+            full: Arc::default(),
+            written: Log::default(),
+            applied: Log::default(),
+        };
+        let (full, written) = (disk.full.clone(), disk.written.clone());
+        let applied = disk.applied.clone();
+        let commit = move |changes: &[Change]| {
+            if full.load(Ordering::Relaxed) {
                 return Err("the disk is full".into());
             }
-            let keys = changes.iter().map(|change| change.key.clone());
-            log.lock().unwrap().extend(keys);
+            written.lock().unwrap().extend(changes.iter().map(key));
             Ok(())
-        });
-        (writer.unwrap(), written)
+        };
+        let apply = move |change| applied.lock().unwrap().push(key(&change));
+        (Writer::start(commit, apply).unwrap(), disk)
     }
 
     #[tokio::test]
-    async fn what_can_wait_is_written_with_what_cannot_or_in_the_end() {
-        let (writer, written) = writer("none");
+    async fn deferred_writes_share_the_next_commit() {
+        let (writer, disk) = writer();
         writer.write_soon(change("a"));
         writer.write(change("b")).await.unwrap();
-        assert_eq!(*written.lock().unwrap(), ["a", "b"]);
+        assert_eq!(*disk.written.lock().unwrap(), ["a", "b"]);
         writer.write_soon(change("c"));
         drop(writer);
-        assert_eq!(*written.lock().unwrap(), ["a", "b", "c"]);
+        assert_eq!(*disk.written.lock().unwrap(), ["a", "b", "c"]);
+        assert_eq!(*disk.applied.lock().unwrap(), ["b"]);
     }
 
     #[tokio::test]
-    async fn what_nobody_waits_for_is_tried_again_and_what_was_refused_is_not() {
-        let (writer, written) = writer("b");
+    async fn deferred_writes_are_retried_and_refused_writes_are_not() {
+        let (writer, disk) = writer();
+        disk.full.store(true, Ordering::Relaxed);
         writer.write_soon(change("a"));
         let error = writer.write(change("b")).await.unwrap_err();
         assert_eq!(error.to_string(), "the disk is full");
+        let mut failing = writer.failing();
+        assert_eq!(failing.borrow().as_deref(), Some("the disk is full"));
+        disk.full.store(false, Ordering::Relaxed);
+        // By itself: no other write asks for it.
+        failing.wait_for(Option::is_none).await.unwrap();
+        assert_eq!(*disk.written.lock().unwrap(), ["a"]);
         writer.write(change("c")).await.unwrap();
-        assert_eq!(*written.lock().unwrap(), ["a", "c"]);
+        assert_eq!(*disk.written.lock().unwrap(), ["a", "c"]);
+        assert_eq!(*disk.applied.lock().unwrap(), ["c"]);
     }
 }

@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use super::*;
+use crate::journal::format::{decode_record, encode};
 use crate::journal::{Course, Progress, Step, StepRecord};
 use crate::model::{
     Access, AccessDecision, AccessSource, Class, Connection, Dialect, DiskPlan, Holder, HostPlan,
@@ -184,12 +185,7 @@ fn a_record_is_read_as_it_was_written() {
     ]);
     record.rights.permissions = "440".parse().ok();
     record.holder = Some(Holder::default());
-    let out = Out {
-        version: VERSION,
-        record: &record,
-    };
-    let bytes = serde_json::to_vec(&out).unwrap();
-    assert_eq!(decode_record(&bytes).unwrap(), record);
+    assert_eq!(decode_record(&encode(&record).unwrap()).unwrap(), record);
 }
 
 #[tokio::test]
@@ -206,26 +202,12 @@ async fn what_is_written_soon_is_read_at_once_and_kept() {
 }
 
 #[tokio::test]
-async fn a_second_process_and_another_version_are_refused() {
+async fn a_second_process_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("journal.redb");
     let journal = RedbJournal::open(&path).unwrap();
     assert_eq!(RedbJournal::open(&path).err().unwrap().action, "open");
     drop(journal);
-    let database = Database::create(&path).unwrap();
-    let other = Change {
-        table: Table::Attachments,
-        key: "x".into(),
-        value: Some(br#"{"version":3}"#.into()),
-    };
-    commit(&database, &[other]).unwrap();
-    drop(database);
-    let error = RedbJournal::open(&path).err().unwrap();
-    assert!(
-        error.source.to_string().contains("version 3"),
-        "{}",
-        error.source
-    );
 }
 
 #[test]
@@ -234,4 +216,36 @@ fn a_file_that_is_no_journal_is_refused() {
     let path = dir.path().join("journal.redb");
     std::fs::write(&path, "not a journal").unwrap();
     assert!(RedbJournal::open(&path).is_err());
+}
+
+/// A record of a later build concerns nobody else: the others are served, and it stays as it is, whatever is written beside it.
+#[tokio::test]
+async fn an_unreadable_record_is_refused_alone_and_kept() {
+    const RECORDS: redb::TableDefinition<'_, &str, &[u8]> =
+        redb::TableDefinition::new("attachments");
+    const LATER: &[u8] = br#"{"version":3,"record":{"id":"later","volume":"v9","host":{"plan":{"claims":[{"mount":"m"}]}}}}"#;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal.redb");
+    let journal = RedbJournal::open(&path).unwrap();
+    journal.put(&record("a")).await.unwrap();
+    drop(journal);
+    let raw = redb::Database::create(&path).unwrap();
+    let transaction = raw.begin_write().unwrap();
+    let mut table = transaction.open_table(RECORDS).unwrap();
+    table.insert("later", LATER).unwrap();
+    drop(table);
+    transaction.commit().unwrap();
+    drop(raw);
+    for _ in 0..2 {
+        let journal = RedbJournal::open(&path).unwrap();
+        assert_eq!(journal.all().await.unwrap(), [record("a")]);
+        let error = journal.get(&"later".parse().unwrap()).await.unwrap_err();
+        assert!(error.source.to_string().contains("version 3"), "{error:?}");
+        journal.put(&record("a")).await.unwrap();
+    }
+    let raw = redb::Database::create(&path).unwrap();
+    let transaction = redb::ReadableDatabase::begin_read(&raw).unwrap();
+    let table = transaction.open_table(RECORDS).unwrap();
+    let kept = table.get("later").unwrap().map(|it| it.value().to_owned());
+    assert_eq!(kept.as_deref(), Some(LATER));
 }
