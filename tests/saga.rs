@@ -10,6 +10,8 @@ mod identity;
 mod lost;
 #[path = "saga/permissions.rs"]
 mod permissions;
+#[path = "saga/unreadable.rs"]
+mod unreadable;
 
 use std::time::Duration;
 

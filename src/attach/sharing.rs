@@ -4,7 +4,7 @@ use super::Error;
 use super::access::{Decided, KnownVolume, decide};
 use super::inner::Inner;
 use super::request::Asked;
-use crate::journal::Record;
+use crate::journal::{Record, Unreadable};
 use crate::model::{AttachmentId, Dialect, ImageFormat, SetPermissions, SourceKind, VolumeId};
 
 impl Inner {
@@ -45,6 +45,15 @@ impl Inner {
         }
         new.access = now.access;
         new.rights = now.rights;
+        let unreadable = self.parts.journal.unreadable().await?;
+        let of_it = |it: &&Unreadable| it.volume.as_ref() == Some(&new.volume);
+        if let Some(other) = unreadable.iter().find(of_it) {
+            return Err(Error::VolumeInUse {
+                volume: new.volume.clone(),
+                other: other.id.clone(),
+                why: "this build cannot read the record of that attachment: install the build that wrote it, and detach",
+            });
+        }
         for other in records.iter().filter(|other| other.id != new.id) {
             if let Some(why) = in_the_way(other, new) {
                 return Err(Error::VolumeInUse {

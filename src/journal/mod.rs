@@ -20,7 +20,7 @@ use async_trait::async_trait;
 pub use record::{Course, Direction, Kind, Progress, Record, Step, StepRecord};
 pub use redb::RedbJournal;
 
-use crate::model::{AttachmentId, Reason, SetPermissions, VolumeId};
+use crate::model::{AttachmentId, Claim, Reason, SetPermissions, VolumeId};
 
 /// A durable map of records by attachment id.
 #[async_trait]
@@ -32,6 +32,8 @@ pub trait Journal: Send + Sync {
         &self,
         wanted: &(dyn for<'r> Fn(&'r Record) -> bool + Sync),
     ) -> Result<Vec<Record>, JournalError>;
+    /// The records that this build cannot read, ordered by id: kept as they are, and in no other answer.
+    async fn unreadable(&self) -> Result<Vec<Unreadable>, JournalError>;
     /// Every record, ordered by id.
     async fn all(&self) -> Result<Vec<Record>, JournalError> {
         self.select(&|_| true).await
@@ -51,6 +53,19 @@ pub trait Journal: Send + Sync {
         volume: &VolumeId,
         set: Option<&SetPermissions>,
     ) -> Result<(), JournalError>;
+}
+
+/// A record that this build cannot read, such as one of a later build, and how it concerns others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Id of the attachment.
+    pub id: AttachmentId,
+    /// Volume, if it can be made out.
+    pub volume: Option<VolumeId>,
+    /// Claims, as far as they can be made out: the attachment holds them.
+    pub claims: Vec<Claim>,
+    /// Why the record cannot be read.
+    pub why: String,
 }
 
 /// Why the journal failed.

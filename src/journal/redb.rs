@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use super::store::{Change, Shared, Store, lock};
+use super::store::{Change, Kept, Shared, Store, lock};
 use super::writer::{Cause, Writer};
-use super::{Journal, JournalError, Record};
+use super::{Journal, JournalError, Record, Unreadable};
 use crate::model::{AttachmentId, SetPermissions, VolumeId};
 
 /// A [`Journal`] in one file, which one process at a time may open.
@@ -32,12 +32,14 @@ impl RedbJournal {
         };
         let mut store = Store::open(path).map_err(failed)?;
         let contents = store.contents().clone();
-        for (id, unreadable) in &lock(&contents).unreadable {
-            tracing::error!(
-                id,
-                why = unreadable.why,
-                "a record cannot be read: it is kept as it is"
-            );
+        {
+            let contents = lock(&contents);
+            for (attachment, kept) in &contents.unreadable {
+                tracing::error!(%attachment, why = kept.why, "a record cannot be read: it is kept as it is");
+            }
+            for (volume, kept) in &contents.unreadable_permissions {
+                tracing::error!(%volume, why = kept.why, "permissions cannot be read: they are kept as they are");
+            }
         }
         let applied = contents.clone();
         let writer = Writer::start(
@@ -65,6 +67,11 @@ impl RedbJournal {
         }
     }
 
+    fn cannot_read(&self, key: &str, kept: &Kept) -> JournalError {
+        let why = format!("the entry of {key} cannot be read: {}", kept.why);
+        self.failed("read", why.into())
+    }
+
     async fn write(&self, change: Change) -> Result<(), JournalError> {
         let written = self.writer.write(change).await;
         written.map_err(|source| self.failed("write", source))
@@ -75,13 +82,16 @@ impl RedbJournal {
 impl Journal for RedbJournal {
     async fn get(&self, id: &AttachmentId) -> Result<Option<Record>, JournalError> {
         let contents = lock(&self.contents);
-        match contents.unreadable.get(id.as_str()) {
-            Some(unreadable) => {
-                let why = format!("the record of {id} cannot be read: {}", unreadable.why);
-                Err(self.failed("read", why.into()))
-            }
+        match contents.unreadable.get(id) {
+            Some(kept) => Err(self.cannot_read(id.as_str(), kept)),
             None => Ok(contents.records.get(id).cloned()),
         }
+    }
+
+    async fn unreadable(&self) -> Result<Vec<Unreadable>, JournalError> {
+        let contents = lock(&self.contents);
+        let unreadable = contents.unreadable.iter();
+        Ok(unreadable.map(|(id, kept)| kept.as_record(id)).collect())
     }
 
     async fn select(
@@ -110,7 +120,11 @@ impl Journal for RedbJournal {
     }
 
     async fn permissions(&self, volume: &VolumeId) -> Result<Option<SetPermissions>, JournalError> {
-        Ok(lock(&self.contents).permissions.get(volume).cloned())
+        let contents = lock(&self.contents);
+        match contents.unreadable_permissions.get(volume) {
+            Some(kept) => Err(self.cannot_read(volume.as_str(), kept)),
+            None => Ok(contents.permissions.get(volume).cloned()),
+        }
     }
 
     async fn set_permissions(

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ::redb::{Database, ReadableTable, Table, TableDefinition, WriteTransaction};
+use serde_json::Value;
 
-use super::Record;
 use super::format::{decode_permissions, decode_record, encode};
 use super::writer::Cause;
+use super::{Record, Unreadable};
 use crate::model::{AttachmentId, SetPermissions, VolumeId};
 
 const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("attachments");
@@ -26,12 +27,35 @@ pub(super) enum Change {
     Permissions(VolumeId, Option<Box<SetPermissions>>),
 }
 
-/// An entry that this build cannot read: kept in the file as it is.
-#[derive(Debug, Clone)]
-pub(super) struct Unreadable {
+/// A value that this build cannot read: kept in the file as it is.
+#[derive(Debug)]
+pub(super) struct Kept {
     bytes: Vec<u8>,
     /// Why.
     pub(super) why: String,
+}
+
+impl Kept {
+    fn new(bytes: &[u8], why: &Cause) -> Self {
+        Self {
+            bytes: bytes.to_owned(),
+            why: why.to_string(),
+        }
+    }
+
+    /// The parts of a record that concern others, as far as they can be made out.
+    pub(super) fn as_record(&self, id: &AttachmentId) -> Unreadable {
+        let value: Value = serde_json::from_slice(&self.bytes).unwrap_or_default();
+        let record = &value["record"];
+        let claims = record["host"]["plan"]["claims"].as_array();
+        let claim = |claim: &Value| serde_json::from_value(claim.clone()).ok();
+        Unreadable {
+            id: id.clone(),
+            volume: record["volume"].as_str().and_then(|it| it.parse().ok()),
+            claims: claims.into_iter().flatten().filter_map(claim).collect(),
+            why: self.why.clone(),
+        }
+    }
 }
 
 /// Everything in the journal. Reads need no disk, as nobody else writes the file.
@@ -40,7 +64,9 @@ pub(super) struct Contents {
     pub(super) records: BTreeMap<AttachmentId, Record>,
     pub(super) permissions: BTreeMap<VolumeId, SetPermissions>,
     /// Records that this build cannot read, by attachment id.
-    pub(super) unreadable: BTreeMap<String, Unreadable>,
+    pub(super) unreadable: BTreeMap<AttachmentId, Kept>,
+    /// Permissions that this build cannot read, by volume id.
+    pub(super) unreadable_permissions: BTreeMap<VolumeId, Kept>,
 }
 
 impl Contents {
@@ -70,20 +96,23 @@ impl Contents {
                     contents.records.insert(record.id.clone(), record);
                 }
                 Err(error) => {
-                    let unreadable = Unreadable {
-                        bytes: value.value().to_owned(),
-                        why: error.to_string(),
-                    };
-                    contents
-                        .unreadable
-                        .insert(id.value().to_owned(), unreadable);
+                    let kept = Kept::new(value.value(), &error);
+                    contents.unreadable.insert(id.value().parse()?, kept);
                 }
             }
         }
         for entry in transaction.open_table(PERMISSIONS)?.iter()? {
-            let (volume, set) = entry?;
-            let set = decode_permissions(set.value())?;
-            contents.permissions.insert(volume.value().parse()?, set);
+            let (volume, value) = entry?;
+            match decode_permissions(value.value()) {
+                Ok(set) => {
+                    contents.permissions.insert(volume.value().parse()?, set);
+                }
+                Err(error) => {
+                    let kept = Kept::new(value.value(), &error);
+                    let all = &mut contents.unreadable_permissions;
+                    all.insert(volume.value().parse()?, kept);
+                }
+            }
         }
         Ok(contents)
     }
@@ -94,12 +123,15 @@ impl Contents {
         for (id, record) in &self.records {
             records.insert(id.to_string(), encode(record)?);
         }
-        for (id, unreadable) in &self.unreadable {
-            records.insert(id.clone(), unreadable.bytes.clone());
+        for (id, kept) in &self.unreadable {
+            records.insert(id.to_string(), kept.bytes.clone());
         }
         let mut permissions = BTreeMap::new();
         for (volume, set) in &self.permissions {
             permissions.insert(volume.to_string(), encode(set)?);
+        }
+        for (volume, kept) in &self.unreadable_permissions {
+            permissions.insert(volume.to_string(), kept.bytes.clone());
         }
         Ok([records, permissions])
     }

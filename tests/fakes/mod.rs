@@ -27,7 +27,7 @@ use volattach::connection::{
     Chap, Common, ConnectionInfo, IscsiPath, IscsiVolume, LocalVolume, NfsVolume, NvmeVolume,
     Protocol, SmbCredentials, SmbVolume,
 };
-use volattach::journal::Record;
+use volattach::journal::{Record, Unreadable};
 use volattach::libvirt::DeviceGone;
 use volattach::model::{
     Access, Actor, AttachmentId, Dialect, DiskOptions, DiskPlan, HostKey, Identity, ImageFormat,
@@ -74,6 +74,8 @@ pub struct State {
     pub recalled: Vec<PathBuf>,
     /// This boot of the host.
     pub boot: String,
+    /// Records of a later build.
+    pub unreadable: Vec<Unreadable>,
     /// udev's names for block devices.
     pub links: BTreeMap<PathBuf, PathBuf>,
     /// The domain's disks, by alias.
@@ -213,6 +215,7 @@ impl World {
                 releases: Vec::new(),
                 recalled: Vec::new(),
                 boot: "first".to_owned(),
+                unreadable: Vec::new(),
                 links: BTreeMap::new(),
                 disks: BTreeMap::new(),
                 config: BTreeMap::new(),

@@ -7,7 +7,7 @@ use volattach::backend::{
     Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release, Setting,
 };
 use volattach::connection::{ConnectionInfo, Protocol};
-use volattach::journal::{Journal, JournalError, Record};
+use volattach::journal::{Journal, JournalError, Record, Unreadable};
 use volattach::model::{
     Access, AttachmentId, Claim, Connection, Device, Found, HostKey, HostPlan, HostVolume,
     ImageFormat, MountPlan, Reason, Scope, SetPermissions, SourceKind, TargetPath, TargetPlan,
@@ -532,6 +532,10 @@ impl Journal for FakeJournal {
     async fn get(&self, id: &AttachmentId) -> Result<Option<Record>, JournalError> {
         let records = self.world.records();
         Ok(records.into_iter().find(|record| record.id == *id))
+    }
+
+    async fn unreadable(&self) -> Result<Vec<Unreadable>, JournalError> {
+        Ok(self.world.state().unreadable.clone())
     }
 
     async fn select(

@@ -119,6 +119,8 @@ impl Inner {
             .into_iter()
             .flat_map(|it| it.host.plan.claims)
             .collect();
+        let unreadable = self.parts.journal.unreadable().await?;
+        held.extend(unreadable.into_iter().flat_map(|it| it.claims));
         held.retain(|claim| claims.contains(claim));
         let how = Release {
             held,

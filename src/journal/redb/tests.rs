@@ -6,8 +6,8 @@ use super::*;
 use crate::journal::format::{decode_record, encode};
 use crate::journal::{Course, Progress, Step, StepRecord};
 use crate::model::{
-    Access, AccessDecision, AccessSource, Class, Connection, Dialect, DiskPlan, Holder, HostPlan,
-    HostVolume, ImageFormat, Scope, SourceKind, VolumeOwner, VolumeRights,
+    Access, AccessDecision, AccessSource, Claim, Class, Connection, Dialect, DiskPlan, Holder,
+    HostPlan, HostVolume, ImageFormat, Scope, SourceKind, VolumeOwner, VolumeRights,
 };
 
 fn record(id: &str) -> Record {
@@ -241,6 +241,12 @@ async fn an_unreadable_record_is_refused_alone_and_kept() {
         assert_eq!(journal.all().await.unwrap(), [record("a")]);
         let error = journal.get(&"later".parse().unwrap()).await.unwrap_err();
         assert!(error.source.to_string().contains("version 3"), "{error:?}");
+        let unreadable = journal.unreadable().await.unwrap();
+        let [later] = &unreadable[..] else {
+            panic!("{unreadable:?}")
+        };
+        assert_eq!(later.volume, "v9".parse().ok());
+        assert_eq!(later.claims, [Claim::Mount("m".to_owned())]);
         journal.put(&record("a")).await.unwrap();
     }
     let raw = redb::Database::create(&path).unwrap();
