@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     Lab, Test,
@@ -39,6 +39,10 @@ pub(crate) const TESTS: &[Test] = &[
     Test {
         name: "fault_same_request_twice_and_a_conflicting_one",
         run: repeated,
+    },
+    Test {
+        name: "fault_disk_of_the_journal_is_full",
+        run: full_disk,
     },
 ];
 
@@ -249,5 +253,48 @@ fn repeated(lab: &Lab) -> Result<()> {
     ensure!(guest::sees(&lab.node, "v1")?.write == Ok(()));
     agent.detach("a1")??;
     agent.detach("a1")??;
+    Ok(())
+}
+
+/// A journal that cannot be written refuses calls, and says so; once there is room again, all goes on by itself.
+fn full_disk(lab: &Lab) -> Result<()> {
+    const STATE: &str = "/var/lib/volattach";
+    const STATUS: &str = "systemctl show -P StatusText volattachd.service";
+    let node = &lab.node;
+    node.sh(&format!(
+        "systemctl stop volattachd.service && mkdir -p {STATE} /srv/local && truncate -s 8M /srv/local/v.raw &&
+         mount -t tmpfs -o size=8M,mode=711 tmpfs {STATE}"
+    ))?;
+    let agent = Agent::start(node, "[local]\nroots = [\"/srv/local\"]\n")?;
+    let info = json!({"driver_volume_type": "local", "data": {"device_path": "/srv/local/v.raw"}});
+    agent.attach("a", "v", &info, &[])??;
+    node.sh(&format!("! dd if=/dev/zero of={STATE}/fill bs=4k 2>/dev/null"))?;
+    // What is allocated already is written still.
+    let mut connected = 0;
+    let failure = loop {
+        let (id, volume) = (format!("c{connected}"), format!("w{connected}"));
+        match agent.connect(&id, &volume, &info, &[])? {
+            Ok(_) => connected += 1,
+            Err(failure) => break failure,
+        }
+        ensure!(connected < 200, "the journal needs no room");
+    };
+    ensure!(failure.reason == "JOURNAL_FAILED", "{failure:?}");
+    let status = node.sh(STATUS)?;
+    ensure!(status.contains("the journal cannot be written"), "{status}");
+    ensure!(state(&agent, "a")? == "attached");
+    node.sh(&format!("rm {STATE}/fill"))?;
+    node.wait(
+        "the journal is written again",
+        &format!("[ \"$({STATUS})\" = serving ]"),
+        Duration::from_secs(30),
+    )?;
+    for number in 0..connected {
+        agent.disconnect(&format!("c{number}"))??;
+    }
+    agent.detach("a")??;
+    node.sh(&format!(
+        "systemctl stop volattachd.service && umount {STATE} && rm -r /srv/local"
+    ))?;
     Ok(())
 }
