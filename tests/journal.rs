@@ -4,6 +4,8 @@
 
 mod fakes;
 
+use std::sync::Arc;
+
 use fakes::{World, attach, by_root, smb};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
@@ -31,9 +33,11 @@ async fn a_full_disk_fails_writes_until_there_is_room_again() {
     let path = dir.path().join("journal.redb");
     let journal = RedbJournal::open(&path).unwrap();
     let template = record("template").await;
-    let with_id = |number: u32| Record {
-        id: format!("a{number}").parse().unwrap(),
-        ..template.clone()
+    let with_id = |number: u32| {
+        Arc::new(Record {
+            id: format!("a{number}").parse().unwrap(),
+            ..template.clone()
+        })
     };
     journal.put(&with_id(0)).await.unwrap();
     limit_files(Some(std::fs::metadata(&path).unwrap().len()));

@@ -1,6 +1,8 @@
 //! Decides on an attachment's access: puts what request, journal and configuration know of the volume before the rules of
 //! [`crate::model`].
 
+use std::sync::Arc;
+
 use super::Error;
 use super::request::Wanted;
 use crate::backend::Backends;
@@ -22,12 +24,12 @@ pub struct KnownVolume {
 impl KnownVolume {
     /// What the volume's records and the permissions set here tell. The attachment `but` is no use: it is the one that is asked about.
     pub(super) fn new(
-        records: &[Record],
+        records: &[Arc<Record>],
         set: Option<SetPermissions>,
         but: Option<&AttachmentId>,
     ) -> Self {
         // Of those that say something, the last: it was told with the newest attachment.
-        let mut newest: Vec<&Record> = records.iter().collect();
+        let mut newest: Vec<&Arc<Record>> = records.iter().collect();
         newest.sort_by_key(|record| record.course.created());
         let mut told = newest.iter().rev().map(|record| &record.rights);
         let owner = told

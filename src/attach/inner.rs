@@ -11,15 +11,18 @@ use uuid::Uuid;
 
 use super::Error;
 use super::guard::{Busy, Locks};
-use super::request::ListQuery;
+use super::request::{Filter, ListQuery};
 use crate::admission::Grant;
 use crate::backend::Backends;
-use crate::journal::{Journal, Record};
+use crate::journal::{Journal, Key, Record};
 use crate::libvirt::Hypervisor;
-use crate::model::{Attachment, AttachmentId, Claim, HostKey, Wwid};
+use crate::model::{Attachment, AttachmentId, Claim, DomainRef, HostKey, Wwid};
 
 /// Changes that a slow watcher may fall behind before it is told to watch again.
 const WATCH_BACKLOG: usize = 1024;
+
+/// Records that are looked at in one go for a page of a list.
+const CANDIDATES: usize = 256;
 
 /// What an engine works with.
 pub struct Parts {
@@ -102,25 +105,47 @@ impl Inner {
             after,
             limit,
         } = query;
-        let wanted = |record: &Record| {
-            after.as_ref().is_none_or(|after| record.id > *after)
-                && filter.matches(
-                    record.domain.as_ref(),
-                    &record.volume,
-                    record.course.state(),
-                )
-        };
-        let mut found = Vec::new();
-        for record in self.parts.journal.select(&wanted).await? {
-            if found.len() == limit {
-                break;
+        let (mut found, mut after) = (Vec::new(), after);
+        loop {
+            let records = self.candidates(&filter, after.as_ref()).await?;
+            let Some(last) = records.last() else {
+                return Ok(found);
+            };
+            after = Some(last.id.clone());
+            for record in records {
+                if found.len() == limit {
+                    return Ok(found);
+                }
+                let state = record.course.state();
+                if !filter.matches(record.domain.as_ref(), &record.volume, state) {
+                    continue;
+                }
+                let attachment = record.to_attachment();
+                if grant.sees(&(&attachment).into()).await? {
+                    found.push(attachment);
+                }
             }
-            let attachment = record.to_attachment();
-            if grant.sees(&(&attachment).into()).await? {
-                found.push(attachment);
-            }
+            // A long list is no reason for others to wait.
+            tokio::task::yield_now().await;
         }
-        Ok(found)
+    }
+
+    /// The next records after that id that may match, ordered by id; none: there are no more.
+    async fn candidates(
+        &self,
+        filter: &Filter,
+        after: Option<&AttachmentId>,
+    ) -> Result<Vec<Arc<Record>>, Error> {
+        let journal = &self.parts.journal;
+        let key = match (&filter.volume, &filter.domain) {
+            (Some(volume), _) => Key::Volume(volume),
+            (None, Some(DomainRef::Uuid(uuid))) => Key::Domain(uuid),
+            _ => return Ok(journal.after(after, CANDIDATES).await?),
+        };
+        let mut records = journal.of(key).await?;
+        records.retain(|record| after.is_none_or(|after| record.id > *after));
+        records.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(records)
     }
 
     /// Writes the record, then tells the watchers.

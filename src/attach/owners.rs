@@ -1,11 +1,13 @@
 //! Keeps each identity to one volume, by the records in the journal.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::inner::Inner;
 use crate::backend::{BackendError, Owners};
-use crate::journal::Record;
+use crate::journal::{Key, Record};
 use crate::model::Wwid;
 
 /// Reserves an identity for a record's volume: nobody else gets it while this lives, so keep this until the record has the identity.
@@ -41,17 +43,14 @@ impl Owners for Taking<'_> {
             return Ok(());
         }
         let lock = self.inner.identities.lock(identity.clone()).await;
-        let has = |other: &Record| {
-            other.volume != self.record.volume
-                && other.uses_connection()
-                && other.host.identity() == Some(identity)
-        };
-        let others = self.inner.parts.journal.select(&has).await;
+        let has =
+            |other: &&Arc<Record>| other.volume != self.record.volume && other.uses_connection();
+        let others = self.inner.parts.journal.of(Key::Identity(identity)).await;
         let others = others.map_err(|error| BackendError::Host {
             action: format!("look who has the identity {identity}"),
             source: error.into(),
         })?;
-        if let Some(other) = others.first() {
+        if let Some(other) = others.iter().find(has) {
             return Err(BackendError::DeviceIdentity {
                 volume: device,
                 why: format!(

@@ -7,7 +7,7 @@ use super::engine::Engine;
 use super::inner::Inner;
 use super::saga::{lost, told};
 use super::steps::Why;
-use crate::journal::{Direction, Record};
+use crate::journal::{Direction, Key, Record};
 use crate::libvirt::DeviceGone;
 use crate::model::AttachmentId;
 
@@ -42,7 +42,7 @@ impl Engine {
     /// Where the journal fails.
     pub(crate) async fn ids(&self) -> Result<Vec<AttachmentId>, Error> {
         let records = self.0.parts.journal.all().await?;
-        Ok(records.into_iter().map(|record| record.id).collect())
+        Ok(records.iter().map(|record| record.id.clone()).collect())
     }
 
     /// Tells the backends which connections the journal has of an earlier daemon in this boot of the host. To be called before anything else.
@@ -52,10 +52,10 @@ impl Engine {
     pub async fn recall(&self) -> Result<(), Error> {
         let parts = &self.0.parts;
         for before in parts.journal.all().await? {
-            let mut record = before.clone();
+            let mut record = before.as_ref().clone();
             if let Some(boot) = &parts.boot {
                 record.host.enter(boot);
-                if record != before {
+                if record != *before {
                     parts.journal.put_soon(&record).await?;
                 }
                 if !record.host.is_of(boot) {
@@ -75,18 +75,12 @@ impl Engine {
     /// # Errors
     /// Where the journal fails.
     pub(crate) async fn about(&self, gone: &DeviceGone) -> Result<Vec<AttachmentId>, Error> {
-        let about = |record: &Record| {
-            record
-                .domain
-                .as_ref()
-                .is_some_and(|domain| domain.uuid == gone.domain)
-                && gone
-                    .alias
-                    .as_ref()
-                    .is_none_or(|alias| *alias == record.disk.alias)
-        };
-        let records = self.0.parts.journal.select(&about).await?;
-        Ok(records.into_iter().map(|record| record.id).collect())
+        let key = Key::Domain(&gone.domain);
+        let mut records = self.0.parts.journal.of(key).await?;
+        if let Some(alias) = &gone.alias {
+            records.retain(|record| *alias == record.disk.alias);
+        }
+        Ok(records.iter().map(|record| record.id.clone()).collect())
     }
 
     /// Disks seen gone, as they go.

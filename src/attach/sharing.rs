@@ -1,10 +1,12 @@
 //! Decides which attachments may have the same volume at the same time.
 
+use std::sync::Arc;
+
 use super::Error;
 use super::access::{Decided, KnownVolume, decide};
 use super::inner::Inner;
 use super::request::Asked;
-use crate::journal::{Record, Unreadable};
+use crate::journal::{Key, Record, Unreadable};
 use crate::model::{AttachmentId, Dialect, ImageFormat, SetPermissions, SourceKind, VolumeId};
 
 impl Inner {
@@ -22,9 +24,9 @@ impl Inner {
     pub(super) async fn recorded(
         &self,
         volume: &VolumeId,
-    ) -> Result<(Vec<Record>, Option<SetPermissions>), Error> {
+    ) -> Result<(Vec<Arc<Record>>, Option<SetPermissions>), Error> {
         let journal = &self.parts.journal;
-        let records = journal.select(&|record| record.volume == *volume).await?;
+        let records = journal.of(Key::Volume(volume)).await?;
         Ok((records, journal.permissions(volume).await?))
     }
 

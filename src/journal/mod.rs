@@ -8,6 +8,7 @@
 mod format;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
+mod index;
 mod record;
 mod redb;
 mod store;
@@ -15,8 +16,11 @@ mod transition;
 mod upgrade;
 mod writer;
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 
+pub use index::Key;
 pub use record::{Course, Direction, Kind, Progress, Record, Step, StepRecord};
 pub use redb::RedbJournal;
 
@@ -27,16 +31,25 @@ use crate::model::{AttachmentId, Claim, Reason, SetPermissions, VolumeId};
 pub trait Journal: Send + Sync {
     /// The record of that id.
     async fn get(&self, id: &AttachmentId) -> Result<Option<Record>, JournalError>;
-    /// The records of which `wanted` says so, ordered by id.
-    async fn select(
+    /// The records with that key, in the order in which they came. Takes as long as there are such records.
+    async fn of(&self, key: Key<'_>) -> Result<Vec<Arc<Record>>, JournalError>;
+    /// Whether a record with that key is `wanted`. Takes as long as it takes to find one.
+    async fn any(
         &self,
+        key: Key<'_>,
         wanted: &(dyn for<'r> Fn(&'r Record) -> bool + Sync),
-    ) -> Result<Vec<Record>, JournalError>;
+    ) -> Result<bool, JournalError>;
+    /// At most `limit` records after that id (`None`: from the first), ordered by id.
+    async fn after(
+        &self,
+        id: Option<&AttachmentId>,
+        limit: usize,
+    ) -> Result<Vec<Arc<Record>>, JournalError>;
     /// The records that this build cannot read, ordered by id: kept as they are, and in no other answer.
     async fn unreadable(&self) -> Result<Vec<Unreadable>, JournalError>;
     /// Every record, ordered by id.
-    async fn all(&self) -> Result<Vec<Record>, JournalError> {
-        self.select(&|_| true).await
+    async fn all(&self) -> Result<Vec<Arc<Record>>, JournalError> {
+        self.after(None, usize::MAX).await
     }
     /// Writes a record; when this returns, it is on disk.
     async fn put(&self, record: &Record) -> Result<(), JournalError>;

@@ -1,13 +1,14 @@
 //! The journal in a redb file: records, and the permissions set here.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::store::{Change, Kept, Shared, Store, lock};
 use super::writer::{Cause, Writer};
-use super::{Journal, JournalError, Record, Unreadable};
+use super::{Journal, JournalError, Key, Record, Unreadable};
 use crate::model::{AttachmentId, SetPermissions, VolumeId};
 
 /// A [`Journal`] in one file, which one process at a time may open.
@@ -84,7 +85,10 @@ impl Journal for RedbJournal {
         let contents = lock(&self.contents);
         match contents.unreadable.get(id) {
             Some(kept) => Err(self.cannot_read(id.as_str(), kept)),
-            None => Ok(contents.records.get(id).cloned()),
+            None => Ok(contents
+                .records
+                .get(id)
+                .map(|record| record.as_ref().clone())),
         }
     }
 
@@ -94,22 +98,35 @@ impl Journal for RedbJournal {
         Ok(unreadable.map(|(id, kept)| kept.as_record(id)).collect())
     }
 
-    async fn select(
+    async fn of(&self, key: Key<'_>) -> Result<Vec<Arc<Record>>, JournalError> {
+        Ok(lock(&self.contents).records.of(key).cloned().collect())
+    }
+
+    async fn any(
         &self,
+        key: Key<'_>,
         wanted: &(dyn for<'r> Fn(&'r Record) -> bool + Sync),
-    ) -> Result<Vec<Record>, JournalError> {
+    ) -> Result<bool, JournalError> {
         let contents = lock(&self.contents);
-        let selected = contents.records.values().filter(|record| wanted(record));
-        Ok(selected.cloned().collect())
+        Ok(contents.records.of(key).any(|record| wanted(record)))
+    }
+
+    async fn after(
+        &self,
+        id: Option<&AttachmentId>,
+        limit: usize,
+    ) -> Result<Vec<Arc<Record>>, JournalError> {
+        let contents = lock(&self.contents);
+        Ok(contents.records.after(id).take(limit).cloned().collect())
     }
 
     async fn put(&self, record: &Record) -> Result<(), JournalError> {
-        let change = Change::Record(record.id.clone(), Some(Box::new(record.clone())));
+        let change = Change::Record(record.id.clone(), Some(Arc::new(record.clone())));
         self.write(change).await
     }
 
     async fn put_soon(&self, record: &Record) -> Result<(), JournalError> {
-        let change = Change::Record(record.id.clone(), Some(Box::new(record.clone())));
+        let change = Change::Record(record.id.clone(), Some(Arc::new(record.clone())));
         lock(&self.contents).apply(change.clone());
         self.writer.write_soon(change);
         Ok(())
@@ -138,4 +155,4 @@ impl Journal for RedbJournal {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

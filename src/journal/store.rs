@@ -8,6 +8,7 @@ use ::redb::{Database, ReadableTable, Table, TableDefinition, WriteTransaction};
 use serde_json::Value;
 
 use super::format::{decode_permissions, decode_record, encode};
+use super::index::Records;
 use super::writer::Cause;
 use super::{Record, Unreadable};
 use crate::model::{AttachmentId, SetPermissions, VolumeId};
@@ -22,7 +23,7 @@ const CACHE: usize = 1 << 20;
 #[derive(Debug, Clone)]
 pub(super) enum Change {
     /// The record of an attachment.
-    Record(AttachmentId, Option<Box<Record>>),
+    Record(AttachmentId, Option<Arc<Record>>),
     /// The permissions that were set here for a volume.
     Permissions(VolumeId, Option<Box<SetPermissions>>),
 }
@@ -61,7 +62,7 @@ impl Kept {
 /// Everything in the journal. Reads need no disk, as nobody else writes the file.
 #[derive(Debug, Default)]
 pub(super) struct Contents {
-    pub(super) records: BTreeMap<AttachmentId, Record>,
+    pub(super) records: Records,
     pub(super) permissions: BTreeMap<VolumeId, SetPermissions>,
     /// Records that this build cannot read, by attachment id.
     pub(super) unreadable: BTreeMap<AttachmentId, Kept>,
@@ -72,12 +73,8 @@ pub(super) struct Contents {
 impl Contents {
     pub(super) fn apply(&mut self, change: Change) {
         match change {
-            Change::Record(id, Some(record)) => {
-                self.records.insert(id, *record);
-            }
-            Change::Record(id, None) => {
-                self.records.remove(&id);
-            }
+            Change::Record(_, Some(record)) => self.records.insert(record),
+            Change::Record(id, None) => self.records.remove(&id),
             Change::Permissions(volume, Some(set)) => {
                 self.permissions.insert(volume, *set);
             }
@@ -92,9 +89,7 @@ impl Contents {
         for entry in transaction.open_table(RECORDS)?.iter()? {
             let (id, value) = entry?;
             match decode_record(value.value()) {
-                Ok(record) => {
-                    contents.records.insert(record.id.clone(), record);
-                }
+                Ok(record) => contents.records.insert(Arc::new(record)),
                 Err(error) => {
                     let kept = Kept::new(value.value(), &error);
                     contents.unreadable.insert(id.value().parse()?, kept);
@@ -120,8 +115,8 @@ impl Contents {
     /// The entries of both tables, encoded.
     fn encoded(&self) -> Result<[BTreeMap<String, Vec<u8>>; 2], Cause> {
         let mut records = BTreeMap::new();
-        for (id, record) in &self.records {
-            records.insert(id.to_string(), encode(record)?);
+        for record in self.records.after(None) {
+            records.insert(record.id.to_string(), encode(record.as_ref())?);
         }
         for (id, kept) in &self.unreadable {
             records.insert(id.to_string(), kept.bytes.clone());
@@ -214,7 +209,7 @@ fn commit(database: &Database, changes: &[Change]) -> Result<(), Cause> {
         for change in changes {
             match change {
                 Change::Record(id, record) => {
-                    let value = record.as_ref().map(encode).transpose()?;
+                    let value = record.as_deref().map(encode).transpose()?;
                     set(&mut records, id.as_str(), value.as_deref())?;
                 }
                 Change::Permissions(volume, given) => {

@@ -1,13 +1,14 @@
 //! A backend whose mounts, and a journal whose file, are the world's.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use volattach::backend::{
     Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release, Setting,
 };
 use volattach::connection::{ConnectionInfo, Protocol};
-use volattach::journal::{Journal, JournalError, Record, Unreadable};
+use volattach::journal::{Journal, JournalError, Key, Record, Unreadable};
 use volattach::model::{
     Access, AttachmentId, Claim, Connection, Device, Found, HostKey, HostPlan, HostVolume,
     ImageFormat, MountPlan, Reason, Scope, SetPermissions, SourceKind, TargetPath, TargetPlan,
@@ -538,14 +539,29 @@ impl Journal for FakeJournal {
         Ok(self.world.state().unreadable.clone())
     }
 
-    async fn select(
-        &self,
-        wanted: &(dyn for<'r> Fn(&'r Record) -> bool + Sync),
-    ) -> Result<Vec<Record>, JournalError> {
-        tokio::task::yield_now().await;
-        let mut records = self.world.records();
-        records.retain(wanted);
+    async fn of(&self, key: Key<'_>) -> Result<Vec<Arc<Record>>, JournalError> {
+        let mut records = self.after(None, usize::MAX).await?;
+        records.retain(|record| record.has(key));
         Ok(records)
+    }
+
+    async fn any(
+        &self,
+        key: Key<'_>,
+        wanted: &(dyn for<'r> Fn(&'r Record) -> bool + Sync),
+    ) -> Result<bool, JournalError> {
+        Ok(self.of(key).await?.iter().any(|record| wanted(record)))
+    }
+
+    async fn after(
+        &self,
+        id: Option<&AttachmentId>,
+        limit: usize,
+    ) -> Result<Vec<Arc<Record>>, JournalError> {
+        tokio::task::yield_now().await;
+        let records = self.world.records().into_iter();
+        let records = records.filter(|record| id.is_none_or(|id| record.id > *id));
+        Ok(records.take(limit).map(Arc::new).collect())
     }
 
     async fn put(&self, record: &Record) -> Result<(), JournalError> {

@@ -268,7 +268,9 @@ fn full_disk(lab: &Lab) -> Result<()> {
     let agent = Agent::start(node, "[local]\nroots = [\"/srv/local\"]\n")?;
     let info = json!({"driver_volume_type": "local", "data": {"device_path": "/srv/local/v.raw"}});
     agent.attach("a", "v", &info, &[])??;
-    node.sh(&format!("! dd if=/dev/zero of={STATE}/fill bs=4k 2>/dev/null"))?;
+    node.sh(&format!(
+        "! dd if=/dev/zero of={STATE}/fill bs=4k 2>/dev/null"
+    ))?;
     // What is allocated already is written still.
     let mut connected = 0;
     let failure = loop {

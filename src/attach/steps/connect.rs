@@ -5,9 +5,9 @@ use crate::attach::Error;
 use crate::attach::inner::Inner;
 use crate::attach::owners::Taking;
 use crate::backend::{Backend, BackendError, Presence, Release};
-use crate::journal::{Record, Step};
+use crate::journal::{Key, Record, Step};
 use crate::libvirt::{DomainView, plan_disk};
-use crate::model::{Claim, Found, HostPlan, HostVolume, Wwid};
+use crate::model::{Found, HostPlan, HostVolume, Wwid};
 
 impl Inner {
     /// Connects; returns whether the volume was inspected too.
@@ -103,25 +103,25 @@ impl Inner {
         if boot.is_some_and(|boot| !record.host.is_of(boot)) {
             return Ok(()); // what exists now, others have made since
         }
-        let claims = &record.host.plan.claims;
-        let shares = |other: &Record| {
-            let mut its = other.host.plan.claims.iter();
-            other.id != record.id && other.uses_connection() && its.any(|it| claims.contains(it))
-        };
-        let others = self.parts.journal.select(&shares).await?;
+        let (journal, claims) = (&self.parts.journal, &record.host.plan.claims);
+        let shares = |other: &Record| other.id != record.id && other.uses_connection();
         let identity = record.host.identity();
         // Unknown before a connect is over: then any device of the same claims may be the one.
         let same = |other: &Wwid| identity.is_none_or(|own| own == other);
-        let keeps =
-            |other: &Record| other.host.found.protected && other.host.identity().is_none_or(same);
-        let keeps_read_only = others.iter().any(keeps);
-        let mut held: Vec<Claim> = others
-            .into_iter()
-            .flat_map(|it| it.host.plan.claims)
-            .collect();
-        let unreadable = self.parts.journal.unreadable().await?;
-        held.extend(unreadable.into_iter().flat_map(|it| it.claims));
-        held.retain(|claim| claims.contains(claim));
+        let protects = |other: &Record| {
+            let host = &other.host;
+            shares(other) && host.found.protected && host.identity().is_none_or(same)
+        };
+        let unreadable = journal.unreadable().await?;
+        let (mut held, mut keeps_read_only) = (Vec::new(), false);
+        for claim in claims {
+            let key = Key::Claim(claim);
+            keeps_read_only |= record.host.found.protected && journal.any(key, &protects).await?;
+            let unread = unreadable.iter().any(|it| it.claims.contains(claim));
+            if unread || journal.any(key, &shares).await? {
+                held.push(claim.clone());
+            }
+        }
         let how = Release {
             held,
             keeps_read_only,

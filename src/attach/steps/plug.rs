@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{Forward, Why};
 use crate::attach::Error;
 use crate::attach::inner::Inner;
-use crate::journal::{Record, Step};
+use crate::journal::{Key, Record, Step};
 use crate::libvirt::{DomainView, HypervisorError, Unplug, check_state, plan_disk};
 use crate::model::{DiskPlan, DiskSpec, DomainRef, Reason, Scope};
 
@@ -179,14 +179,16 @@ impl Inner {
             )
         };
         let own = rank(record);
-        let holder = |other: &Record| {
+        let holds = |other: &Record| {
             other.id != record.id
-                && other.domain.as_ref().map(|it| it.uuid)
-                    == record.domain.as_ref().map(|it| it.uuid)
                 && other.disk.alias == record.disk.alias
                 && other.disk.source == record.disk.source
                 && rank(other) > own
         };
-        Ok(self.parts.journal.select(&holder).await?.is_empty())
+        let Some(domain) = &record.domain else {
+            return Ok(true);
+        };
+        let key = Key::Domain(&domain.uuid);
+        Ok(!self.parts.journal.any(key, &holds).await?)
     }
 }

@@ -10,7 +10,7 @@ use crate::model::{
     HostPlan, HostVolume, ImageFormat, Scope, SourceKind, VolumeOwner, VolumeRights,
 };
 
-fn record(id: &str) -> Record {
+pub(in crate::journal) fn record(id: &str) -> Record {
     Record {
         id: id.parse().unwrap(),
         fingerprint: "f".into(),
@@ -65,7 +65,10 @@ async fn records_outlive_the_process_and_come_in_order() {
     journal.remove(&"c".parse().unwrap()).await.unwrap();
     drop(journal);
     let journal = RedbJournal::open(&path).unwrap();
-    assert_eq!(journal.all().await.unwrap(), [record("a"), record("b")]);
+    assert_eq!(
+        journal.all().await.unwrap(),
+        [Arc::new(record("a")), Arc::new(record("b"))]
+    );
     assert_eq!(
         journal.get(&"a".parse().unwrap()).await.unwrap(),
         Some(record("a"))
@@ -101,7 +104,7 @@ async fn permissions_outlive_the_process_and_are_forgotten() {
     let journal = RedbJournal::open(&path).unwrap();
     assert_eq!(journal.permissions(&v1).await.unwrap(), Some(set("440")));
     assert_eq!(journal.permissions(&v2).await.unwrap(), None);
-    assert_eq!(journal.all().await.unwrap(), [record("v1")]);
+    assert_eq!(journal.all().await.unwrap(), [Arc::new(record("v1"))]);
 }
 
 /// A record as version 0.1 wrote it, before holders and permissions existed.
@@ -127,7 +130,7 @@ async fn a_journal_of_version_1_opens_and_loses_nothing() {
     std::fs::copy(old, &path).unwrap();
     let journal = RedbJournal::open(&path).unwrap();
     let records = journal.all().await.unwrap();
-    let told = |record: &Record| {
+    let told = |record: &Arc<Record>| {
         let host = &record.host;
         let claims: Vec<String> = host.plan.claims.iter().map(ToString::to_string).collect();
         let connection = match &host.plan.connection {
@@ -163,7 +166,7 @@ async fn a_journal_of_version_1_opens_and_loses_nothing() {
     assert!(journal.permissions(&v1).await.unwrap().is_some());
     // A changed record is written in this version, beside unchanged records of version 1.
     let mut changed = records.clone();
-    changed[1].force = true;
+    Arc::make_mut(&mut changed[1]).force = true;
     journal.put(&changed[1]).await.unwrap();
     drop(journal);
     let journal = RedbJournal::open(&path).unwrap();
@@ -198,7 +201,7 @@ async fn what_is_written_soon_is_read_at_once_and_kept() {
     assert_eq!(read, Some(record("a")));
     drop(journal);
     let journal = RedbJournal::open(&path).unwrap();
-    assert_eq!(journal.all().await.unwrap(), [record("a")]);
+    assert_eq!(journal.all().await.unwrap(), [Arc::new(record("a"))]);
 }
 
 #[tokio::test]
@@ -238,7 +241,7 @@ async fn an_unreadable_record_is_refused_alone_and_kept() {
     drop(raw);
     for _ in 0..2 {
         let journal = RedbJournal::open(&path).unwrap();
-        assert_eq!(journal.all().await.unwrap(), [record("a")]);
+        assert_eq!(journal.all().await.unwrap(), [Arc::new(record("a"))]);
         let error = journal.get(&"later".parse().unwrap()).await.unwrap_err();
         assert!(error.source.to_string().contains("version 3"), "{error:?}");
         let unreadable = journal.unreadable().await.unwrap();
