@@ -68,6 +68,7 @@ keystone-test: deps ## tokens, asked about at a real Keystone (from PyPI); FILTE
 .PHONY: bench
 bench: deps ## what attaches cost over libvirt itself and mount(2), connects beside os-brick's, the idle daemon's weight
 	@status=0; \
+	cargo bench --locked --quiet --bench scale || status=1; \
 	LIBVIRT_LOG_OUTPUTS=4:stderr cargo bench --locked --quiet --bench attach || status=1; \
 	cargo test --locked --quiet --release --test lab -- --bench || status=1; \
 	exit $$status

@@ -27,11 +27,11 @@ use volattach::connection::{
     Chap, Common, ConnectionInfo, IscsiPath, IscsiVolume, LocalVolume, NfsVolume, NvmeVolume,
     Protocol, SmbCredentials, SmbVolume,
 };
-use volattach::journal::{Record, Unreadable};
+use volattach::journal::{Journal, Record, Unreadable};
 use volattach::libvirt::DeviceGone;
 use volattach::model::{
-    Access, Actor, AttachmentId, Dialect, DiskOptions, DiskPlan, HostKey, Identity, ImageFormat,
-    Reason, Secret, Via, VolumeOwner, Wwid,
+    Access, Actor, AttachmentId, Claim, Dialect, DiskOptions, DiskPlan, HostKey, Identity,
+    ImageFormat, Reason, Secret, Via, VolumeOwner, Wwid,
 };
 use volattach::policy::{PolicyFiles, PolicyStore, Rpc};
 
@@ -264,7 +264,8 @@ impl World {
             Arc::new(san::SanBackend::new(self)),
             Arc::new(storage::FakeBackend::new(self, "smbfs")),
         ];
-        self.engine_of(backends, Duration::from_millis(20))
+        let journal = Arc::new(storage::FakeJournal::new(self));
+        self.engine_of(journal, backends, Duration::from_millis(20))
     }
 
     /// The records as the journal shows them.
@@ -276,6 +277,14 @@ impl World {
             .values()
             .map(|bytes| serde_json::from_slice(bytes).unwrap())
             .collect()
+    }
+
+    /// Connects what a claim is of.
+    pub fn connected(&self, claim: &Claim) {
+        let mut state = self.state();
+        state
+            .connections
+            .insert(claim.to_string(), Presence::Present);
     }
 
     /// Changes what the journal has on disk of an attachment.
@@ -354,25 +363,30 @@ impl World {
 
     /// The same, with another patience for guests.
     pub fn engine_with(&self, unplug_timeout: Duration) -> Engine {
-        let backends: [Arc<dyn Backend>; 5] = [
-            Arc::new(storage::FakeBackend::new(self, "smbfs")),
-            Arc::new(storage::FakeBackend::new(self, "nfs")),
-            Arc::new(storage::FakeBackend::new(self, "local")),
-            Arc::new(storage::FakeBackend::new(self, "nvmeof")),
-            Arc::new(storage::FakeBackend::new(self, "iscsi")),
-        ];
-        self.engine_of(backends, unplug_timeout)
+        let journal = Arc::new(storage::FakeJournal::new(self));
+        self.engine_of(journal, self.backends(), unplug_timeout)
+    }
+
+    /// The same, over another journal.
+    pub fn engine_on(&self, journal: Arc<dyn Journal>) -> Engine {
+        self.engine_of(journal, self.backends(), Duration::from_millis(20))
+    }
+
+    fn backends(&self) -> [Arc<dyn Backend>; 5] {
+        let protocols = ["smbfs", "nfs", "local", "nvmeof", "iscsi"];
+        protocols.map(|it| Arc::new(storage::FakeBackend::new(self, it)) as Arc<dyn Backend>)
     }
 
     fn engine_of(
         &self,
+        journal: Arc<dyn Journal>,
         backends: impl IntoIterator<Item = Arc<dyn Backend>>,
         unplug_timeout: Duration,
     ) -> Engine {
         self.state().soon.clear();
         self.state().open.clear();
         Engine::new(Parts {
-            journal: Arc::new(storage::FakeJournal::new(self)),
+            journal,
             backends: Backends::new(backends),
             hypervisor: Arc::new(hypervisor::FakeHypervisor::new(self)),
             key: HostKey::new([7; 32]),
