@@ -238,6 +238,17 @@ pub(super) fn filter(filter: Option<v1::AttachmentFilter>) -> Result<Filter> {
             .map(|text| required("filter.volume_id", text))
             .transpose()?,
         state: state(filter.state)?,
+        protocol: text("filter.protocol", filter.protocol)?,
+        server: text("filter.server", filter.server)?,
+        reason: text("filter.error_reason", filter.error_reason)?,
+        failing: filter.failing,
+        created_before: filter
+            .created_before
+            .map(|time| {
+                time.try_into()
+                    .map_err(|error| field("filter.created_before", error))
+            })
+            .transpose()?,
     })
 }
 
@@ -250,6 +261,7 @@ fn state(value: i32) -> Result<Option<State>> {
         v1::State::Attaching => Some(State::Attaching),
         v1::State::Attached => Some(State::Attached),
         v1::State::Connected => Some(State::Connected),
+        v1::State::Lost => Some(State::Lost),
         v1::State::Detaching => Some(State::Detaching),
         v1::State::Disconnecting => Some(State::Disconnecting),
         v1::State::Failed => Some(State::Failed),

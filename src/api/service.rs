@@ -395,6 +395,7 @@ mod tests {
             volume: "v".parse().unwrap(),
             domain: None,
             protocol: "local".into(),
+            servers: Vec::new(),
             access: AccessDecision::from_sources(vec![]),
             rights: VolumeRights::default(),
             holder: None,

@@ -130,11 +130,7 @@ impl Watch {
                 () = ended(until) => return Err(expired()),
             };
             match change {
-                Ok(it)
-                    if self
-                        .filter
-                        .matches(it.domain.as_ref(), &it.volume, it.state) =>
-                {
+                Ok(it) if self.filter.matches(&it) => {
                     let object = Object::from(&it);
                     let sees = async {
                         self.grant = self.admission.renewed(self.grant.clone()).await;

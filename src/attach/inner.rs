@@ -116,12 +116,8 @@ impl Inner {
                 if found.len() == limit {
                     return Ok(found);
                 }
-                let state = record.course.state();
-                if !filter.matches(record.domain.as_ref(), &record.volume, state) {
-                    continue;
-                }
                 let attachment = record.to_attachment();
-                if grant.sees(&(&attachment).into()).await? {
+                if filter.matches(&attachment) && grant.sees(&(&attachment).into()).await? {
                     found.push(attachment);
                 }
             }

@@ -1,8 +1,10 @@
 //! What callers ask for, decoded and valid.
 
+use std::time::SystemTime;
+
 use crate::connection::ConnectionInfo;
 use crate::model::{
-    Access, Asker, AttachmentId, DiskOptions, Domain, DomainRef, Holder, HostKey, Permissions,
+    Access, Asker, Attachment, AttachmentId, DiskOptions, DomainRef, Holder, HostKey, Permissions,
     State, VolumeFacts, VolumeId,
 };
 
@@ -155,22 +157,48 @@ pub struct Filter {
     pub volume: Option<VolumeId>,
     /// In this state.
     pub state: Option<State>,
+    /// Of this protocol.
+    pub protocol: Option<String>,
+    /// From this server, as [`Attachment::servers`] names it.
+    pub server: Option<String>,
+    /// With this error, by the name of its reason.
+    pub reason: Option<String>,
+    /// With any error.
+    pub failing: bool,
+    /// Asked for before this time.
+    pub created_before: Option<SystemTime>,
 }
 
 impl Filter {
-    /// Whether an attachment of this volume matches.
+    /// Whether an attachment matches.
     #[must_use]
-    pub fn matches(&self, domain: Option<&Domain>, volume: &VolumeId, state: State) -> bool {
-        let domain = match (&self.domain, domain) {
+    pub fn matches(&self, attachment: &Attachment) -> bool {
+        let domain = match (&self.domain, &attachment.domain) {
             (None, _) => true,
             (Some(_), None) => false,
             (Some(DomainRef::Uuid(uuid)), Some(domain)) => domain.uuid == *uuid,
             (Some(DomainRef::Name(name)), Some(domain)) => domain.name == *name,
         };
+        let reason = attachment
+            .error
+            .as_ref()
+            .map(|error| error.reason.to_string());
         domain
-            && self.volume.as_ref().is_none_or(|wanted| wanted == volume)
-            && self.state.is_none_or(|wanted| wanted == state)
+            && is(self.volume.as_ref(), &attachment.volume)
+            && is(self.state.as_ref(), &attachment.state)
+            && is(self.protocol.as_ref(), &attachment.protocol)
+            && self
+                .server
+                .as_ref()
+                .is_none_or(|it| attachment.servers.contains(it))
+            && (self.reason.is_none() || self.reason == reason)
+            && (!self.failing || reason.is_some())
+            && self.created_before.is_none_or(|it| attachment.created < it)
     }
+}
+
+fn is<T: PartialEq>(wanted: Option<&T>, value: &T) -> bool {
+    wanted.is_none_or(|wanted| wanted == value)
 }
 
 /// One page of attachments, ordered by id.

@@ -302,6 +302,21 @@ pub(super) struct FilterArgs {
     /// Those in this state
     #[arg(long, value_enum)]
     pub(super) state: Option<StateArg>,
+    /// Those of this protocol, such as nfs
+    #[arg(long)]
+    pub(super) protocol: Option<String>,
+    /// Those from this server, as `show` names it
+    #[arg(long)]
+    pub(super) server: Option<String>,
+    /// Those with this error, such as DISK_LOST
+    #[arg(long, value_name = "REASON")]
+    pub(super) error: Option<String>,
+    /// Those with any error
+    #[arg(long)]
+    pub(super) failing: bool,
+    /// Those that were asked for longer ago than so many seconds
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(super) older_than: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -310,6 +325,7 @@ pub(super) enum StateArg {
     Attaching,
     Attached,
     Connected,
+    Lost,
     Detaching,
     Disconnecting,
     Failed,

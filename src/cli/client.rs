@@ -60,8 +60,14 @@ impl Client {
 
     /// A message that is to be answered in time, with the tokens there are.
     pub(super) fn request<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
+        let mut request = self.request_of_stream(message);
         request.set_timeout(self.timeout);
+        request
+    }
+
+    /// A message that is answered for as long as the caller listens, with the tokens there are.
+    pub(super) fn request_of_stream<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
         let tokens = [
             ("x-auth-token", &self.user_token),
             ("x-service-token", &self.service_token),

@@ -198,15 +198,17 @@ async fn list(mut client: Client, filter: FilterArgs) -> Result<Vec<v1::Attachme
         found.extend(page.attachments);
         page_token = page.next_page_token;
         if page_token.is_empty() {
+            // What is wrong comes first; the rest stays in order.
+            found.sort_by_key(|attachment| attachment.error_reason.is_empty());
             return Ok(found);
         }
     }
 }
 
 async fn watch(mut client: Client, format: Format, filter: FilterArgs) -> Result<()> {
-    let message = v1::WatchAttachmentsRequest {
+    let message = client.request_of_stream(v1::WatchAttachmentsRequest {
         filter: Some(filter.into()),
-    };
+    });
     let answer = client.rpc.watch_attachments(message).await;
     let mut changes = client.answer(answer)?;
     loop {

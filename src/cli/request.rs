@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::path::Path;
+use std::time::SystemTime;
 
 use super::args::{
     AccessArg, DiskArgs, FactsArgs, FilterArgs, PlanArgs, ScopeArg, SourceArgs, StateArg,
@@ -165,10 +166,18 @@ impl From<FilterArgs> for v1::AttachmentFilter {
                 Some(StateArg::Attaching) => v1::State::Attaching,
                 Some(StateArg::Attached) => v1::State::Attached,
                 Some(StateArg::Connected) => v1::State::Connected,
+                Some(StateArg::Lost) => v1::State::Lost,
                 Some(StateArg::Detaching) => v1::State::Detaching,
                 Some(StateArg::Disconnecting) => v1::State::Disconnecting,
                 Some(StateArg::Failed) => v1::State::Failed,
             }),
+            protocol: filter.protocol.unwrap_or_default(),
+            server: filter.server.unwrap_or_default(),
+            error_reason: filter.error.unwrap_or_default(),
+            failing: filter.failing,
+            created_before: filter
+                .older_than
+                .map(|age| (SystemTime::now() - age).into()),
         }
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{
     AccessDecision, Attachment, AttachmentError, AttachmentId, DiskPlan, Domain, Holder,
-    HostVolume, State, Use, VolumeId, VolumeRights,
+    HostVolume, Reason, State, Use, VolumeId, VolumeRights,
 };
 
 /// Which pair of calls an attachment belongs to.
@@ -216,6 +216,16 @@ impl Record {
         }
     }
 
+    /// Where the attachment stands as the world sees it: `Lost` for one that is to be whole and is not.
+    fn state(&self) -> State {
+        let error = self.course.error.as_ref();
+        let lost = error.is_some_and(|error| error.reason == Reason::DiskLost);
+        match self.course.state {
+            State::Attached | State::Connected if lost => State::Lost,
+            state => state,
+        }
+    }
+
     /// The attachment as the world sees it.
     #[must_use]
     pub fn to_attachment(&self) -> Attachment {
@@ -226,10 +236,11 @@ impl Record {
             volume: self.volume.clone(),
             domain: self.domain.clone(),
             protocol: self.host.plan.protocol.clone(),
+            servers: self.host.plan.servers(),
             access: self.access.clone(),
             rights: self.rights.clone(),
             holder: self.holder.clone(),
-            state: self.course.state,
+            state: self.state(),
             host_path: connected.then(|| self.host.path().to_owned()),
             target: placed.then(|| self.disk.target.clone()),
             disk_xml: placed.then(|| self.disk.xml.clone()),

@@ -21,6 +21,9 @@ pub enum State {
     Attached,
     /// Connected to the host only, as `ConnectVolume` promises.
     Connected,
+    /// What was attached or connected is gone: the domain has no disk, or the connection broke. Records never hold this: it follows from
+    /// their error.
+    Lost,
     /// The guest was asked to let go of the disk.
     Detaching,
     /// The storage is being disconnected from the host.
@@ -40,6 +43,7 @@ impl State {
             Self::Attaching => "attaching",
             Self::Attached => "attached",
             Self::Connected => "connected",
+            Self::Lost => "lost",
             Self::Detaching => "detaching",
             Self::Disconnecting => "disconnecting",
             Self::Failed => "failed",
@@ -89,6 +93,8 @@ pub struct Attachment {
     pub domain: Option<Domain>,
     /// The connection info's protocol, such as `smbfs`.
     pub protocol: String,
+    /// Servers of the volume, by name or address, without ports; none for a volume of this host.
+    pub servers: Vec<String>,
     /// Read-only or read-write, and why.
     pub access: AccessDecision,
     /// What was known of who may use the volume when that was decided.

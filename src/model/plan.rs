@@ -1,6 +1,7 @@
 //! What was decided for an attachment before anything is done: free of secrets, so that it can be shown, journaled
 //! and compared.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -105,6 +106,42 @@ impl HostPlan {
             Connection::None | Connection::Iscsi(_) | Connection::Nvme(_) => None,
         }
     }
+
+    /// The volume's servers, by name or address, without ports; none for a volume of this host.
+    #[must_use]
+    pub fn servers(&self) -> Vec<String> {
+        let mut servers: Vec<String> = match &self.connection {
+            Connection::None => Vec::new(),
+            Connection::Mount(mount) => vec![mount.server().to_owned()],
+            Connection::Iscsi(target) | Connection::Nvme(target) => {
+                let addresses = target.paths.iter().map(|path| address(&path.portal));
+                addresses.collect()
+            }
+        };
+        servers.sort();
+        servers.dedup();
+        servers
+    }
+}
+
+impl MountPlan {
+    /// The server in the source: of `//host/share`, `host:/path` or `[fd00::5]:/path`.
+    fn server(&self) -> &str {
+        let source = &self.source;
+        if let Some(share) = source.strip_prefix("//") {
+            return share.split('/').next().unwrap_or(share);
+        }
+        let server = source
+            .split_once(":/")
+            .map_or(source.as_str(), |(server, _)| server);
+        server.trim_start_matches('[').trim_end_matches(']')
+    }
+}
+
+/// The address of a portal, such as `10.0.0.1:3260` or `[fd00::2]:4420`.
+fn address(portal: &str) -> String {
+    let address = portal.parse::<SocketAddr>().map(|it| it.ip().to_string());
+    address.unwrap_or_else(|_| portal.to_owned())
 }
 
 /// Everything that decides a disk's XML but the domain.
@@ -161,4 +198,31 @@ pub struct DiskPlan {
     /// Options that were asked for and that this hypervisor has no such thing as.
     #[serde(default)]
     pub left_out: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_server_of_a_mount_has_no_port_share_or_brackets() {
+        for (source, server) in [
+            ("//nas/volumes", "nas"),
+            ("//10.0.0.5/volumes/folder", "10.0.0.5"),
+            ("//fd00::5/volumes", "fd00::5"),
+            ("nas:/exports/a:/b", "nas"),
+            ("[fd00::5]:/", "fd00::5"),
+        ] {
+            let mount = MountPlan {
+                source: source.to_owned(),
+                fstype: "cifs".to_owned(),
+                options: String::new(),
+                target: PathBuf::new(),
+                login: None,
+            };
+            assert_eq!(mount.server(), server, "{source}");
+        }
+        assert_eq!(address("10.0.0.1:3260"), "10.0.0.1");
+        assert_eq!(address("[fd00::2]:4420"), "fd00::2");
+    }
 }

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use prost_types::Timestamp;
 use tonic::Code;
 use volattach::api::v1;
 use volattach::api::v1::State;
+use volattach::reconcile;
 
 use crate::fakes::{DOMAIN, Guest};
 use crate::server::{Client, Server, attach, connect, detach, get, soon};
@@ -226,15 +228,33 @@ async fn lists_are_filtered() {
         domain: domain.to_owned(),
         volume_id: volume.to_owned(),
         state: state.into(),
+        ..Default::default()
     };
+    let of = |change: fn(&mut v1::AttachmentFilter)| {
+        let mut filter = filter("", "", State::Unspecified);
+        change(&mut filter);
+        filter
+    };
+    // The domain loses the disk of a2.
+    server.world.state().disks.remove("ua-volattach-a2");
+    reconcile::once(&server.engine).await;
     let domain = DOMAIN.to_string();
-    let filters: [(_, &[&str]); 6] = [
+    let filters: [(_, &[&str]); 15] = [
         (filter("", "", State::Unspecified), &["a1", "a2", "c1"]),
         (filter("web", "", State::Unspecified), &["a1", "a2"]),
         (filter(&domain, "", State::Unspecified), &["a1", "a2"]),
         (filter("other", "", State::Unspecified), &[]),
         (filter("", "v-a2", State::Unspecified), &["a2"]),
         (filter("", "", State::Connected), &["c1"]),
+        (filter("", "", State::Attached), &["a1"]),
+        (filter("", "", State::Lost), &["a2"]),
+        (of(|it| it.protocol = "smbfs".into()), &["a1", "a2", "c1"]),
+        (of(|it| it.protocol = "nfs".into()), &[]),
+        (of(|it| it.server = "files".into()), &["a1", "a2", "c1"]),
+        (of(|it| it.server = "file".into()), &[]),
+        (of(|it| it.error_reason = "DISK_LOST".into()), &["a2"]),
+        (of(|it| it.failing = true), &["a2"]),
+        (of(|it| it.created_before = Some(Timestamp::default())), &[]),
     ];
     for (filter, expected) in filters {
         let request = v1::ListAttachmentsRequest {

@@ -8,7 +8,7 @@ use volattach::model::VolumeOwner;
 
 use crate::cli::{failure, json as shown};
 use crate::fakes::{self, admit, local_peer};
-use crate::server::{Client, Server, attach, connect};
+use crate::server::{Client, Server, attach, connect, soon};
 
 /// What the control plane says of a volume of Alice's.
 fn facts(permissions: &str) -> v1::VolumeFacts {
@@ -338,8 +338,11 @@ async fn tokens_come_from_files_that_nobody_else_reads() {
         ] {
             let mode = std::fs::Permissions::from_mode(mode);
             std::fs::set_permissions(&file, mode).unwrap();
-            let (code, reason) = failure(&server, &["list", option, file.to_str().unwrap()]).await;
-            assert_eq!((code, reason.as_str()), expected, "{option}");
+            for command in ["list", "watch"] {
+                let arguments = [command, option, file.to_str().unwrap()];
+                let (code, reason) = soon(failure(&server, &arguments)).await;
+                assert_eq!((code, reason.as_str()), expected, "{command} {option}");
+            }
         }
     }
 }
