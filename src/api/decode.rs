@@ -18,6 +18,9 @@ use crate::model::{
 /// The longest target or serial taken, in bytes; which of the shorter ones the bus takes is decided with the domain.
 const MAX_TEXT: usize = 64;
 
+/// Longest text that attachments are searched for, in bytes: as long as the name of a host may be (RFC 1035, 2.3.4).
+const MAX_SOUGHT: usize = 255;
+
 /// Why a request cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
@@ -238,9 +241,9 @@ pub(super) fn filter(filter: Option<v1::AttachmentFilter>) -> Result<Filter> {
             .map(|text| required("filter.volume_id", text))
             .transpose()?,
         state: state(filter.state)?,
-        protocol: text("filter.protocol", filter.protocol)?,
-        server: text("filter.server", filter.server)?,
-        reason: text("filter.error_reason", filter.error_reason)?,
+        protocol: sought("filter.protocol", filter.protocol)?,
+        server: sought("filter.server", filter.server)?,
+        reason: sought("filter.error_reason", filter.error_reason)?,
         failing: filter.failing,
         created_before: filter
             .created_before
@@ -250,6 +253,18 @@ pub(super) fn filter(filter: Option<v1::AttachmentFilter>) -> Result<Filter> {
             })
             .transpose()?,
     })
+}
+
+/// A text that attachments are searched for; `None`: not given.
+fn sought(name: &'static str, value: String) -> Result<Option<String>> {
+    match value.len() {
+        0 => Ok(None),
+        1..=MAX_SOUGHT => Ok(Some(value)),
+        long => Err(field(
+            name,
+            format!("it has {long} bytes: at most {MAX_SOUGHT} are taken"),
+        )),
+    }
 }
 
 fn state(value: i32) -> Result<Option<State>> {
