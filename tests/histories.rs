@@ -13,8 +13,9 @@ mod fakes;
 
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::time::Duration;
 
-use fakes::{Deaf, Fault, World, attach, by_root, end, iscsi, smb};
+use fakes::{Deaf, Fault, Guest, World, attach, by_root, end, iscsi, smb};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use volattach::attach::{AttachRequest, Engine, Error};
@@ -56,6 +57,10 @@ enum Turn {
     },
     /// Calls detach.
     Detach { id: usize },
+    /// Cancels a detach.
+    CancelDetach { id: usize },
+    /// Changes how the guest answers an unplug.
+    Guest(Guest),
     /// Reconciles the journal with the host.
     Reconcile,
     /// Lets the guest release a disk by itself.
@@ -86,10 +91,18 @@ fn turn() -> impl Strategy<Value = Turn> {
         Just(Some(Deaf::NoWorker)),
         Just(Some(Deaf::Refused))
     ];
+    let guest = prop_oneof![
+        2 => Just(Guest::Obeys),
+        1 => Just(Guest::Ignores),
+        1 => Just(Guest::Refuses),
+        1 => Just(Guest::Busy),
+    ];
     prop_oneof![
         8 => (id.clone(), 0..VOLUMES.len(), any::<bool>())
             .prop_map(|(id, volume, reads)| Turn::Attach { id, volume, reads }),
         4 => id.clone().prop_map(|id| Turn::Detach { id }),
+        2 => id.clone().prop_map(|id| Turn::CancelDetach { id }),
+        2 => guest.prop_map(Turn::Guest),
         3 => Just(Turn::Reconcile),
         1 => id.prop_map(|id| Turn::Eject { id }),
         1 => Just(Turn::PowerCycle),
@@ -313,6 +326,13 @@ impl History {
                 let call = async move { engine.detach(by_root(end(IDS[id]))).await };
                 died = self.call(struck, call).await.is_none();
             }
+            Turn::CancelDetach { id } => {
+                own = Some(IDS[id]);
+                let id = IDS[id].parse().unwrap();
+                let call = async move { engine.cancel_detach(by_root(id)).await };
+                died = self.call(struck, call).await.is_none();
+            }
+            Turn::Guest(guest) => self.world.state().guest = guest,
             Turn::Reconcile => {
                 let call = async move { reconcile::once(&engine).await };
                 died = self.call(struck, call).await.is_none();
@@ -373,10 +393,17 @@ impl History {
         self.world.san().silent = false;
         self.world.san().deaf = None;
         self.world.state().hypervisor_down = false;
+        self.world.state().guest = Guest::Obeys;
         self.restart().await;
         self.check("in the end");
         for id in IDS {
-            let ended: Result<(), Error> = self.engine.detach(by_root(end(id))).await;
+            let detach = || self.engine.detach(by_root(end(id)));
+            let mut ended: Result<(), Error> = detach().await;
+            if matches!(&ended, Err(Error::UnplugPending { .. })) {
+                // The guest has lost the last request, and may be asked again.
+                tokio::time::sleep(Duration::from_secs(30)).await;
+                ended = detach().await;
+            }
             ended.unwrap_or_else(|error| panic!("in the end: {id}: {}", error.chain()));
             self.check("in the end");
         }

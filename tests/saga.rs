@@ -3,6 +3,8 @@
 
 #![cfg(test)]
 
+#[path = "saga/detach.rs"]
+mod detach;
 mod fakes;
 #[path = "saga/identity.rs"]
 mod identity;

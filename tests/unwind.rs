@@ -11,12 +11,12 @@ mod fakes;
 
 use std::collections::BTreeSet;
 
-use fakes::{Fault, World, attach, by_root, connect, end, iscsi, local, nfs, nvme, smb};
+use fakes::{Fault, Guest, World, attach, by_root, connect, end, iscsi, local, nfs, nvme, smb};
 use volattach::attach::{Engine, Error};
 use volattach::backend::Presence;
 use volattach::connection::ConnectionInfo;
 use volattach::journal::Step;
-use volattach::model::{Dialect, State};
+use volattach::model::{Dialect, Reason, State};
 use volattach::reconcile;
 
 /// Connection info for the volume of that name.
@@ -52,6 +52,7 @@ fn calls(step: Step) -> &'static [&'static str] {
             "hypervisor.has_disk",
             "hypervisor.request_unplug",
             "hypervisor.wait_unplugged",
+            "hypervisor.withdraw_unplug",
         ],
     }
 }
@@ -60,16 +61,29 @@ fn calls(step: Step) -> &'static [&'static str] {
 enum Operation {
     Attach,
     Detach,
+    /// Cancels a detach whose guest has not answered.
+    CancelDetach,
     Connect,
     Disconnect,
 }
 
 impl Operation {
-    const ALL: [Self; 4] = [Self::Attach, Self::Detach, Self::Connect, Self::Disconnect];
+    const ALL: [Self; 5] = [
+        Self::Attach,
+        Self::Detach,
+        Self::CancelDetach,
+        Self::Connect,
+        Self::Disconnect,
+    ];
 
     /// Whether it makes something.
     fn makes(self) -> bool {
         matches!(self, Self::Attach | Self::Connect)
+    }
+
+    /// Whether there is everything after its success.
+    fn leaves_all(self) -> bool {
+        self.makes() || self == Self::CancelDetach
     }
 
     async fn run(self, engine: &Engine, info: ConnectionInfo) -> Result<(), Error> {
@@ -83,15 +97,25 @@ impl Operation {
                 .await
                 .map(drop),
             Self::Detach => engine.detach(by_root(end("a1"))).await,
+            Self::CancelDetach => {
+                let id = "a1".parse().unwrap();
+                engine.cancel_detach(by_root(id)).await.map(drop)
+            }
             Self::Disconnect => engine.disconnect(by_root(end("a1"))).await,
         }
     }
 
     /// What must be there before it.
-    async fn prepare(self, engine: &Engine, info: ConnectionInfo) {
+    async fn prepare(self, world: &World, engine: &Engine, info: ConnectionInfo) {
         match self {
             Self::Attach | Self::Connect => {}
             Self::Detach => Self::Attach.boxed(engine, info).await,
+            Self::CancelDetach => {
+                Self::Attach.boxed(engine, info.clone()).await;
+                world.state().guest = Guest::Ignores;
+                let pending = Box::pin(Self::Detach.run(engine, info)).await;
+                assert_eq!(pending.unwrap_err().reason(), Reason::UnplugPending);
+            }
             Self::Disconnect => Self::Connect.boxed(engine, info).await,
         }
     }
@@ -103,7 +127,7 @@ impl Operation {
     /// The operation that ends what this one makes.
     fn end(self) -> Self {
         match self {
-            Self::Attach | Self::Detach => Self::Detach,
+            Self::Attach | Self::Detach | Self::CancelDetach => Self::Detach,
             Self::Connect | Self::Disconnect => Self::Disconnect,
         }
     }
@@ -178,7 +202,7 @@ async fn strike(
         None
     };
     let look = |world| look(world, bystander.as_ref());
-    operation.prepare(&engine, info("v1")).await;
+    operation.prepare(&world, &engine, info("v1")).await;
 
     world.gate.arm(at, fault);
     let result = tokio::select! {
@@ -193,7 +217,7 @@ async fn strike(
 
     // An answer is a promise.
     match result {
-        Some(Ok(())) if operation.makes() => {
+        Some(Ok(())) if operation.leaves_all() => {
             assert_eq!(look(&world), There::Whole, "{context}: said OK");
         }
         Some(Ok(())) => {
@@ -215,6 +239,10 @@ async fn strike(
         Some(Err(error)) if operation.makes() && !matches!(error, Error::Undo { .. }) => {
             after == There::Nothing
         }
+        // Its guest may still be the one to answer.
+        Some(Err(_)) | None if operation == Operation::CancelDetach => {
+            after == There::Whole || world.state().disks.contains_key("ua-volattach-a1")
+        }
         // It got no answer, or one that leaves it open: all or nothing, never a part.
         _ => after == There::Nothing || after == There::Whole,
     };
@@ -227,7 +255,7 @@ async fn strike(
         "{context}: asked again: {}",
         again.unwrap_err().chain()
     );
-    let wanted = if operation.makes() {
+    let wanted = if operation.leaves_all() {
         There::Whole
     } else {
         There::Nothing
@@ -235,6 +263,7 @@ async fn strike(
     assert_eq!(look(&world), wanted, "{context}: asked again");
 
     // And in the end everything goes.
+    world.state().guest = Guest::Obeys;
     operation.end().run(&engine, info("v1")).await.unwrap();
     assert_eq!(look(&world), There::Nothing, "{context}: in the end");
     if bystander.is_some() {

@@ -87,6 +87,7 @@ fn needs_service(rpc: Rpc) -> bool {
         Rpc::ConnectVolume | Rpc::DisconnectVolume => true,
         Rpc::AttachVolume
         | Rpc::DetachVolume
+        | Rpc::CancelDetach
         | Rpc::GetAttachment
         | Rpc::ListAttachments
         | Rpc::WatchAttachments
@@ -110,6 +111,7 @@ fn reads(rpc: Rpc) -> bool {
         Rpc::PlanAttach
         | Rpc::AttachVolume
         | Rpc::DetachVolume
+        | Rpc::CancelDetach
         | Rpc::ConnectVolume
         | Rpc::DisconnectVolume
         | Rpc::ExtendVolume

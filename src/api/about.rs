@@ -28,6 +28,7 @@ macro_rules! about {
 about! {
     AttachVolumeRequest { attachment: AttachmentId = attachment_id, volume: VolumeId = volume_id, domain: DomainRef = domain }
     DetachVolumeRequest { attachment: AttachmentId = attachment_id }
+    CancelDetachRequest { attachment: AttachmentId = attachment_id }
     ConnectVolumeRequest { attachment: AttachmentId = attachment_id, volume: VolumeId = volume_id }
     DisconnectVolumeRequest { attachment: AttachmentId = attachment_id }
     GetAttachmentRequest { attachment: AttachmentId = attachment_id }

@@ -216,6 +216,18 @@ impl v1::volume_attach_server::VolumeAttach for Service {
         Ok(Response::new(v1::DetachVolumeResponse {}))
     }
 
+    async fn cancel_detach(
+        &self,
+        request: Request<v1::CancelDetachRequest>,
+    ) -> Answer<v1::CancelDetachResponse> {
+        let id = |message: v1::CancelDetachRequest| decode::attachment_id(&message.attachment_id);
+        let run = |admitted| self.engine.cancel_detach(admitted);
+        let attachment = self.call(Rpc::CancelDetach, request, id, run).await?;
+        Ok(Response::new(v1::CancelDetachResponse {
+            attachment: Some(encode::attachment(attachment)),
+        }))
+    }
+
     async fn connect_volume(
         &self,
         request: Request<v1::ConnectVolumeRequest>,

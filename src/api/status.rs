@@ -76,6 +76,8 @@ pub fn code(reason: Reason) -> Code {
         | Reason::DomainState
         | Reason::TargetInUse
         | Reason::UnplugRefused
+        | Reason::DetachCancelled
+        | Reason::BlockJobActive
         | Reason::DiskLost
         | Reason::VolumeNotGrown
         | Reason::ShrinkRefused

@@ -30,7 +30,7 @@ impl KnownVolume {
     ) -> Self {
         // Of those that say something, the last: it was told with the newest attachment.
         let mut newest: Vec<&Arc<Record>> = records.iter().collect();
-        newest.sort_by_key(|record| record.course.created());
+        newest.sort_by_key(|record| record.course.rank());
         let mut told = newest.iter().rev().map(|record| &record.rights);
         let owner = told
             .clone()

@@ -121,8 +121,8 @@ pub enum Error {
     },
     /// The guest has not let go of the disk.
     #[error(
-        "the guest of {domain} has not let go of disk {target} yet: the detach completes by itself when it does; \
-         if it never does, stop the domain"
+        "the guest of {domain} has not let go of disk {target} yet: it is asked again from time to time, and the detach completes by \
+         itself when it lets go; if it never does, cancel the detach or stop the domain"
     )]
     UnplugPending {
         /// The domain.
@@ -132,13 +132,31 @@ pub enum Error {
     },
     /// The guest or QEMU refused.
     #[error(
-        "the guest of {domain} refused to let go of disk {target}: close what uses it there, then detach again"
+        "the guest of {domain} refused to let go of disk {target} and is not asked again: close what uses it there, then detach \
+         again"
     )]
     UnplugRefused {
         /// The domain.
         domain: Domain,
         /// The disk's target.
         target: String,
+    },
+    /// Another call has cancelled the detach.
+    #[error(
+        "the detach of attachment {id} was cancelled by another call: detach it again if the guest is to release the disk"
+    )]
+    Cancelled {
+        /// The id.
+        id: AttachmentId,
+    },
+    /// The guest of a detach to be cancelled has no disk.
+    #[error(
+        "attachment {id} has no disk to keep: its guest released the disk or is about to, or never had it; the detach goes on, attach the \
+         volume again after that"
+    )]
+    NothingToKeep {
+        /// The id.
+        id: AttachmentId,
     },
     /// What was attached or connected is not there any more.
     #[error(
@@ -229,7 +247,8 @@ impl Error {
             Self::VolumeInUse { .. } | Self::ImageWritten { .. } => Reason::VolumeInUse,
             Self::UnplugPending { .. } => Reason::UnplugPending,
             Self::UnplugRefused { .. } => Reason::UnplugRefused,
-            Self::Lost { .. } => Reason::DiskLost,
+            Self::Cancelled { .. } => Reason::DetachCancelled,
+            Self::Lost { .. } | Self::NothingToKeep { .. } => Reason::DiskLost,
             Self::NotGrown { .. } => Reason::VolumeNotGrown,
             Self::Shrink { .. } => Reason::ShrinkRefused,
             Self::ResizeUnsupported { .. } => Reason::ResizeUnsupported,

@@ -10,8 +10,9 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::Error;
-use super::guard::{Busy, Locks};
+use super::guard::{Busy, Locks, Waits};
 use super::request::{Filter, ListQuery};
+use super::timers::UnplugTimers;
 use crate::admission::Grant;
 use crate::backend::Backends;
 use crate::journal::{Journal, Key, Record};
@@ -44,8 +45,13 @@ pub struct Parts {
 pub(super) struct Inner {
     pub(super) parts: Parts,
     pub(super) busy: Busy,
-    /// Held from the look for conflicting records until the new record is in the journal.
-    pub(super) reserve: Mutex<()>,
+    /// Calls that wait for a guest to release a disk.
+    pub(super) waits: Waits,
+    /// Times of the unplug requests.
+    pub(super) timers: UnplugTimers,
+    /// Held from the look for conflicting records until the new record is in the journal. Has the place given to the last request; `None`:
+    /// not read from the journal yet.
+    pub(super) reserve: Mutex<Option<u64>>,
     /// One lock per claim.
     pub(super) claims: Locks<Claim>,
     /// One lock per reported identity: held from the search for another volume with this identity until the record has it.
@@ -65,7 +71,9 @@ impl Inner {
         Self {
             parts,
             busy: Busy::default(),
-            reserve: Mutex::new(()),
+            waits: Waits::default(),
+            timers: UnplugTimers::default(),
+            reserve: Mutex::new(None),
             claims: Locks::default(),
             identities: Locks::default(),
             domains: Locks::default(),

@@ -4,12 +4,13 @@
 //! attach   ──▶ connect ──▶ inspect ──▶ attach ──▶ Attached        connect ──▶ connect ──▶ inspect ──▶ Connected
 //!                 │           │           │
 //!                 ▼           ▼           ▼      a step failed: undo it and those before it, last first
-//! detach   ◀── disconnect ◀── · ◀────── unplug
+//! detach   ◀── disconnect ◀── · ◀────── unplug ──▶ Attached    the guest refused, or the detach was cancelled
 //! ```
 //!
 //! Invariants:
 //! - a step's intent is journaled before it runs, its outcome after; each step can `find` whether it is done, so what a
 //!   crash left open is settled by looking;
+//! - a refused unplug is not repeated without a call; one that the guest has not answered is, after growing pauses (`timers.rs`);
 //! - an undo covers the half-done case; a failed one leaves a record that `list` shows, that a detach tries again, and
 //!   that `reconcile` tries again from time to time;
 //! - records name the things that attachments share as claims; other holders are looked up in the journal, under a lock per claim that is
@@ -18,6 +19,7 @@
 //! - a call runs to its end even if its caller goes away.
 
 mod access;
+mod cancel;
 mod engine;
 mod error;
 mod extend;
@@ -33,6 +35,7 @@ mod resume;
 mod saga;
 mod sharing;
 mod steps;
+mod timers;
 
 pub use access::KnownVolume;
 pub use engine::Engine;

@@ -83,6 +83,11 @@ impl Engine {
         Ok(records.iter().map(|record| record.id.clone()).collect())
     }
 
+    /// The attachments whose guests are to be asked again to release their disks.
+    pub(crate) fn due_unplugs(&self) -> Vec<AttachmentId> {
+        self.0.timers.due()
+    }
+
     /// Disks seen gone, as they go.
     pub(crate) fn device_events(&self) -> broadcast::Receiver<DeviceGone> {
         self.0.parts.hypervisor.events()

@@ -99,7 +99,10 @@ impl Inner {
             }
             tracing::info!(step = last.as_str(), "undo");
             if let Err(error) = self.undo(last, &mut record, why).await {
-                return Err(self.undo_failed(record, error).await);
+                return Err(match is_refusal(&error) && record.may_be_kept() {
+                    true => self.refused(record, error).await,
+                    false => self.undo_failed(record, error).await,
+                });
             }
             record.undone();
             if !record.course.is_begun() {
@@ -113,12 +116,28 @@ impl Inner {
         Ok(())
     }
 
+    /// Ends a detach that was refused: the caller was told, so nobody asks again but the next call.
+    async fn refused(&self, record: Record, error: Error) -> Error {
+        tracing::warn!(reason = %error.reason(), error = %error.chain(), "refused: the guest keeps the disk");
+        if let Err(journal) = self.keep(record, Some(&error)).await {
+            tracing::error!(error = %journal.chain(), "and the journal cannot say so");
+        }
+        error
+    }
+
     /// Remembers why an undo failed, where operators look.
     async fn undo_failed(&self, mut record: Record, error: Error) -> Error {
         let waits = matches!(
-            error,
-            Error::UnplugPending { .. } | Error::UnplugRefused { .. }
+            error.reason(),
+            Reason::UnplugPending
+                | Reason::UnplugRefused
+                | Reason::DetachCancelled
+                | Reason::OperationInProgress
         );
+        if !waits {
+            // The next look at everything tries again, and nobody before.
+            self.timers.forget(&record.id);
+        }
         record.undo_failed(told(&error), waits);
         tracing::warn!(state = %record.course.state(), reason = %error.reason(), error = %error.chain(), "undo failed");
         if let Err(journal) = self.put(&record).await {
@@ -126,6 +145,14 @@ impl Inner {
         }
         error
     }
+}
+
+/// Whether nothing was begun, and nothing will be unless somebody changes something first.
+fn is_refusal(error: &Error) -> bool {
+    matches!(
+        error.reason(),
+        Reason::UnplugRefused | Reason::BlockJobActive
+    )
 }
 
 /// The error of an attachment that is no longer whole.

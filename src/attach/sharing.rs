@@ -38,7 +38,7 @@ impl Inner {
         asked: &Asked,
         decided: &Decided,
     ) -> Result<bool, Error> {
-        let _held = self.reserve.lock().await;
+        let mut last = self.reserve.lock().await;
         let (records, set) = self.recorded(&new.volume).await?;
         let known = KnownVolume::new(&records, set, Some(&new.id));
         let now = decide(&self.parts.backends, &asked.wanted, &asked.asker, known)?;
@@ -65,9 +65,23 @@ impl Inner {
                 });
             }
         }
+        let order = match *last {
+            Some(last) => last,
+            None => self.last_order().await?,
+        }
+        .saturating_add(1);
+        new.ordered(order);
         self.parts.journal.put_soon(new).await?;
+        *last = Some(order);
         self.tell(new);
         Ok(true)
+    }
+
+    /// Returns the highest place that the journal has given to a request; 0: none.
+    async fn last_order(&self) -> Result<u64, Error> {
+        let records = self.parts.journal.all().await?;
+        let orders = records.iter().map(|record| record.course.order());
+        Ok(orders.max().unwrap_or_default())
     }
 }
 

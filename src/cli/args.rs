@@ -76,6 +76,11 @@ pub(super) enum Command {
         #[arg(long)]
         force: bool,
     },
+    /// Cancel a detach whose guest has not let go of the disk
+    CancelDetach {
+        /// The attachment's id
+        id: String,
+    },
     /// Connect a volume to this host only
     Connect(ConnectArgs),
     /// Disconnect what connect connected; one that is not connected is fine

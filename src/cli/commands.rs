@@ -20,6 +20,13 @@ pub(super) async fn run(global: Global, command: Command) -> Result<()> {
     match command {
         Command::Attach(args) => attach(&global, args).await,
         Command::Detach { id, force } => detach(&global, id, force).await,
+        Command::CancelDetach { id } => {
+            let mut client = Client::connect(&global).await?;
+            let message = client.request(v1::CancelDetachRequest { attachment_id: id });
+            let answer = client.rpc.cancel_detach(message).await;
+            let attachment = client.answer(answer)?.attachment.unwrap_or_default();
+            output::to_stdout(&output::attachment(format, &attachment))
+        }
         Command::Connect(args) => connect(&global, args).await,
         Command::Disconnect { id, force } => disconnect(&global, id, force).await,
         Command::Extend { id, size } => extend(&global, id, size).await,

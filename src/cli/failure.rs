@@ -237,7 +237,7 @@ mod tests {
         insta::assert_snapshot!(failure(Reason::UnplugPending).to_text(), @r"
         error: it failed
           reason: UNPLUG_PENDING
-          what to do: Nothing: the detach completes by itself when the guest lets go. Look whether the guest runs.
+          what to do: Nothing: the guest is asked again after growing pauses, and the detach completes by itself when it lets go. Look whether the guest runs, or cancel the detach.
         ");
         insta::assert_snapshot!(failure(Reason::BusFull).to_json(), @r#"{"error":{"advice":"Detach a disk, use the bus `scsi`, or give the domain more PCI root ports.","code":"RESOURCE_EXHAUSTED","message":"it failed","reason":"BUS_FULL"}}"#);
     }

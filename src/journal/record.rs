@@ -114,6 +114,12 @@ pub struct Course {
     pub(super) state: State,
     pub(super) error: Option<AttachmentError>,
     pub(super) unplug_requested: Option<SystemTime>,
+    /// Number of unplug requests that the guest has not answered.
+    #[serde(default)]
+    pub(super) unplug_requests: u32,
+    /// Place among the requests of this journal, from 1. 0: none yet, or an earlier build made the record.
+    #[serde(default)]
+    pub(super) order: u64,
     pub(super) created: SystemTime,
     /// Time of the last change of state.
     pub(super) updated: SystemTime,
@@ -130,6 +136,8 @@ impl Course {
             state: State::Connecting,
             error: None,
             unplug_requested: None,
+            unplug_requests: 0,
+            order: 0,
             created: now,
             updated: now,
         }
@@ -172,10 +180,23 @@ impl Course {
         self.unplug_requested
     }
 
-    /// When it was asked for.
+    /// Number of unplug requests that the guest has not answered.
     #[must_use]
-    pub fn created(&self) -> SystemTime {
-        self.created
+    pub fn unplug_requests(&self) -> u32 {
+        self.unplug_requests
+    }
+
+    /// Place among the requests of this journal; 0: none.
+    #[must_use]
+    pub fn order(&self) -> u64 {
+        self.order
+    }
+
+    /// Rank by age: the newest request ranks highest, however the wall clock was set meanwhile. Records of earlier builds, which have no
+    /// place in the order, rank lowest, by their time.
+    #[must_use]
+    pub fn rank(&self) -> (u64, SystemTime) {
+        (self.order, self.created)
     }
 }
 
@@ -198,6 +219,17 @@ impl Record {
             .iter()
             .find(|begun| begun.step == step)
             .map(|begun| begun.progress)
+    }
+
+    /// Whether the attachment had everything promised and the undo of its plug has not succeeded: if its guest keeps the disk, it can be
+    /// `Attached` again. A failed attach cannot.
+    #[must_use]
+    pub fn may_be_kept(&self) -> bool {
+        let plugged = StepRecord {
+            step: Step::Attach,
+            progress: Progress::Done,
+        };
+        self.course.steps.last() == Some(&plugged)
     }
 
     /// Whether the connection may be there: the connect step was begun and not undone.

@@ -19,6 +19,14 @@ impl Record {
     /// Keeps the request time of the earlier record with this id, of which nothing is left.
     pub fn asked_for_with(&mut self, old: &Self) {
         self.course.created = old.course.created;
+        self.course.order = old.course.order;
+    }
+
+    /// Gives a place among the requests of this journal to a record that has none.
+    pub fn ordered(&mut self, order: u64) {
+        if self.course.order == 0 {
+            self.course.order = order;
+        }
     }
 
     /// Notes that a step is about to run. A reattached record keeps its state meanwhile: part of it may work.
@@ -93,11 +101,29 @@ impl Record {
     /// Notes that the guest was asked to release the disk.
     pub fn guest_asked(&mut self) {
         self.course.unplug_requested = Some(SystemTime::now());
+        self.course.unplug_requests = self.course.unplug_requests.saturating_add(1);
     }
 
-    /// Clears the request to the guest: answered, or no longer relevant.
+    /// Notes that the guest is busy with an earlier request and did not get this one.
+    pub fn guest_busy(&mut self) {
+        self.course.unplug_requested = Some(SystemTime::now());
+    }
+
+    /// Clears the requests to the guest: answered, or no longer relevant.
     pub fn guest_answered(&mut self) {
         self.course.unplug_requested = None;
+        self.course.unplug_requests = 0;
+    }
+
+    /// Turns the direction back: the guest keeps the disk, and nobody asks for it any more. `error`: why the detach failed; `None`: it was
+    /// cancelled.
+    pub fn kept(&mut self, error: Option<AttachmentError>) {
+        self.guest_answered();
+        self.force = false;
+        self.course.direction = Direction::Forward;
+        self.course.state = State::Attached;
+        self.course.error = error;
+        self.course.updated = SystemTime::now();
     }
 
     /// Marks the attachment as gone: nothing of it is left.

@@ -21,7 +21,7 @@ use super::size::{self, Grown};
 use super::unplugs::Unplugs;
 use super::view::DomainView;
 use super::xen::Xen;
-use super::{DeviceGone, Hypervisor, Unplug};
+use super::{DeviceGone, Hypervisor, Unplug, UnplugRequest};
 use crate::config;
 use crate::model::{Dialect, DiskPlan, DomainRef, Reason, Scope};
 
@@ -134,7 +134,7 @@ impl Libvirt {
         disk: &DiskPlan,
         flag: u32,
         action: &str,
-    ) -> Result<(), HypervisorError> {
+    ) -> Result<UnplugRequest, HypervisorError> {
         let disk = disk.clone();
         let result = self
             .pool
@@ -148,8 +148,8 @@ impl Libvirt {
             })
             .await;
         match result {
-            Ok(()) => Ok(()),
-            Err(CallError::Libvirt(error)) if is_under_way(&error) => Ok(()),
+            Ok(()) => Ok(UnplugRequest::Sent),
+            Err(CallError::Libvirt(error)) if is_under_way(&error) => Ok(UnplugRequest::Busy),
             Err(error) => Err(failed(action, &domain.to_string(), error)),
         }
     }
@@ -279,10 +279,14 @@ impl Hypervisor for Libvirt {
         }
     }
 
-    async fn request_unplug(&self, domain: Uuid, disk: &DiskPlan) -> Result<(), HypervisorError> {
+    async fn request_unplug(
+        &self,
+        domain: Uuid,
+        disk: &DiskPlan,
+    ) -> Result<UnplugRequest, HypervisorError> {
         let view = self.view(DomainRef::Uuid(domain), disk.scope).await?;
         let Some(view) = view else {
-            return Ok(());
+            return Ok(UnplugRequest::Sent);
         };
         let action = format!("unplug disk {}", disk.target);
         if disk.scope.config() && view.config.find(disk).is_some() {
@@ -298,7 +302,7 @@ impl Hypervisor for Libvirt {
             if let Some(id) = xen
                 && self.xen.ask(domain, id, disk).await?
             {
-                return Ok(());
+                return Ok(UnplugRequest::Sent);
             }
             // Before it is asked: the refusal may come first.
             self.unplugs.ask(domain, &disk.alias);
@@ -306,7 +310,7 @@ impl Hypervisor for Libvirt {
                 .detach(domain, disk, sys::VIR_DOMAIN_AFFECT_LIVE, &action)
                 .await;
             // The disk may have gone, or the domain stopped, since the look.
-            if asked.is_err() && self.has_disk(domain, disk).await? {
+            if asked.is_ok() || self.has_disk(domain, disk).await? {
                 return asked;
             }
         } else if disk.scope.live()
@@ -315,7 +319,20 @@ impl Hypervisor for Libvirt {
         {
             self.xen.remove(domain, id, disk).await?;
         }
-        Ok(())
+        Ok(UnplugRequest::Sent)
+    }
+
+    async fn withdraw_unplug(
+        &self,
+        domain: Uuid,
+        disk: &DiskPlan,
+    ) -> Result<bool, HypervisorError> {
+        // A refusal that comes now is nobody's answer.
+        self.unplugs.forget(domain, &disk.alias);
+        match self.xen_number(domain, disk).await? {
+            Some(id) => self.xen.withdraw(domain, id, disk).await,
+            None => Ok(true),
+        }
     }
 
     async fn wait_unplugged(
@@ -414,9 +431,12 @@ fn failed(action: &str, domain: &str, error: CallError) -> HypervisorError {
     }
 }
 
-/// QEMU has been asked already and waits for the guest.
+/// Whether QEMU has been asked already and waits for the guest: two messages for one state, which last some seconds (`qmp_device_del` in
+/// system/qdev-monitor.c; `pcie_cap_slot_unplug_request_cb` in hw/pci/pcie.c, while the power indicator blinks).
 fn is_under_way(error: &LibvirtError) -> bool {
-    error.message.contains("already in the process of unplug")
+    ["already in the process of unplug", "guest is busy"]
+        .iter()
+        .any(|text| error.message.contains(text))
 }
 
 fn flags(scope: Scope) -> u32 {
@@ -431,4 +451,27 @@ fn flags(scope: Scope) -> u32 {
         0
     };
     live | config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Messages of QEMU 7.2 through libvirt 9.0.
+    #[test]
+    fn a_busy_guest_is_one_that_was_asked_already() {
+        let says = |message: &str| LibvirtError {
+            code: sys::VIR_ERR_INTERNAL_ERROR,
+            message: format!(
+                "internal error: unable to execute QEMU command 'device_del': {message}"
+            ),
+        };
+        for message in [
+            "Device virtio-disk1 is already in the process of unplug",
+            "Hot-unplug failed: guest is busy (power indicator blinking)",
+        ] {
+            assert!(is_under_way(&says(message)), "{message}");
+        }
+        assert!(!is_under_way(&says("Device 'virtio-disk1' not found")));
+    }
 }

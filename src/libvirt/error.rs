@@ -220,7 +220,9 @@ impl HypervisorError {
             // libvirt has no more exact error: the call may have failed at any point.
             Self::Failed { reason, .. } => matches!(
                 reason,
-                Reason::HypervisorError | Reason::HypervisorUnavailable
+                Reason::HypervisorError
+                    | Reason::HypervisorUnavailable
+                    | Reason::OperationInProgress
             ),
             Self::DomainNotFound { .. }
             | Self::DomainState { .. }

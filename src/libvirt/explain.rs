@@ -25,6 +25,9 @@ const fn rule(code: Option<u32>, text: &'static str, reason: Reason, hint: &'sta
     }
 }
 
+/// What to do about a block job.
+const BLOCK_JOB: &str = "a block job (copy, commit, pull, backup) runs on the disk: end it (`virsh blockjob`), then ask again";
+
 const RULES: &[Rule] = &[
     rule(
         None,
@@ -76,6 +79,27 @@ const RULES: &[Rule] = &[
         // client until its lease ends; Linux's are 90 s (nfsd(7)).
         "another process on some host uses the image, and QEMU locks it: stop that one. Where its host has just died, an NFS 4 server \
          keeps the lock until that host's lease ends (90 s where nobody set another): try again then",
+    ),
+    // A copy has an error number of its own, each other job that of every unsupported operation (qemuDomainDiskBlockJobIsActive in libvirt's
+    // src/qemu/qemu_domain.c).
+    rule(
+        Some(virt_sys::VIR_ERR_BLOCK_COPY_ACTIVE),
+        "",
+        Reason::BlockJobActive,
+        BLOCK_JOB,
+    ),
+    rule(
+        None,
+        "in active block job",
+        Reason::BlockJobActive,
+        BLOCK_JOB,
+    ),
+    // QEMU's own word (bdrv_op_is_blocked), such as that of a backup that libvirt does not know.
+    rule(
+        None,
+        "is in use by block job",
+        Reason::BlockJobActive,
+        BLOCK_JOB,
     ),
     rule(
         None,
@@ -135,8 +159,8 @@ const RULES: &[Rule] = &[
     rule(
         Some(virt_sys::VIR_ERR_OPERATION_TIMEOUT),
         "",
-        Reason::HypervisorError,
-        "another operation on the domain is under way: try again when it has ended",
+        Reason::OperationInProgress,
+        "another operation on the domain is under way: try again when it has ended (`virsh domjobinfo` shows it)",
     ),
     rule(
         Some(virt_sys::VIR_ERR_XML_ERROR),
@@ -335,6 +359,27 @@ mod tests {
                 42,
                 "Domain not found: no domain with matching uuid",
                 Reason::DomainNotFound,
+            ),
+            (
+                83,
+                "block copy still active: disk 'vdb' already in active block job",
+                Reason::BlockJobActive,
+            ),
+            (
+                84,
+                "Operation not supported: disk 'vdb' already in active block job",
+                Reason::BlockJobActive,
+            ),
+            (
+                1,
+                "internal error: unable to execute QEMU command 'block_resize': Node 'libvirt-1-format' is busy: block device is in \
+                 use by block job: backup",
+                Reason::BlockJobActive,
+            ),
+            (
+                68,
+                "Timed out during operation: cannot acquire state change lock (held by monitor=remoteDispatchDomainBackupBegin)",
+                Reason::OperationInProgress,
             ),
             (1, "internal error: something new", Reason::HypervisorError),
         ] {

@@ -47,6 +47,15 @@ pub enum Unplug {
     Refused,
 }
 
+/// What became of an unplug request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnplugRequest {
+    /// The guest was asked, or nobody needs to be.
+    Sent,
+    /// The guest is busy with an earlier request: ask again after some seconds.
+    Busy,
+}
+
 /// A disk was seen gone from a domain, or the domain stopped (`alias` is `None`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceGone {
@@ -89,7 +98,18 @@ pub trait Hypervisor: Send + Sync {
     ///
     /// Whoever calls remembers having asked: on a PCIe port, asking again within seconds may call off what was asked
     /// before (PCI Express Base Specification, 6.7.1.5: a second press of the attention button).
-    async fn request_unplug(&self, domain: Uuid, disk: &DiskPlan) -> Result<(), HypervisorError>;
+    async fn request_unplug(
+        &self,
+        domain: Uuid,
+        disk: &DiskPlan,
+    ) -> Result<UnplugRequest, HypervisorError>;
+
+    /// Withdraws what [`Hypervisor::request_unplug`] asked, where that is possible, and returns whether the guest keeps the disk for now.
+    ///
+    /// QEMU cannot withdraw a request: a guest that has not answered may still release the disk later. Xen can, until the guest begins to
+    /// close the disk.
+    async fn withdraw_unplug(&self, domain: Uuid, disk: &DiskPlan)
+    -> Result<bool, HypervisorError>;
 
     /// Waits until the disk is seen gone, refused, or the deadline passes. A hypervisor that cannot be reached for a
     /// while is waited for, too, and an error only at the deadline.

@@ -10,6 +10,8 @@
 //!                  │              ▼                          │  │            │  ▼
 //!                  └────────▶ undo: Detaching, Disconnecting ┘  └──────────▶ Failed (an undo failed: retry)
 //!
+//!   Detaching, or Failed with the disk still in the guest ──▶ Attached       (the guest refused) CancelDetach
+//!
 //!   (none) ──▶ Connecting ──▶ Connected ──▶ Disconnecting ──▶ (none)        ConnectVolume, DisconnectVolume
 //! ```
 

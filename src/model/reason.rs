@@ -76,6 +76,10 @@ reasons! {
     UnplugPending = "UNPLUG_PENDING",
     /// The guest or QEMU refused to let go of the disk.
     UnplugRefused = "UNPLUG_REFUSED",
+    /// Another call has cancelled the detach.
+    DetachCancelled = "DETACH_CANCELLED",
+    /// A block job (copy, commit, backup) runs on the disk.
+    BlockJobActive = "BLOCK_JOB_ACTIVE",
     /// The domain no longer has the disk: it was stopped, or somebody else unplugged it.
     DiskLost = "DISK_LOST",
     /// The storage has not grown the volume to the size asked for.

@@ -56,6 +56,8 @@ pub enum Rpc {
     AttachVolume,
     /// `DetachVolume`
     DetachVolume,
+    /// `CancelDetach`
+    CancelDetach,
     /// `ConnectVolume`
     ConnectVolume,
     /// `DisconnectVolume`
@@ -85,6 +87,7 @@ impl Rpc {
         match self {
             Self::AttachVolume => "volume:attachment_create",
             Self::DetachVolume => "volume:attachment_delete",
+            Self::CancelDetach => "volume_extension:volume_actions:roll_detaching",
             Self::ConnectVolume => "volume_extension:volume_actions:initialize_connection",
             Self::DisconnectVolume => "volume_extension:volume_actions:terminate_connection",
             Self::GetAttachment => "volume:attachment_get",
@@ -111,6 +114,7 @@ impl Rpc {
         match self {
             Self::AttachVolume => "/volattach.v1.VolumeAttach/AttachVolume",
             Self::DetachVolume => "/volattach.v1.VolumeAttach/DetachVolume",
+            Self::CancelDetach => "/volattach.v1.VolumeAttach/CancelDetach",
             Self::ConnectVolume => "/volattach.v1.VolumeAttach/ConnectVolume",
             Self::DisconnectVolume => "/volattach.v1.VolumeAttach/DisconnectVolume",
             Self::GetAttachment => "/volattach.v1.VolumeAttach/GetAttachment",
@@ -243,6 +247,11 @@ pub const DEFAULTS: &[RuleDefault] = &[
     ),
     rpc!(AttachVolume, MEMBER, "Attach a volume to a domain."),
     rpc!(DetachVolume, MEMBER, "Detach a volume from its domain."),
+    rpc!(
+        CancelDetach,
+        MEMBER,
+        "Cancel a detach whose guest has not released the disk."
+    ),
     rpc!(
         ConnectVolume,
         MEMBER,

@@ -5,7 +5,7 @@
 //!
 //! An attach that a crash cut short is undone (its secrets are gone, and its caller got no answer), unless the domain
 //! already has the disk: then nothing was missing but the last word in the journal. A detach that was cut short, or whose guest
-//! had not let go, goes on.
+//! had not let go, goes on. One that was refused or cancelled is over: its attachment is `Attached`.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -22,6 +22,9 @@ use crate::model::{AttachmentId, Reason, State};
 
 /// How often everything is looked at, whatever the events say.
 const INTERVAL: Duration = Duration::from_secs(60);
+
+/// How often guests are looked for that are to be asked again to release a disk.
+const ASK: Duration = Duration::from_secs(5);
 
 /// How often a record that a call is working on is looked at again before it is left to that call, and how soon.
 const BUSY_LOOKS: usize = 10;
@@ -79,6 +82,8 @@ pub async fn run(engine: &Engine) {
     let mut events = engine.device_events();
     let mut looks = tokio::time::interval(INTERVAL);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut asks = tokio::time::interval(ASK);
+    asks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut settling = FuturesUnordered::new();
     let mut under_way = HashSet::new();
     // Those that there was news of while they were settled: what was seen of them may be older.
@@ -87,6 +92,7 @@ pub async fn run(engine: &Engine) {
         let (ids, news) = tokio::select! {
             () = engine.stopping() => return,
             _ = looks.tick() => (engine.ids().await, false),
+            _ = asks.tick() => (Ok(engine.due_unplugs()), false),
             event = events.recv() => match event {
                 Ok(gone) => (engine.about(&gone).await, true),
                 // News was missed: look at everything.

@@ -269,6 +269,13 @@ async fn failures_have_their_exit_code() {
     server.world.state().guest = Guest::Ignores;
     let pending = failure(&server, &["detach", "a1"]).await;
     assert_eq!(pending, (5, "UNPLUG_PENDING".to_owned()));
+    let kept = json(&server, &["cancel-detach", "a1"]).await;
+    assert_eq!(
+        (&kept["state"], &kept["error"]),
+        (&"attached".into(), &Value::Null)
+    );
+    let unknown = failure(&server, &["cancel-detach", "none"]).await;
+    assert_eq!(unknown, (3, "ATTACHMENT_NOT_FOUND".to_owned()));
 
     let (code, stdout, stderr) = run(&server, &["show", "none"]).await;
     assert_eq!((code, stdout.as_str()), (3, ""));

@@ -392,6 +392,7 @@ async fn every_field_has_a_limit() {
             attachment_id: "a1".into(), volume_id: "v1".into(), connection_info: attach("a1").connection_info, ..Default::default()
         }),
         detach_volume(DetachVolumeRequest { attachment_id: "a1".into(), ..Default::default() }),
+        cancel_detach(CancelDetachRequest { attachment_id: "a1".into() }),
         disconnect_volume(DisconnectVolumeRequest { attachment_id: "a1".into(), ..Default::default() }),
         get_attachment(GetAttachmentRequest { attachment_id: "a1".into() }),
         list_attachments(ListAttachmentsRequest { ..Default::default() }),

@@ -14,7 +14,9 @@ use volattach::reconcile;
 
 use crate::fakes::{Fault, Guest};
 use crate::limits;
-use crate::server::{Client, Server, attach, cinder, connect, detach, extend, get, info, soon};
+use crate::server::{
+    Client, Server, attach, cancel, cinder, connect, detach, extend, get, info, soon,
+};
 
 /// How a reason reaches a caller.
 enum Met {
@@ -193,6 +195,12 @@ async fn meet(reason: Reason) -> Met {
             world.state().guest = Guest::Refuses;
             detach_refused(client, "a1").await
         }
+        Reason::DetachCancelled => cancelled_wait().await,
+        Reason::BlockJobActive => {
+            attached(client, "a1").await;
+            world.state().unplug_fails = Some(reason);
+            detach_refused(client, "a1").await
+        }
         Reason::DiskLost => {
             attached(client, "a1").await;
             world.state().disks.clear();
@@ -306,6 +314,29 @@ async fn journal_failure() -> Met {
         if struck.starts_with("journal.put") {
             return Met::Status(error.unwrap_err());
         }
+    }
+    Met::Never
+}
+
+/// Cancels a detach while its call waits for the guest.
+async fn cancelled_wait() -> Met {
+    for at in 0..20 {
+        let server = Server::start().await;
+        let mut client = server.client().await;
+        attached(&mut client, "a1").await;
+        server.world.state().guest = Guest::Ignores;
+        server.world.gate.arm(at, Fault::Hold);
+        let mut other = client.clone();
+        let waiting = tokio::spawn(async move { detach_refused(&mut other, "a1").await });
+        soon(server.world.gate.died()).await;
+        if server.world.gate.disarm().as_deref() == Some("hypervisor.wait_unplugged Before") {
+            let kept = client.cancel_detach(cancel("a1")).await.unwrap();
+            let kept = kept.into_inner().attachment.unwrap();
+            assert_eq!(kept.state(), v1::State::Attached);
+            return soon(waiting).await.unwrap();
+        }
+        server.world.gate.release();
+        soon(waiting).await.unwrap();
     }
     Met::Never
 }

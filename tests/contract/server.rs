@@ -209,6 +209,12 @@ pub(crate) fn detach(id: &str) -> v1::DetachVolumeRequest {
     }
 }
 
+pub(crate) fn cancel(id: &str) -> v1::CancelDetachRequest {
+    v1::CancelDetachRequest {
+        attachment_id: id.to_owned(),
+    }
+}
+
 pub(crate) fn extend(id: &str, size_bytes: u64) -> v1::ExtendVolumeRequest {
     v1::ExtendVolumeRequest {
         attachment_id: id.to_owned(),

@@ -10,7 +10,7 @@ use volattach::api::{SERVICE_NAME, v1};
 use volattach::auth::PeerCredentials;
 
 use crate::fakes::Fault;
-use crate::server::{Client, Server, attach, channel, connect, detach, extend, get, soon};
+use crate::server::{Client, Server, attach, cancel, channel, connect, detach, extend, get, soon};
 
 /// The status of every call, made with whatever request. A call that is missing here fails the test below.
 async fn all_calls(client: &mut Client) -> Vec<(&'static str, Code)> {
@@ -25,6 +25,7 @@ async fn all_calls(client: &mut Client) -> Vec<(&'static str, Code)> {
     codes! {
         "AttachVolume": attach_volume(attach("a1")),
         "DetachVolume": detach_volume(detach("a1")),
+        "CancelDetach": cancel_detach(cancel("a1")),
         "ConnectVolume": connect_volume(connect("c1")),
         "DisconnectVolume": disconnect_volume(v1::DisconnectVolumeRequest::default()),
         "GetAttachment": get_attachment(get("a1")),

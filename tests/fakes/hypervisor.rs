@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 use volattach::libvirt::{
     DeviceGone, Devices, DomainView, Hypervisor, HypervisorError, LibvirtError, Unplug,
+    UnplugRequest,
 };
 use volattach::model::{Dialect, DiskPlan, Domain, DomainRef, Reason, Scope};
 
@@ -171,12 +172,19 @@ impl Hypervisor for FakeHypervisor {
         self.pass("hypervisor.plug", Moment::After).await
     }
 
-    async fn request_unplug(&self, _domain: Uuid, disk: &DiskPlan) -> Result<(), HypervisorError> {
+    async fn request_unplug(
+        &self,
+        _domain: Uuid,
+        disk: &DiskPlan,
+    ) -> Result<UnplugRequest, HypervisorError> {
         self.pass("hypervisor.request_unplug", Moment::Before)
             .await?;
         {
             let mut state = self.world.state();
             state.unplugs_asked += 1;
+            if let Some(reason) = state.unplug_fails.take() {
+                return Err(fail(reason));
+            }
             if state.configured(disk).is_some() {
                 state.config.remove(&disk.alias);
             }
@@ -185,7 +193,22 @@ impl Hypervisor for FakeHypervisor {
                 state.hollow.remove(&disk.alias);
             }
         }
-        self.pass("hypervisor.request_unplug", Moment::After).await
+        self.pass("hypervisor.request_unplug", Moment::After)
+            .await?;
+        Ok(match self.world.state().guest {
+            Guest::Busy => UnplugRequest::Busy,
+            Guest::Obeys | Guest::Ignores | Guest::Refuses => UnplugRequest::Sent,
+        })
+    }
+
+    async fn withdraw_unplug(
+        &self,
+        _domain: Uuid,
+        _disk: &DiskPlan,
+    ) -> Result<bool, HypervisorError> {
+        self.pass("hypervisor.withdraw_unplug", Moment::Before)
+            .await?;
+        Ok(true)
     }
 
     async fn wait_unplugged(

@@ -15,7 +15,7 @@ mod storage;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures::FutureExt;
 use tokio::sync::broadcast;
@@ -50,6 +50,8 @@ pub enum Guest {
     Ignores,
     /// It says no.
     Refuses,
+    /// It is busy with an earlier request and gets no other.
+    Busy,
 }
 
 /// What is there.
@@ -130,6 +132,8 @@ pub struct State {
     pub hypervisor_down: bool,
     /// The reason with which the next plug fails.
     pub plug_fails: Option<Reason>,
+    /// The reason with which the next unplug request fails.
+    pub unplug_fails: Option<Reason>,
 }
 
 /// A host.
@@ -243,6 +247,7 @@ impl World {
                 flush_fails: false,
                 hypervisor_down: false,
                 plug_fails: None,
+                unplug_fails: None,
             })),
             san: Arc::default(),
             gate: Gate::default(),
@@ -294,6 +299,17 @@ impl World {
         let bytes = state.records.get_mut(id).unwrap();
         let mut record = serde_json::from_slice(bytes).unwrap();
         change(&mut record);
+        *bytes = serde_json::to_vec(&record).unwrap();
+    }
+
+    /// Sets when the journal on disk says that something of an attachment happened, as under another wall clock.
+    pub fn set_time(&self, id: &str, field: &str, time: SystemTime) {
+        let mut state = self.state();
+        state.sync();
+        let bytes = state.records.get_mut(id).unwrap();
+        let mut record: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+        assert!(record[field].is_object(), "no {field}: {record}");
+        record[field] = serde_json::to_value(time).unwrap();
         *bytes = serde_json::to_vec(&record).unwrap();
     }
 

@@ -528,3 +528,29 @@ async fn force_goes_past_a_flush_that_fails_and_is_remembered() {
     reconcile::once(&engine).await;
     nothing_left(&world);
 }
+
+#[tokio::test]
+async fn the_newest_word_counts_also_when_the_clock_was_set_back() {
+    let world = World::new();
+    let engine = world.engine();
+    for (id, permissions) in [("a1", "640"), ("a2", "660")] {
+        let mut request = any(id, "v1", smb("v1"));
+        request.access = Some(Access::ReadOnly);
+        let request = with(request, facts(permissions));
+        engine.connect(by(ALICE, request)).await.unwrap();
+    }
+    let day = std::time::Duration::from_secs(24 * 3600);
+    world.set_time("a1", "created", std::time::SystemTime::now() + day);
+    let engine = world.engine();
+    let known = engine.rights(&"v1".parse().unwrap()).await.unwrap();
+    assert_eq!(known.permissions, "660".parse().ok());
+    // The order goes on after a restart.
+    let mut request = any("a3", "v1", smb("v1"));
+    request.access = Some(Access::ReadOnly);
+    let request = with(request, facts("600"));
+    engine.connect(by(ALICE, request)).await.unwrap();
+    let known = engine.rights(&"v1".parse().unwrap()).await.unwrap();
+    assert_eq!(known.permissions, "600".parse().ok());
+    let orders: Vec<u64> = world.records().iter().map(|it| it.course.order()).collect();
+    assert_eq!(orders, [1, 2, 3]);
+}

@@ -23,11 +23,12 @@ use crate::model::{DiskSpec, HostPlan};
 /// Why steps are undone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Why {
-    /// A caller asks for it. It is not begun where the journal cannot say so; and where the guest was asked so long
-    /// ago that the request may be lost, it is asked again.
+    /// A caller asks for it. It is not begun where the journal cannot say so; and the guest is asked again as soon as another request
+    /// cannot cancel the last one.
     Asked,
-    /// Something was begun and is not wanted. It is cleaned up even where the journal fails, for an undo needs no word
-    /// there to be safe: whatever the journal says of a step begun, the next start looks for it.
+    /// Something was begun and is not wanted, or an earlier call asked for it. It is cleaned up even where the journal fails, for an undo
+    /// needs no word there to be safe: whatever the journal says of a step begun, the next start looks for it. The guest is asked again
+    /// after growing pauses.
     CleanUp,
 }
 

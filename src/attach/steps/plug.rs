@@ -1,21 +1,18 @@
 //! The attach step: plugs the disk into the domain.
 
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{Forward, Why};
 use crate::attach::Error;
+use crate::attach::guard::Wait;
 use crate::attach::inner::Inner;
-use crate::journal::{Key, Record, Step};
-use crate::libvirt::{DomainView, HypervisorError, Unplug, check_state, plan_disk};
+use crate::journal::{Direction, Key, Record, Step};
+use crate::libvirt::{DomainView, HypervisorError, Unplug, UnplugRequest, check_state, plan_disk};
 use crate::model::{DiskPlan, DiskSpec, DomainRef, Reason, Scope};
-
-/// Shortest time between two unplug requests to a guest: on some machine types a second request cancels the first (PCIe's attention button,
-/// PCI Express Base 6.7.1.5: a press within 5 s takes it back).
-const STALE: Duration = Duration::from_secs(30);
 
 impl Inner {
     /// Plugs the disk in, under the domain's lock: no other plug of this daemon comes between reading the domain and plugging.
@@ -129,54 +126,83 @@ impl Inner {
         let Some(domain) = record.domain.clone() else {
             return Ok(());
         };
-        let disk = &record.disk.clone();
+        let disk = record.disk.clone();
         let hypervisor = &self.parts.hypervisor;
-        if !hypervisor.has_disk(domain.uuid, disk).await? || !self.holds(record).await? {
+        if !hypervisor.has_disk(domain.uuid, &disk).await? || !self.holds(record).await? {
+            self.timers.forget(&record.id);
             return Ok(());
         }
-        let pending = || Error::UnplugPending {
-            domain: domain.clone(),
-            target: disk.target.clone(),
+        let id = record.id.clone();
+        let wait = (record.course.direction() == Direction::Backward && record.may_be_kept())
+            .then(|| self.waits.enter(&id));
+        let begun = Instant::now();
+        // A clean-up does not wait for the answer to an earlier request: an event brings the answer.
+        let mut patience = match why {
+            Why::Asked => self.parts.unplug_timeout,
+            Why::CleanUp => Duration::ZERO,
         };
-        let stale = |asked: SystemTime| asked.elapsed().is_ok_and(|age| age >= STALE);
-        match (record.course.unplug_requested(), why) {
-            // The guest was asked and still has the disk: only a later attempt can help.
-            (Some(_), Why::CleanUp) => return Err(pending()),
-            (Some(asked), Why::Asked) if !stale(asked) => {}
-            _ => {
-                hypervisor.request_unplug(domain.uuid, disk).await?;
-                record.guest_asked();
-                // Write now, not after the wait: a process started after a crash must not ask again within seconds.
-                if let Err(error) = self.put(record).await {
-                    tracing::error!(error = %error.chain(), "the guest was asked, and the journal cannot say so");
-                }
+        loop {
+            let pause = self.timers.remaining(record, why);
+            if pause.is_zero() {
+                self.ask_guest(domain.uuid, record).await?;
+                patience = self.parts.unplug_timeout;
+                continue;
             }
-        }
-        let deadline = Instant::now() + self.parts.unplug_timeout;
-        let waited = tokio::select! {
-            waited = hypervisor.wait_unplugged(domain.uuid, disk, deadline) => waited?,
-            () = self.stopping.cancelled() => Unplug::Pending,
-        };
-        match waited {
-            Unplug::Gone => Ok(()),
-            Unplug::Pending => Err(pending()),
-            Unplug::Refused => {
-                record.guest_answered();
-                let target = disk.target.clone();
-                Err(Error::UnplugRefused { domain, target })
+            let deadline = begun + patience;
+            let next = deadline.min(Instant::now() + pause);
+            let waited = tokio::select! {
+                waited = hypervisor.wait_unplugged(domain.uuid, &disk, next) => waited?,
+                () = self.stopping.cancelled() => Unplug::Pending,
+                () = ended(wait.as_ref()) => return Err(Error::Cancelled { id: record.id.clone() }),
+            };
+            let target = disk.target.clone();
+            match waited {
+                Unplug::Gone => {
+                    self.timers.forget(&record.id);
+                    return Ok(());
+                }
+                Unplug::Refused => {
+                    if record.may_be_kept() {
+                        record.guest_answered();
+                        self.timers.forget(&record.id);
+                    } else {
+                        // Nobody wants the disk of a failed attach: the guest is asked again, after the same pauses.
+                        self.timers.refused(&record.id);
+                    }
+                    return Err(Error::UnplugRefused { domain, target });
+                }
+                Unplug::Pending if next < deadline && !self.stopping.is_cancelled() => {}
+                Unplug::Pending => return Err(Error::UnplugPending { domain, target }),
             }
         }
     }
 
+    /// Asks the guest to release the disk, and notes when.
+    async fn ask_guest(&self, domain: Uuid, record: &mut Record) -> Result<(), Error> {
+        let hypervisor = &self.parts.hypervisor;
+        match hypervisor.request_unplug(domain, &record.disk).await? {
+            UnplugRequest::Sent => {
+                record.guest_asked();
+                self.timers.asked(record);
+            }
+            UnplugRequest::Busy => {
+                record.guest_busy();
+                self.timers.busy(record);
+            }
+        }
+        // Write now, not after the wait: a process started after a crash must not ask again within seconds.
+        if let Err(error) = self.put(record).await {
+            tracing::error!(error = %error.chain(), "the guest was asked, and the journal cannot say so");
+        }
+        Ok(())
+    }
+
     /// Whether the disk in the domain is this attachment's to remove. Earlier builds named disks by volume, so two attachments may have the
     /// same alias: the disk belongs to the last one whose plug succeeded.
-    async fn holds(&self, record: &Record) -> Result<bool, Error> {
+    pub(in crate::attach) async fn holds(&self, record: &Record) -> Result<bool, Error> {
         let rank = |it: &Record| {
-            (
-                it.progress(Step::Attach),
-                it.course.created(),
-                it.id.clone(),
-            )
+            let place = it.course.rank();
+            (it.progress(Step::Attach), place, it.id.clone())
         };
         let own = rank(record);
         let holds = |other: &Record| {
@@ -190,5 +216,13 @@ impl Inner {
         };
         let key = Key::Domain(&domain.uuid);
         Ok(!self.parts.journal.any(key, &holds).await?)
+    }
+}
+
+/// Resolves when the wait is ended from outside; never without a wait.
+async fn ended(wait: Option<&Wait<'_>>) {
+    match wait {
+        Some(wait) => wait.ended().await,
+        None => std::future::pending().await,
     }
 }

@@ -255,6 +255,24 @@ impl Xen {
         Ok(true)
     }
 
+    /// Takes back what [`Self::ask`] asked, and returns whether the guest keeps the disk: it does until its end begins to close.
+    pub(super) async fn withdraw(
+        &self,
+        domain: Uuid,
+        id: u32,
+        disk: &DiskPlan,
+    ) -> Result<bool, HypervisorError> {
+        let place = Place::new(domain, id, disk);
+        let Some(vbd) = place.vbd().await? else {
+            return Ok(false);
+        };
+        if vbd.state == XenbusState::CLOSING && vbd.guest == XenbusState::CONNECTED {
+            place.reopen(&vbd).await?;
+            return Ok(true);
+        }
+        Ok(vbd.online && vbd.state == XenbusState::CONNECTED)
+    }
+
     /// Whether the guest has let go of the disk, as it was asked to, and the toolstack may take it away.
     pub(super) async fn is_let_go(
         &self,

@@ -101,6 +101,22 @@ impl<'a> Place<'a> {
             .map_err(|source| self.store_failed("unplug", source))
     }
 
+    /// Takes back [`Self::close`], while the guest's end is still connected: the backend's end has not moved either, as only the guest
+    /// follows the state that was written.
+    pub(super) async fn reopen(&self, vbd: &Vbd) -> Result<(), HypervisorError> {
+        let asked = async {
+            let mut store = Store::open().await?;
+            let connected = XenbusState::CONNECTED.number();
+            store
+                .write(&format!("{}/state", vbd.backend), &connected)
+                .await?;
+            store.write(&format!("{}/online", vbd.backend), "1").await
+        };
+        asked
+            .await
+            .map_err(|source| self.store_failed("keep", source))
+    }
+
     /// Has both ends let go, as a toolstack does (libxl's `libxl__initiate_device_generic_remove` and
     /// `libxl__device_destroy`), removes the device's nodes, and the loop device that its hot-plug script made.
     pub(super) async fn clear(&self, vbd: Vbd) -> Result<(), HypervisorError> {
