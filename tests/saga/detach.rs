@@ -301,7 +301,7 @@ async fn a_guest_that_lets_go_after_the_cancel_has_lost_its_disk() {
     world.let_go("ua-volattach-a1");
     reconcile::once(&engine).await;
     assert_eq!(told(&engine, "a1").await, Some(Reason::DiskLost));
-    assert_eq!(state(&engine, "a1").await, State::Attached);
+    assert_eq!(state(&engine, "a1").await, State::Lost);
     let again = attached(&engine, "a1", "v1").await;
     assert_eq!((again.state, again.error), (State::Attached, None));
 }
