@@ -63,6 +63,44 @@ fn plan(info: &str, more: &[&str]) -> Result<Value, (i32, Value)> {
 const SMB: &str = r#"{"driver_volume_type":"smbfs","serial":"vol-7","data":{"export":"//files/vols","name":"v 1.raw",
     "options":"-o username=bob,password=hunter2","access_mode":"ro"}}"#;
 
+/// Looks into a journal; gives the exit code, and the document on standard output.
+fn journal(action: &str, place: [&str; 2]) -> (i32, Value) {
+    let output = volattach(&["journal", action, place[0], place[1], "-o", "json"]);
+    let answer = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+    (output.status.code().unwrap(), answer)
+}
+
+#[test]
+fn a_journal_is_shown_checked_and_exported_without_a_daemon() {
+    let files = Files::new();
+    let old = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/journal-v1.redb");
+    let path = files.0.path().join("journal.redb");
+    std::fs::copy(old, &path).unwrap();
+    let before = std::fs::read(&path).unwrap();
+    let here = ["--state-dir", files.0.path().to_str().unwrap()];
+    let (code, shown) = journal("show", here);
+    assert_eq!(
+        (code, shown["attachments"].as_array().unwrap().len()),
+        (0, 8)
+    );
+    let (code, checked) = journal("check", here);
+    assert_eq!((code, &checked["sound"]), (0, &Value::Bool(true)));
+    let (code, exported) = journal("export", here);
+    assert_eq!(
+        (code, exported["records"].as_array().unwrap().len()),
+        (0, 8)
+    );
+    assert_eq!(std::fs::read(&path).unwrap(), before, "nothing is written");
+
+    let damaged = files.write("damaged", "not a journal");
+    let (code, error) = journal("check", ["--file", &damaged]);
+    let message = error["error"]["message"].as_str().unwrap();
+    assert!(code == 1 && message.contains("it is damaged"), "{message}");
+    let missing = files.0.path().join("missing");
+    let (code, _) = journal("show", ["--file", missing.to_str().unwrap()]);
+    assert_eq!((code, missing.exists()), (1, false));
+}
+
 #[test]
 fn what_the_deployer_says_is_read_only_is_whatever_anybody_asks_for() {
     for (protocol, at) in [("smbfs", "//HOST/vols"), ("nfs", "HOST:/vols")] {

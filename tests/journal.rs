@@ -31,7 +31,7 @@ async fn a_full_disk_fails_writes_until_there_is_room_again() {
     SigSet::from(Signal::SIGXFSZ).thread_block().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("journal.redb");
-    let journal = RedbJournal::open(&path).unwrap();
+    let journal = RedbJournal::open(&path, false).unwrap();
     let template = record("template").await;
     let with_id = |number: u32| {
         Arc::new(Record {
@@ -60,6 +60,6 @@ async fn a_full_disk_fails_writes_until_there_is_room_again() {
     journal.remove(&with_id(0).id).await.unwrap();
     written.retain(|record| record.id != with_id(0).id);
     drop(journal);
-    let journal = RedbJournal::open(&path).unwrap();
+    let journal = RedbJournal::open(&path, false).unwrap();
     assert_eq!(journal.all().await.unwrap(), written);
 }

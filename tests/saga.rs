@@ -10,6 +10,8 @@ mod fakes;
 mod identity;
 #[path = "saga/lost.rs"]
 mod lost;
+#[path = "saga/orphans.rs"]
+mod orphans;
 #[path = "saga/permissions.rs"]
 mod permissions;
 #[path = "saga/unreadable.rs"]

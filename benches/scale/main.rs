@@ -126,7 +126,7 @@ async fn template() -> Record {
 /// A journal with that many records, half of them of the template's share and each other of a share of its own.
 async fn host(template: &Record, size: u32) -> Host {
     let dir = tempfile::tempdir().unwrap();
-    let journal = RedbJournal::open(&dir.path().join("journal.redb")).unwrap();
+    let journal = RedbJournal::open(&dir.path().join("journal.redb"), false).unwrap();
     let world = World::new();
     for number in 0..size {
         let mut record = template.clone();

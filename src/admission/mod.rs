@@ -113,6 +113,12 @@ impl Grant {
         self.0.caller.actor()
     }
 
+    /// Whether what the caller says of a volume counts.
+    #[must_use]
+    pub fn may_vouch(&self) -> bool {
+        self.0.caller.may_vouch()
+    }
+
     /// Whether what is there now is what the decision was about: between the two, another may have taken the id.
     #[must_use]
     pub fn covers(&self, owner: &VolumeOwner, volume: &VolumeId) -> bool {

@@ -68,7 +68,7 @@ pub(super) fn volume_permissions(known: VolumePermissions) -> v1::VolumePermissi
 }
 
 /// An attachment.
-pub(super) fn attachment(attachment: Attachment) -> v1::Attachment {
+pub(crate) fn attachment(attachment: Attachment) -> v1::Attachment {
     let (domain_uuid, domain_name) = attachment
         .domain
         .map(|domain| (domain.uuid.to_string(), domain.name))

@@ -31,7 +31,10 @@ pub(super) struct State {
 /// Where it cannot be made or read, others may write to it, or another daemon has it open.
 pub(super) fn open(settings: &Settings) -> anyhow::Result<State> {
     make_directory(&settings.state_dir)?;
-    let journal = RedbJournal::open(&settings.state_dir.join("journal.redb")).with_context(|| {
+    // The key is made after the first journal.
+    let existed = settings.state_dir.join("host.key").try_exists()?;
+    let path = settings.state_dir.join("journal.redb");
+    let journal = RedbJournal::open(&path, existed).with_context(|| {
         format!(
             "cannot use the state directory {}: if another volattachd has it open, stop that one first",
             settings.state_dir.display()
@@ -133,6 +136,7 @@ fn make_key(state_dir: &Path, path: &Path) -> std::io::Result<HostKey> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::Journal;
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().mode() & 0o7777
@@ -146,6 +150,22 @@ mod tests {
         assert_eq!(first.tag(&[b"x"]), second.tag(&[b"x"]));
         assert_eq!(mode(&dir.path().join("host.key")), 0o600);
         assert!(!dir.path().join("host.key.part").exists());
+    }
+
+    #[tokio::test]
+    async fn a_host_that_has_a_key_has_had_a_journal() {
+        let dir = tempfile::tempdir().unwrap();
+        let [state_dir, mount_base] = ["state", "mnt"].map(|name| dir.path().join(name));
+        let config = dir.path().join("volattachd.toml");
+        let text = format!("state_dir = {state_dir:?}\nmount_base = {mount_base:?}\n");
+        fs::write(&config, text).unwrap();
+        let settings = Settings::load(&config).unwrap();
+        let open = || open(&settings).unwrap().journal;
+        assert_eq!(open().loss().await.unwrap(), None, "a new host");
+        assert_eq!(open().loss().await.unwrap(), None);
+        fs::remove_file(state_dir.join("journal.redb")).unwrap();
+        let loss = open().loss().await.unwrap();
+        assert!(loss.is_some_and(|loss| loss.why.contains("missing")));
     }
 
     #[test]

@@ -37,7 +37,8 @@ impl Engine {
         self.make(grant, request.into()).await
     }
 
-    /// Unplugs a volume and disconnects it. An unknown id is detached already.
+    /// Unplugs a volume and disconnects it. An unknown id is detached already; after the loss of the journal, a disk with its alias is
+    /// unplugged.
     ///
     /// # Errors
     /// Where the guest does not let go, or the disconnect fails; then it is tried again by the next call and by
@@ -200,7 +201,7 @@ impl Engine {
         let engine = self.clone();
         self.run(id.clone(), async move {
             let Some(mut record) = engine.0.granted(&grant, &id).await? else {
-                return Ok(());
+                return engine.0.end_unrecorded(&grant, id, kind).await;
             };
             if record.kind() != kind {
                 let (made_by, use_instead) = match record.kind() {

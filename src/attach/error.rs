@@ -90,6 +90,21 @@ pub enum Error {
         /// The call that ends it.
         use_instead: &'static str,
     },
+    /// A domain has the disk of an attachment whose record was lost, and this call may not or cannot unplug it.
+    #[error(
+        "the journal was lost, and with it the record of attachment {id}, whose disk {target} {domain} still has: on the host, as root, \
+         {mend}"
+    )]
+    Orphan {
+        /// The id.
+        id: AttachmentId,
+        /// Domain that has the disk.
+        domain: Domain,
+        /// The disk's target.
+        target: String,
+        /// Command that unplugs the disk.
+        mend: String,
+    },
     /// An earlier undo failed.
     #[error(
         "attachment {id} could not be cleaned up after an earlier failure: detach it (it shows why), then ask again"
@@ -243,7 +258,9 @@ impl Error {
             Self::InProgress { .. } | Self::OwnerChanged { .. } => Reason::OperationInProgress,
             Self::NotFound { .. } => Reason::AttachmentNotFound,
             Self::Kind { .. } => Reason::AttachmentKind,
-            Self::CleanupRequired { .. } | Self::Changed { .. } => Reason::CleanupRequired,
+            Self::CleanupRequired { .. } | Self::Changed { .. } | Self::Orphan { .. } => {
+                Reason::CleanupRequired
+            }
             Self::VolumeInUse { .. } | Self::ImageWritten { .. } => Reason::VolumeInUse,
             Self::UnplugPending { .. } => Reason::UnplugPending,
             Self::UnplugRefused { .. } => Reason::UnplugRefused,

@@ -67,6 +67,7 @@ impl Inner {
         let mut planned = self.plan(asked, lost.as_ref()).await?;
         let mut record = new_record(asked, &planned);
         let mut again = false;
+        self.check_orphans(&record).await?;
         if let Some(old) = lost {
             match changed(&old, &planned.host, &planned.decided) {
                 None => {

@@ -27,6 +27,7 @@ mod guard;
 mod inner;
 mod known;
 mod make;
+mod orphans;
 mod owners;
 mod permissions;
 mod plan;
@@ -41,6 +42,7 @@ pub use access::KnownVolume;
 pub use engine::Engine;
 pub use error::Error;
 pub use inner::Parts;
+pub use orphans::Orphan;
 pub use permissions::VolumePermissions;
 pub use plan::{AttachPlan, plan_attach};
 pub use request::{

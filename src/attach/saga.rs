@@ -33,7 +33,7 @@ impl Inner {
             cause.chain()
         );
         record.lost(AttachmentError {
-            reason: Reason::DiskLost,
+            reason: Reason::DiskLost.into(),
             message,
         });
         if let Err(journal) = self.put(&record).await {
@@ -166,7 +166,7 @@ pub(super) fn lost(record: &Record) -> Error {
 /// The error as the journal keeps it.
 pub(super) fn told(error: &Error) -> AttachmentError {
     AttachmentError {
-        reason: error.reason(),
+        reason: error.reason().into(),
         message: error.chain(),
     }
 }

@@ -14,7 +14,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::{
-    Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release, file,
+    Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release, Unrecorded,
+    file,
 };
 use crate::config;
 use crate::connection::{LocalVolume, Protocol};
@@ -162,6 +163,10 @@ impl Backend for LocalBackend {
             inspect: file::describe(plan),
             settings: Vec::new(),
         }
+    }
+
+    async fn unrecorded(&self, _recorded: &[HostVolume]) -> Result<Vec<Unrecorded>, BackendError> {
+        Ok(Vec::new()) // makes no connection
     }
 
     async fn find(&self, volume: &HostVolume) -> Result<Presence, BackendError> {

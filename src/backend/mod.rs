@@ -103,6 +103,17 @@ pub struct Pinned {
     pub held: Box<dyn Send + Sync>,
 }
 
+/// Connection of this host that no record has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unrecorded {
+    /// The connection, as `mount /var/lib/volattach/mnt/… of //files/vols`.
+    pub what: String,
+    /// Command that takes it down.
+    pub mend: String,
+    /// Whether volattach made it for sure.
+    pub own: bool,
+}
+
 /// Owners of identities according to the records; asked by a backend that connects a volume.
 #[async_trait]
 pub trait Owners: Send + Sync {
@@ -141,6 +152,12 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// Where it may not.
     fn check_confined(&self, plan: &HostPlan) -> Result<(), BackendError>;
+
+    /// Finds connections of this kind that volattach made, or may have made, and that none of these volumes has. Looks at this host alone.
+    ///
+    /// # Errors
+    /// Where this host cannot be looked at.
+    async fn unrecorded(&self, recorded: &[HostVolume]) -> Result<Vec<Unrecorded>, BackendError>;
 
     /// Checks whether the volume's connection exists, without touching the server.
     async fn find(&self, volume: &HostVolume) -> Result<Presence, BackendError>;
@@ -212,6 +229,11 @@ impl Backends {
                 .map(|backend| (backend.protocol(), backend))
                 .collect(),
         )
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<dyn Backend>> {
+        self.0.values()
     }
 
     /// The backend of that protocol.

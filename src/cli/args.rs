@@ -125,6 +125,8 @@ pub(super) enum Command {
     Plan(PlanArgs),
     /// Show what this host can connect to, as control planes want to know it
     Connector,
+    /// Look into the journal's file without a daemon, and never write to it
+    Journal(JournalArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -182,6 +184,31 @@ pub(super) struct PlanArgs {
     pub(super) facts: FactsArgs,
     #[command(flatten)]
     pub(super) disk: DiskArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct JournalArgs {
+    #[command(subcommand)]
+    pub(super) action: JournalAction,
+    /// The daemon's configuration file, which names the state directory [default: what the daemon would read]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// The state directory [default: as configured]
+    #[arg(long, global = true, value_name = "DIR", conflicts_with = "config")]
+    pub(super) state_dir: Option<PathBuf>,
+    /// A journal's file, such as one that was set aside [default: the state directory's]
+    #[arg(long, global = true, value_name = "FILE", conflicts_with_all = ["config", "state_dir"])]
+    pub(super) file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+pub(super) enum JournalAction {
+    /// List the attachments in it
+    Show,
+    /// Check the file and each value in it, and fail where one cannot be read
+    Check,
+    /// Print all of it as one JSON document
+    Export,
 }
 
 /// How to reach the volume.

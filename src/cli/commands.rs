@@ -58,7 +58,7 @@ pub(super) async fn run(global: Global, command: Command) -> Result<()> {
             output::to_stdout(&output::connector(format, &connector))
         }
         // These ask no daemon: `super::run` does them.
-        Command::Completions { .. } | Command::Man { .. } => Ok(()),
+        Command::Completions { .. } | Command::Journal(_) | Command::Man { .. } => Ok(()),
     }
 }
 

@@ -9,6 +9,7 @@ mod client;
 mod commands;
 mod failure;
 mod generate;
+mod journal;
 mod offline;
 mod output;
 mod progress;
@@ -29,6 +30,7 @@ pub fn run() -> ExitCode {
     let result = match cli.command {
         Command::Completions { shell } => generate::completions(shell),
         Command::Man { dir } => generate::man(&dir),
+        Command::Journal(args) => journal::run(args, format),
         Command::Plan(plan) if plan.offline => offline::plan(plan, format),
         command => asynchronously(commands::run(cli.global, command)),
     };

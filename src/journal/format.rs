@@ -9,7 +9,7 @@ use super::{Record, upgrade};
 use crate::model::SetPermissions;
 
 /// Version that this build writes. A value of version 1 is upgraded when read; any other is refused, not misread.
-const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 2;
 
 #[derive(Serialize)]
 struct Out<'a, T> {

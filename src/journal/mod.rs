@@ -5,10 +5,12 @@
 //! outcome after; [`Journal::put_soon`] is for what a crash may take back because reality tells it again; no secret is
 //! ever in a record (the request is remembered by a keyed hash); records carry a version.
 
+mod file;
 mod format;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod index;
+mod inspect;
 mod record;
 mod redb;
 mod store;
@@ -16,11 +18,15 @@ mod transition;
 mod upgrade;
 mod writer;
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
 pub use index::Key;
+pub use inspect::Inspection;
 pub use record::{Course, Direction, Kind, Progress, Record, Step, StepRecord};
 pub use redb::RedbJournal;
 
@@ -66,6 +72,21 @@ pub trait Journal: Send + Sync {
         volume: &VolumeId,
         set: Option<&SetPermissions>,
     ) -> Result<(), JournalError>;
+    /// The loss of an earlier journal, until it is forgotten.
+    async fn loss(&self) -> Result<Option<Loss>, JournalError>;
+    /// Forgets the loss: nothing is left of what the lost journal had.
+    async fn forget_loss(&self) -> Result<(), JournalError>;
+}
+
+/// Loss of an earlier journal: attachments may exist that no record has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loss {
+    /// When it was noticed.
+    pub at: SystemTime,
+    /// Why the earlier file could not be used.
+    pub why: String,
+    /// The earlier file. `None`: it is missing.
+    pub kept: Option<PathBuf>,
 }
 
 /// A record that this build cannot read, such as one of a later build, and how it concerns others.

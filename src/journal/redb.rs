@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::store::{Change, Kept, Shared, Store, lock};
 use super::writer::{Cause, Writer};
-use super::{Journal, JournalError, Key, Record, Unreadable};
+use super::{Journal, JournalError, Key, Loss, Record, Unreadable};
 use crate::model::{AttachmentId, SetPermissions, VolumeId};
 
 /// A [`Journal`] in one file, which one process at a time may open.
@@ -21,20 +21,28 @@ pub struct RedbJournal {
 impl RedbJournal {
     /// Opens the file, or makes it (mode 0600 is the state directory's business).
     ///
-    /// A record that cannot be read, as of a later build, is kept as it is and refused to whoever asks for it.
+    /// A record that cannot be read, as of a later build, is kept as it is and refused to whoever asks for it. A file that is damaged is
+    /// kept under another name, and [`Journal::loss`] has it; `existed`: the host had a journal before, and an absent file is a loss too.
     ///
     /// # Errors
-    /// The file cannot be made or read, is not a journal, or is open in another process.
-    pub fn open(path: &Path) -> Result<Self, JournalError> {
+    /// The file cannot be made or read, is of a later build, or is open in another process.
+    pub fn open(path: &Path, existed: bool) -> Result<Self, JournalError> {
         let failed = |source| JournalError {
             action: "open",
             path: path.to_owned(),
             source,
         };
-        let mut store = Store::open(path).map_err(failed)?;
+        let mut store = Store::open(path, existed).map_err(failed)?;
         let contents = store.contents().clone();
         {
             let contents = lock(&contents);
+            if let Some(Loss { why, kept, .. }) = &contents.loss {
+                tracing::error!(
+                    why,
+                    ?kept,
+                    "the journal was lost: attachments made before have no record (docs/decisions/018-a-lost-journal.md)"
+                );
+            }
             for (attachment, kept) in &contents.unreadable {
                 tracing::error!(%attachment, why = kept.why, "a record cannot be read: it is kept as it is");
             }
@@ -151,6 +159,14 @@ impl Journal for RedbJournal {
     ) -> Result<(), JournalError> {
         let set = set.cloned().map(Box::new);
         self.write(Change::Permissions(volume.clone(), set)).await
+    }
+
+    async fn loss(&self) -> Result<Option<Loss>, JournalError> {
+        Ok(lock(&self.contents).loss.clone())
+    }
+
+    async fn forget_loss(&self) -> Result<(), JournalError> {
+        self.write(Change::NoLoss).await
     }
 }
 

@@ -184,6 +184,7 @@ mod tests {
         match change {
             Change::Record(id, _) => id.to_string(),
             Change::Permissions(volume, _) => volume.to_string(),
+            Change::NoLoss => "loss".to_owned(),
         }
     }
 

@@ -217,6 +217,17 @@ impl Hypervisor for Libvirt {
         Ok(view)
     }
 
+    async fn domains(&self) -> Result<Vec<Uuid>, HypervisorError> {
+        let all = "every domain";
+        let listed = self.pool.run(all, |connect| {
+            let domains = connect.list_all_domains(0)?;
+            domains.iter().map(VirtDomain::uuid).collect()
+        });
+        listed
+            .await
+            .map_err(|error| failed("list the domains", all, error))
+    }
+
     async fn is_plugged(&self, domain: Uuid, disk: &DiskPlan) -> Result<bool, HypervisorError> {
         let view = self.view(DomainRef::Uuid(domain), disk.scope).await?;
         let Some(view) = view.filter(|view| view.shows(disk)) else {

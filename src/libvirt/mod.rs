@@ -77,6 +77,9 @@ pub trait Hypervisor: Send + Sync {
     /// `DOMAIN_NOT_FOUND`, or where the hypervisor fails.
     async fn domain(&self, name: &DomainRef, scope: Scope) -> Result<DomainView, HypervisorError>;
 
+    /// Every domain of this host, running or not.
+    async fn domains(&self) -> Result<Vec<Uuid>, HypervisorError>;
+
     /// Whether every configuration in the disk's scope has the disk as [`Hypervisor::plug`] left it. A domain that is gone has no disks; a
     /// domain that is shut off has those of its persistent configuration.
     async fn is_plugged(&self, domain: Uuid, disk: &DiskPlan) -> Result<bool, HypervisorError>;

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{AccessDecision, AttachmentId, Holder, Reason, VolumeId, VolumeRights};
+use super::{AccessDecision, AttachmentId, Holder, RecordedReason, VolumeId, VolumeRights};
 
 /// Where an attachment stands; see the diagram in [`crate::model`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -77,7 +77,7 @@ impl fmt::Display for Domain {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttachmentError {
     /// The stable reason.
-    pub reason: Reason,
+    pub reason: RecordedReason,
     /// The whole chain of causes, in words.
     pub message: String,
 }

@@ -102,6 +102,12 @@ impl AttachmentId {
         format!("{ALIAS}{}", self.0)
     }
 
+    /// The attachment that an alias names.
+    #[must_use]
+    pub fn of_alias(alias: &str) -> Option<Self> {
+        alias.strip_prefix(ALIAS)?.parse().ok()
+    }
+
     /// Whether an alias names an attachment; no other program gives such an alias. Earlier builds named disks by their volume.
     #[must_use]
     pub fn names(alias: &str) -> bool {

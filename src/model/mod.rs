@@ -55,7 +55,7 @@ pub use plan::{
     Connection, Dialect, DiskPlan, DiskSpec, HostPlan, MountPlan, SourceKind, TargetPath,
     TargetPlan,
 };
-pub use reason::Reason;
+pub use reason::{Reason, RecordedReason};
 pub use secret::Secret;
 pub use server::server_name;
 pub use visible::visible;

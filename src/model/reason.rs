@@ -159,3 +159,34 @@ impl fmt::Display for Reason {
         f.write_str(self.as_str())
     }
 }
+
+/// Reason that a record has: one of this build, or one that a later build wrote, as spelled there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum RecordedReason {
+    /// A reason of this build.
+    Known(Reason),
+    /// A reason unknown to this build: shown and written as spelled, and nothing is decided by it.
+    Later(String),
+}
+
+impl From<Reason> for RecordedReason {
+    fn from(reason: Reason) -> Self {
+        Self::Known(reason)
+    }
+}
+
+impl PartialEq<Reason> for RecordedReason {
+    fn eq(&self, reason: &Reason) -> bool {
+        matches!(self, Self::Known(known) if known == reason)
+    }
+}
+
+impl fmt::Display for RecordedReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Known(reason) => reason.fmt(f),
+            Self::Later(spelled) => f.write_str(spelled),
+        }
+    }
+}

@@ -88,8 +88,25 @@ pub async fn run(engine: &Engine) {
     let mut under_way = HashSet::new();
     // Those that there was news of while they were settled: what was seen of them may be older.
     let mut again = HashSet::new();
+    let mut orphans = Vec::new();
+    let mut reviews = tokio::time::interval(INTERVAL);
+    reviews.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let reviewing = async {
+        loop {
+            reviews.tick().await;
+            if let Err(error) = engine.review_loss(&mut orphans).await {
+                let error = error.chain();
+                tracing::error!(
+                    error,
+                    "cannot tell what a lost journal has left: trying again"
+                );
+            }
+        }
+    };
+    tokio::pin!(reviewing);
     loop {
         let (ids, news) = tokio::select! {
+            () = &mut reviewing => return,
             () = engine.stopping() => return,
             _ = looks.tick() => (engine.ids().await, false),
             _ = asks.tick() => (Ok(engine.due_unplugs()), false),

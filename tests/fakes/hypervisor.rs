@@ -123,6 +123,12 @@ impl Hypervisor for FakeHypervisor {
         })
     }
 
+    async fn domains(&self) -> Result<Vec<Uuid>, HypervisorError> {
+        self.pass("hypervisor.domains", Moment::Before).await?;
+        let defined = self.world.state().defined;
+        Ok(defined.then_some(DOMAIN).into_iter().collect())
+    }
+
     async fn has_disk(&self, domain: Uuid, disk: &DiskPlan) -> Result<bool, HypervisorError> {
         self.pass("hypervisor.has_disk", Moment::Before).await?;
         let state = self.world.state();

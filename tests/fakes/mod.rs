@@ -27,7 +27,7 @@ use volattach::connection::{
     Chap, Common, ConnectionInfo, IscsiPath, IscsiVolume, LocalVolume, NfsVolume, NvmeVolume,
     Protocol, SmbCredentials, SmbVolume,
 };
-use volattach::journal::{Journal, Record, Unreadable};
+use volattach::journal::{Journal, Loss, Record, Unreadable};
 use volattach::libvirt::DeviceGone;
 use volattach::model::{
     Access, Actor, AttachmentId, Claim, Dialect, DiskOptions, DiskPlan, HostKey, Identity,
@@ -78,6 +78,8 @@ pub struct State {
     pub boot: String,
     /// Records of a later build.
     pub unreadable: Vec<Unreadable>,
+    /// Loss of an earlier journal.
+    pub loss: Option<Loss>,
     /// udev's names for block devices.
     pub links: BTreeMap<PathBuf, PathBuf>,
     /// The domain's disks, by alias.
@@ -220,6 +222,7 @@ impl World {
                 recalled: Vec::new(),
                 boot: "first".to_owned(),
                 unreadable: Vec::new(),
+                loss: None,
                 links: BTreeMap::new(),
                 disks: BTreeMap::new(),
                 config: BTreeMap::new(),

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use nix::errno::Errno;
 use volattach::backend::iscsi::{heard, still};
 use volattach::backend::{
-    Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release,
+    Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release, Unrecorded,
 };
 use volattach::connection::Protocol;
 use volattach::model::{
@@ -395,6 +395,10 @@ impl Backend for SanBackend {
 
     fn describe(&self, _info: &Protocol, _plan: &HostPlan) -> Description {
         Description::default()
+    }
+
+    async fn unrecorded(&self, _recorded: &[HostVolume]) -> Result<Vec<Unrecorded>, BackendError> {
+        Ok(Vec::new())
     }
 
     async fn find(&self, volume: &HostVolume) -> Result<Presence, BackendError> {

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use volattach::backend::{
     Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release, Setting,
+    Unrecorded,
 };
 use volattach::connection::{ConnectionInfo, Protocol};
-use volattach::journal::{Journal, JournalError, Key, Record, Unreadable};
+use volattach::journal::{Journal, JournalError, Key, Loss, Record, Unreadable};
 use volattach::model::{
     Access, AttachmentId, Claim, Connection, Device, Found, HostKey, HostPlan, HostVolume,
     ImageFormat, MountPlan, Reason, Scope, SetPermissions, SourceKind, TargetPath, TargetPlan,
@@ -311,6 +312,10 @@ impl Backend for FakeBackend {
         }
     }
 
+    async fn unrecorded(&self, _recorded: &[HostVolume]) -> Result<Vec<Unrecorded>, BackendError> {
+        Ok(Vec::new())
+    }
+
     async fn find(&self, volume: &HostVolume) -> Result<Presence, BackendError> {
         self.pass("backend.find", Moment::Before).await?;
         Ok(self.there(volume))
@@ -608,6 +613,15 @@ impl Journal for FakeJournal {
             None => self.world.state().permissions.remove(&volume),
         };
         self.pass("journal.set_permissions", Moment::After).await
+    }
+
+    async fn loss(&self) -> Result<Option<Loss>, JournalError> {
+        Ok(self.world.state().loss.clone())
+    }
+
+    async fn forget_loss(&self) -> Result<(), JournalError> {
+        self.world.state().loss = None;
+        Ok(())
     }
 }
 

@@ -286,12 +286,12 @@ impl Initiator {
     }
 
     /// Whether others made the existing session, by a node record of theirs.
-    fn is_of_others(&self, path: &TargetPath) -> Result<bool, BackendError> {
+    pub(super) fn is_of_others(&self, path: &TargetPath) -> Result<bool, BackendError> {
         let record = self.record(path, address(path)?, None);
         Ok(self.record_of_others(&record)?.is_some())
     }
 
-    fn record<'a>(
+    pub(super) fn record<'a>(
         &'a self,
         path: &'a TargetPath,
         portal: SocketAddr,

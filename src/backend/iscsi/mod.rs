@@ -23,6 +23,7 @@ mod own;
 mod record;
 mod seen;
 mod sysfs;
+mod unrecorded;
 mod verdict;
 mod wwids;
 
@@ -35,7 +36,7 @@ use futures::future::join_all;
 
 use super::{
     Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release, Setting,
-    device, file, mount, protect::Protected,
+    Unrecorded, device, file, mount, protect::Protected,
 };
 use crate::config;
 use crate::connection::{Discovery, IscsiVolume, Protocol};
@@ -271,6 +272,10 @@ impl Backend for IscsiBackend {
                 }
             }
         }
+    }
+
+    async fn unrecorded(&self, recorded: &[HostVolume]) -> Result<Vec<Unrecorded>, BackendError> {
+        self.initiator.unrecorded(recorded)
     }
 
     async fn find(&self, volume: &HostVolume) -> Result<Presence, BackendError> {

@@ -1,5 +1,6 @@
 mod credentials;
 mod release;
+mod unrecorded;
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -21,10 +21,11 @@ use std::time::Duration;
 use nix::errno::Errno;
 use zeroize::Zeroizing;
 
-use super::{BackendError, Presence, file};
+use super::{BackendError, Presence, Unrecorded, file};
 use crate::config::Shares;
 use crate::model::{Access, HostPlan, HostVolume, MountPlan};
 use crate::sys::Resolver;
+use crate::sys::mountinfo::{Mount, Mounts};
 use crate::sys::worker::{Job, MountJob, Reply, RunAs, Worker, WorkerError, Workers};
 pub(in crate::backend) use mountpoint::beside;
 use moved::Addresses;
@@ -367,6 +368,31 @@ pub(in crate::backend) fn host<E: std::error::Error + Send + Sync + 'static>(
         action: action(),
         source: source.into(),
     }
+}
+
+/// Finds mounts of these file systems beneath the directory of the mount points that none of the volumes has.
+pub(in crate::backend) fn unrecorded(
+    base: &Path,
+    fstypes: &[&str],
+    recorded: &[HostVolume],
+) -> Result<Vec<Unrecorded>, BackendError> {
+    let mounts = Mounts::read().map_err(host(|| "read the mount table".to_owned()))?;
+    let known = |mount: &Mount| {
+        let mut plans = recorded.iter().filter_map(|volume| volume.plan.mount());
+        plans.any(|plan| plan.target == mount.mount_point)
+    };
+    let mounts = mounts.beneath(base).into_iter();
+    let own = mounts.filter(|mount| fstypes.contains(&mount.fstype.as_str()) && !known(mount));
+    let found = own.map(|mount| Unrecorded {
+        what: format!(
+            "mount {} of {}",
+            mount.mount_point.display(),
+            mount.source.display()
+        ),
+        mend: format!("umount {}", mount.mount_point.display()),
+        own: true,
+    });
+    Ok(found.collect())
 }
 
 /// Runs what touches this host's own disk.

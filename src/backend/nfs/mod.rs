@@ -24,7 +24,8 @@ use zeroize::Zeroizing;
 use super::mount::probe::Outcome;
 use super::mount::{self, Meaning, Mounter, Turns, for_kernel};
 use super::{
-    Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release, file,
+    Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release, Unrecorded,
+    file,
 };
 use crate::config::{self, Shares};
 use crate::connection::{NfsVolume, Protocol};
@@ -185,6 +186,10 @@ impl Backend for NfsBackend {
             ),
             settings: export.settings(),
         }
+    }
+
+    async fn unrecorded(&self, recorded: &[HostVolume]) -> Result<Vec<Unrecorded>, BackendError> {
+        mount::unrecorded(&self.mount_base, &["nfs", "nfs4"], recorded)
     }
 
     async fn find(&self, volume: &HostVolume) -> Result<Presence, BackendError> {

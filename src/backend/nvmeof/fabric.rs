@@ -111,6 +111,16 @@ impl Fabric {
         Self(root.to_owned())
     }
 
+    /// All controllers, each with its subsystem's name.
+    pub(super) fn all(&self) -> io::Result<Vec<(String, Controller)>> {
+        let mut found = Vec::new();
+        for (name, path) in list(&self.0.join("class/nvme"))? {
+            let nqn = attribute(&path, "subsysnqn").unwrap_or_default();
+            found.push((nqn, Controller::read(name, &path)?));
+        }
+        Ok(found)
+    }
+
     /// The subsystem's controllers, by name.
     pub(super) fn controllers(&self, nqn: &str) -> io::Result<Vec<Controller>> {
         let mut found = Vec::new();

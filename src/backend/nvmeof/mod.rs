@@ -30,7 +30,7 @@ use super::mount;
 use super::protect::Protected;
 use super::{
     Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release, Setting,
-    device, file,
+    Unrecorded, device, file,
 };
 use crate::config;
 use crate::connection::{NvmeVolume, Protocol};
@@ -225,6 +225,31 @@ impl Backend for NvmeBackend {
                 setting("ctrl_loss_tmo", settings.ctrl_loss_tmo),
             ],
         }
+    }
+
+    async fn unrecorded(&self, recorded: &[HostVolume]) -> Result<Vec<Unrecorded>, BackendError> {
+        let portals = |volume: &HostVolume| match &volume.plan.connection {
+            Connection::Nvme(target) => [&target.paths[..], &volume.found.paths].concat(),
+            _ => Vec::new(),
+        };
+        let known: Vec<TargetPath> = recorded.iter().flat_map(portals).collect();
+        let listed = self.fabric.all().map_err(mount::host(|| {
+            "look for NVMe controllers that no record has".to_owned()
+        }))?;
+        let unknown = listed.into_iter().filter(|(nqn, controller)| {
+            let portal = controller.portal.map(|portal| portal.to_string());
+            portal.is_some_and(|portal| {
+                let same = |path: &TargetPath| path.name == *nqn && path.portal == portal;
+                !known.iter().any(same)
+            })
+        });
+        let found = unknown.map(|(nqn, controller)| Unrecorded {
+            what: format!("NVMe controller {} of {nqn}", controller.name),
+            mend: format!("nvme disconnect -d {}", controller.name),
+            // The kernel does not report who made a controller.
+            own: false,
+        });
+        Ok(found.collect())
     }
 
     async fn find(&self, volume: &HostVolume) -> Result<Presence, BackendError> {

@@ -30,7 +30,8 @@ use zeroize::Zeroizing;
 use super::mount::probe::Outcome;
 use super::mount::{self, Meaning, Mounter, Turns, for_kernel, host};
 use super::{
-    Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release, file, local,
+    Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release, Unrecorded,
+    file, local,
 };
 use crate::config::{self, Shares};
 use crate::connection::{Protocol, SmbCredentials, SmbVolume};
@@ -269,6 +270,10 @@ impl Backend for SmbBackend {
             inspect: file::describe(plan),
             settings: share.settings(),
         }
+    }
+
+    async fn unrecorded(&self, recorded: &[HostVolume]) -> Result<Vec<Unrecorded>, BackendError> {
+        mount::unrecorded(&self.mount_base, &["cifs", "smb3"], recorded)
     }
 
     async fn find(&self, volume: &HostVolume) -> Result<Presence, BackendError> {

@@ -58,13 +58,13 @@ pub(in crate::journal) fn record(id: &str) -> Record {
 async fn records_outlive_the_process_and_come_in_order() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("journal.redb");
-    let journal = RedbJournal::open(&path).unwrap();
+    let journal = RedbJournal::open(&path, false).unwrap();
     for id in ["b", "a", "c"] {
         journal.put(&record(id)).await.unwrap();
     }
     journal.remove(&"c".parse().unwrap()).await.unwrap();
     drop(journal);
-    let journal = RedbJournal::open(&path).unwrap();
+    let journal = RedbJournal::open(&path, false).unwrap();
     assert_eq!(
         journal.all().await.unwrap(),
         [Arc::new(record("a")), Arc::new(record("b"))]
@@ -80,7 +80,7 @@ async fn records_outlive_the_process_and_come_in_order() {
 async fn permissions_outlive_the_process_and_are_forgotten() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("journal.redb");
-    let journal = RedbJournal::open(&path).unwrap();
+    let journal = RedbJournal::open(&path, false).unwrap();
     let set = |permissions: &str| SetPermissions {
         permissions: permissions.parse().unwrap(),
         owner: VolumeOwner {
@@ -101,7 +101,7 @@ async fn permissions_outlive_the_process_and_are_forgotten() {
     journal.set_permissions(&v2, None).await.unwrap();
     journal.put(&record("v1")).await.unwrap();
     drop(journal);
-    let journal = RedbJournal::open(&path).unwrap();
+    let journal = RedbJournal::open(&path, false).unwrap();
     assert_eq!(journal.permissions(&v1).await.unwrap(), Some(set("440")));
     assert_eq!(journal.permissions(&v2).await.unwrap(), None);
     assert_eq!(journal.all().await.unwrap(), [Arc::new(record("v1"))]);
@@ -128,7 +128,7 @@ async fn a_journal_of_version_1_opens_and_loses_nothing() {
     let path = dir.path().join("journal.redb");
     let old = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/journal-v1.redb");
     std::fs::copy(old, &path).unwrap();
-    let journal = RedbJournal::open(&path).unwrap();
+    let journal = RedbJournal::open(&path, false).unwrap();
     let records = journal.all().await.unwrap();
     let told = |record: &Arc<Record>| {
         let host = &record.host;
@@ -169,7 +169,7 @@ async fn a_journal_of_version_1_opens_and_loses_nothing() {
     Arc::make_mut(&mut changed[1]).force = true;
     journal.put(&changed[1]).await.unwrap();
     drop(journal);
-    let journal = RedbJournal::open(&path).unwrap();
+    let journal = RedbJournal::open(&path, false).unwrap();
     assert_eq!(journal.all().await.unwrap(), changed);
 }
 
@@ -195,12 +195,12 @@ fn a_record_is_read_as_it_was_written() {
 async fn what_is_written_soon_is_read_at_once_and_kept() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("journal.redb");
-    let journal = RedbJournal::open(&path).unwrap();
+    let journal = RedbJournal::open(&path, false).unwrap();
     journal.put_soon(&record("a")).await.unwrap();
     let read = journal.get(&"a".parse().unwrap()).await.unwrap();
     assert_eq!(read, Some(record("a")));
     drop(journal);
-    let journal = RedbJournal::open(&path).unwrap();
+    let journal = RedbJournal::open(&path, false).unwrap();
     assert_eq!(journal.all().await.unwrap(), [Arc::new(record("a"))]);
 }
 
@@ -208,17 +208,12 @@ async fn what_is_written_soon_is_read_at_once_and_kept() {
 async fn a_second_process_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("journal.redb");
-    let journal = RedbJournal::open(&path).unwrap();
-    assert_eq!(RedbJournal::open(&path).err().unwrap().action, "open");
+    let journal = RedbJournal::open(&path, false).unwrap();
+    assert_eq!(
+        RedbJournal::open(&path, false).err().unwrap().action,
+        "open"
+    );
     drop(journal);
-}
-
-#[test]
-fn a_file_that_is_no_journal_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("journal.redb");
-    std::fs::write(&path, "not a journal").unwrap();
-    assert!(RedbJournal::open(&path).is_err());
 }
 
 /// A record of a later build concerns nobody else: the others are served, and it stays as it is, whatever is written beside it.
@@ -229,7 +224,7 @@ async fn an_unreadable_record_is_refused_alone_and_kept() {
     const LATER: &[u8] = br#"{"version":3,"record":{"id":"later","volume":"v9","host":{"plan":{"claims":[{"mount":"m"}]}}}}"#;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("journal.redb");
-    let journal = RedbJournal::open(&path).unwrap();
+    let journal = RedbJournal::open(&path, false).unwrap();
     journal.put(&record("a")).await.unwrap();
     drop(journal);
     let raw = redb::Database::create(&path).unwrap();
@@ -240,7 +235,7 @@ async fn an_unreadable_record_is_refused_alone_and_kept() {
     transaction.commit().unwrap();
     drop(raw);
     for _ in 0..2 {
-        let journal = RedbJournal::open(&path).unwrap();
+        let journal = RedbJournal::open(&path, false).unwrap();
         assert_eq!(journal.all().await.unwrap(), [Arc::new(record("a"))]);
         let error = journal.get(&"later".parse().unwrap()).await.unwrap_err();
         assert!(error.source.to_string().contains("version 3"), "{error:?}");
@@ -258,3 +253,5 @@ async fn an_unreadable_record_is_refused_alone_and_kept() {
     let kept = table.get("later").unwrap().map(|it| it.value().to_owned());
     assert_eq!(kept.as_deref(), Some(LATER));
 }
+
+mod damage;

@@ -1,0 +1,240 @@
+//! Leftovers of a lost journal: disks in domains, and connections of this host, that no record has.
+//!
+//! No record is made of them: nothing on the host tells the volume, its owner, who may use it, or the fingerprint of the request
+//! (docs/decisions/018-a-lost-journal.md).
+
+use tokio::time::Instant;
+
+use super::Error;
+use super::engine::Engine;
+use super::inner::Inner;
+use crate::admission::Grant;
+use crate::journal::{Kind, Record};
+use crate::libvirt::{DiskView, HypervisorError, Unplug};
+use crate::model::{AttachmentId, Dialect, DiskPlan, Domain, DomainRef, HostVolume, Scope};
+
+/// Something that volattach made on this host, or may have made, and that no record has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Orphan {
+    /// The thing and its place, as `disk vdb of attachment a1 in web (…), from /dev/sdb`.
+    pub what: String,
+    /// Command that removes it.
+    pub mend: String,
+    /// Whether volattach made it for sure.
+    pub own: bool,
+}
+
+/// A disk with the alias of an attachment that has no record.
+struct Disk {
+    id: AttachmentId,
+    domain: Domain,
+    dialect: Dialect,
+    scope: Scope,
+    view: DiskView,
+}
+
+impl Disk {
+    fn is_of(&self, record: &Record) -> bool {
+        self.id == record.id
+            || self.view.serial.as_deref() == Some(record.volume.as_str())
+            || self.view.source.as_deref() == Some(record.host.path())
+    }
+
+    /// Command that unplugs the disk. libvirt's libxl driver knows no aliases, and by the target alone the daemon could take another's disk.
+    fn mend(&self) -> String {
+        match self.dialect {
+            Dialect::Qemu => format!("volattach detach {}", self.id),
+            Dialect::Xen => {
+                let config = if self.scope.config() { " --config" } else { "" };
+                let live = if self.scope.live() { " --live" } else { "" };
+                let (domain, target) = (self.domain.uuid, &self.view.target);
+                format!("virsh detach-disk {domain} {target}{live}{config}")
+            }
+        }
+    }
+
+    fn plan(&self) -> DiskPlan {
+        DiskPlan {
+            alias: self.id.alias(),
+            source: self.view.source.clone().unwrap_or_default(),
+            sequence: None,
+            target: self.view.target.clone(),
+            xml: String::new(),
+            scope: self.scope,
+            dialect: self.dialect,
+            left_out: Vec::new(),
+        }
+    }
+}
+
+impl Engine {
+    /// Finds what volattach made on this host, or may have made, and no record has.
+    ///
+    /// # Errors
+    /// Where a domain or this host cannot be looked at: nothing is left out.
+    pub async fn orphans(&self) -> Result<Vec<Orphan>, Error> {
+        let disks = self.0.orphan_disks().await?;
+        let mut orphans: Vec<Orphan> = disks
+            .iter()
+            .map(|disk| Orphan {
+                what: format!(
+                    "disk {} of attachment {} in {}, from {}",
+                    disk.view.target,
+                    disk.id,
+                    disk.domain,
+                    disk.plan().source.display()
+                ),
+                mend: disk.mend(),
+                own: true,
+            })
+            .collect();
+        let parts = &self.0.parts;
+        let records = parts.journal.all().await?.into_iter();
+        let volumes: Vec<HostVolume> = records.map(|record| record.host.clone()).collect();
+        for backend in parts.backends.iter() {
+            let connections = backend.unrecorded(&volumes).await?.into_iter();
+            orphans.extend(connections.map(|it| Orphan {
+                what: it.what,
+                mend: it.mend,
+                own: it.own,
+            }));
+        }
+        Ok(orphans)
+    }
+
+    /// Logs each orphan of a lost journal that is not in `told`, and forgets the loss once nothing that volattach made is found.
+    ///
+    /// # Errors
+    /// As [`Self::orphans`], and where the journal fails.
+    pub(crate) async fn review_loss(&self, told: &mut Vec<Orphan>) -> Result<(), Error> {
+        let journal = &self.0.parts.journal;
+        if journal.loss().await?.is_none() {
+            return Ok(());
+        }
+        let found = self.orphans().await?;
+        for Orphan { what, mend, own } in found.iter().filter(|it| !told.contains(it)) {
+            tracing::error!(what, own, mend, "no record of it: the journal was lost");
+        }
+        *told = found;
+        // Unreadable records may have connections that look like orphans, so those are never taken down by the daemon.
+        if !told.iter().any(|orphan| orphan.own) {
+            journal.forget_loss().await?;
+            tracing::info!("nothing is left of the lost journal's attachments");
+        }
+        Ok(())
+    }
+}
+
+impl Inner {
+    /// Ends an attachment without a record: it is ended already, unless the journal was lost and a domain still has its disk. That disk is
+    /// unplugged; its connection stays.
+    pub(super) async fn end_unrecorded(
+        &self,
+        grant: &Grant,
+        id: AttachmentId,
+        kind: Kind,
+    ) -> Result<(), Error> {
+        if self.parts.journal.loss().await?.is_none() {
+            return Ok(());
+        }
+        if kind == Kind::Connect {
+            tracing::warn!(
+                "it may still be connected: the journal was lost, and no connection shows its attachment"
+            );
+            return Ok(());
+        }
+        for disk in self.orphan_disks().await? {
+            if disk.id != id {
+                continue;
+            }
+            // Nothing tells the volume's owner, so a user alone could take another's disk.
+            if disk.dialect == Dialect::Xen || !grant.may_vouch() {
+                let (domain, target) = (disk.domain.clone(), disk.view.target.clone());
+                return Err(Error::Orphan {
+                    mend: disk.mend(),
+                    id,
+                    domain,
+                    target,
+                });
+            }
+            self.unplug_orphan(disk).await?;
+        }
+        Ok(())
+    }
+
+    async fn unplug_orphan(&self, disk: Disk) -> Result<(), Error> {
+        let plan = disk.plan();
+        let hypervisor = &self.parts.hypervisor;
+        let (domain, target) = (disk.domain, plan.target.clone());
+        hypervisor.request_unplug(domain.uuid, &plan).await?;
+        let deadline = Instant::now() + self.parts.unplug_timeout;
+        let waited = tokio::select! {
+            waited = hypervisor.wait_unplugged(domain.uuid, &plan, deadline) => waited?,
+            () = self.stopping.cancelled() => Unplug::Pending,
+        };
+        match waited {
+            Unplug::Gone => {
+                let source = &plan.source;
+                tracing::warn!(%domain, target, ?source, "unplugged a disk without a record: its connection to this host stays");
+                Ok(())
+            }
+            Unplug::Pending => Err(Error::UnplugPending { domain, target }),
+            Unplug::Refused => Err(Error::UnplugRefused { domain, target }),
+        }
+    }
+
+    /// Refuses a new record whose volume a disk without a record may have.
+    pub(super) async fn check_orphans(&self, new: &Record) -> Result<(), Error> {
+        if self.parts.journal.loss().await?.is_none() {
+            return Ok(());
+        }
+        let disks = self.orphan_disks().await?;
+        match disks.into_iter().find(|disk| disk.is_of(new)) {
+            Some(disk) => Err(Error::VolumeInUse {
+                volume: new.volume.clone(),
+                other: disk.id,
+                why: "the journal was lost, and with it the record of that attachment: detach it first",
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Finds the disks in all domains that have an attachment's alias and no record, readable or not.
+    async fn orphan_disks(&self) -> Result<Vec<Disk>, Error> {
+        let hypervisor = &self.parts.hypervisor;
+        let mut found = Vec::new();
+        for uuid in hypervisor.domains().await? {
+            let both = Scope::LiveAndConfig;
+            let view = match hypervisor.domain(&DomainRef::Uuid(uuid), both).await {
+                Err(HypervisorError::DomainNotFound { .. }) => continue,
+                view => view?,
+            };
+            let live = view.live.disks.iter();
+            let config = view.config.disks.iter();
+            for disk in live.chain(config) {
+                let Some(id) = disk.alias.as_deref().and_then(AttachmentId::of_alias) else {
+                    continue;
+                };
+                let known = |it: &Disk| it.id == id && it.domain.uuid == uuid;
+                // A record that cannot be read is a record too.
+                if found.iter().any(known) || !matches!(self.parts.journal.get(&id).await, Ok(None))
+                {
+                    continue;
+                }
+                let has = |disks: &[DiskView]| disks.iter().any(|it| it.alias == disk.alias);
+                found.push(Disk {
+                    id,
+                    domain: view.domain.clone(),
+                    dialect: view.dialect,
+                    scope: match (has(&view.live.disks), has(&view.config.disks)) {
+                        (true, true) => Scope::LiveAndConfig,
+                        (true, false) => Scope::Live,
+                        (false, _) => Scope::Config,
+                    },
+                    view: disk.clone(),
+                });
+            }
+        }
+        Ok(found)
+    }
+}
