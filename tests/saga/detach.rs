@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use volattach::model::Scope;
+use volattach::model::{RecordedReason, Scope};
 
 use super::*;
 use crate::fakes::by_root;
@@ -33,7 +33,10 @@ fn asked(world: &World) -> usize {
 
 async fn told(engine: &Engine, id: &str) -> Option<Reason> {
     let shown = engine.get(by_root(self::id(id))).await.unwrap();
-    shown.error.map(|error| error.reason)
+    shown.error.map(|error| match error.reason {
+        RecordedReason::Known(reason) => reason,
+        RecordedReason::Later(spelled) => panic!("{spelled}"),
+    })
 }
 
 #[tokio::test(start_paused = true)]
