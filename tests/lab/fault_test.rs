@@ -111,16 +111,20 @@ pub(crate) fn suspended_guest(lab: &Lab) -> Result<()> {
     let config = format!("[detach]\nunplug_timeout = \"{patience}s\"\n");
     let agent = Agent::start(&lab.node, &config)?;
     let server = server(lab, "nas", 10)?;
-    agent.attach("a1", "v1", &info(&server), &[])??;
-    guest::sees(&lab.node, "v1")?;
-    lab.node.sh("virsh -q suspend inner")?;
-    let pending = agent
-        .detach("a1")?
-        .err()
-        .context("detached from a suspended guest")?;
-    ensure!(pending.reason == "UNPLUG_PENDING", "{pending:?}");
-    ensure!(pending.exit_code == 5, "{pending:?}");
-    ensure!(state(&agent, "a1")? == "detaching");
+    let detach = || -> Result<()> {
+        agent.attach("a1", "v1", &info(&server), &[])??;
+        guest::sees(&lab.node, "v1")?;
+        lab.node.sh("virsh -q suspend inner")?;
+        let pending = agent
+            .detach("a1")?
+            .err()
+            .context("detached from a suspended guest")?;
+        ensure!(pending.reason == "UNPLUG_PENDING", "{pending:?}");
+        ensure!(pending.exit_code == 5, "{pending:?}");
+        ensure!(state(&agent, "a1")? == "detaching");
+        Ok(())
+    };
+    detach()?;
     ensure!(!lab.node.sh("virsh -q domblklist inner")?.is_empty());
     ensure!(lab.node.sh("grep -c ' cifs ' /proc/mounts")? == "1");
     lab.node.sh("virsh -q resume inner")?;
@@ -129,6 +133,23 @@ pub(crate) fn suspended_guest(lab: &Lab) -> Result<()> {
         "! volattach show a1",
         Duration::from_secs(60),
     )?;
+    guest::gone(&lab.node, "v1")?;
+
+    detach()?;
+    agent.call(&["cancel-detach", "a1"], "")??;
+    ensure!(state(&agent, "a1")? == "attached");
+    lab.node.sh("virsh -q resume inner")?;
+    if lab.node.kind == Kind::Kvm {
+        // QEMU cannot take its request back: the guest answers it late.
+        lab.node.wait(
+            "the guest lets go",
+            "volattach -o json show a1 | grep -q '\"state\":\"lost\"'",
+            Duration::from_secs(60),
+        )?;
+        agent.attach("a1", "v1", &info(&server), &[])??;
+    }
+    ensure!(guest::sees(&lab.node, "v1")?.write == Ok(()));
+    agent.detach("a1")??;
     guest::gone(&lab.node, "v1")
 }
 
