@@ -315,7 +315,12 @@ impl v1::volume_attach_server::VolumeAttach for Service {
         &self,
         request: Request<v1::GetConnectorRequest>,
     ) -> Answer<v1::Connector> {
-        let run = |_: Admitted<()>| async { Ok(encode::connector(self.host.connector())) };
+        let run = |_: Admitted<()>| async {
+            // Reads files of this host's.
+            let host = self.host.clone();
+            let read = tokio::task::spawn_blocking(move || host.connector()).await;
+            read.map(encode::connector).map_err(attach::Error::Internal)
+        };
         let connector = self
             .call(Rpc::GetConnector, request, |_| Ok(()), run)
             .await?;

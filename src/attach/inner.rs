@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use tokio::sync::{Mutex, broadcast};
+use tokio::sync::{Mutex, Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -24,6 +24,8 @@ const WATCH_BACKLOG: usize = 1024;
 
 /// Records that are looked at in one go for a page of a list.
 const CANDIDATES: usize = 256;
+/// Looks of reconcile at a time: at a domain with all its records, or at one record.
+const LOOKS: usize = 8;
 
 /// What an engine works with.
 pub struct Parts {
@@ -60,6 +62,8 @@ pub(super) struct Inner {
     pub(super) domains: Locks<Uuid>,
     /// Counts plugs into any domain: a look at a domain is as good as new where none began since.
     pub(super) plugs: AtomicU64,
+    /// Held for a look of reconcile.
+    pub(super) looks: Semaphore,
     pub(super) changes: broadcast::Sender<Attachment>,
     pub(super) tasks: TaskTracker,
     pub(super) stopping: CancellationToken,
@@ -78,6 +82,7 @@ impl Inner {
             identities: Locks::default(),
             domains: Locks::default(),
             plugs: AtomicU64::new(0),
+            looks: Semaphore::new(LOOKS),
             changes: broadcast::channel(WATCH_BACKLOG).0,
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),

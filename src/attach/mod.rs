@@ -33,6 +33,7 @@ mod permissions;
 mod plan;
 mod request;
 mod resume;
+mod round;
 mod saga;
 mod sharing;
 mod steps;
@@ -49,3 +50,4 @@ pub use request::{
     AttachRequest, ConnectRequest, EndRequest, ExtendRequest, Filter, ListQuery, PermissionsRequest,
 };
 pub use resume::{Action, Reality};
+pub(crate) use round::Looked;

@@ -1,5 +1,7 @@
 //! What [`crate::reconcile`] may do to a record: look again under the record's own guard, then settle it.
 
+use std::collections::BTreeMap;
+
 use tokio::sync::broadcast;
 
 use super::Error;
@@ -8,8 +10,8 @@ use super::inner::Inner;
 use super::saga::{lost, told};
 use super::steps::Why;
 use crate::journal::{Direction, Key, Record};
-use crate::libvirt::DeviceGone;
-use crate::model::AttachmentId;
+use crate::libvirt::{DeviceGone, in_background};
+use crate::model::{AttachmentId, HostVolume};
 
 /// What was found: for an attachment to a domain its disk, else its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +53,7 @@ impl Engine {
     /// Where the journal fails.
     pub async fn recall(&self) -> Result<(), Error> {
         let parts = &self.0.parts;
+        let mut volumes: BTreeMap<String, Vec<HostVolume>> = BTreeMap::new();
         for before in parts.journal.all().await? {
             let mut record = before.as_ref().clone();
             if let Some(boot) = &parts.boot {
@@ -62,9 +65,15 @@ impl Engine {
                     continue;
                 }
             }
+            let protocol = record.host.plan.protocol.clone();
+            volumes.entry(protocol).or_default().push(record.host);
+        }
+        for (protocol, volumes) in volumes {
             // A backend that this build has no more is told of by whoever needs it.
-            if let Ok(backend) = parts.backends.get(&record.host.plan.protocol) {
-                backend.recall(&record.host);
+            if let Ok(backend) = parts.backends.get(&protocol) {
+                let backend = backend.clone();
+                let recalled = tokio::task::spawn_blocking(move || backend.recall(&volumes));
+                recalled.await.map_err(Error::Internal)?;
             }
         }
         Ok(())
@@ -118,19 +127,23 @@ impl Engine {
             let state = seen.course.state().as_str();
             return Err(Error::InProgress { id, state });
         }
-        let action = decide(&seen, self.0.reality(&seen).await?);
+        let look = async {
+            let _turn = self.0.looks.acquire().await;
+            self.0.reality(&seen).await
+        };
+        let action = decide(&seen, in_background(look).await?);
         if action == Action::Nothing {
             return Ok(action);
         }
         let engine = self.clone();
-        self.run(id.clone(), async move {
-            if engine.0.parts.journal.get(&id).await?.as_ref() != Some(&seen) {
+        let act = async move {
+            if engine.0.parts.journal.get(&seen.id).await?.as_ref() != Some(&seen) {
                 return Ok(Action::Nothing);
             }
             // Boxed: the saga's state would make every future around it large.
             Box::pin(engine.0.act(seen, action)).await
-        })
-        .await
+        };
+        self.run(id, in_background(act)).await
     }
 }
 

@@ -53,8 +53,11 @@ async fn named(
     let until = Instant::now() + NAMED;
     loop {
         // Links in /dev are udev's, on a file system in memory: following them asks no device.
-        let leads = |link: &&PathBuf| link.canonicalize().is_ok_and(|to| to == device);
-        let mut there = links.iter().filter(leads);
+        let (all, to) = (links.clone(), device.to_owned());
+        let leads = move |link: &PathBuf| link.canonicalize().is_ok_and(|it| it == to);
+        let look = move || Ok(all.into_iter().filter(leads).collect::<Vec<_>>());
+        let there = mount::blocking(|| format!("look for names in {BY_ID}"), look).await?;
+        let mut there = there.iter();
         let over = Instant::now() >= until;
         let found = match links.iter().any(|link| link == before) && !over {
             true => there.find(|link| *link == before),

@@ -15,7 +15,7 @@ use async_trait::async_trait;
 
 use super::{
     Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release, Unrecorded,
-    file,
+    each, file,
 };
 use crate::config;
 use crate::connection::{LocalVolume, Protocol};
@@ -23,8 +23,8 @@ use crate::model::{
     Access, Claim, Connection, Found, HostPlan, HostVolume, LocalDevice, Scope, SourceKind,
 };
 use crate::sys::block;
-use look::{DEVICES, blocking, device, failure, look, real, verified};
-pub(super) use look::{find, inspect};
+use look::{DEVICES, blocking, device, failure, found, look, mount_table, real, verified};
+pub(super) use look::{find, inspect, presence};
 use protect::Protected;
 
 /// The name in connection info (`driver_volume_type`).
@@ -122,9 +122,11 @@ impl Backend for LocalBackend {
         false // the configuration has no such setting for local volumes
     }
 
-    fn recall(&self, volume: &HostVolume) {
-        if let (true, Some(device)) = (volume.found.protected, &volume.found.local) {
-            self.protected.note(device, &volume.plan.path);
+    fn recall(&self, volumes: &[HostVolume]) {
+        for volume in volumes {
+            if let (true, Some(device)) = (volume.found.protected, &volume.found.local) {
+                self.protected.note(device, &volume.plan.path);
+            }
         }
     }
 
@@ -170,19 +172,23 @@ impl Backend for LocalBackend {
     }
 
     async fn find(&self, volume: &HostVolume) -> Result<Presence, BackendError> {
-        // A writable device is no loss: earlier builds left devices writable, and device-mapper forgets the setting with each new table
-        // (`lvextend`).
-        let there = find(&volume.plan).await?;
-        let Some(known) = volume.found.local.clone() else {
-            return Ok(there);
+        let its = volume.clone();
+        blocking(&volume.plan, move |_| found(&its, &mount_table()?)).await
+    }
+
+    async fn find_all(&self, volumes: Vec<HostVolume>) -> Vec<Result<Presence, BackendError>> {
+        let Some(first) = volumes.first().map(|volume| volume.plan.clone()) else {
+            return Vec::new();
         };
-        let now = blocking(&volume.plan, device).await?;
-        Ok(match now.filter(|now| known.is_same(now)) {
-            // Not connected: at most the device must be made writable again.
-            Some(_) if !known.connected => Presence::Partial,
-            Some(_) => there,
-            None => Presence::Absent,
-        })
+        let count = volumes.len();
+        let look = move |_: &HostPlan| {
+            let mounts = mount_table()?;
+            Ok(volumes
+                .iter()
+                .map(|volume| found(volume, &mounts))
+                .collect())
+        };
+        each(count, blocking(&first, look).await)
     }
 
     async fn survey(&self, plan: &HostPlan) -> Result<Found, BackendError> {

@@ -31,7 +31,7 @@ use async_trait::async_trait;
 pub use error::{Attempt, BackendError};
 
 use crate::connection::Protocol;
-use crate::model::{Access, Claim, Found, HostPlan, HostVolume, Scope, Wwid};
+use crate::model::{Access, Claim, Found, HostPlan, HostVolume, Scope, Wwid, chain};
 
 /// Whether something that a plan names is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,8 +144,9 @@ pub trait Backend: Send + Sync {
     /// Tells a plan in words. Pure, like the plan.
     fn describe(&self, info: &Protocol, plan: &HostPlan) -> Description;
 
-    /// Is told, at the start, of a connection in the journal. Touches nothing.
-    fn recall(&self, volume: &HostVolume);
+    /// Is told, at the start, of the connections in the journal. Changes nothing on this host; reads its state once for all of them, so it
+    /// is called on a blocking thread.
+    fn recall(&self, volumes: &[HostVolume]);
 
     /// Whether a guest that SELinux confines may use the plan's volume, as this host is set up now. Looks at this host alone.
     ///
@@ -161,6 +162,10 @@ pub trait Backend: Send + Sync {
 
     /// Checks whether the volume's connection exists, without touching the server.
     async fn find(&self, volume: &HostVolume) -> Result<Presence, BackendError>;
+
+    /// The same for many volumes, in their order, from one look at this host's state: what it costs grows with the volumes, not with their
+    /// square.
+    async fn find_all(&self, volumes: Vec<HostVolume>) -> Vec<Result<Presence, BackendError>>;
 
     /// Finds the parts of the plan's connection that others have made, to be journaled before [`Backend::connect`]: afterwards those parts
     /// look the same as volattach's own.
@@ -248,6 +253,22 @@ impl Backends {
                 known: self.0.keys().copied().collect::<Vec<_>>().join(", "),
             })
     }
+}
+
+/// The findings of a look at so many volumes; where the look itself failed, that failure for each.
+fn each(
+    volumes: usize,
+    looked: Result<Vec<Result<Presence, BackendError>>, BackendError>,
+) -> Vec<Result<Presence, BackendError>> {
+    looked.unwrap_or_else(|error| {
+        let failed = || {
+            Err(BackendError::Host {
+                action: "look at this host's volumes".to_owned(),
+                source: chain(&error).into(),
+            })
+        };
+        (0..volumes).map(|_| failed()).collect()
+    })
 }
 
 /// Owners with no other volume connected.

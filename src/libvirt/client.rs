@@ -228,17 +228,29 @@ impl Hypervisor for Libvirt {
             .map_err(|error| failed("list the domains", all, error))
     }
 
-    async fn is_plugged(&self, domain: Uuid, disk: &DiskPlan) -> Result<bool, HypervisorError> {
-        let view = self.view(DomainRef::Uuid(domain), disk.scope).await?;
-        let Some(view) = view.filter(|view| view.shows(disk)) else {
-            return Ok(false);
+    async fn are_plugged(
+        &self,
+        domain: Uuid,
+        disks: &[DiskPlan],
+    ) -> Result<Vec<bool>, HypervisorError> {
+        let any = |part: fn(Scope) -> bool| disks.iter().any(|disk| part(disk.scope));
+        let scope = match (any(Scope::live), any(Scope::config)) {
+            (true, true) => Scope::LiveAndConfig,
+            (true, false) => Scope::Live,
+            (false, _) => Scope::Config,
         };
-        match view.id {
-            Some(id) if disk.dialect == Dialect::Xen && disk.scope.live() => {
-                self.xen.is_connected(domain, id, disk).await
-            }
-            _ => Ok(true),
+        let view = self.view(DomainRef::Uuid(domain), scope).await?;
+        let mut plugged = Vec::with_capacity(disks.len());
+        for disk in disks {
+            let shown = view.as_ref().filter(|view| view.shows(disk));
+            plugged.push(match shown.map(|view| view.id) {
+                Some(Some(id)) if disk.dialect == Dialect::Xen && disk.scope.live() => {
+                    self.xen.is_connected(domain, id, disk).await?
+                }
+                shown => shown.is_some(),
+            });
         }
+        Ok(plugged)
     }
 
     async fn has_disk(&self, domain: Uuid, disk: &DiskPlan) -> Result<bool, HypervisorError> {

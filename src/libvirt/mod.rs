@@ -16,6 +16,7 @@ mod plan;
 mod pool;
 mod raw;
 mod size;
+mod turns;
 mod unplugs;
 mod view;
 mod xen;
@@ -25,6 +26,7 @@ pub use client::Libvirt;
 pub use connection::run_event_loop;
 pub use error::{HypervisorError, LibvirtError};
 pub use plan::{check_state, plan_disk};
+pub use turns::{in_background, is_in_background};
 pub use view::{Devices, DiskView, DomainView};
 pub use xen::store::StoreError;
 pub use xml::XmlError;
@@ -82,7 +84,17 @@ pub trait Hypervisor: Send + Sync {
 
     /// Whether every configuration in the disk's scope has the disk as [`Hypervisor::plug`] left it. A domain that is gone has no disks; a
     /// domain that is shut off has those of its persistent configuration.
-    async fn is_plugged(&self, domain: Uuid, disk: &DiskPlan) -> Result<bool, HypervisorError>;
+    async fn is_plugged(&self, domain: Uuid, disk: &DiskPlan) -> Result<bool, HypervisorError> {
+        let plugged = self.are_plugged(domain, std::slice::from_ref(disk)).await?;
+        Ok(plugged == [true])
+    }
+
+    /// The same of many disks, in their order, from one look at the domain.
+    async fn are_plugged(
+        &self,
+        domain: Uuid,
+        disks: &[DiskPlan],
+    ) -> Result<Vec<bool>, HypervisorError>;
 
     /// Whether anything of the disk is left in any configuration of its scope, or about to come.
     async fn has_disk(&self, domain: Uuid, disk: &DiskPlan) -> Result<bool, HypervisorError>;

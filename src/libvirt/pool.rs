@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Mutex as AsyncMutex, Notify, Semaphore, oneshot};
+use tokio::sync::{Mutex as AsyncMutex, Notify, oneshot};
 use tokio::task::{AbortHandle, spawn_blocking};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{info, warn};
@@ -23,6 +23,7 @@ use virt::error::Error;
 use super::connection::Connection;
 use super::error::{HypervisorError, LibvirtError};
 use super::raw::EventSink;
+use super::turns::Turns;
 use crate::config;
 use crate::model::Dialect;
 
@@ -52,7 +53,7 @@ struct Shared {
     uri: String,
     call_timeout: Duration,
     slots: Vec<Slot>,
-    permits: Arc<Semaphore>,
+    turns: Turns,
     /// What the connection is to, once there was one.
     dialect: OnceLock<Dialect>,
     /// Domains with calls past their deadline, and how many.
@@ -115,7 +116,7 @@ impl Pool {
             dialect: OnceLock::new(),
             overdue: Mutex::default(),
             slots: (0..connections).map(|_| Slot::default()).collect(),
-            permits: Arc::new(Semaphore::new(CONNECTIONS * CALLS)),
+            turns: Turns::new(CONNECTIONS * CALLS),
             events,
             closed: Arc::default(),
         });
@@ -136,7 +137,7 @@ impl Pool {
     {
         let shared = &self.shared;
         shared.check(domain).map_err(CallError::Unavailable)?;
-        let permit = Arc::clone(&shared.permits).acquire_owned().await;
+        let permit = shared.turns.take().await;
         let counted = shared.choose();
         let slot = counted.slot;
         let connection = shared

@@ -1,24 +1,30 @@
 //! Journal against reality: at the start, when a disk goes, and from time to time.
 //!
 //! Invariants: what to do is decided by a pure function of one record and one look; a record that a call is working on
-//! is left to that call; an act that fails is tried again the next time, so nothing is given up.
+//! is left to that call; an act that fails is tried again, after pauses that grow to eight rounds, so nothing is given up.
+//!
+//! A round looks once at the host's state and once at each domain, at most eight at a time, and libvirt leaves most of its turns to callers
+//! ([`crate::libvirt::in_background`]). The look only chooses the records to settle: each of those is looked at anew before anything is done.
 //!
 //! An attach that a crash cut short is undone (its secrets are gone, and its caller got no answer), unless the domain
 //! already has the disk: then nothing was missing but the last word in the journal. A detach that was cut short, or whose guest
 //! had not let go, goes on. One that was refused or cancelled is over: its attachment is `Attached`.
 
-use std::collections::HashSet;
+mod turns;
+
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tracing::Instrument;
 
-use crate::attach::{Action, Engine, Error, Reality};
+use crate::attach::{Action, Engine, Error, Looked, Reality};
 use crate::journal::{Direction, Progress, Record, Step};
 use crate::model::{AttachmentId, Reason, State};
+use turns::Turns;
 
 /// How often everything is looked at, whatever the events say.
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -64,13 +70,8 @@ pub fn decide(record: &Record, reality: Reality) -> Action {
 
 /// Settles every record once.
 pub async fn once(engine: &Engine) {
-    match engine.ids().await {
-        Ok(ids) => {
-            let settled = ids.into_iter().map(|id| settle(engine, id));
-            futures::future::join_all(settled).await;
-        }
-        Err(error) => tracing::error!(error = %error.chain(), "cannot reconcile"),
-    }
+    let ids = ids(engine.ids().await);
+    round(engine, ids, |_, _| {}).await;
 }
 
 /// Settles every record now and from time to time, and those that the hypervisor has news of at once. Ends when the engine
@@ -80,14 +81,13 @@ pub async fn once(engine: &Engine) {
 /// others waiting nor the news of them.
 pub async fn run(engine: &Engine) {
     let mut events = engine.device_events();
-    let mut looks = tokio::time::interval(INTERVAL);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut clock = tokio::time::interval(INTERVAL);
+    clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut asks = tokio::time::interval(ASK);
     asks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut settling = FuturesUnordered::new();
-    let mut under_way = HashSet::new();
-    // Those that there was news of while they were settled: what was seen of them may be older.
-    let mut again = HashSet::new();
+    let mut rounds = FuturesUnordered::new();
+    let mut turns = Turns::default();
+    let (done, mut ended) = mpsc::unbounded_channel();
     let mut orphans = Vec::new();
     let mut reviews = tokio::time::interval(INTERVAL);
     reviews.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -105,38 +105,54 @@ pub async fn run(engine: &Engine) {
     };
     tokio::pin!(reviewing);
     loop {
-        let (ids, news) = tokio::select! {
+        let ids = tokio::select! {
             () = &mut reviewing => return,
             () = engine.stopping() => return,
-            _ = looks.tick() => (engine.ids().await, false),
-            _ = asks.tick() => (Ok(engine.due_unplugs()), false),
+            _ = clock.tick() => turns.next(ids(engine.ids().await)),
+            _ = asks.tick() => turns.due(engine.due_unplugs()),
             event = events.recv() => match event {
-                Ok(gone) => (engine.about(&gone).await, true),
+                Ok(gone) => turns.news(ids(engine.about(&gone).await)),
                 // News was missed: look at everything.
-                Err(RecvError::Lagged(_)) => (engine.ids().await, true),
+                Err(RecvError::Lagged(_)) => turns.news(ids(engine.ids().await)),
                 Err(RecvError::Closed) => return,
             },
-            Some(id) = settling.next() => {
-                under_way.remove(&id);
-                (Ok(again.take(&id).into_iter().collect()), true)
-            }
+            Some((id, settled)) = ended.recv() => turns.ended(id, settled),
+            Some(()) = rounds.next() => continue,
         };
-        let ids = ids.unwrap_or_else(|error| {
-            tracing::error!(error = %error.chain(), "cannot reconcile");
-            Vec::new()
-        });
-        for id in ids {
-            if under_way.insert(id.clone()) {
-                settling.push(settle(engine, id));
-            } else if news {
-                again.insert(id);
-            }
+        if !ids.is_empty() {
+            let done = done.clone();
+            rounds.push(round(engine, ids, move |id, settled| {
+                let _ = done.send((id, settled)); // the loop has ended otherwise
+            }));
         }
     }
 }
 
-/// Settles one record, and gives its id back.
-async fn settle(engine: &Engine, id: AttachmentId) -> AttachmentId {
+/// The ids; none where the journal fails.
+fn ids(read: Result<Vec<AttachmentId>, Error>) -> Vec<AttachmentId> {
+    read.unwrap_or_else(|error| {
+        tracing::error!(error = %error.chain(), "cannot reconcile");
+        Vec::new()
+    })
+}
+
+/// Looks at these records, and settles beside each other those that need it. Reports each as it ends, and whether nothing failed.
+async fn round(engine: &Engine, ids: Vec<AttachmentId>, done: impl Fn(AttachmentId, bool)) {
+    let looked = engine.screen(ids, decide).await;
+    let done = &done;
+    let settle_each = looked.for_each_concurrent(None, |(id, looked)| async move {
+        let settled = match looked {
+            Looked::Settled => true,
+            Looked::Unseen => false,
+            Looked::Unsettled => settle(engine, &id).await,
+        };
+        done(id, settled);
+    });
+    settle_each.await;
+}
+
+/// Settles one record; whether nothing failed.
+async fn settle(engine: &Engine, id: &AttachmentId) -> bool {
     let span = tracing::info_span!("reconcile", attachment = %id);
     let mut looks = 1;
     let settled = loop {
@@ -149,11 +165,15 @@ async fn settle(engine: &Engine, id: AttachmentId) -> AttachmentId {
         tokio::time::sleep(BUSY).await;
     };
     span.in_scope(|| match settled {
-        Ok(Action::Nothing) | Err(Error::ShuttingDown | Error::InProgress { .. }) => {}
-        Ok(action) => tracing::info!(?action, "reconciled"),
+        Ok(Action::Nothing) | Err(Error::ShuttingDown | Error::InProgress { .. }) => true,
+        Ok(action) => {
+            tracing::info!(?action, "reconciled");
+            true
+        }
         Err(error) => {
             tracing::warn!(reason = %error.reason(), error = %error.chain(), "not yet");
+            // A guest is looked at in each round: not every hypervisor reports when the guest has let go.
+            matches!(error, Error::UnplugPending { .. })
         }
-    });
-    id
+    })
 }

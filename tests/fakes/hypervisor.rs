@@ -8,12 +8,12 @@ use tokio::time::Instant;
 use uuid::Uuid;
 use volattach::libvirt::{
     DeviceGone, Devices, DomainView, Hypervisor, HypervisorError, LibvirtError, Unplug,
-    UnplugRequest,
+    UnplugRequest, is_in_background,
 };
 use volattach::model::{Dialect, DiskPlan, Domain, DomainRef, Reason, Scope};
 
 use super::gate::{Failed, Moment};
-use super::{DOMAIN, Guest, World};
+use super::{DOMAIN, Guest, OTHER_DOMAIN, World};
 
 pub struct FakeHypervisor {
     world: World,
@@ -34,6 +34,9 @@ impl FakeHypervisor {
     }
 
     async fn pass(&self, call: &str, moment: Moment) -> Result<(), HypervisorError> {
+        if !is_in_background() {
+            self.world.state().asked_for_callers += 1;
+        }
         if self.world.state().hypervisor_down {
             return Err(fail(Reason::HypervisorUnavailable));
         }
@@ -136,17 +139,25 @@ impl Hypervisor for FakeHypervisor {
         Ok(state.defined && domain == DOMAIN && there.is_some())
     }
 
-    async fn is_plugged(&self, domain: Uuid, disk: &DiskPlan) -> Result<bool, HypervisorError> {
+    async fn are_plugged(
+        &self,
+        domain: Uuid,
+        disks: &[DiskPlan],
+    ) -> Result<Vec<bool>, HypervisorError> {
         self.pass("hypervisor.is_plugged", Moment::Before).await?;
-        let state = self.world.state();
-        let live = state.disk(disk).is_some() && !state.hollow.contains(&disk.alias);
-        let config = state.configured(disk).is_some();
-        let whole = match disk.scope {
-            Scope::Live => live,
-            Scope::Config => config,
-            Scope::LiveAndConfig => config && (live || !state.running),
+        let mut state = self.world.state();
+        state.domains_asked.push((domain, disks.len()));
+        let is_plugged = |disk: &DiskPlan| {
+            let live = state.disk(disk).is_some() && !state.hollow.contains(&disk.alias);
+            let config = state.configured(disk).is_some();
+            let whole = match disk.scope {
+                Scope::Live => live,
+                Scope::Config => config,
+                Scope::LiveAndConfig => config && (live || !state.running),
+            };
+            domain == OTHER_DOMAIN || state.defined && domain == DOMAIN && whole
         };
-        Ok(state.defined && domain == DOMAIN && whole)
+        Ok(disks.iter().map(is_plugged).collect())
     }
 
     async fn plug(&self, _domain: Uuid, disk: &DiskPlan) -> Result<(), HypervisorError> {

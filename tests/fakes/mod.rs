@@ -36,10 +36,14 @@ use volattach::model::{
 use volattach::policy::{PolicyFiles, PolicyStore, Rpc};
 
 pub use gate::{Fault, Gate};
+pub use hypervisor::FakeHypervisor;
 pub use san::{Deaf, San};
 
-/// The one domain of the world.
+/// The domain of the world.
 pub const DOMAIN: Uuid = Uuid::from_u128(0x6f2a_7f52_3b1f_4d6c_9f0e_0d9f_6f6a_3c11);
+
+/// Another domain, which always has all disks.
+pub const OTHER_DOMAIN: Uuid = Uuid::from_u128(0x0b1d_6d2f_53c8_49f0_8a3c_7d0a_5c9e_42e7);
 
 /// How the domain's guest answers an unplug.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +78,12 @@ pub struct State {
     pub releases: Vec<Release>,
     /// Paths of the volumes that were recalled, in order.
     pub recalled: Vec<PathBuf>,
+    /// How many volumes each look at all of a backend's volumes was about.
+    pub looks: Vec<usize>,
+    /// The domains asked for their disks, and for how many disks each time.
+    pub domains_asked: Vec<(Uuid, usize)>,
+    /// How many calls to the hypervisor callers waited for.
+    pub asked_for_callers: usize,
     /// This boot of the host.
     pub boot: String,
     /// Records of a later build.
@@ -220,6 +230,9 @@ impl World {
                 open: Vec::new(),
                 releases: Vec::new(),
                 recalled: Vec::new(),
+                looks: Vec::new(),
+                domains_asked: Vec::new(),
+                asked_for_callers: 0,
                 boot: "first".to_owned(),
                 unreadable: Vec::new(),
                 loss: None,

@@ -360,7 +360,7 @@ impl Backend for SanBackend {
         Ok(())
     }
 
-    fn recall(&self, _volume: &HostVolume) {}
+    fn recall(&self, _volumes: &[HostVolume]) {}
 
     fn plan(&self, info: &Protocol, access: Access) -> Result<HostPlan, BackendError> {
         let Protocol::Iscsi(volume) = info else {
@@ -427,6 +427,14 @@ impl Backend for SanBackend {
             (false, false) => Presence::Partial,
             (false, true) => Presence::Absent,
         })
+    }
+
+    async fn find_all(&self, volumes: Vec<HostVolume>) -> Vec<Result<Presence, BackendError>> {
+        let mut found = Vec::new();
+        for volume in &volumes {
+            found.push(self.find(volume).await);
+        }
+        found
     }
 
     async fn survey(&self, _plan: &HostPlan) -> Result<Found, BackendError> {

@@ -182,8 +182,9 @@ impl Backend for FakeBackend {
     }
 
     /// The world holds the connections.
-    fn recall(&self, volume: &HostVolume) {
-        self.world.state().recalled.push(volume.path().to_owned());
+    fn recall(&self, volumes: &[HostVolume]) {
+        let paths = volumes.iter().map(|volume| volume.path().to_owned());
+        self.world.state().recalled.extend(paths);
     }
 
     fn plan(&self, info: &Protocol, access: Access) -> Result<HostPlan, BackendError> {
@@ -319,6 +320,15 @@ impl Backend for FakeBackend {
     async fn find(&self, volume: &HostVolume) -> Result<Presence, BackendError> {
         self.pass("backend.find", Moment::Before).await?;
         Ok(self.there(volume))
+    }
+
+    async fn find_all(&self, volumes: Vec<HostVolume>) -> Vec<Result<Presence, BackendError>> {
+        self.world.state().looks.push(volumes.len());
+        let mut found = Vec::new();
+        for volume in &volumes {
+            found.push(self.find(volume).await);
+        }
+        found
     }
 
     async fn survey(&self, _plan: &HostPlan) -> Result<Found, BackendError> {

@@ -232,7 +232,7 @@ impl Client {
 
     async fn login(&self) -> Login {
         let settings = &self.settings;
-        let password = login::password(&settings.password_file)?;
+        let password = login::password_now(&settings.password_file).await?;
         let body = login::body(settings, &password)?;
         let asked = Instant::now();
         let request = |builder: hyper::http::request::Builder| {

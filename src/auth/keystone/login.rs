@@ -42,6 +42,13 @@ pub(super) fn password(path: &Path) -> Result<Secret, KeystoneError> {
     read().map_err(|source| unusable(path, source))
 }
 
+/// The same, on a blocking thread.
+pub(super) async fn password_now(path: &Path) -> Result<Secret, KeystoneError> {
+    let file = path.to_owned();
+    let read = tokio::task::spawn_blocking(move || password(&file)).await;
+    read.unwrap_or_else(|ended| Err(unusable(path, io::Error::other(ended))))
+}
+
 fn unusable(path: &Path, source: io::Error) -> KeystoneError {
     KeystoneError::Password {
         path: path.to_owned(),

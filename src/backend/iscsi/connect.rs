@@ -7,8 +7,9 @@ use tokio::time::Instant;
 
 use super::disk::{Live, agree};
 use super::login::POLL;
+use super::sysfs::Sysfs;
 use super::verdict::Identity;
-use super::{IscsiBackend, PROTOCOL, multipathd, node, target_of, volume_at};
+use super::{IscsiBackend, PROTOCOL, multipathd, node, read, target_of, volume_at};
 use crate::backend::{BackendError, Connected, Owners};
 use crate::connection::IscsiVolume;
 use crate::model::{Access, Device, Found, HostVolume, TargetPath, Wwid};
@@ -39,18 +40,16 @@ impl IscsiBackend {
             ));
         }
         // One that multipathd has just made of new disks by itself is nobody's.
-        let old = self.sysfs().map(wwid).is_some_and(|map| {
-            let has = self.sysfs().paths_of(&map);
+        let old = self.map_of(wwid).await?.is_some_and(|(_, has)| {
             let mut old = live.iter().filter(|path| path.old);
             old.any(|path| has.contains(&path.block))
         });
         let mut next = Instant::now();
-        let map = loop {
-            if let Some(map) = self.sysfs().map(wwid) {
-                let has = self.sysfs().paths_of(&map);
-                if live.iter().all(|path| has.contains(&path.block)) {
-                    break map;
-                }
+        let (map, mut devices) = loop {
+            if let Some((map, has)) = self.map_of(wwid).await?
+                && live.iter().all(|path| has.contains(&path.block))
+            {
+                break (map, has);
             }
             let now = Instant::now();
             if now >= until {
@@ -73,7 +72,6 @@ impl IscsiBackend {
             tokio::time::sleep(POLL).await;
         };
         // Whatever else it goes to, of an earlier time or another's making, must be the same volume too.
-        let mut devices = self.sysfs().paths_of(&map);
         devices.retain(|block| live.iter().all(|path| path.block != *block));
         for block in &devices {
             self.is_of_map(path, block, wwid).await?;
@@ -188,8 +186,10 @@ impl IscsiBackend {
         };
         // A disk that already is a path of a map can only be used through the map, which keeps everybody else from opening its paths
         // exclusively.
-        let in_map = |path: &Live| path.old && self.sysfs().map_over(&path.block).is_some();
-        let several = several || live.iter().any(in_map);
+        let found = live.iter().filter(|path| path.old);
+        let found: Vec<String> = found.map(|path| path.block.clone()).collect();
+        let in_map = move |sysfs: &Sysfs| found.iter().any(|it| sysfs.map_over(it).is_some());
+        let several = several || read(self.sysfs(), in_map).await?;
         let expected = target_of(&volume.plan)?.expected.as_ref();
         let wwid = agree(expected, path, live)?;
         let (block, told, old) = match several {
@@ -201,7 +201,9 @@ impl IscsiBackend {
             identity: wwid,
             sequence: told.sequence,
         };
-        let protected = self.protection(&device, &block, volume.plan.access)?;
+        let (its, access) = (device.clone(), volume.plan.access);
+        let look = move |own: &Self| own.protection(&its, &block, access);
+        let protected = read(self, look).await??;
         Ok(Connected {
             found: Found {
                 device: Some(device),

@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use super::disk::Live;
 use super::login::POLL;
-use super::sysfs::{Cached, Map, Unit};
-use super::{DEVICE, IscsiBackend, multipathd, node, wwids};
+use super::sysfs::{Cached, Map, Sysfs, Unit};
+use super::{DEVICE, IscsiBackend, multipathd, node, read, wwids};
 use crate::backend::release::{self, Use};
 use crate::backend::{BackendError, mount};
 use crate::model::{HostVolume, TargetPath, Wwid};
@@ -35,6 +35,16 @@ impl IscsiBackend {
             }));
         }
         units
+    }
+
+    /// The same, read on a blocking thread.
+    pub(super) async fn units_of(
+        &self,
+        paths: &[TargetPath],
+        identity: Option<&Wwid>,
+    ) -> Result<Vec<(TargetPath, Unit)>, BackendError> {
+        let (paths, identity) = (paths.to_vec(), identity.cloned());
+        read(self, move |own| own.units(&paths, identity.as_ref())).await
     }
 
     /// The disk that there is by a path.
@@ -65,12 +75,40 @@ impl IscsiBackend {
         &self,
         identity: Option<&Wwid>,
     ) -> Result<(), BackendError> {
-        match identity.and_then(|wwid| self.sysfs().map(wwid)) {
-            Some(map) if self.sysfs().paths_of(&map).is_empty() => {
-                self.remove_map(&map, DEVICE).await
-            }
-            _ => Ok(()),
+        if let Some(wwid) = identity
+            && let Some((map, paths)) = self.map_of(wwid).await?
+            && paths.is_empty()
+        {
+            self.remove_map(&map, DEVICE).await?;
         }
+        Ok(())
+    }
+
+    /// The volume's disks at these paths that are not of others, the map over them, and whether the map has no further path: with further
+    /// paths, the map is not this volume's alone, and only loses these.
+    fn of_volume(
+        &self,
+        paths: &[TargetPath],
+        volume: &HostVolume,
+    ) -> (Vec<(TargetPath, Unit)>, Option<(Map, bool)>) {
+        let identity = volume.identity();
+        let mut units = self.units(paths, identity);
+        units.retain(|(_, unit)| {
+            let number = self.number(unit);
+            number.is_none_or(|it| !volume.found.disks_of_others.contains(&it))
+        });
+        let blocks: Vec<&String> = units
+            .iter()
+            .filter_map(|(_, it)| it.block.as_ref())
+            .collect();
+        let over = blocks.iter().find_map(|it| self.sysfs().map_over(it));
+        let map = over.or_else(|| self.sysfs().map(identity?));
+        let map = map.map(|map| {
+            let its = self.sysfs().paths_of(&map);
+            let own = its.iter().all(|path| blocks.contains(&path));
+            (map, own)
+        });
+        (units, map)
     }
 
     /// Removes the map and the disks, except those made by others, and logs out of sessions that nothing else uses. `force`: the last
@@ -84,47 +122,28 @@ impl IscsiBackend {
         let identity = volume.identity();
         // Before it was verified the volume was given to nobody who could have written.
         let force = force || identity.is_none();
-        let mut units = self.units(paths, identity);
-        units.retain(|(_, unit)| {
-            let number = self.number(unit);
-            number.is_none_or(|it| !volume.found.disks_of_others.contains(&it))
-        });
-        let over = units
-            .iter()
-            .find_map(|(_, unit)| self.sysfs().map_over(unit.block.as_deref()?));
-        let named = identity.and_then(|wwid| self.sysfs().map(wwid));
-        let blocks: Vec<&String> = units
-            .iter()
-            .filter_map(|(_, it)| it.block.as_ref())
-            .collect();
-        // A map with further paths is not this volume's alone: the map only loses these paths.
-        let own = |map: &Map| {
-            self.sysfs()
-                .paths_of(map)
-                .iter()
-                .all(|path| blocks.contains(&path))
-        };
-        let map = over.or(named);
+        let (its, at) = (volume.clone(), paths.to_vec());
+        let (units, map) = read(self, move |own| own.of_volume(&at, &its)).await?;
         // What is written to a map is flushed there, and its paths have nothing of their own.
-        let cached = match map.as_ref().filter(|map| own(map)) {
-            Some(map) => {
+        let cached = match &map {
+            Some((map, true)) => {
                 self.flush_map(map, force).await?;
                 self.remove_map(map, DEVICE).await?;
                 Cached::Nothing
             }
-            None if force => Cached::Expendable,
-            None => Cached::Writes,
+            _ if force => Cached::Expendable,
+            _ => Cached::Writes,
         };
         let removed = units
             .iter()
             .map(|(path, unit)| self.remove_unit(path, unit, cached));
         let removed = join_all(removed).await;
         // The map may be empty only now: another disconnect, which still saw these paths, may have removed the others at the same time.
-        let emptied = self.remove_pathless(map.as_ref().map(|map| &map.wwid));
+        let emptied = self.remove_pathless(map.as_ref().map(|(map, _)| &map.wwid));
         let emptied = emptied.await;
         if let Some(identity) = identity
             && paths.len() > 1
-            && self.sysfs().map(identity).is_none()
+            && matches!(self.map_of(identity).await, Ok(None))
         {
             // Also for a map that went away unnoticed.
             forget(identity.clone()).await;
@@ -142,7 +161,8 @@ impl IscsiBackend {
 
     /// Writes out the cache of a map and of its partitions; fails if this host uses any of them.
     async fn flush_map(&self, map: &Map, force: bool) -> Result<(), BackendError> {
-        let partitions = self.sysfs().partitions_of(map);
+        let its = map.clone();
+        let partitions = read(self.sysfs(), move |sysfs| sysfs.partitions_of(&its)).await?;
         let map = (&map.block, !partitions.is_empty());
         for (block, shared) in partitions.iter().map(|it| (it, false)).chain([map]) {
             let flushed = self.workers.run(flush(block, shared), DEVICE).await;
@@ -156,13 +176,10 @@ impl IscsiBackend {
     /// Removes the disks that were found anew, and a map over them.
     pub(super) async fn remove_new(&self, paths: &[TargetPath], live: &[Live]) {
         let is_new = |block: &String| live.iter().any(|it| !it.old && it.block == *block);
-        let units = self.units(paths, None).into_iter();
+        let units = self.units_of(paths, None).await.into_iter().flatten();
         for (path, unit) in units.filter(|(_, unit)| unit.block.as_ref().is_some_and(is_new)) {
-            if let Some(map) = unit
-                .block
-                .as_deref()
-                .and_then(|block| self.sysfs().map_over(block))
-                && self.sysfs().paths_of(&map).iter().all(is_new)
+            if let Ok(Some((map, paths))) = self.map_over(&unit).await
+                && paths.iter().all(is_new)
             {
                 let _ = self.remove_map(&map, DEVICE).await;
             }
@@ -184,7 +201,7 @@ impl IscsiBackend {
         // udev has a map open for a moment after it was made or changed.
         let asked = loop {
             let asked = multipathd::ask(&format!("del map {}", map.wwid)).await;
-            if self.sysfs().map(&map.wwid).is_none() {
+            if self.map_of(&map.wwid).await?.is_none() {
                 forget(map.wwid.clone()).await;
                 return Ok(());
             }
@@ -200,6 +217,17 @@ impl IscsiBackend {
         }))
     }
 
+    /// The map that has the disk as one of its paths, and all its paths.
+    async fn map_over(&self, unit: &Unit) -> Result<Option<(Map, Vec<String>)>, BackendError> {
+        let block = unit.block.clone();
+        let look = move |sysfs: &Sysfs| {
+            let map = sysfs.map_over(&block?)?;
+            let paths = sysfs.paths_of(&map);
+            Some((map, paths))
+        };
+        read(self.sysfs(), look).await
+    }
+
     /// Removes a disk, and sees it gone; one that somebody uses, or that cannot be flushed, stays where there may be writes to
     /// lose. Where its removal hangs, its session is left, if nobody else has a disk there.
     pub(super) async fn remove_unit(
@@ -208,14 +236,12 @@ impl IscsiBackend {
         unit: &Unit,
         cached: Cached,
     ) -> Result<(), BackendError> {
-        if !unit.is_there() {
+        let is_there = || read(unit, Unit::is_there);
+        if !is_there().await? {
             return Ok(()); // its name may be another disk's by now
         }
-        if let Some(map) = unit
-            .block
-            .as_deref()
-            .and_then(|block| self.sysfs().map_over(block))
-            && self.sysfs().paths_of(&map).len() <= 1
+        if let Some((map, paths)) = self.map_over(unit).await?
+            && paths.len() <= 1
         {
             let _ = multipathd::ask(&format!("disablequeueing map {}", map.wwid)).await;
         }
@@ -238,10 +264,10 @@ impl IscsiBackend {
             }
             _ => self.workers.run(delete(), DEVICE).await,
         };
-        while deleted.is_ok() && unit.is_there() && Instant::now() < until {
+        while deleted.is_ok() && is_there().await? && Instant::now() < until {
             tokio::time::sleep(POLL).await;
         }
-        if !unit.is_there() || self.initiator.abandon(path).await? && !unit.is_there() {
+        if !is_there().await? || self.initiator.abandon(path).await? && !is_there().await? {
             return Ok(());
         }
         let device = unit.block.as_deref().map_or_else(

@@ -39,8 +39,9 @@ impl Initiator {
             .join("st_config");
         let timeout = self.settings.login_timeout.as_secs().max(1);
         let text = configuration(address, timeout, chap);
-        record::write(nodes, &file, &text)
-            .map_err(mount::host(|| format!("write {}", file.display())))?;
+        let (nodes, conf) = (nodes.clone(), file.clone());
+        let write = move || record::write(&nodes, &conf, &text);
+        mount::blocking(|| format!("write {}", file.display()), write).await?;
         let within = self.settings.login_timeout + SPARE;
         let interface = &self.settings.interface;
         let args: Vec<&str> = "-m discoverydb -t sendtargets -o nonpersistent --discover"
@@ -48,7 +49,9 @@ impl Initiator {
             .chain(["-p", &path.portal, "-I", interface])
             .collect();
         let ended = iscsiadm(&args, within).await;
-        record::remove(&file).map_err(mount::host(|| format!("remove {}", file.display())))?;
+        let conf = file.clone();
+        let remove = move || record::remove(&conf);
+        mount::blocking(|| format!("remove {}", file.display()), remove).await?;
         match ended {
             Ok(ended) if ended.code == Some(0) => Ok(paths(path, &ended.output)),
             ended => Err(meaning(&question, address, chap, ended, within)),

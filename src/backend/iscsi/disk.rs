@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::login::Gate;
 use super::sysfs::{Cached, Session, Unit};
 use super::verdict::{Identity, heard, some, still};
-use super::{DEVICE, IscsiBackend, PROTOCOL, by_path, node, volume_at};
+use super::{DEVICE, IscsiBackend, PROTOCOL, by_path, node, read, volume_at};
 use crate::backend::{BackendError, Owners};
 use crate::connection::IscsiVolume;
 use crate::model::{Access, HostVolume, TargetPath, Wwid};
@@ -41,7 +41,7 @@ impl IscsiBackend {
     ) -> Result<Live, BackendError> {
         let (session, gate) = self.initiator.login(path, volume.chap.as_ref()).await?;
         self.late.take_over(path).await;
-        if let Some(unit) = path.lun.and_then(|lun| session.unit(lun))
+        if let Some(unit) = unit_at(&session, path.lun).await?
             && let Some(told) = self.still_the_same(path, &unit).await?
             && let Some(block) = unit.block
         {
@@ -54,12 +54,15 @@ impl IscsiBackend {
             });
         }
         let (block, told) = self.scan(path, &session, own).await?;
-        self.own.note(self.sysfs(), told.sequence);
-        self.seen
-            .first(self.sysfs(), told.sequence, told.wwid.clone());
+        let its = told.clone();
+        let note = move |own: &Self| {
+            own.own.note(own.sysfs(), its.sequence);
+            own.seen.first(own.sysfs(), its.sequence, its.wwid);
+        };
+        read(self, note).await?;
         if let Err(taken) = owners.take(&told.wwid, volume_at(path)).await {
             // Remove the disk at once: multipathd may already have joined it to the other volume's map.
-            if let Some(unit) = session.unit(path.lun.unwrap_or_default()) {
+            if let Some(unit) = unit_at(&session, path.lun).await? {
                 self.remove_unit(path, &unit, Cached::Nothing).await?;
             }
             return Err(taken);
@@ -82,7 +85,8 @@ impl IscsiBackend {
         path: &TargetPath,
         unit: &Unit,
     ) -> Result<Option<Identity>, BackendError> {
-        let scanned = self.seen.unit(self.sysfs(), unit);
+        let its = unit.clone();
+        let scanned = read(self, move |own| own.seen.unit(own.sysfs(), &its)).await?;
         if let Some(block) = &unit.block {
             let now = self.identify(path, block).await;
             if let Some(same) = still(scanned.as_ref(), now)? {
@@ -91,8 +95,9 @@ impl IscsiBackend {
         }
         tracing::warn!(unit = %unit.dir.display(), first = ?scanned, "removing a leftover of another volume at this LUN");
         self.remove_unit(path, unit, Cached::Nothing).await?;
-        if let Some(map) = scanned.and_then(|wwid| self.sysfs().map(&wwid))
-            && self.sysfs().paths_of(&map).is_empty()
+        if let Some(wwid) = scanned
+            && let Some((map, paths)) = self.map_of(&wwid).await?
+            && paths.is_empty()
         {
             // One that is open stays, without a path, until its volume is detached.
             let _ = self.remove_map(&map, LOOKED_AT).await;
@@ -113,7 +118,7 @@ impl IscsiBackend {
         loop {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                if !session.logged_in() {
+                if !read(session, Session::logged_in).await? {
                     return Err(BackendError::ServerLost {
                         path: by_path(path),
                         why: "this host's session there broke while the LUN was looked for"
@@ -133,7 +138,7 @@ impl IscsiBackend {
                     directory: session.host_id,
                     value: format!("- - {lun}"),
                 },
-                unit: session.unit_dir(lun),
+                unit: read(session, move |it| it.unit_dir(lun)).await?,
                 within: left.min(SCAN),
                 write: own == Some(Access::ReadWrite),
                 read_only: own == Some(Access::ReadOnly),
@@ -141,8 +146,8 @@ impl IscsiBackend {
             match self.scan_once(path, session, job, left + DEVICE).await? {
                 Reply::Unit { block: None, .. } => {
                     // Remove a vacant LUN: the storage may map the volume at any moment, but the kernel would not look at the LUN again.
-                    let vacant = session.unit(lun).filter(Unit::is_vacant);
-                    if let Some(unit) = vacant {
+                    let vacant = move |it: &Session| it.unit(lun).filter(Unit::is_vacant);
+                    if let Some(unit) = read(session, vacant).await? {
                         self.remove_unit(path, &unit, Cached::Nothing).await?;
                     }
                 }
@@ -183,6 +188,11 @@ impl IscsiBackend {
         let asked = self.workers.run(Job::Identify(node(block)), DEVICE).await;
         heard(path, block, asked)
     }
+}
+
+/// The session's disk at that LUN.
+async fn unit_at(session: &Session, lun: Option<u64>) -> Result<Option<Unit>, BackendError> {
+    read(session, move |it| it.unit(lun?)).await
 }
 
 /// Returns the identity that all paths have, which must be the expected one.

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 
 use super::sysfs::{Cached, Session};
 use super::verdict::silent;
-use super::{IscsiBackend, by_path};
+use super::{IscsiBackend, by_path, read};
 use crate::backend::{BackendError, mount};
 use crate::model::TargetPath;
 use crate::sys::worker::{Job, Reply, ScanJob, WorkerError};
@@ -79,9 +79,13 @@ impl IscsiBackend {
         self.late.scans().insert(path.clone(), Arc::clone(&owner));
         async move {
             let _ = scan.await;
-            let unit = path.lun.and_then(|lun| session.unit(lun));
-            self.own
-                .note(self.sysfs(), unit.as_ref().and_then(|it| self.number(it)));
+            let lun = path.lun;
+            let note = move |own: &Self| {
+                let unit = session.unit(lun?)?;
+                own.own.note(own.sysfs(), own.number(&unit));
+                Some(unit)
+            };
+            let unit = read(&self, note).await.ok().flatten();
             let others = owner.lock().await;
             if !*others {
                 if let Some(unit) = unit {

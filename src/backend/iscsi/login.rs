@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::read;
 use super::record::Record;
 use super::sysfs::{Session, Sysfs};
 use crate::backend::mount::probe;
@@ -64,6 +65,12 @@ impl Initiator {
         self.sysfs.session(path)
     }
 
+    /// The same, read on a blocking thread.
+    async fn find(&self, path: &TargetPath) -> Result<Option<Session>, BackendError> {
+        let path = path.clone();
+        read(self, move |own| own.session(&path)).await
+    }
+
     pub(super) fn gate(&self, path: &TargetPath) -> Arc<Gate> {
         let key = TargetPath {
             lun: None,
@@ -87,12 +94,15 @@ impl Initiator {
     ) -> Result<(Session, Arc<Gate>), BackendError> {
         let gate = self.gate(path);
         let turn = gate.0.lock().await;
-        let session = match self.session(path) {
+        let session = match self.find(path).await? {
             Some(session) => session,
             None => self.make(path, chap).await?,
         };
         drop(turn);
-        let same = made_by(&session, chap).map_err(mount::host(|| {
+        let given = chap.cloned();
+        let look = move |it: &Session| (made_by(it, given.as_ref()), it.logged_in());
+        let (same, logged_in) = read(&session, look).await?;
+        let same = same.map_err(mount::host(|| {
             format!(
                 "read by which credentials this host's session with {} was made",
                 at(path)
@@ -109,7 +119,7 @@ impl Initiator {
                     .to_owned(),
             });
         }
-        if !session.logged_in() {
+        if !logged_in {
             return Err(BackendError::Silent {
                 host: path.name.clone(),
                 attempts: vec![Attempt {
@@ -124,8 +134,16 @@ impl Initiator {
     async fn make(&self, path: &TargetPath, chap: Option<&Chap>) -> Result<Session, BackendError> {
         let address = address(path)?;
         self.probe(path, address).await?;
-        let record = self.record(path, address, chap);
-        if let Some(other) = self.record_of_others(&record)? {
+        let write = |own: &Self, record: &Record<'_>| {
+            let other = own.record_of_others(record)?;
+            if other.is_none() {
+                let nodes = &own.settings.nodes;
+                let writing = || format!("write the node record {}", record.file(nodes).display());
+                record.write(nodes).map_err(mount::host(writing))?;
+            }
+            Ok(other)
+        };
+        if let Some(other) = self.on_record(path, chap, write).await? {
             return Err(BackendError::LoginFailed {
                 target: at(path),
                 why: format!(
@@ -137,12 +155,6 @@ impl Initiator {
                 ),
             });
         }
-        record.write(&self.settings.nodes).map_err(mount::host(|| {
-            format!(
-                "write the node record {}",
-                record.file(&self.settings.nodes).display()
-            )
-        }))?;
         let within = self.settings.login_timeout + SPARE;
         let portal = &path.portal;
         let interface = &self.settings.interface;
@@ -151,7 +163,7 @@ impl Initiator {
             "-m", "node", "-T", &path.name, "-p", portal, "-I", interface, "--login",
         ];
         let ended = iscsiadm(&args, within).await;
-        if let Some(session) = self.session(path) {
+        if let Some(session) = self.find(path).await? {
             tracing::info!(
                 target = path.name,
                 portal,
@@ -161,7 +173,7 @@ impl Initiator {
             return Ok(session);
         }
         // Without its record iscsid cannot try again by itself.
-        let _ = record.remove(&self.settings.nodes);
+        let _ = self.remove_record(path).await;
         if ended
             .as_ref()
             .is_err_and(|e| e.kind() == io::ErrorKind::TimedOut)
@@ -198,11 +210,11 @@ impl Initiator {
         tokio::spawn(async move {
             let gate = own.gate(&path);
             let until = Instant::now() + 2 * own.settings.login_timeout;
-            while Instant::now() < until && own.session(&path).is_none() {
+            while Instant::now() < until && matches!(own.find(&path).await, Ok(None)) {
                 tokio::time::sleep(10 * POLL).await;
             }
             drop(gate);
-            if own.session(&path).is_some() {
+            if !matches!(own.find(&path).await, Ok(None)) {
                 tracing::warn!(
                     target = path.name,
                     portal = path.portal,
@@ -217,10 +229,14 @@ impl Initiator {
     pub(super) async fn release(&self, path: &TargetPath) -> Result<(), BackendError> {
         let gate = self.gate(path);
         let _turn = gate.0.lock().await;
-        let Some(session) = self.session(path) else {
-            return self.remove_record(path);
+        let Some(session) = self.find(path).await? else {
+            return self.remove_record(path).await;
         };
-        if Arc::strong_count(&gate) > 1 || !session.units().is_empty() || self.is_of_others(path)? {
+        // The gate before the disks: whoever holds the gate may be making one.
+        if Arc::strong_count(&gate) > 1
+            || read(&session, |it| !it.units().is_empty()).await?
+            || self.is_of_others(path).await?
+        {
             return Ok(());
         }
         self.logout(path, &session).await
@@ -230,12 +246,17 @@ impl Initiator {
     pub(super) async fn abandon(&self, path: &TargetPath) -> Result<bool, BackendError> {
         let gate = self.gate(path);
         let _turn = gate.0.lock().await;
-        let Some(session) = self.session(path) else {
+        let Some(session) = self.find(path).await? else {
             return Ok(true);
         };
-        let others = session.units().len()
-            > usize::from(path.lun.and_then(|lun| session.unit(lun)).is_some());
-        if Arc::strong_count(&gate) > 1 || others || self.is_of_others(path)? {
+        let lun = path.lun;
+        let has_others = move |it: &Session| {
+            it.units().len() > usize::from(lun.and_then(|lun| it.unit(lun)).is_some())
+        };
+        if Arc::strong_count(&gate) > 1
+            || read(&session, has_others).await?
+            || self.is_of_others(path).await?
+        {
             return Ok(false);
         }
         self.logout(path, &session).await.map(|()| true)
@@ -246,7 +267,7 @@ impl Initiator {
         let args = ["-m", "session", "-r", &id, "--logout"];
         let ended = iscsiadm(&args, LOGOUT).await;
         let until = Instant::now() + Duration::from_secs(2);
-        while self.session(path).is_some() {
+        while self.find(path).await?.is_some() {
             // Seen gone, not told.
             if Instant::now() > until || ended.is_err() {
                 let why = match &ended {
@@ -261,19 +282,35 @@ impl Initiator {
             tokio::time::sleep(POLL).await;
         }
         tracing::info!(target = path.name, portal = path.portal, "logged out");
-        self.remove_record(path)
+        self.remove_record(path).await
     }
 
-    fn remove_record(&self, path: &TargetPath) -> Result<(), BackendError> {
-        let record = self.record(path, address(path)?, None);
-        record.remove(&self.settings.nodes).map_err(mount::host(|| {
-            let file = record.file(&self.settings.nodes);
-            format!("remove the node record {}", file.display())
-        }))
+    async fn remove_record(&self, path: &TargetPath) -> Result<(), BackendError> {
+        let remove = |own: &Self, record: &Record<'_>| {
+            let nodes = &own.settings.nodes;
+            let removing = || format!("remove the node record {}", record.file(nodes).display());
+            record.remove(nodes).map_err(mount::host(removing))
+        };
+        self.on_record(path, None, remove).await
+    }
+
+    /// Works on the path's node record, on a blocking thread.
+    async fn on_record<T: Send + 'static>(
+        &self,
+        path: &TargetPath,
+        chap: Option<&Chap>,
+        work: impl FnOnce(&Self, &Record<'_>) -> Result<T, BackendError> + Send + 'static,
+    ) -> Result<T, BackendError> {
+        let (portal, path, chap) = (address(path)?, path.clone(), chap.cloned());
+        let work = move |own: &Self| work(own, &own.record(&path, portal, chap.as_ref()));
+        read(self, work).await?
     }
 
     /// Finds a node record made by others for the same login.
-    fn record_of_others(&self, record: &Record<'_>) -> Result<Option<PathBuf>, BackendError> {
+    pub(super) fn record_of_others(
+        &self,
+        record: &Record<'_>,
+    ) -> Result<Option<PathBuf>, BackendError> {
         let nodes = &self.settings.nodes;
         let looking = || {
             format!(
@@ -286,9 +323,10 @@ impl Initiator {
     }
 
     /// Whether others made the existing session, by a node record of theirs.
-    pub(super) fn is_of_others(&self, path: &TargetPath) -> Result<bool, BackendError> {
-        let record = self.record(path, address(path)?, None);
-        Ok(self.record_of_others(&record)?.is_some())
+    async fn is_of_others(&self, path: &TargetPath) -> Result<bool, BackendError> {
+        let look = |own: &Self, record: &Record<'_>| own.record_of_others(record);
+        let other = self.on_record(path, None, look).await?;
+        Ok(other.is_some())
     }
 
     pub(super) fn record<'a>(

@@ -36,7 +36,7 @@ use futures::future::join_all;
 
 use super::{
     Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release, Setting,
-    Unrecorded, device, file, mount, protect::Protected,
+    Unrecorded, device, each, file, mount, protect::Protected,
 };
 use crate::config;
 use crate::connection::{Discovery, IscsiVolume, Protocol};
@@ -49,7 +49,7 @@ use late::Late;
 use login::{Initiator, at};
 use own::Own;
 use seen::FirstSeen;
-use sysfs::Sysfs;
+use sysfs::{Map, Sysfs};
 pub use verdict::{Identity, heard, still};
 
 /// The name in connection info (`driver_volume_type`).
@@ -74,8 +74,14 @@ impl IscsiBackend {
     /// Touches nothing.
     #[must_use]
     pub fn new(settings: config::Iscsi, workers: Workers) -> Self {
+        Self::beneath("/sys", settings, workers)
+    }
+
+    /// A backend that reads a directory which looks like /sys.
+    #[must_use]
+    pub fn beneath(sys: impl Into<PathBuf>, settings: config::Iscsi, workers: Workers) -> Self {
         Self {
-            initiator: Initiator::new(settings, Sysfs::new("/sys".into())),
+            initiator: Initiator::new(settings, Sysfs::new(sys.into())),
             workers,
             seen: Arc::default(),
             own: Arc::default(),
@@ -87,6 +93,45 @@ impl IscsiBackend {
     fn sysfs(&self) -> &Sysfs {
         &self.initiator.sysfs
     }
+
+    /// The same backend, for looks at many volumes as they are at this moment.
+    fn indexed(&self) -> Self {
+        let mut own = self.clone();
+        own.initiator.sysfs = self.sysfs().indexed();
+        own
+    }
+
+    /// Whether the volume's connection exists.
+    fn presence(&self, volume: &HostVolume) -> Result<Presence, BackendError> {
+        let units = self.units(paths_of(volume)?, volume.identity());
+        Ok(match (self.is_there(volume, &units), units.is_empty()) {
+            (true, _) => Presence::Present,
+            (false, false) => Presence::Partial,
+            (false, true) => Presence::Absent,
+        })
+    }
+
+    /// The map for that WWID, and the block devices that it goes to.
+    async fn map_of(&self, wwid: &Wwid) -> Result<Option<(Map, Vec<String>)>, BackendError> {
+        let wwid = wwid.clone();
+        let look = move |sysfs: &Sysfs| {
+            let map = sysfs.map(&wwid)?;
+            let paths = sysfs.paths_of(&map);
+            Some((map, paths))
+        };
+        read(self.sysfs(), look).await
+    }
+}
+
+/// Reads the kernel's files, or the initiator's, on a blocking thread. The locks of what was seen before are taken there alone, as they
+/// are held for as long as a look takes.
+async fn read<O: Clone + Send + 'static, T: Send + 'static>(
+    own: &O,
+    look: impl FnOnce(&O) -> T + Send + 'static,
+) -> Result<T, BackendError> {
+    let own = own.clone();
+    let action = || "look at this host's iSCSI sessions and disks".to_owned();
+    mount::blocking(action, move || Ok(look(&own))).await
 }
 
 /// `LUN 1 of iqn.2026-01.org.lab:t at 10.0.0.1:3260`
@@ -256,41 +301,37 @@ impl Backend for IscsiBackend {
         }
     }
 
-    fn recall(&self, volume: &HostVolume) {
-        if let Some(device) = volume.found.protected_device() {
-            self.protected.note(device);
-        }
-        if let Ok(paths) = paths_of(volume) {
-            let paths = paths.iter().cloned().chain(self.elsewhere(paths));
-            for (_, unit) in paths.filter_map(|path| self.at(path)) {
-                if let Some(identity) = volume.identity() {
-                    self.seen.recall(self.sysfs(), &unit, identity);
-                }
-                let number = self.number(&unit);
-                if number.is_none_or(|it| !volume.found.disks_of_others.contains(&it)) {
-                    self.own.note(self.sysfs(), number);
-                }
-            }
+    fn recall(&self, volumes: &[HostVolume]) {
+        let now = self.indexed();
+        for volume in volumes {
+            now.recall_one(volume);
         }
     }
 
     async fn unrecorded(&self, recorded: &[HostVolume]) -> Result<Vec<Unrecorded>, BackendError> {
-        self.initiator.unrecorded(recorded)
+        let recorded = recorded.to_vec();
+        read(self, move |own| own.initiator.unrecorded(&recorded)).await?
     }
 
     async fn find(&self, volume: &HostVolume) -> Result<Presence, BackendError> {
-        let units = self.units(paths_of(volume)?, volume.identity());
-        Ok(match (self.is_there(volume, &units), units.is_empty()) {
-            (true, _) => Presence::Present,
-            (false, false) => Presence::Partial,
-            (false, true) => Presence::Absent,
-        })
+        let volume = volume.clone();
+        read(self, move |own| own.presence(&volume)).await?
+    }
+
+    async fn find_all(&self, volumes: Vec<HostVolume>) -> Vec<Result<Presence, BackendError>> {
+        let count = volumes.len();
+        let look = move |own: &Self| {
+            let now = own.indexed();
+            volumes.iter().map(|volume| now.presence(volume)).collect()
+        };
+        each(count, read(self, look).await)
     }
 
     async fn survey(&self, plan: &HostPlan) -> Result<Found, BackendError> {
         // Only disks need a survey: the node record of a session shows who made it.
+        let paths = target_of(plan)?.paths.clone();
         Ok(Found {
-            disks_of_others: self.of_others(&target_of(plan)?.paths),
+            disks_of_others: read(self, move |own| own.of_others(&paths)).await?,
             ..Found::default()
         })
     }
@@ -308,7 +349,8 @@ impl Backend for IscsiBackend {
                 .initiator
                 .discover(path, discovery.chap.as_ref())
                 .await?;
-            found.disks_of_others = self.of_others(&found.paths);
+            let paths = found.paths.clone();
+            found.disks_of_others = read(self, move |own| own.of_others(&paths)).await?;
         }
         let volume = HostVolume {
             plan: volume.plan.clone(),
@@ -318,7 +360,8 @@ impl Backend for IscsiBackend {
         let mut attached = self.attach(&volume, paths, given, owners).await;
         if let Ok(connected) = &mut attached {
             // Survey again: a disk of others may have appeared since, and was used.
-            connected.found.disks_of_others = self.of_others(paths);
+            let paths = paths.to_vec();
+            connected.found.disks_of_others = read(self, move |own| own.of_others(&paths)).await?;
         }
         // Sessions that came to nothing; what is left after an error is `disconnect`'s.
         join_all(paths.iter().map(|path| self.initiator.release(path))).await;
@@ -353,8 +396,10 @@ impl Backend for IscsiBackend {
 
     async fn extend(&self, volume: &HostVolume) -> Result<u64, BackendError> {
         let (paths, identity) = (paths_of(volume)?, volume.identity());
-        let disks = self.units(paths, identity).into_iter();
-        let disks: Vec<_> = disks
+        let disks: Vec<_> = self
+            .units_of(paths, identity)
+            .await?
+            .into_iter()
             .filter_map(|(path, unit)| Some((path, unit.block.clone()?, unit)))
             .collect();
         // All of them before the kernel reads any anew: else it would take the other volume's identity for the disk's own.
@@ -373,7 +418,9 @@ impl Backend for IscsiBackend {
                 .map_err(mount::host(|| format!("rescan /dev/{block}")))?;
             self.verify(identity, path, block).await?;
         }
-        if let Some(map) = identity.and_then(|wwid| self.sysfs().map(wwid)) {
+        if let Some(wwid) = identity
+            && let Some((map, _)) = self.map_of(wwid).await?
+        {
             let resized = multipathd::ask(&format!("resize map {}", map.wwid)).await;
             if !resized.map_err(mount::host(|| "ask multipathd to resize a map".to_owned()))? {
                 return Err(BackendError::MultipathFailed {
@@ -396,7 +443,7 @@ impl Backend for IscsiBackend {
         if let Some(device) = volume.found.protected_device()
             && !how.keeps_read_only
         {
-            match self.is_there(volume, &self.units(paths, volume.identity())) {
+            match self.find(volume).await? == Presence::Present {
                 true => {
                     let unset = self.protected.unset(&self.workers, device, how.force);
                     unset.await?;

@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::IscsiBackend;
 use super::sysfs::{Sysfs, Unit};
-use crate::model::TargetPath;
+use super::{IscsiBackend, paths_of};
+use crate::model::{HostVolume, TargetPath};
 
 /// Disks made here, by [`Sysfs::sequence`]. The next daemon restores the disks of attachments from the journal.
 #[derive(Debug, Default)]
@@ -15,8 +15,9 @@ impl Own {
     /// Notes a disk that was made here.
     pub(super) fn note(&self, sysfs: &Sysfs, number: Option<u64>) {
         let mut own = self.lock();
-        let there = sysfs.sequences();
-        own.retain(|number| there.contains(number));
+        if let Some(there) = sysfs.sequences() {
+            own.retain(|number| there.contains(number));
+        }
         own.extend(number);
     }
 
@@ -40,6 +41,25 @@ impl IscsiBackend {
             .filter_map(|(_, unit)| self.number(&unit))
             .filter(|number| !self.own.has(*number))
             .collect()
+    }
+
+    /// Notes the disks of a connection in the journal.
+    pub(super) fn recall_one(&self, volume: &HostVolume) {
+        if let Some(device) = volume.found.protected_device() {
+            self.protected.note(device);
+        }
+        if let Ok(paths) = paths_of(volume) {
+            let paths = paths.iter().cloned().chain(self.elsewhere(paths));
+            for (_, unit) in paths.filter_map(|path| self.at(path)) {
+                if let Some(identity) = volume.identity() {
+                    self.seen.recall(self.sysfs(), &unit, identity);
+                }
+                let number = self.number(&unit);
+                if number.is_none_or(|it| !volume.found.disks_of_others.contains(&it)) {
+                    self.own.note(self.sysfs(), number);
+                }
+            }
+        }
     }
 
     /// Sequence number of a unit's disk.

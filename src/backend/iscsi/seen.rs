@@ -31,8 +31,9 @@ impl FirstSeen {
         if let Some(first) = seen.get(&number) {
             return first.clone();
         }
-        let there = sysfs.sequences();
-        seen.retain(|number, _| there.contains(number));
+        if let Some(there) = sysfs.sequences() {
+            seen.retain(|number, _| there.contains(number));
+        }
         seen.insert(number, now.clone());
         now
     }

@@ -1,21 +1,33 @@
 //! What the kernel has of iSCSI sessions, their SCSI disks and the maps over them. It is asked what is there and where, never who
 //! a disk is: what it knows of that is as old as the scan.
 
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
 use crate::model::{TargetPath, Wwid};
 use crate::sys::scsi;
 
-/// The kernel's files.
+/// The kernel's files. To be read on a blocking thread ([`super::read`]): with thousands of sessions, finding one takes
+/// longer than the runtime may stand still.
 #[derive(Debug, Clone)]
 pub(super) struct Sysfs {
     root: PathBuf,
+    /// Sessions and maps as they were at one moment; `None`: each look reads the kernel's files anew.
+    index: Option<Arc<Index>>,
+}
+
+/// All sessions, by target, and all maps.
+#[derive(Debug, Default)]
+struct Index {
+    sessions: HashMap<String, Vec<Session>>,
+    maps: HashMap<Wwid, Map>,
 }
 
 /// An iSCSI session (drivers/scsi/scsi_transport_iscsi.c).
@@ -57,7 +69,23 @@ pub(super) struct Map {
 
 impl Sysfs {
     pub(super) fn new(root: PathBuf) -> Self {
-        Self { root }
+        Self { root, index: None }
+    }
+
+    /// The same files, with their sessions and maps as they are now: for a look at many volumes, which would else read every session and
+    /// map for each volume.
+    pub(super) fn indexed(&self) -> Self {
+        let mut index = Index::default();
+        for (target, session) in self.read_sessions(|_| true) {
+            index.sessions.entry(target).or_default().push(session);
+        }
+        for map in self.read_maps() {
+            index.maps.entry(map.wwid.clone()).or_insert(map);
+        }
+        Self {
+            root: self.root.clone(),
+            index: Some(Arc::new(index)),
+        }
     }
 
     /// The session with that target by that portal, over whichever of the initiator's interfaces: the configured one may be another
@@ -70,34 +98,45 @@ impl Sysfs {
 
     /// All sessions with that target.
     pub(super) fn sessions(&self, target: &str) -> Vec<Session> {
+        if let Some(index) = &self.index {
+            return index.sessions.get(target).cloned().unwrap_or_default();
+        }
+        let sessions = self.read_sessions(|name| name == target);
+        sessions.map(|(_, session)| session).collect()
+    }
+
+    /// The sessions with these targets, each with its target's name.
+    fn read_sessions(
+        &self,
+        wanted: impl Fn(&str) -> bool,
+    ) -> impl Iterator<Item = (String, Session)> {
         let names = list(&self.root.join("class/iscsi_session"));
-        names
-            .into_iter()
-            .filter_map(|name| {
-                let class = self.root.join("class/iscsi_session").join(&name);
-                let id = name.strip_prefix("session")?.parse().ok()?;
-                let device = class.join("device");
-                let by = format!("connection{id}:0");
-                let connection = device.join(&by).join("iscsi_connection").join(&by);
-                if read(&class, "targetname") != target {
-                    return None;
-                }
-                let address = read(&connection, "persistent_address").parse().ok()?;
-                let port = read(&connection, "persistent_port").parse().ok()?;
-                let real = fs::canonicalize(&device).ok()?;
-                let host = real.parent()?.file_name()?.to_str()?.strip_prefix("host")?;
-                let host = host.parse().ok()?;
-                let host_id = fs::metadata(self.host(host)).ok().map(|it| it.ino());
-                Some(Session {
-                    id,
-                    portal: SocketAddr::new(address, port),
-                    host,
-                    host_id,
-                    device: real,
-                    class,
-                })
-            })
-            .collect()
+        names.into_iter().filter_map(move |name| {
+            let class = self.root.join("class/iscsi_session").join(&name);
+            let id = name.strip_prefix("session")?.parse().ok()?;
+            let device = class.join("device");
+            let by = format!("connection{id}:0");
+            let connection = device.join(&by).join("iscsi_connection").join(&by);
+            let target = read(&class, "targetname");
+            if !wanted(&target) {
+                return None;
+            }
+            let address = read(&connection, "persistent_address").parse().ok()?;
+            let port = read(&connection, "persistent_port").parse().ok()?;
+            let real = fs::canonicalize(&device).ok()?;
+            let host = real.parent()?.file_name()?.to_str()?.strip_prefix("host")?;
+            let host = host.parse().ok()?;
+            let host_id = fs::metadata(self.host(host)).ok().map(|it| it.ino());
+            let session = Session {
+                id,
+                portal: SocketAddr::new(address, port),
+                host,
+                host_id,
+                device: real,
+                class,
+            };
+            Some((target, session))
+        })
     }
 
     /// The file by which a session's host is told to scan.
@@ -111,10 +150,15 @@ impl Sysfs {
 
     /// The map for that WWID.
     pub(super) fn map(&self, wwid: &Wwid) -> Option<Map> {
-        let maps = list(&self.root.join("block"));
-        maps.into_iter()
-            .filter_map(|block| self.as_map(block))
-            .find(|map| map.wwid == *wwid)
+        match &self.index {
+            Some(index) => index.maps.get(wwid).cloned(),
+            None => self.read_maps().find(|map| map.wwid == *wwid),
+        }
+    }
+
+    fn read_maps(&self) -> impl Iterator<Item = Map> {
+        let blocks = list(&self.root.join("block")).into_iter();
+        blocks.filter_map(|block| self.as_map(block))
     }
 
     /// The map that has a block device as one of its paths.
@@ -160,10 +204,11 @@ impl Sysfs {
         read(&dir, "diskseq").parse().ok()
     }
 
-    /// Those of all block devices.
-    pub(super) fn sequences(&self) -> Vec<u64> {
-        let blocks = list(&self.root.join("block")).into_iter();
-        blocks.filter_map(|block| self.sequence(&block)).collect()
+    /// Those of all block devices. `None` with an index: at that moment, a device noted since may not have existed.
+    pub(super) fn sequences(&self) -> Option<HashSet<u64>> {
+        let blocks = || list(&self.root.join("block")).into_iter();
+        let read = || blocks().filter_map(|it| self.sequence(&it)).collect();
+        self.index.is_none().then(read)
     }
 
     /// Whether the kernel lets nobody write the block device.

@@ -223,9 +223,9 @@ fn a_disk_is_who_the_journal_says_and_of_several_the_one_that_the_kernel_says() 
         fs::write(&sequence, format!("{number}\n")).unwrap();
         let backend = backend(kernel.path());
         let plan = backend.plan(&two_paths(), Access::ReadWrite).unwrap();
-        backend.recall(&plan.clone().into()); // nothing was verified
+        backend.recall(&[plan.clone().into()]); // nothing was verified
         for identity in recalled {
-            backend.recall(&connected(plan.clone(), "/dev/sda", identity));
+            backend.recall(&[connected(plan.clone(), "/dev/sda", identity)]);
         }
         let (_, unit) = backend.at(first_path(&plan)).unwrap();
         let seen = backend.seen.unit(backend.sysfs(), &unit);
@@ -238,7 +238,12 @@ async fn what_was_not_verified_is_never_found_whole() {
     let kernel = kernel();
     let backend = backend(kernel.path());
     let plan = backend.plan(&two_paths(), Access::ReadWrite).unwrap();
-    let find = async |volume: HostVolume| backend.find(&volume).await.unwrap();
+    let find = async |volume: HostVolume| {
+        let found = backend.find(&volume).await.unwrap();
+        let all = backend.find_all(vec![volume.clone(), volume]).await;
+        assert!(all.into_iter().all(|it| it.unwrap() == found));
+        found
+    };
     assert_eq!(find(plan.clone().into()).await, Presence::Partial);
     for (path, identity, presence) in [
         ("/dev/sda", WWID, Presence::Present),

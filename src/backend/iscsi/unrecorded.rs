@@ -30,7 +30,10 @@ impl Initiator {
                 };
                 let record = self.record(&path, session.portal, None);
                 let known = recorded.iter().any(|volume| has(volume, &path));
-                if !known && record.file(nodes).exists() && !self.is_of_others(&path)? {
+                if !known
+                    && record.file(nodes).exists()
+                    && self.record_of_others(&record)?.is_none()
+                {
                     found.push(Unrecorded {
                         what: format!("session {} with {}", session.id, at(&path)),
                         mend: format!("iscsiadm -m session -r {} --logout", session.id),

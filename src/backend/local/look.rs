@@ -62,13 +62,14 @@ pub(super) fn real(plan: &HostPlan) -> Result<HostPlan, BackendError> {
     })
 }
 
+/// The mount table as it is now.
+pub(super) fn mount_table() -> Result<Mounts, BackendError> {
+    Mounts::read().map_err(mount::host(|| "read the mount table".to_owned()))
+}
+
 /// Refuses a volume on a file system that may hang.
-fn on_this_host(plan: &HostPlan) -> Result<(), BackendError> {
+fn on_this_host(plan: &HostPlan, mounts: &Mounts) -> Result<(), BackendError> {
     // The mount table has the file system of every path; a link that would belie it is not followed.
-    let mounts = Mounts::read().map_err(|error| BackendError::Host {
-        action: "read the mount table".to_owned(),
-        source: error.into(),
-    })?;
     let on = mounts.containing(&plan.path).map(|m| m.fstype.as_str());
     match on.filter(|t| REMOTE.contains(t) || t.starts_with("fuse")) {
         None => Ok(()),
@@ -105,7 +106,7 @@ fn only_ours(plan: &HostPlan) -> Result<(), BackendError> {
 
 /// Checks the volume and returns its size in bytes.
 pub(super) fn look(plan: &HostPlan) -> Result<u64, BackendError> {
-    on_this_host(plan)?;
+    on_this_host(plan, &mount_table()?)?;
     let volume = HostVolume::from(plan.clone());
     let job = file::job(&real(plan)?.into(), None)?;
     let failed = |(step, errno)| file::failure(&volume, None, step, errno);
@@ -137,14 +138,36 @@ pub(super) async fn blocking<T: Send + 'static>(
 
 /// Whether the volume of a plan exists.
 pub(in crate::backend) async fn find(plan: &HostPlan) -> Result<Presence, BackendError> {
-    let look = |plan: &HostPlan| {
-        on_this_host(plan)?;
-        Ok(match plan.path.try_exists() {
-            Ok(true) => Presence::Present,
-            Ok(false) | Err(_) => Presence::Absent,
-        })
+    blocking(plan, |plan| presence(plan, &mount_table()?)).await
+}
+
+/// The same by this mount table. Blocks.
+pub(in crate::backend) fn presence(
+    plan: &HostPlan,
+    mounts: &Mounts,
+) -> Result<Presence, BackendError> {
+    on_this_host(plan, mounts)?;
+    Ok(match plan.path.try_exists() {
+        Ok(true) => Presence::Present,
+        Ok(false) | Err(_) => Presence::Absent,
+    })
+}
+
+/// The same, and whether the name still leads to the volume's device.
+pub(super) fn found(volume: &HostVolume, mounts: &Mounts) -> Result<Presence, BackendError> {
+    // A writable device is no loss: earlier builds left devices writable, and device-mapper forgets the setting with each new table
+    // (`lvextend`).
+    let there = presence(&volume.plan, mounts)?;
+    let Some(known) = &volume.found.local else {
+        return Ok(there);
     };
-    blocking(plan, look).await
+    let now = device(&volume.plan)?;
+    Ok(match now.filter(|now| known.is_same(now)) {
+        // Not connected: at most the device must be made writable again.
+        Some(_) if !known.connected => Presence::Partial,
+        Some(_) => there,
+        None => Presence::Absent,
+    })
 }
 
 /// Checks the volume of a plan and returns its size in bytes.

@@ -272,8 +272,8 @@ async fn a_device_is_read_only_until_its_last_name_is_let_go() {
     let [first, second] = names.map(|name| of_device(name, Access::ReadOnly, found()));
     assert_ne!(first.plan.claims, second.plan.claims);
     // The next daemon restores both from the journal.
-    backend.recall(&first);
-    backend.recall(&second);
+    backend.recall(std::slice::from_ref(&first));
+    backend.recall(std::slice::from_ref(&second));
     let device = nowhere(1);
     assert!(!backend.protected.has(&nowhere(2)), "another of its number");
     let beside = Release {
@@ -299,7 +299,7 @@ async fn a_reader_by_another_name_shares_what_makes_a_device_writable() {
     // Read-write access asks for no protection: the device is protected because of the other attachment.
     let second = of_device(&other, Access::ReadWrite, Found::default());
     assert!(!backend.survey(&second.plan).await.unwrap().protected);
-    backend.recall(&first);
+    backend.recall(std::slice::from_ref(&first));
     assert!(backend.survey(&second.plan).await.unwrap().protected);
 }
 

@@ -21,7 +21,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use zeroize::Zeroizing;
 
-use super::{BackendError, Presence, Unrecorded, file};
+use super::{BackendError, Presence, Unrecorded, each, file};
 use crate::config::Shares;
 use crate::model::{Access, HostPlan, HostVolume, MountPlan};
 use crate::sys::Resolver;
@@ -118,9 +118,31 @@ impl Mounter {
         let (mount, target) = (mount.clone(), mount.target.clone());
         blocking(
             || format!("look at the mount point {}", target.display()),
-            move || mountpoint::presence(&mount, access),
+            move || mountpoint::presence(&Mounts::read()?, &mount, access),
         )
         .await
+    }
+
+    /// The same for many volumes, by one mount table. Volumes without a mount are looked at by `local`.
+    pub(in crate::backend) async fn find_all(
+        &self,
+        volumes: Vec<HostVolume>,
+        local: impl Fn(&HostPlan, &Mounts) -> Result<Presence, BackendError> + Send + 'static,
+    ) -> Vec<Result<Presence, BackendError>> {
+        let count = volumes.len();
+        let find = move |mounts: &Mounts, volume: &HostVolume| match volume.plan.mount() {
+            Some(mount) => mountpoint::presence(mounts, mount, volume.plan.access)
+                .map_err(host(|| format!("look at {}", mount.target.display()))),
+            None => local(&volume.plan, mounts),
+        };
+        let look = move || {
+            let mounts = Mounts::read()?;
+            Ok(volumes.iter().map(|volume| find(&mounts, volume)).collect())
+        };
+        each(
+            count,
+            blocking(|| "read the mount table".to_owned(), look).await,
+        )
     }
 
     /// Mounts the share and inspects the volume.
@@ -226,8 +248,8 @@ impl Mounter {
                 match outcome {
                     Ok(()) => {
                         tracing::info!(source = mount.source, %address, vers = %offer, mount_point = %mount.target.display(), "mounted");
-                        check(mount, access)?;
-                        self.addresses.note(mount, address.ip());
+                        check(mount, access).await?;
+                        self.addresses.note(mount, address.ip()).await?;
                         let reply = worker.reply(INSPECT_TIMEOUT).await;
                         return found(volume, self.user.as_ref(), reply).map(drop);
                     }
@@ -287,9 +309,10 @@ async fn mount_one<S: Share>(
 }
 
 /// Whether the mount is what was planned.
-fn check(mount: &MountPlan, access: Access) -> Result<(), BackendError> {
-    let why = mountpoint::shortcoming(mount, access)
-        .map_err(host(|| "read the mount table".to_owned()))?;
+async fn check(mount: &MountPlan, access: Access) -> Result<(), BackendError> {
+    let its = mount.clone();
+    let look = move || mountpoint::shortcoming(&its, access);
+    let why = blocking(|| "read the mount table".to_owned(), look).await?;
     why.map_or(Ok(()), |why| {
         Err(BackendError::MountFailed {
             share: mount.source.clone(),
@@ -371,12 +394,12 @@ pub(in crate::backend) fn host<E: std::error::Error + Send + Sync + 'static>(
 }
 
 /// Finds mounts of these file systems beneath the directory of the mount points that none of the volumes has.
-pub(in crate::backend) fn unrecorded(
+pub(in crate::backend) async fn unrecorded(
     base: &Path,
     fstypes: &[&str],
     recorded: &[HostVolume],
 ) -> Result<Vec<Unrecorded>, BackendError> {
-    let mounts = Mounts::read().map_err(host(|| "read the mount table".to_owned()))?;
+    let mounts = blocking(|| "read the mount table".to_owned(), Mounts::read).await?;
     let known = |mount: &Mount| {
         let mut plans = recorded.iter().filter_map(|volume| volume.plan.mount());
         plans.any(|plan| plan.target == mount.mount_point)

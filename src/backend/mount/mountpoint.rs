@@ -16,8 +16,8 @@ use crate::model::{Access, Claim, Connection, HostPlan, MountPlan};
 use crate::sys::mountinfo::{Mount, Mounts};
 
 /// What the mount table and the directory say.
-pub(super) fn presence(plan: &MountPlan, access: Access) -> io::Result<Presence> {
-    match Mounts::read()?.at(&plan.target)[..] {
+pub(super) fn presence(mounts: &Mounts, plan: &MountPlan, access: Access) -> io::Result<Presence> {
+    match mounts.at(&plan.target)[..] {
         [] => {}
         // The mount point's name is this mount's alone, so a mount on it is ours; but the mount may differ from the request.
         [mount]
@@ -180,11 +180,15 @@ mod tests {
         }
     }
 
+    fn look(plan: &MountPlan) -> Presence {
+        presence(&Mounts::read().unwrap(), plan, Access::ReadWrite).unwrap()
+    }
+
     #[test]
     fn a_directory_comes_and_goes() {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("mnt/abc");
-        let presence = || presence(&plan(&target), Access::ReadWrite).unwrap();
+        let presence = || look(&plan(&target));
         assert_eq!(presence(), Presence::Absent);
         remove(&target).unwrap();
         for _ in 0..2 {
@@ -246,10 +250,7 @@ mod tests {
     #[test]
     fn a_mount_of_another_kind_is_not_whole() {
         let proc = plan(Path::new("/proc"));
-        assert_eq!(
-            presence(&proc, Access::ReadWrite).unwrap(),
-            Presence::Partial
-        );
+        assert_eq!(look(&proc), Presence::Partial);
         let why = shortcoming(&proc, Access::ReadWrite).unwrap().unwrap();
         assert!(why.contains("something else is mounted there"), "{why}");
         let why = shortcoming(&plan(Path::new("/nowhere")), Access::ReadWrite).unwrap();

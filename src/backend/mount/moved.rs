@@ -4,10 +4,10 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::{Mounter, beside};
+use super::{Mounter, beside, blocking};
 use crate::backend::BackendError;
 use crate::model::{HostVolume, MountPlan};
 use crate::sys::mountinfo::Mounts;
@@ -27,7 +27,7 @@ impl Mounter {
             && beside(&volume.plan).is_some()
             && let Ok(Ok(now)) =
                 tokio::time::timeout(LOOK_TIMEOUT, self.resolver.resolve(name, 0)).await
-            && let Some(was) = self.addresses.left(mount, &now)
+            && let Some(was) = self.addresses.left(mount, &now).await?
         {
             return Err(BackendError::ServerLost {
                 path: volume.path().to_owned(),
@@ -59,37 +59,42 @@ impl Addresses {
     }
 
     /// Address from which the kernel has a mount; `None`: the kernel does not show the address.
-    fn of(&self, mount: &MountPlan) -> Option<IpAddr> {
-        let table = std::fs::read(&self.table).ok()?;
-        shown(&table, &mount.target)
+    async fn of(&self, mount: &MountPlan) -> Result<Option<IpAddr>, BackendError> {
+        let (table, target) = (self.table.clone(), mount.target.clone());
+        let look = move || Ok(shown(&std::fs::read(table).unwrap_or_default(), &target));
+        blocking(|| "read the mount table".to_owned(), look).await
     }
 
     /// Notes whether a mount is served from another address than the one asked; an address that stands for a server does not move.
-    pub(super) fn note(&self, mount: &MountPlan, asked: IpAddr) {
-        if name(mount).is_none() {
-            return;
+    pub(super) async fn note(&self, mount: &MountPlan, asked: IpAddr) -> Result<(), BackendError> {
+        if name(mount).is_some() {
+            let shown = self.of(mount).await?;
+            let mut redirected = self.lock();
+            match shown.is_some_and(|it| it != asked.to_canonical()) {
+                true => redirected.insert(mount.source.clone()),
+                false => redirected.remove(&mount.source),
+            };
         }
-        let mut redirected = self
-            .redirected
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        match self.of(mount).is_some_and(|it| it != asked.to_canonical()) {
-            true => redirected.insert(mount.source.clone()),
-            false => redirected.remove(&mount.source),
-        };
+        Ok(())
     }
 
     /// The address of a mount, if its server's name does not have this address any more; `None`: the server has not moved.
-    fn left(&self, mount: &MountPlan, now: &[SocketAddr]) -> Option<IpAddr> {
-        let redirected = self
-            .redirected
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if redirected.contains(&mount.source) {
-            return None;
+    async fn left(
+        &self,
+        mount: &MountPlan,
+        now: &[SocketAddr],
+    ) -> Result<Option<IpAddr>, BackendError> {
+        if self.lock().contains(&mount.source) {
+            return Ok(None);
         }
         let is_it = |was: &IpAddr| now.iter().any(|it| it.ip().to_canonical() == *was);
-        self.of(mount).filter(|was| !is_it(was))
+        Ok(self.of(mount).await?.filter(|was| !is_it(was)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.redirected
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -182,24 +187,25 @@ mod tests {
         assert_eq!(shown(table("rw").as_bytes(), Path::new("/m")), None);
     }
 
-    #[test]
-    fn a_mount_is_left_behind_where_its_address_is_none_of_its_servers() {
+    #[tokio::test]
+    async fn a_mount_is_left_behind_where_its_address_is_none_of_its_servers() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), table("rw,addr=10.0.0.5")).unwrap();
         let addresses = Addresses::new(file.path().to_str().unwrap());
         let plan = plan("cifs", "//files/vols");
-        let left = |now: &[&str]| {
+        let left = async |now: &[&str]| {
             let now: Vec<_> = now.iter().map(|it| it.parse().unwrap()).collect();
-            addresses.left(&plan, &now)
+            addresses.left(&plan, &now).await.unwrap()
         };
+        let note = async |asked| addresses.note(&plan, asked).await.unwrap();
         let old: IpAddr = "10.0.0.5".parse().unwrap();
-        assert_eq!(left(&["10.0.0.6:1", "[fd00::5]:1"]), Some(old));
-        assert_eq!(left(&["10.0.0.6:1", "10.0.0.5:1"]), None);
-        assert_eq!(left(&["[::ffff:10.0.0.5]:1"]), None);
+        assert_eq!(left(&["10.0.0.6:1", "[fd00::5]:1"]).await, Some(old));
+        assert_eq!(left(&["10.0.0.6:1", "10.0.0.5:1"]).await, None);
+        assert_eq!(left(&["[::ffff:10.0.0.5]:1"]).await, None);
         // The server that was asked redirects to another one.
-        addresses.note(&plan, "10.0.0.6".parse().unwrap());
-        assert_eq!(left(&["10.0.0.6:1"]), None);
-        addresses.note(&plan, old);
-        assert_eq!(left(&["10.0.0.6:1"]), Some(old));
+        note("10.0.0.6".parse().unwrap()).await;
+        assert_eq!(left(&["10.0.0.6:1"]).await, None);
+        note(old).await;
+        assert_eq!(left(&["10.0.0.6:1"]).await, Some(old));
     }
 }

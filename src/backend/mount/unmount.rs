@@ -24,13 +24,13 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// there is success.
 pub(super) async fn take_down(workers: &Workers, target: &Path) -> Result<(), BackendError> {
     let started = Instant::now();
-    let mut mounts = mount_table()?;
+    let mut mounts = mount_table().await?;
     while let Some(mount_point) = uppermost(&mounts, target) {
         let result = workers
             .run(Job::Unmount(mount_point.clone()), DEADLINE)
             .await;
         let before = mounts.beneath(target).len();
-        mounts = mount_table()?;
+        mounts = mount_table().await?;
         // The mount table has the last word: whoever else unmounted it, it is gone.
         if mounts.beneath(target).len() >= before {
             let busy = matches!(
@@ -62,8 +62,8 @@ fn uppermost(mounts: &Mounts, target: &Path) -> Option<PathBuf> {
     beneath.last().map(|mount| mount.mount_point.clone())
 }
 
-fn mount_table() -> Result<Mounts, BackendError> {
-    Mounts::read().map_err(host(|| "read the mount table".to_owned()))
+async fn mount_table() -> Result<Mounts, BackendError> {
+    blocking(|| "read the mount table".to_owned(), Mounts::read).await
 }
 
 /// Why the mount is still there.

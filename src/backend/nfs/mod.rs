@@ -33,6 +33,7 @@ use crate::host::Host;
 use crate::model::{
     Access, Claim, Connection, Found, HostKey, HostPlan, HostVolume, MountPlan, Scope, SourceKind,
 };
+use crate::sys::mountinfo::Mounts;
 use crate::sys::worker::{RunAs, Workers};
 use probe::Offer;
 use share::Export;
@@ -143,7 +144,7 @@ impl Backend for NfsBackend {
         matches!(info, Protocol::Nfs(volume) if self.settings.shares.read_only(&volume.host))
     }
 
-    fn recall(&self, _volume: &HostVolume) {} // remembers nothing of connections
+    fn recall(&self, _volumes: &[HostVolume]) {} // remembers nothing of connections
 
     fn plan(&self, info: &Protocol, access: Access) -> Result<HostPlan, BackendError> {
         let volume = volume(info)?;
@@ -189,12 +190,19 @@ impl Backend for NfsBackend {
     }
 
     async fn unrecorded(&self, recorded: &[HostVolume]) -> Result<Vec<Unrecorded>, BackendError> {
-        mount::unrecorded(&self.mount_base, &["nfs", "nfs4"], recorded)
+        mount::unrecorded(&self.mount_base, &["nfs", "nfs4"], recorded).await
     }
 
     async fn find(&self, volume: &HostVolume) -> Result<Presence, BackendError> {
         let mount = mount::of(&volume.plan, PROTOCOL)?;
         self.mounter.find(mount, volume.plan.access).await
+    }
+
+    async fn find_all(&self, volumes: Vec<HostVolume>) -> Vec<Result<Presence, BackendError>> {
+        let foreign = |_: &HostPlan, _: &Mounts| {
+            Err(BackendError::not_mine(PROTOCOL, "a plan without a mount"))
+        };
+        self.mounter.find_all(volumes, foreign).await
     }
 
     async fn survey(&self, _plan: &HostPlan) -> Result<Found, BackendError> {

@@ -128,6 +128,8 @@ async fn connect_fails(info: &Protocol) -> BackendError {
     let volume = backend.plan(info, Access::ReadWrite).unwrap().into();
     let error = backend.connect(&volume, info, &NoOthers).await.unwrap_err();
     assert_eq!(backend.find(&volume).await.unwrap(), Presence::Absent);
+    let all = backend.find_all(vec![volume.clone()]).await;
+    assert!(matches!(all[..], [Ok(Presence::Absent)]));
     backend.disconnect(&volume, &LAST).await.unwrap();
     error
 }

@@ -1,17 +1,30 @@
 //! What this host's kernel knows of a subsystem: its controllers and namespaces, read from /sys. Never what a device is: that
 //! is asked of the device itself.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::model::Wwid;
 
 /// The kernel's tree of devices; another directory in tests.
 #[derive(Debug, Clone)]
-pub(super) struct Fabric(PathBuf);
+pub(super) struct Fabric {
+    root: PathBuf,
+    /// Controllers and namespaces as they were at one moment; `None`: each look reads the tree anew.
+    index: Option<Arc<Index>>,
+}
+
+/// All controllers with the subsystems that they report, and the namespaces of each subsystem.
+#[derive(Debug)]
+struct Index {
+    controllers: Vec<(String, Controller)>,
+    blocks: HashMap<String, Vec<Block>>,
+}
 
 /// A connection to a subsystem.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,25 +121,61 @@ impl Block {
 impl Fabric {
     /// The tree beneath that directory: `/sys`.
     pub(super) fn new(root: &Path) -> Self {
-        Self(root.to_owned())
+        Self {
+            root: root.to_owned(),
+            index: None,
+        }
+    }
+
+    /// The same tree as it is now: for a look at many volumes, which would else read every controller and namespace for each volume.
+    pub(super) fn indexed(&self) -> io::Result<Self> {
+        // Controllers first: a connect that has begun may have become one by the second look.
+        let controllers = self.read_controllers(|_, _| true)?;
+        let mut blocks: HashMap<String, Vec<Block>> = HashMap::new();
+        for (nqn, block) in self.read_blocks(|_| true)? {
+            blocks.entry(nqn).or_default().push(block);
+        }
+        let index = Index {
+            controllers,
+            blocks,
+        };
+        Ok(Self {
+            root: self.root.clone(),
+            index: Some(Arc::new(index)),
+        })
     }
 
     /// All controllers, each with its subsystem's name.
     pub(super) fn all(&self) -> io::Result<Vec<(String, Controller)>> {
-        let mut found = Vec::new();
-        for (name, path) in list(&self.0.join("class/nvme"))? {
-            let nqn = attribute(&path, "subsysnqn").unwrap_or_default();
-            found.push((nqn, Controller::read(name, &path)?));
-        }
-        Ok(found)
+        self.read_controllers(|_, _| true)
     }
 
     /// The subsystem's controllers, by name.
     pub(super) fn controllers(&self, nqn: &str) -> io::Result<Vec<Controller>> {
+        let found = match &self.index {
+            Some(index) => {
+                let its = index.controllers.iter().filter(|(of, _)| of == nqn);
+                its.cloned().collect()
+            }
+            None => self.read_controllers(|of, _| of == nqn)?,
+        };
+        Ok(found
+            .into_iter()
+            .map(|(_, controller)| controller)
+            .collect())
+    }
+
+    /// The controllers that report a subsystem's name and are wanted by that and their directory.
+    fn read_controllers(
+        &self,
+        wanted: impl Fn(&str, &Path) -> bool,
+    ) -> io::Result<Vec<(String, Controller)>> {
         let mut found = Vec::new();
-        for (name, path) in list(&self.0.join("class/nvme"))? {
-            if attribute(&path, "subsysnqn").as_deref() == Some(nqn) {
-                found.push(Controller::read(name, &path)?);
+        for (name, path) in list(&self.root.join("class/nvme"))? {
+            if let Some(nqn) = attribute(&path, "subsysnqn")
+                && wanted(&nqn, &path)
+            {
+                found.push((nqn, Controller::read(name, &path)?));
             }
         }
         Ok(found)
@@ -135,26 +184,41 @@ impl Fabric {
     /// The controllers at these portals that the kernel connects to for the first time: of which subsystem they are, it does not
     /// tell yet (Linux 6.1 has `(efault)` for it).
     pub(super) fn beginning(&self, portals: &[SocketAddr]) -> io::Result<Vec<Controller>> {
-        let mut found = Vec::new();
-        for (name, path) in list(&self.0.join("class/nvme"))? {
-            let unknown = |nqn: String| !nqn.starts_with("nqn.");
-            if attribute(&path, "subsysnqn").is_some_and(unknown)
-                && portal(&path).is_some_and(|portal| portals.contains(&portal))
-            {
-                found.push(Controller::read(name, &path)?);
+        let unknown = |nqn: &str| !nqn.starts_with("nqn.");
+        let at = |portal: Option<SocketAddr>| portal.is_some_and(|it| portals.contains(&it));
+        let found = match &self.index {
+            Some(index) => {
+                let all = index.controllers.iter();
+                let begun = all.filter(|(nqn, it)| unknown(nqn) && at(it.portal));
+                begun.cloned().collect()
             }
-        }
-        Ok(found)
+            None => self.read_controllers(|nqn, path| unknown(nqn) && at(portal(path)))?,
+        };
+        Ok(found
+            .into_iter()
+            .map(|(_, controller)| controller)
+            .collect())
     }
 
     /// The subsystem's namespaces, by name.
     pub(super) fn blocks(&self, nqn: &str) -> io::Result<Vec<Block>> {
+        if let Some(index) = &self.index {
+            return Ok(index.blocks.get(nqn).cloned().unwrap_or_default());
+        }
+        let found = self.read_blocks(|of| of == nqn)?;
+        Ok(found.into_iter().map(|(_, block)| block).collect())
+    }
+
+    /// The namespaces of these subsystems, each with its subsystem's name.
+    fn read_blocks(&self, wanted: impl Fn(&str) -> bool) -> io::Result<Vec<(String, Block)>> {
         let mut found = Vec::new();
-        for (name, path) in list(&self.0.join("block"))? {
+        for (name, path) in list(&self.root.join("block"))? {
             // Without native multipath the device is the controller, with it the subsystem; both know the name.
-            if attribute(&path.join("device"), "subsysnqn").as_deref() != Some(nqn)
-                || attribute(&path, "hidden").as_deref() == Some("1")
-            {
+            let nqn = attribute(&path.join("device"), "subsysnqn");
+            let Some(nqn) = nqn.filter(|nqn| wanted(nqn)) else {
+                continue;
+            };
+            if attribute(&path, "hidden").as_deref() == Some("1") {
                 continue;
             }
             let read = || {
@@ -175,7 +239,7 @@ impl Fabric {
                     name: name.clone(),
                 };
                 // Another device may have taken the name between two of these reads.
-                (sequence() == before).then_some(block)
+                (sequence() == before).then_some((nqn.clone(), block))
             };
             // One that goes away meanwhile is gone.
             found.extend(read());
@@ -185,7 +249,7 @@ impl Fabric {
 
     /// Whether the kernel shows a namespace as one device, however many controllers lead to it (nvme_core's parameter `multipath`).
     pub(super) fn joins_paths(&self) -> bool {
-        let module = self.0.join("module/nvme_core");
+        let module = self.root.join("module/nvme_core");
         match attribute(&module.join("parameters"), "multipath") {
             Some(word) => word != "N",
             // A kernel without CONFIG_NVME_MULTIPATH has no such parameter; before the module is loaded, its value will be Y.
@@ -195,7 +259,7 @@ impl Fabric {
 
     /// A file of a controller's, such as `delete_controller`.
     pub(super) fn file(&self, controller: &str, file: &str) -> PathBuf {
-        self.0.join("class/nvme").join(controller).join(file)
+        self.root.join("class/nvme").join(controller).join(file)
     }
 }
 

@@ -30,7 +30,7 @@ use super::mount;
 use super::protect::Protected;
 use super::{
     Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release, Setting,
-    Unrecorded, device, file,
+    Unrecorded, device, each, file,
 };
 use crate::config;
 use crate::connection::{NvmeVolume, Protocol};
@@ -61,14 +61,14 @@ const RESCAN: Duration = Duration::from_secs(1);
 const INSPECT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The backend for NVMe/TCP.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct NvmeBackend {
     settings: config::Nvmeof,
     own: Arc<Host>,
     workers: Workers,
     fabric: Fabric,
-    made: Made,
-    protected: Protected,
+    made: Arc<Made>,
+    protected: Arc<Protected>,
 }
 
 impl NvmeBackend {
@@ -80,9 +80,17 @@ impl NvmeBackend {
             own,
             workers,
             fabric: Fabric::new(Path::new("/sys")),
-            made: Made::default(),
-            protected: Protected::default(),
+            made: Arc::default(),
+            protected: Arc::default(),
         }
+    }
+
+    /// The same backend, for looks at many volumes as they are at this moment.
+    fn indexed(&self) -> std::io::Result<Self> {
+        Ok(Self {
+            fabric: self.fabric.indexed()?,
+            ..self.clone()
+        })
     }
 
     /// What this host is called; where the volume was made for a host, that one must be this.
@@ -152,14 +160,19 @@ impl Backend for NvmeBackend {
         Ok(()) // libvirt labels a device for its domain
     }
 
-    fn recall(&self, volume: &HostVolume) {
-        if let Ok(target) = target(&volume.plan)
-            && let Ok(nqn) = nqn(target)
-        {
-            let found = &volume.found;
-            self.recall_made(target, nqn, &found.controllers_of_others);
-            if let Some(device) = found.protected_device() {
-                self.protected.note(device);
+    fn recall(&self, volumes: &[HostVolume]) {
+        let now = self.indexed();
+        // Where that fails, each volume's own look says so.
+        let now = now.as_ref().unwrap_or(self);
+        for volume in volumes {
+            if let Ok(target) = target(&volume.plan)
+                && let Ok(nqn) = nqn(target)
+            {
+                let found = &volume.found;
+                now.recall_made(target, nqn, &found.controllers_of_others);
+                if let Some(device) = found.protected_device() {
+                    now.protected.note(device);
+                }
             }
         }
     }
@@ -233,9 +246,9 @@ impl Backend for NvmeBackend {
             _ => Vec::new(),
         };
         let known: Vec<TargetPath> = recorded.iter().flat_map(portals).collect();
-        let listed = self.fabric.all().map_err(mount::host(|| {
-            "look for NVMe controllers that no record has".to_owned()
-        }))?;
+        let fabric = self.fabric.clone();
+        let action = || "look for NVMe controllers that no record has".to_owned();
+        let listed = mount::blocking(action, move || fabric.all()).await?;
         let unknown = listed.into_iter().filter(|(nqn, controller)| {
             let portal = controller.portal.map(|portal| portal.to_string());
             portal.is_some_and(|portal| {
@@ -264,6 +277,20 @@ impl Backend for NvmeBackend {
         })
     }
 
+    async fn find_all(&self, volumes: Vec<HostVolume>) -> Vec<Result<Presence, BackendError>> {
+        let own = self.clone();
+        let action = || "list the NVMe controllers and namespaces in /sys".to_owned();
+        let now = match mount::blocking(action, move || own.indexed()).await {
+            Ok(now) => now,
+            Err(error) => return each(volumes.len(), Err(error)),
+        };
+        let mut found = Vec::with_capacity(volumes.len());
+        for volume in &volumes {
+            found.push(now.find(volume).await);
+        }
+        found
+    }
+
     async fn survey(&self, plan: &HostPlan) -> Result<Found, BackendError> {
         Ok(Found {
             controllers_of_others: self.of_others(target(plan)?).await?,
@@ -279,7 +306,10 @@ impl Backend for NvmeBackend {
     ) -> Result<Connected, BackendError> {
         let (given, target) = (self::volume(info)?, target(&volume.plan)?);
         let own = self.this_host(given).await?;
-        if given.portals.len() > 1 && !self.fabric.joins_paths() {
+        let fabric = self.fabric.clone();
+        let action = || "look whether the kernel joins the paths of NVMe volumes".to_owned();
+        let look = move || Ok(fabric.joins_paths());
+        if given.portals.len() > 1 && !mount::blocking(action, look).await? {
             return Err(BackendError::MultipathFailed {
                 volume: Wanted::new(given).to_string(),
                 why: "native NVMe multipath is off on this host, so several portals would be one path: boot with \

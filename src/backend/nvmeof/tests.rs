@@ -118,18 +118,18 @@ async fn only_controllers_that_volattach_made_are_ended() {
     ] {
         tree.controller(name, portal, OWN);
     }
-    tree.backend.recall(&volume);
+    tree.backend.recall(std::slice::from_ref(&volume));
     assert_eq!(tree.ours(&volume).await, ["nvme0", "nvme1"]);
     assert!(tree.of_others(&volume.plan).await.is_empty());
     tree.set("nvme1", "fast_io_fail_tmo", "off");
     tree.restart();
-    tree.backend.recall(&volume);
+    tree.backend.recall(std::slice::from_ref(&volume));
     assert_eq!(tree.ours(&volume).await, ["nvme0"]);
     volume.found.controllers_of_others = vec![tree.id("nvme1")];
     tree.restart();
     assert!(tree.ours(&volume).await.is_empty(), "nobody remembers any");
     tree.set("nvme1", "fast_io_fail_tmo", "15"); // set by the operator
-    tree.backend.recall(&volume);
+    tree.backend.recall(std::slice::from_ref(&volume));
     tree.set("nvme0", "fast_io_fail_tmo", "off");
     assert_eq!(tree.ours(&volume).await, ["nvme0"]);
     let of_others = [tree.id("nvme1")];
@@ -137,7 +137,7 @@ async fn only_controllers_that_volattach_made_are_ended() {
     // The controller of others is gone, and volattach made one there for another attachment, which is detached before the restart.
     tree.anew("nvme1");
     tree.restart();
-    tree.backend.recall(&volume);
+    tree.backend.recall(std::slice::from_ref(&volume));
     assert_eq!(tree.ours(&volume).await, ["nvme1"]);
 }
 
@@ -174,6 +174,8 @@ async fn a_controller_is_ours_and_not_its_portal() {
     assert_eq!(settle(Ok(Reply::Done)).await, ["nvme0"]);
     assert!(tree.of_others(&volume.plan).await.is_empty());
     assert_eq!(tree.backend.find(&volume).await.unwrap(), Presence::Partial);
+    let all = tree.backend.find_all(vec![volume.clone()]).await;
+    assert!(matches!(all[..], [Ok(Presence::Partial)]));
     // The controller is lost, and made again by another program.
     tree.anew("nvme0");
     assert!(tree.ours(&volume).await.is_empty());
@@ -214,11 +216,11 @@ async fn a_connect_that_was_given_up_is_known_by_what_it_began() {
     // The next daemon finds the connect that the last one has begun, and nothing if no controller exists.
     tree.set("nvme0", "subsysnqn", "(efault)");
     tree.restart();
-    tree.backend.recall(&volume);
+    tree.backend.recall(std::slice::from_ref(&volume));
     assert_eq!(tree.ours(&volume).await, ["nvme0"]);
     tree.gone("nvme0");
     tree.restart();
-    tree.backend.recall(&volume);
+    tree.backend.recall(std::slice::from_ref(&volume));
     tree.controller("nvme0", PORTAL, OWN);
     assert!(tree.ours(&volume).await.is_empty());
 }
@@ -236,8 +238,13 @@ async fn controllers_by_another_host_name_are_nobodys_here() {
     assert_eq!(tree.of_others(&plan).await, [tree.id("nvme1")]);
 
     let volume = HostVolume::from(plan);
-    tree.backend.recall(&volume);
-    let find = async || tree.backend.find(&volume).await.unwrap();
+    tree.backend.recall(std::slice::from_ref(&volume));
+    let find = async || {
+        let found = tree.backend.find(&volume).await.unwrap();
+        let all = tree.backend.find_all(vec![volume.clone()]).await;
+        assert!(all.into_iter().all(|it| it.unwrap() == found));
+        found
+    };
     assert_eq!(find().await, Presence::Partial);
     let ended = tree.release(&volume).await.unwrap_err();
     assert!(ended.contains("nvme1"), "{ended}");
@@ -298,7 +305,7 @@ async fn what_attachments_alone_made_read_only_is_made_writable_again() {
         for held in [vec![], vec![Claim::Subsystem("nqn.x".into())]] {
             volume.found.protected = protected;
             let backend = tree.anew_backend();
-            backend.recall(&volume);
+            backend.recall(std::slice::from_ref(&volume));
             assert_eq!(backend.protected.has(&device), protected);
             let how = Release {
                 held,

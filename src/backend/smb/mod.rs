@@ -213,8 +213,10 @@ impl Backend for SmbBackend {
         matches!(info, Protocol::Smb(volume) if self.settings.shares.read_only(&volume.host))
     }
 
-    fn recall(&self, volume: &HostVolume) {
-        self.logins.note(volume);
+    fn recall(&self, volumes: &[HostVolume]) {
+        for volume in volumes {
+            self.logins.note(volume);
+        }
     }
 
     fn plan(&self, info: &Protocol, access: Access) -> Result<HostPlan, BackendError> {
@@ -273,7 +275,7 @@ impl Backend for SmbBackend {
     }
 
     async fn unrecorded(&self, recorded: &[HostVolume]) -> Result<Vec<Unrecorded>, BackendError> {
-        mount::unrecorded(&self.mount_base, &["cifs", "smb3"], recorded)
+        mount::unrecorded(&self.mount_base, &["cifs", "smb3"], recorded).await
     }
 
     async fn find(&self, volume: &HostVolume) -> Result<Presence, BackendError> {
@@ -281,6 +283,10 @@ impl Backend for SmbBackend {
             Some(mount) => self.mounter.find(mount, volume.plan.access).await,
             None => local::find(&volume.plan).await,
         }
+    }
+
+    async fn find_all(&self, volumes: Vec<HostVolume>) -> Vec<Result<Presence, BackendError>> {
+        self.mounter.find_all(volumes, local::presence).await
     }
 
     /// Returns the login of an existing mount, for the joiner's record: the attachment that made the mount may be detached first. Mount

@@ -72,6 +72,8 @@ async fn connect_fails(info: &Protocol) -> BackendError {
     let volume = backend.plan(info, Access::ReadWrite).unwrap().into();
     let error = backend.connect(&volume, info, &NoOthers).await.unwrap_err();
     assert_eq!(backend.find(&volume).await.unwrap(), Presence::Absent);
+    let all = backend.find_all(vec![volume.clone()]).await;
+    assert!(matches!(all[..], [Ok(Presence::Absent)]));
     backend.disconnect(&volume, &LAST).await.unwrap();
     assert!(!error.to_string().contains("hunter2"));
     error
@@ -206,6 +208,8 @@ async fn a_share_of_this_very_host_is_not_mounted() {
     );
     let first = HostVolume::from(plan);
     assert_eq!(backend.find(&first).await.unwrap(), Presence::Present);
+    let all = backend.find_all(vec![first.clone()]).await;
+    assert!(matches!(all[..], [Ok(Presence::Present)]));
     let connected = backend
         .connect(&first, &info("v1"), &NoOthers)
         .await
@@ -260,7 +264,7 @@ async fn a_share_is_joined_only_by_the_login_that_it_was_mounted_with() {
     let said = backend.said(&backend.read_login(&path).await.unwrap());
     let mut volume = HostVolume::from(plan.clone());
     volume.found.login = Some(said);
-    backend.recall(&volume);
+    backend.recall(std::slice::from_ref(&volume));
     for (password, is_another) in [("one", false), ("two", true), ("one", false)] {
         write(password);
         let error = backend.join(&volume).await.unwrap_err(); // nothing is mounted here
@@ -275,7 +279,7 @@ async fn a_share_is_joined_only_by_the_login_that_it_was_mounted_with() {
     };
     let mut next = self::backend(&dir.path().join("mnt"));
     next.settings.credentials_dirs = vec![dir.path().to_owned()];
-    next.recall(&joiner);
+    next.recall(std::slice::from_ref(&joiner));
     write("two");
     let error = next.join(&plan.clone().into()).await.unwrap_err();
     assert!(matches!(error, BackendError::OtherLogin { .. }), "{error}");

@@ -115,7 +115,7 @@ async fn a_disk_that_others_made_stays_and_one_of_our_own_goes() {
         volume.found.disks_of_others = found.disks_of_others;
         // The next daemon distinguishes both cases by the journal.
         let next = started_anew(&backend);
-        next.recall(&volume);
+        next.recall(std::slice::from_ref(&volume));
         assert_eq!(next.of_others(std::slice::from_ref(&path)), of_others);
         next.disconnect(&volume, &Release::default()).await.unwrap();
         assert_eq!(next.at(path).is_none(), made_here);
@@ -136,7 +136,7 @@ async fn a_disk_of_others_is_writable_after_its_last_reader() {
         let mut volume = connected(plan, "/dev/sda", WWID);
         volume.found.disks_of_others = vec![5];
         volume.found.protected = true;
-        backend.recall(&volume);
+        backend.recall(std::slice::from_ref(&volume));
         let device = volume.found.device.clone().unwrap();
         // Of a second reader, which found the device read-only.
         let is_due = || {

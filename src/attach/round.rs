@@ -1,0 +1,174 @@
+//! One look of [`crate::reconcile`] at many records: at the host's state once for each backend, at each domain once for all its records.
+//!
+//! What the look finds may be old by the time it is used, so it only chooses the records to settle; [`Engine::settle`] looks again before it acts.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use futures::stream::{self, FuturesUnordered, Stream, StreamExt};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::Error;
+use super::engine::Engine;
+use super::inner::Inner;
+use super::resume::{Action, Reality};
+use crate::backend::{BackendError, Presence};
+use crate::journal::{Direction, Record};
+use crate::libvirt::in_background;
+use crate::model::{AttachmentId, DiskPlan, HostVolume};
+
+/// Time limit for a backend's look at all volumes: one whose look hangs in the kernel keeps no other's records waiting.
+const FOUND: Duration = Duration::from_secs(30);
+
+/// Outcome of a look at a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Looked {
+    /// Nothing is to be done, or no such record exists any more.
+    Settled,
+    /// Something is to be done.
+    Unsettled,
+    /// The look failed, as the log says.
+    Unseen,
+}
+
+/// A function that decides what to do about a record.
+type Decide = fn(&Record, Reality) -> Action;
+
+impl Engine {
+    /// Looks at these records; yields each as soon as its own domain was looked at.
+    pub(crate) async fn screen(
+        &self,
+        ids: Vec<AttachmentId>,
+        decide: Decide,
+    ) -> impl Stream<Item = (AttachmentId, Looked)> {
+        let mut wanted: HashSet<AttachmentId> = ids.into_iter().collect();
+        let records = self.0.parts.journal.all().await.map(|mut records| {
+            records.retain(|record| wanted.contains(&record.id));
+            records
+        });
+        let (records, without) = match records {
+            Ok(records) => (records, Looked::Settled),
+            Err(error) => {
+                tracing::error!(error = %Error::from(error).chain(), "cannot reconcile");
+                (Vec::new(), Looked::Unseen)
+            }
+        };
+        let mut looked = Vec::new();
+        let mut forward = Vec::new();
+        for record in records {
+            wanted.remove(&record.id);
+            // Looked at step by step: a record that goes backward, and one that a call works on, once that call has ended.
+            match record.course.direction() {
+                Direction::Forward if !self.0.busy.has(&record.id) => forward.push(record),
+                _ => looked.push((record.id.clone(), Looked::Unsettled)),
+            }
+        }
+        looked.extend(wanted.into_iter().map(|id| (id, without)));
+        let mut domains: BTreeMap<Uuid, Vec<Arc<Record>>> = BTreeMap::new();
+        for (record, found) in self.0.find_all(forward).await {
+            match (found, &record.domain) {
+                (Ok(Presence::Present), Some(domain))
+                    if record.disk.sequence == record.host.sequence() =>
+                {
+                    domains.entry(domain.uuid).or_default().push(record);
+                }
+                (Ok(found), domain) => {
+                    let is_whole = found == Presence::Present && domain.is_none();
+                    looked.push(judge(&record, is_whole, decide));
+                }
+                (Err(error), _) => {
+                    tracing::warn!(attachment = %record.id, reason = %error.reason(), error = %error.chain(), "not looked at");
+                    looked.push((record.id.clone(), Looked::Unseen));
+                }
+            }
+        }
+        let domains = domains.into_iter();
+        let domains = domains.map(|(domain, its)| self.0.look_at_domain(domain, its, decide));
+        let domains: FuturesUnordered<_> = domains.collect();
+        stream::iter(looked).chain(domains.flat_map(stream::iter))
+    }
+}
+
+impl Inner {
+    /// Finds the connections of these records, by one look at each backend.
+    async fn find_all(
+        &self,
+        records: Vec<Arc<Record>>,
+    ) -> Vec<(Arc<Record>, Result<Presence, Error>)> {
+        let mut by_protocol: BTreeMap<String, Vec<Arc<Record>>> = BTreeMap::new();
+        for record in records {
+            let protocol = record.host.plan.protocol.clone();
+            by_protocol.entry(protocol).or_default().push(record);
+        }
+        let finds = by_protocol
+            .into_iter()
+            .map(|(protocol, records)| async move {
+                let volumes: Vec<HostVolume> = records.iter().map(|it| it.host.clone()).collect();
+                let found = match self.parts.backends.get(&protocol) {
+                    Ok(backend) => timeout(FOUND, backend.find_all(volumes)).await.ok(),
+                    Err(_) => None,
+                };
+                let found = found.unwrap_or_else(|| {
+                    let failed = || {
+                        self.parts
+                            .backends
+                            .get(&protocol)
+                            .and(Err(overdue(&protocol)))
+                    };
+                    records.iter().map(|_| failed()).collect()
+                });
+                let found = found.into_iter().map(|it| it.map_err(Error::from));
+                records.into_iter().zip(found).collect::<Vec<_>>()
+            });
+        join_all(finds).await.into_iter().flatten().collect()
+    }
+
+    /// Looks at a domain with all these records, whose connections exist.
+    async fn look_at_domain(
+        &self,
+        domain: Uuid,
+        records: Vec<Arc<Record>>,
+        decide: Decide,
+    ) -> Vec<(AttachmentId, Looked)> {
+        let _turn = self.looks.acquire().await;
+        let disks: Vec<DiskPlan> = records.iter().map(|it| it.disk.clone()).collect();
+        let look = self.parts.hypervisor.are_plugged(domain, &disks);
+        match in_background(look).await {
+            Ok(plugged) => {
+                let each = records.into_iter().zip(plugged);
+                each.map(|(record, is_plugged)| judge(&record, is_plugged, decide))
+                    .collect()
+            }
+            Err(error) => {
+                let error = Error::from(error);
+                tracing::warn!(%domain, reason = %error.reason(), error = %error.chain(), "not looked at");
+                let each = records.into_iter();
+                each.map(|record| (record.id.clone(), Looked::Unseen))
+                    .collect()
+            }
+        }
+    }
+}
+
+fn judge(record: &Record, is_whole: bool, decide: Decide) -> (AttachmentId, Looked) {
+    let reality = match is_whole {
+        true => Reality::Whole,
+        false => Reality::Broken,
+    };
+    let looked = match decide(record, reality) {
+        Action::Nothing => Looked::Settled,
+        _ => Looked::Unsettled,
+    };
+    (record.id.clone(), looked)
+}
+
+/// The error of a look that hangs.
+fn overdue(protocol: &str) -> BackendError {
+    BackendError::Host {
+        action: format!("look at the {protocol} volumes of this host"),
+        source: format!("nothing within {} s", FOUND.as_secs()).into(),
+    }
+}
