@@ -15,14 +15,13 @@ use crate::backend::{BackendError, mount};
 use crate::model::{HostVolume, TargetPath, Wwid};
 use crate::sys::worker::{FlushJob, Job, Reply, SysfsJob, WorkerError};
 
+/// Disks, each with the path by which it is reached.
+type Units = Vec<(TargetPath, Unit)>;
+
 impl IscsiBackend {
     /// Finds the disks at these paths, and the disks of the same volume through other portals of the targets: another attachment may have
     /// made those, or one that discovered them before a crash.
-    pub(super) fn units(
-        &self,
-        paths: &[TargetPath],
-        identity: Option<&Wwid>,
-    ) -> Vec<(TargetPath, Unit)> {
+    pub(super) fn units(&self, paths: &[TargetPath], identity: Option<&Wwid>) -> Units {
         let own = paths.iter().cloned();
         let own = own.filter_map(|path| self.at(path));
         let mut units: Vec<_> = own.collect();
@@ -42,7 +41,7 @@ impl IscsiBackend {
         &self,
         paths: &[TargetPath],
         identity: Option<&Wwid>,
-    ) -> Result<Vec<(TargetPath, Unit)>, BackendError> {
+    ) -> Result<Units, BackendError> {
         let (paths, identity) = (paths.to_vec(), identity.cloned());
         read(self, move |own| own.units(&paths, identity.as_ref())).await
     }
@@ -86,11 +85,7 @@ impl IscsiBackend {
 
     /// The volume's disks at these paths that are not of others, the map over them, and whether the map has no further path: with further
     /// paths, the map is not this volume's alone, and only loses these.
-    fn of_volume(
-        &self,
-        paths: &[TargetPath],
-        volume: &HostVolume,
-    ) -> (Vec<(TargetPath, Unit)>, Option<(Map, bool)>) {
+    fn of_volume(&self, paths: &[TargetPath], volume: &HostVolume) -> (Units, Option<(Map, bool)>) {
         let identity = volume.identity();
         let mut units = self.units(paths, identity);
         units.retain(|(_, unit)| {
