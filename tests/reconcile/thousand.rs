@@ -181,7 +181,7 @@ async fn a_thousand_volumes_do_not_hold_up_the_runtime() {
     for (what, (took, late)) in [("recall", recall), ("round", round)] {
         println!("{what}: {took:?} in all, the timer {late:?} late at most");
         assert!(
-            took > 2 * LATE,
+            took > LATE,
             "{what}: the look proves nothing within {took:?}"
         );
         assert!(late < LATE, "{what}: the timer was {late:?} late");
