@@ -8,12 +8,7 @@
     reason = "not a part of the product: a failure shows where it happened"
 )]
 
-#[allow(
-    clippy::expect_used,
-    dead_code,
-    unreachable_pub,
-    reason = "shared with the tests, which use all of it"
-)]
+#[allow(clippy::expect_used, reason = "shared with the tests")]
 #[path = "../../tests/fakes/mod.rs"]
 mod fakes;
 
