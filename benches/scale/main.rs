@@ -8,7 +8,7 @@
     reason = "not a part of the product: a failure shows where it happened"
 )]
 
-#[allow(clippy::expect_used, reason = "shared with the tests")]
+#[allow(clippy::expect_used, clippy::panic, reason = "shared with the tests")]
 #[path = "../../tests/fakes/mod.rs"]
 mod fakes;
 
