@@ -8,6 +8,8 @@ mod call;
 mod calls;
 #[path = "contract/cli.rs"]
 mod cli;
+#[path = "contract/doctor.rs"]
+mod doctor;
 #[path = "contract/extend.rs"]
 mod extend;
 mod fakes;

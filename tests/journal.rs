@@ -52,11 +52,17 @@ async fn a_full_disk_fails_writes_until_there_is_room_again() {
     };
     let mut failing = journal.failing();
     assert!(failing.borrow().is_some(), "{refused:?}");
+    let condition = journal.condition().await;
+    assert_eq!(condition.write_failure, *failing.borrow());
+    let room = condition.room.unwrap();
+    assert_eq!(room.directory, dir.path());
+    assert!(room.size > 0 && room.free <= room.size, "{room:?}");
     written.sort_by(|one, other| one.id.cmp(&other.id));
     assert_eq!(journal.all().await.unwrap(), written, "reads go on");
 
     limit_files(None);
     failing.wait_for(Option::is_none).await.unwrap();
+    assert_eq!(journal.condition().await.write_failure, None);
     journal.remove(&with_id(0).id).await.unwrap();
     written.retain(|record| record.id != with_id(0).id);
     drop(journal);

@@ -95,7 +95,8 @@ fn needs_service(rpc: Rpc) -> bool {
         | Rpc::GetConnector
         | Rpc::ExtendVolume
         | Rpc::GetVolumePermissions
-        | Rpc::SetVolumePermissions => false,
+        | Rpc::SetVolumePermissions
+        | Rpc::Diagnose => false,
     }
 }
 
@@ -106,7 +107,8 @@ fn reads(rpc: Rpc) -> bool {
         | Rpc::ListAttachments
         | Rpc::WatchAttachments
         | Rpc::GetConnector
-        | Rpc::GetVolumePermissions => true,
+        | Rpc::GetVolumePermissions
+        | Rpc::Diagnose => true,
         // A plan is of a request that would change something.
         Rpc::PlanAttach
         | Rpc::AttachVolume

@@ -193,6 +193,7 @@ fn a_service_alone_may_do_nothing_and_one_that_audits_may_read() {
         Rpc::ListAttachments,
         Rpc::WatchAttachments,
         Rpc::GetConnector,
+        Rpc::Diagnose,
     ] {
         assert!(may(&open, &auditor, rpc, &about), "{rpc:?}");
         assert!(!may(&open, &alone, rpc, &about), "{rpc:?}");

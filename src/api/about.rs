@@ -44,6 +44,12 @@ impl About for v1::GetConnectorRequest {
     }
 }
 
+impl About for v1::DiagnoseRequest {
+    fn subject(&self) -> Subject {
+        Subject::default()
+    }
+}
+
 impl About for v1::ListAttachmentsRequest {
     fn subject(&self) -> Subject {
         self.filter.as_ref().map(About::subject).unwrap_or_default()

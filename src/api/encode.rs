@@ -2,10 +2,12 @@
 
 use std::path::Path;
 
-use super::v1;
-use crate::attach::{AttachPlan, VolumePermissions};
+use prost::Message;
+
+use super::{MAX_RESPONSE, v1};
+use crate::attach::{AttachPlan, Finding, Severity, VolumePermissions};
 use crate::host::Connector;
-use crate::model::{Access, Attachment, MountPlan, Permissions, State, VolumeOwner};
+use crate::model::{Access, Attachment, MountPlan, Permissions, State, VolumeOwner, visible};
 
 /// Paths are made from UTF-8 strings, so nothing is lost.
 fn path(path: &Path) -> String {
@@ -157,5 +159,76 @@ pub(super) fn connector(connector: Connector) -> v1::Connector {
         nqn: connector.nqn,
         nvme_hostid: connector.nvme_hostid,
         nvme_native_multipath: connector.nvme_native_multipath,
+    }
+}
+
+/// Room in an answer for its version, the count and the framing, in bytes.
+const FRAME: usize = 16 * 1024;
+
+/// What is wrong on this host, errors first, and never more than a client takes in one message.
+pub(super) fn findings(mut found: Vec<Finding>) -> v1::DiagnoseResponse {
+    found.sort_by_key(|finding| finding.severity);
+    let mut room = MAX_RESPONSE - FRAME;
+    let all = found.len();
+    let mut findings = Vec::new();
+    for message in found.into_iter().map(finding) {
+        // The length that stands before each takes five bytes at most.
+        let size = message.encoded_len() + 8;
+        if size > room {
+            break;
+        }
+        room -= size;
+        findings.push(message);
+    }
+    let left_out = all - findings.len();
+    v1::DiagnoseResponse {
+        findings,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        left_out: u32::try_from(left_out).unwrap_or(u32::MAX),
+    }
+}
+
+/// One finding. Paths and names in it come from elsewhere, so what would act on a terminal is spelt out.
+fn finding(finding: Finding) -> v1::Finding {
+    let severity = match finding.severity {
+        Severity::Error => v1::Severity::Error,
+        Severity::Warning => v1::Severity::Warning,
+    };
+    let id = finding.attachment.map(|id| id.to_string());
+    v1::Finding {
+        severity: severity.into(),
+        what: visible(&finding.what).into_owned(),
+        mend: visible(&finding.mend).into_owned(),
+        attachment_id: id.unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn findings_fit_into_one_message_errors_first() {
+        let finding = |severity| Finding {
+            severity,
+            what: "x".repeat(2000),
+            mend: "volattach doctor".to_owned(),
+            attachment: None,
+        };
+        let found = [Severity::Warning, Severity::Error].map(finding);
+        let answer = findings(found.iter().cloned().cycle().take(5000).collect());
+        assert!(answer.encoded_len() <= MAX_RESPONSE);
+        let kept = answer.findings.len();
+        assert!((1500..2500).contains(&kept), "{kept}");
+        assert_eq!(kept + answer.left_out as usize, 5000);
+        assert!(
+            answer
+                .findings
+                .iter()
+                .all(|it| it.severity() == v1::Severity::Error)
+        );
+        let few = findings(found.into());
+        assert_eq!((few.findings.len(), few.left_out), (2, 0));
+        assert_eq!(few.findings[0].severity(), v1::Severity::Error);
     }
 }

@@ -369,6 +369,15 @@ impl v1::volume_attach_server::VolumeAttach for Service {
             .await?;
         Ok(Response::new(encode::volume_permissions(known)))
     }
+
+    async fn diagnose(
+        &self,
+        request: Request<v1::DiagnoseRequest>,
+    ) -> Answer<v1::DiagnoseResponse> {
+        let run = |admitted| self.engine.diagnose(admitted);
+        let findings = self.call(Rpc::Diagnose, request, |_| Ok(()), run).await?;
+        Ok(Response::new(encode::findings(findings)))
+    }
 }
 
 /// A page of what was found: one fewer than `limit`, and never more than a client takes in one message.

@@ -182,7 +182,7 @@ impl Asks for Filter {
     fn disown(&mut self) {} // makes no claim about a volume
 }
 
-/// GetConnector's.
+/// GetConnector's and Diagnose's.
 impl Asks for () {
     fn target(&self) -> Target<'_> {
         Target::Host

@@ -20,6 +20,7 @@
 
 mod access;
 mod cancel;
+mod diagnose;
 mod engine;
 mod error;
 mod extend;
@@ -40,6 +41,7 @@ mod steps;
 mod timers;
 
 pub use access::KnownVolume;
+pub use diagnose::{Finding, Severity};
 pub use engine::Engine;
 pub use error::Error;
 pub use inner::Parts;

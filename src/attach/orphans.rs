@@ -10,8 +10,8 @@ use super::engine::Engine;
 use super::inner::Inner;
 use crate::admission::Grant;
 use crate::journal::{Kind, Record};
-use crate::libvirt::{DiskView, HypervisorError, Unplug};
-use crate::model::{AttachmentId, Dialect, DiskPlan, Domain, DomainRef, HostVolume, Scope};
+use crate::libvirt::{DiskView, DomainView, HypervisorError, Unplug};
+use crate::model::{AttachmentId, Dialect, DiskPlan, Domain, DomainRef, HostVolume, Reason, Scope};
 
 /// Something that volattach made on this host, or may have made, and that no record has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +22,21 @@ pub struct Orphan {
     pub mend: String,
     /// Whether volattach made it for sure.
     pub own: bool,
+}
+
+/// Orphans, as far as this host can be looked at.
+pub(super) struct Survey {
+    pub(super) orphans: Vec<Orphan>,
+    pub(super) unseen: Vec<Unseen>,
+}
+
+/// Part of this host that cannot be looked at.
+pub(super) struct Unseen {
+    /// The part.
+    pub(super) what: String,
+    /// Command that shows more.
+    pub(super) mend: String,
+    pub(super) error: Error,
 }
 
 /// A disk with the alias of an attachment that has no record.
@@ -41,13 +56,19 @@ impl Disk {
     }
 
     /// Command that unplugs the disk. libvirt's libxl driver knows no aliases, and by the target alone the daemon could take another's disk.
-    fn mend(&self) -> String {
+    /// `lost`: the journal was lost, and only then a detach looks for disks without a record.
+    fn mend(&self, lost: bool) -> String {
+        let config = if self.scope.config() { " --config" } else { "" };
+        let live = if self.scope.live() { " --live" } else { "" };
+        let domain = self.domain.uuid;
         match self.dialect {
-            Dialect::Qemu => format!("volattach detach {}", self.id),
+            Dialect::Qemu if lost => format!("volattach detach {}", self.id),
+            Dialect::Qemu => {
+                let alias = self.id.alias();
+                format!("virsh detach-device-alias {domain} {alias}{live}{config}")
+            }
             Dialect::Xen => {
-                let config = if self.scope.config() { " --config" } else { "" };
-                let live = if self.scope.live() { " --live" } else { "" };
-                let (domain, target) = (self.domain.uuid, &self.view.target);
+                let target = &self.view.target;
                 format!("virsh detach-disk {domain} {target}{live}{config}")
             }
         }
@@ -73,33 +94,11 @@ impl Engine {
     /// # Errors
     /// Where a domain or this host cannot be looked at: nothing is left out.
     pub async fn orphans(&self) -> Result<Vec<Orphan>, Error> {
-        let disks = self.0.orphan_disks().await?;
-        let mut orphans: Vec<Orphan> = disks
-            .iter()
-            .map(|disk| Orphan {
-                what: format!(
-                    "disk {} of attachment {} in {}, from {}",
-                    disk.view.target,
-                    disk.id,
-                    disk.domain,
-                    disk.plan().source.display()
-                ),
-                mend: disk.mend(),
-                own: true,
-            })
-            .collect();
-        let parts = &self.0.parts;
-        let records = parts.journal.all().await?.into_iter();
-        let volumes: Vec<HostVolume> = records.map(|record| record.host.clone()).collect();
-        for backend in parts.backends.iter() {
-            let connections = backend.unrecorded(&volumes).await?.into_iter();
-            orphans.extend(connections.map(|it| Orphan {
-                what: it.what,
-                mend: it.mend,
-                own: it.own,
-            }));
+        let survey = self.0.survey_host().await?;
+        match survey.unseen.into_iter().next() {
+            Some(unseen) => Err(unseen.error),
+            None => Ok(survey.orphans),
         }
-        Ok(orphans)
     }
 
     /// Logs each orphan of a lost journal that is not in `told`, and forgets the loss once nothing that volattach made is found.
@@ -126,6 +125,62 @@ impl Engine {
 }
 
 impl Inner {
+    /// Looks for orphans everywhere. Calls go on meanwhile, so only an orphan found twice is one: a record is read at another time than its
+    /// connection.
+    pub(super) async fn survey_host(&self) -> Result<Survey, Error> {
+        let mut survey = self.survey_host_once().await?;
+        if survey.orphans.is_empty() {
+            return Ok(survey);
+        }
+        let again = self.survey_host_once().await?;
+        survey.orphans.retain(|it| again.orphans.contains(it));
+        // A part seen only the second time may have orphans that the first look did not find.
+        for unseen in again.unseen {
+            if !survey.unseen.iter().any(|it| it.what == unseen.what) {
+                survey.unseen.push(unseen);
+            }
+        }
+        Ok(survey)
+    }
+
+    async fn survey_host_once(&self) -> Result<Survey, Error> {
+        let parts = &self.parts;
+        let lost = parts.journal.loss().await?.is_some();
+        let (disks, unseen) = self.survey_disks().await;
+        let orphans = disks.iter().map(|disk| Orphan {
+            what: format!(
+                "disk {} of attachment {} in {}, from {}",
+                disk.view.target,
+                disk.id,
+                disk.domain,
+                disk.plan().source.display()
+            ),
+            mend: disk.mend(lost),
+            own: true,
+        });
+        let mut survey = Survey {
+            orphans: orphans.collect(),
+            unseen,
+        };
+        let records = parts.journal.all().await?.into_iter();
+        let volumes: Vec<HostVolume> = records.map(|record| record.host.clone()).collect();
+        for backend in parts.backends.iter() {
+            match backend.unrecorded(&volumes).await {
+                Ok(found) => survey.orphans.extend(found.into_iter().map(|it| Orphan {
+                    what: it.what,
+                    mend: it.mend,
+                    own: it.own,
+                })),
+                Err(error) => survey.unseen.push(Unseen {
+                    what: format!("connections of {}", backend.protocol()),
+                    mend: "journalctl -u volattachd".to_owned(),
+                    error: error.into(),
+                }),
+            }
+        }
+        Ok(survey)
+    }
+
     /// Ends an attachment without a record: it is ended already, unless the journal was lost and a domain still has its disk. That disk is
     /// unplugged; its connection stays.
     pub(super) async fn end_unrecorded(
@@ -151,7 +206,7 @@ impl Inner {
             if disk.dialect == Dialect::Xen || !grant.may_vouch() {
                 let (domain, target) = (disk.domain.clone(), disk.view.target.clone());
                 return Err(Error::Orphan {
-                    mend: disk.mend(),
+                    mend: disk.mend(true),
                     id,
                     domain,
                     target,
@@ -201,40 +256,75 @@ impl Inner {
 
     /// Finds the disks in all domains that have an attachment's alias and no record, readable or not.
     async fn orphan_disks(&self) -> Result<Vec<Disk>, Error> {
+        let (disks, unseen) = self.survey_disks().await;
+        match unseen.into_iter().next() {
+            Some(unseen) => Err(unseen.error),
+            None => Ok(disks),
+        }
+    }
+
+    /// The same, as far as domains can be looked at.
+    async fn survey_disks(&self) -> (Vec<Disk>, Vec<Unseen>) {
         let hypervisor = &self.parts.hypervisor;
-        let mut found = Vec::new();
-        for uuid in hypervisor.domains().await? {
+        let (mut found, mut unseen) = (Vec::new(), Vec::new());
+        let domains = match hypervisor.domains().await {
+            Ok(domains) => domains,
+            Err(error) => return (found, vec![Unseen::domains(error)]),
+        };
+        for uuid in domains {
             let both = Scope::LiveAndConfig;
-            let view = match hypervisor.domain(&DomainRef::Uuid(uuid), both).await {
-                Err(HypervisorError::DomainNotFound { .. }) => continue,
-                view => view?,
-            };
-            let live = view.live.disks.iter();
-            let config = view.config.disks.iter();
-            for disk in live.chain(config) {
-                let Some(id) = disk.alias.as_deref().and_then(AttachmentId::of_alias) else {
-                    continue;
-                };
-                let known = |it: &Disk| it.id == id && it.domain.uuid == uuid;
-                // A record that cannot be read is a record too.
-                if found.iter().any(known) || !matches!(self.parts.journal.get(&id).await, Ok(None))
-                {
-                    continue;
+            match hypervisor.domain(&DomainRef::Uuid(uuid), both).await {
+                Ok(view) => self.orphans_in(&view, &mut found).await,
+                Err(HypervisorError::DomainNotFound { .. }) => {}
+                // Each further domain would take as long to fail.
+                Err(error) if error.reason() == Reason::HypervisorUnavailable => {
+                    unseen.push(Unseen::domains(error));
+                    break;
                 }
-                let has = |disks: &[DiskView]| disks.iter().any(|it| it.alias == disk.alias);
-                found.push(Disk {
-                    id,
-                    domain: view.domain.clone(),
-                    dialect: view.dialect,
-                    scope: match (has(&view.live.disks), has(&view.config.disks)) {
-                        (true, true) => Scope::LiveAndConfig,
-                        (true, false) => Scope::Live,
-                        (false, _) => Scope::Config,
-                    },
-                    view: disk.clone(),
-                });
+                Err(error) => unseen.push(Unseen {
+                    what: format!("domain {uuid}"),
+                    mend: format!("virsh dumpxml {uuid}"),
+                    error: error.into(),
+                }),
             }
         }
-        Ok(found)
+        (found, unseen)
+    }
+
+    /// Adds the orphans among one domain's disks.
+    async fn orphans_in(&self, view: &DomainView, found: &mut Vec<Disk>) {
+        let uuid = view.domain.uuid;
+        for disk in view.live.disks.iter().chain(&view.config.disks) {
+            let Some(id) = disk.alias.as_deref().and_then(AttachmentId::of_alias) else {
+                continue;
+            };
+            let known = |it: &Disk| it.id == id && it.domain.uuid == uuid;
+            // A record that cannot be read is a record too.
+            if found.iter().any(known) || !matches!(self.parts.journal.get(&id).await, Ok(None)) {
+                continue;
+            }
+            let has = |disks: &[DiskView]| disks.iter().any(|it| it.alias == disk.alias);
+            found.push(Disk {
+                id,
+                domain: view.domain.clone(),
+                dialect: view.dialect,
+                scope: match (has(&view.live.disks), has(&view.config.disks)) {
+                    (true, true) => Scope::LiveAndConfig,
+                    (true, false) => Scope::Live,
+                    (false, _) => Scope::Config,
+                },
+                view: disk.clone(),
+            });
+        }
+    }
+}
+
+impl Unseen {
+    fn domains(error: HypervisorError) -> Self {
+        Self {
+            what: "the domains".to_owned(),
+            mend: "start libvirt's daemon (systemctl start libvirtd or virtqemud), on Xen xenstored too".to_owned(),
+            error: error.into(),
+        }
     }
 }

@@ -19,7 +19,8 @@ Exit codes:
   5  the guest has not let go of the disk yet; the detach completes by itself
   6  the daemon cannot be reached, or is stopping
   7  no answer in time; the operation goes on in the daemon
-  8  not allowed";
+  8  not allowed
+  9  doctor found something wrong";
 
 /// Attaches volumes to running virtual machines: talks to volattachd on this host.
 #[derive(Debug, Parser)]
@@ -125,6 +126,8 @@ pub(super) enum Command {
     Plan(PlanArgs),
     /// Show what this host can connect to, as control planes want to know it
     Connector,
+    /// Compare the journal with this host, and print what is wrong and the command that mends it
+    Doctor,
     /// Look into the journal's file without a daemon, and never write to it
     Journal(JournalArgs),
     /// Print a completion script for a shell

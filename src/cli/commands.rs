@@ -57,8 +57,11 @@ pub(super) async fn run(global: Global, command: Command) -> Result<()> {
             let connector = client.answer(answer)?;
             output::to_stdout(&output::connector(format, &connector))
         }
-        // These ask no daemon: `super::run` does them.
-        Command::Completions { .. } | Command::Journal(_) | Command::Man { .. } => Ok(()),
+        // `super::run` does these: they ask no daemon, or have an exit code of their own.
+        Command::Completions { .. }
+        | Command::Doctor
+        | Command::Journal(_)
+        | Command::Man { .. } => Ok(()),
     }
 }
 

@@ -7,6 +7,7 @@
 mod args;
 mod client;
 mod commands;
+mod doctor;
 mod failure;
 mod generate;
 mod journal;
@@ -27,15 +28,17 @@ use failure::Failure;
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let format = cli.global.output;
+    let done = |()| ExitCode::SUCCESS;
     let result = match cli.command {
-        Command::Completions { shell } => generate::completions(shell),
-        Command::Man { dir } => generate::man(&dir),
-        Command::Journal(args) => journal::run(args, format),
-        Command::Plan(plan) if plan.offline => offline::plan(plan, format),
-        command => asynchronously(commands::run(cli.global, command)),
+        Command::Completions { shell } => generate::completions(shell).map(done),
+        Command::Man { dir } => generate::man(&dir).map(done),
+        Command::Journal(args) => journal::run(args, format).map(done),
+        Command::Plan(plan) if plan.offline => offline::plan(plan, format).map(done),
+        Command::Doctor => asynchronously(doctor::run(cli.global)),
+        command => asynchronously(commands::run(cli.global, command)).map(done),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         // Whoever read the answer has seen enough of it.
         Err(failure) if failure.broken_pipe => ExitCode::SUCCESS,
         Err(failure) => {
@@ -49,7 +52,7 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn asynchronously(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+fn asynchronously<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

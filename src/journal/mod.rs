@@ -76,6 +76,30 @@ pub trait Journal: Send + Sync {
     async fn loss(&self) -> Result<Option<Loss>, JournalError>;
     /// Forgets the loss: nothing is left of what the lost journal had.
     async fn forget_loss(&self) -> Result<(), JournalError>;
+    /// Condition of the journal's storage, as it is now.
+    async fn condition(&self) -> Condition;
+}
+
+/// Condition of a journal's storage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    /// Why the last write failed. `None`: it succeeded.
+    pub write_failure: Option<String>,
+    /// Volumes whose permissions this build cannot read, with the cause.
+    pub unreadable_permissions: Vec<(VolumeId, String)>,
+    /// Room on the file system, or why it is not known.
+    pub room: Result<Room, String>,
+}
+
+/// Room on the file system of a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Room {
+    /// The directory.
+    pub directory: PathBuf,
+    /// Free bytes.
+    pub free: u64,
+    /// Size of the file system, in bytes.
+    pub size: u64,
 }
 
 /// Loss of an earlier journal: attachments may exist that no record has.

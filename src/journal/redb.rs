@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use nix::sys::statvfs::statvfs;
 use tokio::sync::watch;
 
 use super::store::{Change, Kept, Shared, Store, lock};
 use super::writer::{Cause, Writer};
-use super::{Journal, JournalError, Key, Loss, Record, Unreadable};
+use super::{Condition, Journal, JournalError, Key, Loss, Record, Room, Unreadable};
 use crate::model::{AttachmentId, SetPermissions, VolumeId};
 
 /// A [`Journal`] in one file, which one process at a time may open.
@@ -167,6 +168,33 @@ impl Journal for RedbJournal {
 
     async fn forget_loss(&self) -> Result<(), JournalError> {
         self.write(Change::NoLoss).await
+    }
+
+    async fn condition(&self) -> Condition {
+        let directory = self.path.parent().unwrap_or(Path::new("/")).to_owned();
+        // A disk that hangs must not stop other calls.
+        let room = tokio::task::spawn_blocking(move || room(directory)).await;
+        let contents = lock(&self.contents);
+        let unreadable = contents.unreadable_permissions.iter();
+        Condition {
+            write_failure: self.failing().borrow().clone(),
+            unreadable_permissions: unreadable
+                .map(|(volume, kept)| (volume.clone(), kept.why.clone()))
+                .collect(),
+            room: room.unwrap_or_else(|error| Err(error.to_string())),
+        }
+    }
+}
+
+/// Reads the room on the file system of a directory.
+fn room(directory: PathBuf) -> Result<Room, String> {
+    match statvfs(&directory) {
+        Ok(found) => Ok(Room {
+            free: found.blocks_available() * found.fragment_size(),
+            size: found.blocks() * found.fragment_size(),
+            directory,
+        }),
+        Err(error) => Err(format!("cannot look at {}: {error}", directory.display())),
     }
 }
 

@@ -78,6 +78,8 @@ pub enum Rpc {
     GetVolumePermissions,
     /// `SetVolumePermissions`
     SetVolumePermissions,
+    /// `Diagnose`
+    Diagnose,
 }
 
 impl Rpc {
@@ -98,6 +100,7 @@ impl Rpc {
             Self::ExtendVolume => "volume:extend",
             Self::GetVolumePermissions => "volume:permissions_get",
             Self::SetVolumePermissions => "volume:permissions_update",
+            Self::Diagnose => "volume:host_diagnose",
         }
     }
 
@@ -125,6 +128,7 @@ impl Rpc {
             Self::ExtendVolume => "/volattach.v1.VolumeAttach/ExtendVolume",
             Self::GetVolumePermissions => "/volattach.v1.VolumeAttach/GetVolumePermissions",
             Self::SetVolumePermissions => "/volattach.v1.VolumeAttach/SetVolumePermissions",
+            Self::Diagnose => "/volattach.v1.VolumeAttach/Diagnose",
         }
     }
 }
@@ -293,6 +297,11 @@ pub const DEFAULTS: &[RuleDefault] = &[
         GetConnector,
         "rule:admin_api or service_roles:service",
         "Show what this host can connect to: its initiator's name, its addresses. It belongs to no project."
+    ),
+    rpc!(
+        Diagnose,
+        "rule:admin_api",
+        "Show what is wrong on this host, with everybody's attachments and what they left behind. It belongs to no project."
     ),
 ];
 

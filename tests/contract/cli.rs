@@ -26,7 +26,7 @@ fn volattach(server: &Server, arguments: &[&str]) -> Command {
 }
 
 /// Exit code, standard output, standard error. Connection info of `v1` is on standard input.
-async fn run(server: &Server, arguments: &[&str]) -> (i32, String, String) {
+pub(super) async fn run(server: &Server, arguments: &[&str]) -> (i32, String, String) {
     run_with(server, arguments, &cinder("v1")).await
 }
 

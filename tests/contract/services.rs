@@ -36,6 +36,7 @@ async fn all_calls(client: &mut Client) -> Vec<(&'static str, Code)> {
         "ExtendVolume": extend_volume(extend("a1", 0)),
         "GetVolumePermissions": get_volume_permissions(v1::GetVolumePermissionsRequest::default()),
         "SetVolumePermissions": set_volume_permissions(v1::SetVolumePermissionsRequest::default()),
+        "Diagnose": diagnose(v1::DiagnoseRequest {}),
     }
 }
 

@@ -75,6 +75,9 @@ impl Hypervisor for FakeHypervisor {
     async fn domain(&self, name: &DomainRef, _scope: Scope) -> Result<DomainView, HypervisorError> {
         self.pass("hypervisor.domain", Moment::Before).await?;
         let state = self.world.state();
+        if let Some(reason) = state.domain_fails {
+            return Err(fail(reason));
+        }
         let uuid = match name {
             DomainRef::Uuid(uuid) if [DOMAIN, state.named].contains(uuid) => Some(*uuid),
             DomainRef::Name(name) if name == "web" => Some(state.named),

@@ -22,12 +22,12 @@ use tokio::sync::broadcast;
 use uuid::Uuid;
 use volattach::admission::{Admission, Admitted, Object};
 use volattach::attach::{AttachRequest, ConnectRequest, EndRequest, Engine, Parts};
-use volattach::backend::{Backend, Backends, Presence, Release};
+use volattach::backend::{Backend, Backends, Presence, Release, Unrecorded};
 use volattach::connection::{
     Chap, Common, ConnectionInfo, IscsiPath, IscsiVolume, LocalVolume, NfsVolume, NvmeVolume,
     Protocol, SmbCredentials, SmbVolume,
 };
-use volattach::journal::{Journal, Loss, Record, Unreadable};
+use volattach::journal::{Condition, Journal, Loss, Record, Room, Unreadable};
 use volattach::libvirt::DeviceGone;
 use volattach::model::{
     Access, Actor, AttachmentId, Claim, Dialect, DiskOptions, DiskPlan, HostKey, Identity,
@@ -146,6 +146,16 @@ pub struct State {
     pub plug_fails: Option<Reason>,
     /// The reason with which the next unplug request fails.
     pub unplug_fails: Option<Reason>,
+    /// The reason with which each look at the domain fails.
+    pub domain_fails: Option<Reason>,
+    /// Connections that no record has.
+    pub unrecorded: Vec<Unrecorded>,
+    /// Connections that the next look alone finds without a record: a call writes the record meanwhile.
+    pub recorded_meanwhile: Vec<Unrecorded>,
+    /// Whether the connections of this host cannot be looked at.
+    pub host_unseen: bool,
+    /// Condition of the journal's storage.
+    pub condition: Condition,
 }
 
 /// A host.
@@ -264,6 +274,19 @@ impl World {
                 hypervisor_down: false,
                 plug_fails: None,
                 unplug_fails: None,
+                domain_fails: None,
+                unrecorded: Vec::new(),
+                recorded_meanwhile: Vec::new(),
+                host_unseen: false,
+                condition: Condition {
+                    write_failure: None,
+                    unreadable_permissions: Vec::new(),
+                    room: Ok(Room {
+                        directory: "/var/lib/volattach".into(),
+                        free: 1 << 30,
+                        size: 1 << 31,
+                    }),
+                },
             })),
             san: Arc::default(),
             gate: Gate::default(),

@@ -9,7 +9,7 @@ use volattach::backend::{
     Unrecorded,
 };
 use volattach::connection::{ConnectionInfo, Protocol};
-use volattach::journal::{Journal, JournalError, Key, Loss, Record, Unreadable};
+use volattach::journal::{Condition, Journal, JournalError, Key, Loss, Record, Unreadable};
 use volattach::model::{
     Access, AttachmentId, Claim, Connection, Device, Found, HostKey, HostPlan, HostVolume,
     ImageFormat, MountPlan, Reason, Scope, SetPermissions, SourceKind, TargetPath, TargetPlan,
@@ -314,7 +314,18 @@ impl Backend for FakeBackend {
     }
 
     async fn unrecorded(&self, _recorded: &[HostVolume]) -> Result<Vec<Unrecorded>, BackendError> {
-        Ok(Vec::new())
+        let mut state = self.world.state();
+        if self.protocol != "nfs" {
+            return Ok(Vec::new());
+        }
+        match state.host_unseen {
+            true => Err(fail(Reason::Internal)),
+            false => {
+                let mut found = std::mem::take(&mut state.recorded_meanwhile);
+                found.extend(state.unrecorded.clone());
+                Ok(found)
+            }
+        }
     }
 
     async fn find(&self, volume: &HostVolume) -> Result<Presence, BackendError> {
@@ -632,6 +643,10 @@ impl Journal for FakeJournal {
     async fn forget_loss(&self) -> Result<(), JournalError> {
         self.world.state().loss = None;
         Ok(())
+    }
+
+    async fn condition(&self) -> Condition {
+        self.world.state().condition.clone()
     }
 }
 

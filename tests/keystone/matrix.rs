@@ -315,6 +315,10 @@ impl Server {
                 ask!(get_connector(v1::GetConnectorRequest {}));
                 yes
             }
+            "Diagnose" => {
+                ask!(diagnose(v1::DiagnoseRequest {}));
+                yes
+            }
             "GetVolumePermissions" => {
                 ask!(get_volume_permissions(v1::GetVolumePermissionsRequest {
                     volume_id
@@ -348,6 +352,7 @@ const CALLS: &[&str] = &[
     "GetConnector",
     "GetVolumePermissions",
     "SetVolumePermissions",
+    "Diagnose",
 ];
 
 fn word(status: &Status) -> String {
@@ -455,28 +460,28 @@ async fn each_caller_may_do_what_the_matrix_says() {
     let mut server = Server::start(&keystone, "").await;
     let said = matrix(&mut server, &everybody(&keystone)).await;
     insta::assert_snapshot!(said, @r"
-                              Attach Detach Force  CancelDetach Connect Disconnect Extend PlanAttach Get    List   Watch  GetConnector GetPermissions SetPermissions
-    anonymous                 who?   who?   who?   who?         who?    who?       who?   who?       who?   who?   who?   who?         who?           who?
-    local root                yes    yes    yes    yes          yes     yes        yes    yes        yes    sees 1 yes    yes          yes            yes
-    local stranger            no     no     no     no           no      no         no     no         no     no     no     no           no             no
-    other project's           no     no     no     no           no      no         no     no         no     sees 0 yes    no           no             no
-    other project's + service no     no     no     no           no      no         no     no         no     sees 0 yes    yes          no             no
-    reader                    no     no     no     no           no      no         no     no         yes    sees 1 yes    no           yes            no
-    reader + service          no     no     no     no           no      no         no     no         yes    sees 1 yes    yes          yes            no
-    member                    no     yes    no     yes          no      no         yes    no         yes    sees 1 yes    no           yes            yes
-    member + service          yes    yes    no     yes          yes     yes        yes    yes        yes    sees 1 yes    yes          yes            yes
-    role called service       no     yes    no     yes          no      no         yes    no         yes    sees 1 yes    no           yes            no
-    admin                     yes    yes    no     yes          no      no         yes    yes        yes    sees 1 yes    yes          yes            yes
-    admin + service           yes    yes    yes    yes          yes     yes        yes    yes        yes    sees 1 yes    yes          yes            yes
-    observer                  no     no     no     no           no      no         no     no         no     no     no     no           no             no
-    observer + service        no     no     no     no           no      no         no     no         no     no     no     yes          no             no
-    observer and member       no     no     no     no           no      no         no     no         no     sees 0 yes    no           no             no
-    service alone             who?   who?   who?   who?         who?    who?       who?   who?       who?   who?   who?   who?         who?           who?
-    service as a user         no     no     no     no           no      no         no     no         no     no     no     no           no             no
-    auditor alone             no     no     no     no           no      no         no     no         yes    sees 1 yes    yes          yes            no
-    auditor as a user         no     no     no     no           no      no         no     no         no     no     no     no           no             no
-    member + no service       who?   who?   who?   who?         who?    who?       who?   who?       who?   who?   who?   who?         who?           who?
-    bad token of root's       who?   who?   who?   who?         who?    who?       who?   who?       who?   who?   who?   who?         who?           who?
+                              Attach Detach Force  CancelDetach Connect Disconnect Extend PlanAttach Get    List   Watch  GetConnector GetPermissions SetPermissions Diagnose
+    anonymous                 who?   who?   who?   who?         who?    who?       who?   who?       who?   who?   who?   who?         who?           who?           who?
+    local root                yes    yes    yes    yes          yes     yes        yes    yes        yes    sees 1 yes    yes          yes            yes            yes
+    local stranger            no     no     no     no           no      no         no     no         no     no     no     no           no             no             no
+    other project's           no     no     no     no           no      no         no     no         no     sees 0 yes    no           no             no             no
+    other project's + service no     no     no     no           no      no         no     no         no     sees 0 yes    yes          no             no             no
+    reader                    no     no     no     no           no      no         no     no         yes    sees 1 yes    no           yes            no             no
+    reader + service          no     no     no     no           no      no         no     no         yes    sees 1 yes    yes          yes            no             no
+    member                    no     yes    no     yes          no      no         yes    no         yes    sees 1 yes    no           yes            yes            no
+    member + service          yes    yes    no     yes          yes     yes        yes    yes        yes    sees 1 yes    yes          yes            yes            no
+    role called service       no     yes    no     yes          no      no         yes    no         yes    sees 1 yes    no           yes            no             no
+    admin                     yes    yes    no     yes          no      no         yes    yes        yes    sees 1 yes    yes          yes            yes            yes
+    admin + service           yes    yes    yes    yes          yes     yes        yes    yes        yes    sees 1 yes    yes          yes            yes            yes
+    observer                  no     no     no     no           no      no         no     no         no     no     no     no           no             no             no
+    observer + service        no     no     no     no           no      no         no     no         no     no     no     yes          no             no             no
+    observer and member       no     no     no     no           no      no         no     no         no     sees 0 yes    no           no             no             no
+    service alone             who?   who?   who?   who?         who?    who?       who?   who?       who?   who?   who?   who?         who?           who?           who?
+    service as a user         no     no     no     no           no      no         no     no         no     no     no     no           no             no             no
+    auditor alone             no     no     no     no           no      no         no     no         yes    sees 1 yes    yes          yes            no             yes
+    auditor as a user         no     no     no     no           no      no         no     no         no     no     no     no           no             no             no
+    member + no service       who?   who?   who?   who?         who?    who?       who?   who?       who?   who?   who?   who?         who?           who?           who?
+    bad token of root's       who?   who?   who?   who?         who?    who?       who?   who?       who?   who?   who?   who?         who?           who?           who?
     ");
 }
 
@@ -494,13 +499,13 @@ async fn cinders_observer_sees_all_and_changes_nothing() {
     ];
     let said = matrix(&mut server, &some(&keystone, &names)).await;
     insta::assert_snapshot!(said, @r"
-                              Attach Detach Force  CancelDetach Connect Disconnect Extend PlanAttach Get    List   Watch  GetConnector GetPermissions SetPermissions
-    other project's           no     no     no     no           no      no         no     no         no     sees 0 yes    no           no             no
-    member + service          yes    yes    no     yes          yes     yes        yes    yes        yes    sees 1 yes    no           yes            no
-    admin + service           yes    yes    yes    yes          yes     yes        yes    yes        yes    sees 1 yes    yes          yes            yes
-    observer                  no     no     no     no           no      no         no     no         yes    sees 1 yes    yes          yes            no
-    observer + service        no     no     no     no           no      no         no     no         yes    sees 1 yes    yes          yes            no
-    observer and member       no     no     no     no           no      no         no     no         yes    sees 1 yes    yes          yes            no
+                              Attach Detach Force  CancelDetach Connect Disconnect Extend PlanAttach Get    List   Watch  GetConnector GetPermissions SetPermissions Diagnose
+    other project's           no     no     no     no           no      no         no     no         no     sees 0 yes    no           no             no             no
+    member + service          yes    yes    no     yes          yes     yes        yes    yes        yes    sees 1 yes    no           yes            no             no
+    admin + service           yes    yes    yes    yes          yes     yes        yes    yes        yes    sees 1 yes    yes          yes            yes            yes
+    observer                  no     no     no     no           no      no         no     no         yes    sees 1 yes    yes          yes            no             yes
+    observer + service        no     no     no     no           no      no         no     no         yes    sees 1 yes    yes          yes            no             yes
+    observer and member       no     no     no     no           no      no         no     no         yes    sees 1 yes    yes          yes            no             yes
     ");
 }
 
@@ -547,30 +552,30 @@ async fn a_policy_that_allows_all_does_not_lift_the_floor() {
     let callers = some(&keystone, &names);
     let said = matrix(&mut server, &callers).await;
     insta::assert_snapshot!(said, @r"
-                              Attach Detach Force  CancelDetach Connect Disconnect Extend PlanAttach Get    List   Watch  GetConnector GetPermissions SetPermissions
-    anonymous                 who?   who?   who?   who?         who?    who?       who?   who?       who?   who?   who?   who?         who?           who?
-    local stranger            no     no     no     no           no      no         no     no         no     no     no     no           no             no
-    other project's           yes    yes    no     yes          no      no         yes    yes        yes    sees 1 yes    yes          yes            yes
-    other project's + service yes    yes    yes    yes          yes     yes        yes    yes        yes    sees 1 yes    yes          yes            yes
-    role called service       yes    yes    no     yes          no      no         yes    yes        yes    sees 1 yes    yes          yes            yes
-    admin                     yes    yes    no     yes          no      no         yes    yes        yes    sees 1 yes    yes          yes            yes
-    service alone             who?   who?   who?   who?         who?    who?       who?   who?       who?   who?   who?   who?         who?           who?
-    service as a user         yes    yes    no     yes          no      no         yes    yes        yes    sees 1 yes    yes          yes            yes
-    auditor alone             no     no     no     no           no      no         no     no         yes    sees 1 yes    yes          yes            no
+                              Attach Detach Force  CancelDetach Connect Disconnect Extend PlanAttach Get    List   Watch  GetConnector GetPermissions SetPermissions Diagnose
+    anonymous                 who?   who?   who?   who?         who?    who?       who?   who?       who?   who?   who?   who?         who?           who?           who?
+    local stranger            no     no     no     no           no      no         no     no         no     no     no     no           no             no             no
+    other project's           yes    yes    no     yes          no      no         yes    yes        yes    sees 1 yes    yes          yes            yes            yes
+    other project's + service yes    yes    yes    yes          yes     yes        yes    yes        yes    sees 1 yes    yes          yes            yes            yes
+    role called service       yes    yes    no     yes          no      no         yes    yes        yes    sees 1 yes    yes          yes            yes            yes
+    admin                     yes    yes    no     yes          no      no         yes    yes        yes    sees 1 yes    yes          yes            yes            yes
+    service alone             who?   who?   who?   who?         who?    who?       who?   who?       who?   who?   who?   who?         who?           who?           who?
+    service as a user         yes    yes    no     yes          no      no         yes    yes        yes    sees 1 yes    yes          yes            yes            yes
+    auditor alone             no     no     no     no           no      no         no     no         yes    sees 1 yes    yes          yes            no             yes
     ");
     server.owner.service_owned = true;
     let said = matrix(&mut server, &callers).await;
     insta::assert_snapshot!(said, @r"
-                              Attach Detach Force  CancelDetach Connect Disconnect Extend PlanAttach Get    List   Watch  GetConnector GetPermissions SetPermissions
-    anonymous                 who?   who?   who?   who?         who?    who?       who?   who?       who?   who?   who?   who?         who?           who?
-    local stranger            no     no     no     no           no      no         no     no         no     no     no     no           no             no
-    other project's           no     no     no     no           no      no         no     no         no     sees 0 yes    yes          no             no
-    other project's + service yes    yes    yes    yes          yes     yes        yes    yes        yes    sees 1 yes    yes          yes            yes
-    role called service       no     no     no     no           no      no         no     no         no     sees 0 yes    yes          no             no
-    admin                     no     no     no     no           no      no         no     no         no     sees 0 yes    yes          no             no
-    service alone             who?   who?   who?   who?         who?    who?       who?   who?       who?   who?   who?   who?         who?           who?
-    service as a user         no     no     no     no           no      no         no     no         no     sees 0 yes    yes          no             no
-    auditor alone             no     no     no     no           no      no         no     no         yes    sees 1 yes    yes          yes            no
+                              Attach Detach Force  CancelDetach Connect Disconnect Extend PlanAttach Get    List   Watch  GetConnector GetPermissions SetPermissions Diagnose
+    anonymous                 who?   who?   who?   who?         who?    who?       who?   who?       who?   who?   who?   who?         who?           who?           who?
+    local stranger            no     no     no     no           no      no         no     no         no     no     no     no           no             no             no
+    other project's           no     no     no     no           no      no         no     no         no     sees 0 yes    yes          no             no             yes
+    other project's + service yes    yes    yes    yes          yes     yes        yes    yes        yes    sees 1 yes    yes          yes            yes            yes
+    role called service       no     no     no     no           no      no         no     no         no     sees 0 yes    yes          no             no             yes
+    admin                     no     no     no     no           no      no         no     no         no     sees 0 yes    yes          no             no             yes
+    service alone             who?   who?   who?   who?         who?    who?       who?   who?       who?   who?   who?   who?         who?           who?           who?
+    service as a user         no     no     no     no           no      no         no     no         no     sees 0 yes    yes          no             no             yes
+    auditor alone             no     no     no     no           no      no         no     no         yes    sees 1 yes    yes          yes            no             yes
     ");
 }
 
@@ -590,14 +595,14 @@ async fn a_services_own_volume_takes_both_halves() {
     ];
     let said = matrix(&mut server, &some(&keystone, &names)).await;
     insta::assert_snapshot!(said, @r"
-                              Attach Detach Force  CancelDetach Connect Disconnect Extend PlanAttach Get    List   Watch  GetConnector GetPermissions SetPermissions
-    local root                yes    yes    yes    yes          yes     yes        yes    yes        yes    sees 1 yes    yes          yes            yes
-    member                    no     no     no     no           no      no         no     no         no     sees 0 yes    no           no             no
-    member + service          yes    yes    no     yes          yes     yes        yes    yes        yes    sees 1 yes    yes          yes            yes
-    admin                     no     no     no     no           no      no         no     no         no     sees 0 yes    yes          no             no
-    admin + service           yes    yes    yes    yes          yes     yes        yes    yes        yes    sees 1 yes    yes          yes            yes
-    service alone             who?   who?   who?   who?         who?    who?       who?   who?       who?   who?   who?   who?         who?           who?
-    auditor alone             no     no     no     no           no      no         no     no         yes    sees 1 yes    yes          yes            no
+                              Attach Detach Force  CancelDetach Connect Disconnect Extend PlanAttach Get    List   Watch  GetConnector GetPermissions SetPermissions Diagnose
+    local root                yes    yes    yes    yes          yes     yes        yes    yes        yes    sees 1 yes    yes          yes            yes            yes
+    member                    no     no     no     no           no      no         no     no         no     sees 0 yes    no           no             no             no
+    member + service          yes    yes    no     yes          yes     yes        yes    yes        yes    sees 1 yes    yes          yes            yes            no
+    admin                     no     no     no     no           no      no         no     no         no     sees 0 yes    yes          no             no             yes
+    admin + service           yes    yes    yes    yes          yes     yes        yes    yes        yes    sees 1 yes    yes          yes            yes            yes
+    service alone             who?   who?   who?   who?         who?    who?       who?   who?       who?   who?   who?   who?         who?           who?           who?
+    auditor alone             no     no     no     no           no      no         no     no         yes    sees 1 yes    yes          yes            no             yes
     ");
 }
 
@@ -752,13 +757,13 @@ async fn tokens_end_are_revoked_and_cannot_be_asked_about() {
         .await;
     said += &format!("\nknown, Keystone down: {}", still.unwrap());
     insta::assert_snapshot!(said, @r"
-                              Attach Detach Force  CancelDetach Connect Disconnect Extend PlanAttach Get    List   Watch  GetConnector GetPermissions SetPermissions
-    revoked member            who?   who?   who?   who?         who?    who?       who?   who?       who?   who?   who?   who?         who?           who?
-                              Attach Detach Force  CancelDetach Connect Disconnect Extend PlanAttach Get    List   Watch  GetConnector GetPermissions SetPermissions
-    expired member            who?   who?   who?   who?         who?    who?       who?   who?       who?   who?   who?   who?         who?           who?
-    expired member + service  yes    yes    no     yes          yes     yes        yes    yes        yes    sees 1 yes    yes          yes            yes
-                              Attach Detach Force  CancelDetach Connect Disconnect Extend PlanAttach Get    List   Watch  GetConnector GetPermissions SetPermissions
-    unknown, Keystone down    later  later  later  later        later   later      later  later      later  later  later  later        later          later
+                              Attach Detach Force  CancelDetach Connect Disconnect Extend PlanAttach Get    List   Watch  GetConnector GetPermissions SetPermissions Diagnose
+    revoked member            who?   who?   who?   who?         who?    who?       who?   who?       who?   who?   who?   who?         who?           who?           who?
+                              Attach Detach Force  CancelDetach Connect Disconnect Extend PlanAttach Get    List   Watch  GetConnector GetPermissions SetPermissions Diagnose
+    expired member            who?   who?   who?   who?         who?    who?       who?   who?       who?   who?   who?   who?         who?           who?           who?
+    expired member + service  yes    yes    no     yes          yes     yes        yes    yes        yes    sees 1 yes    yes          yes            yes            no
+                              Attach Detach Force  CancelDetach Connect Disconnect Extend PlanAttach Get    List   Watch  GetConnector GetPermissions SetPermissions Diagnose
+    unknown, Keystone down    later  later  later  later        later   later      later  later      later  later  later  later        later          later          later
     known, Keystone down: sees 0
     ");
 }

@@ -2,8 +2,9 @@
 
 use std::time::SystemTime;
 
+use volattach::backend::Unrecorded;
 use volattach::journal::Loss;
-use volattach::model::{Actor, Identity, Via, VolumeOwner};
+use volattach::model::{Actor, Identity, Via, VolumeFacts, VolumeOwner};
 
 use super::*;
 use crate::fakes::{admit, root};
@@ -115,4 +116,51 @@ async fn the_loss_is_forgotten_once_nothing_is_left() {
     })
     .await;
     reconciling.abort();
+}
+
+/// A diagnosis has attachments with errors as a list has them: those that the caller may see.
+#[tokio::test]
+async fn a_diagnosis_leaves_out_attachments_that_the_caller_may_not_see() {
+    let world = World::new();
+    let engine = world.engine();
+    let owned = |service_owned| VolumeOwner {
+        project_id: Some("p".into()),
+        service_owned,
+        ..VolumeOwner::default()
+    };
+    for (id, service_owned) in [("a1", false), ("a2", true)] {
+        let mut request = attach(id, id, smb(id));
+        request.facts = Some(VolumeFacts {
+            owner: owned(service_owned),
+            ..VolumeFacts::default()
+        });
+        engine.attach(by_root(request)).await.unwrap();
+        world.let_go(&format!("ua-volattach-{id}"));
+    }
+    reconcile::once(&engine).await;
+    let found = engine.diagnose(by_root(())).await.unwrap();
+    assert_eq!(found.len(), 2, "{found:?}");
+    let found = engine.diagnose(admit(user(), owned(false), ()));
+    let found = found.await.unwrap();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].attachment, Some(id("a1")));
+}
+
+/// The command would take the connection from under a call.
+#[tokio::test]
+async fn a_connection_whose_record_is_written_meanwhile_is_no_orphan() {
+    let world = World::new();
+    let engine = world.engine();
+    let connection = |name: &str| Unrecorded {
+        what: format!("mount /mnt/{name}"),
+        mend: format!("umount /mnt/{name}"),
+        own: true,
+    };
+    world.state().recorded_meanwhile = vec![connection("new")];
+    assert_eq!(engine.orphans().await.unwrap(), []);
+    world.state().recorded_meanwhile = vec![connection("new")];
+    world.state().unrecorded = vec![connection("old")];
+    let found = engine.orphans().await.unwrap();
+    let mend: Vec<_> = found.iter().map(|orphan| orphan.mend.as_str()).collect();
+    assert_eq!(mend, ["umount /mnt/old"]);
 }

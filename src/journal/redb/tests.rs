@@ -254,4 +254,30 @@ async fn an_unreadable_record_is_refused_alone_and_kept() {
     assert_eq!(kept.as_deref(), Some(LATER));
 }
 
+/// Permissions of a later build are told with the condition.
+#[tokio::test]
+async fn the_condition_has_the_permissions_that_cannot_be_read() {
+    const PERMISSIONS: redb::TableDefinition<'_, &str, &[u8]> =
+        redb::TableDefinition::new("permissions");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal.redb");
+    drop(RedbJournal::open(&path, false).unwrap());
+    let raw = redb::Database::create(&path).unwrap();
+    let transaction = raw.begin_write().unwrap();
+    let mut table = transaction.open_table(PERMISSIONS).unwrap();
+    table.insert("v9", &br#"{"version":9}"#[..]).unwrap();
+    drop(table);
+    transaction.commit().unwrap();
+    drop(raw);
+    let journal = RedbJournal::open(&path, false).unwrap();
+    let condition = journal.condition().await;
+    let [(volume, why)] = &condition.unreadable_permissions[..] else {
+        panic!("{condition:?}")
+    };
+    assert_eq!(volume.as_str(), "v9");
+    assert!(why.contains("version 9"), "{why}");
+    assert_eq!(condition.write_failure, None);
+    assert_eq!(condition.room.unwrap().directory, dir.path());
+}
+
 mod damage;

@@ -1,0 +1,279 @@
+//! Compares the journal with this host for the operator: what is wrong, and the command that mends it.
+
+use std::time::{Duration, SystemTime};
+
+use super::Error;
+use super::engine::Engine;
+use super::inner::Inner;
+use super::orphans::{Survey, Unseen};
+use crate::admission::{Admitted, Grant};
+use crate::journal::{Condition, Kind, Loss, Record, Room, Unreadable};
+use crate::model::{AttachmentId, Reason, State};
+
+/// Free bytes of the state directory's file system below which writes are about to fail.
+const ROOM: u64 = 64 << 20;
+
+/// Percentage of free bytes below which the file system is nearly full.
+const ROOM_PERCENT: u64 = 5;
+
+/// How far in the future a record's time may be: time servers set clocks back by less.
+const CLOCK_SLACK: Duration = Duration::from_secs(60);
+
+/// Weight of a finding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// It does not work, or is left behind.
+    Error,
+    /// It works, and wants the operator's attention.
+    Warning,
+}
+
+/// Something wrong on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// Its weight.
+    pub severity: Severity,
+    /// The thing, and what is wrong with it.
+    pub what: String,
+    /// Command that mends it, or what to do.
+    pub mend: String,
+    /// The attachment, if it is about one.
+    pub attachment: Option<AttachmentId>,
+}
+
+impl Finding {
+    fn error(what: String, mend: impl Into<String>) -> Self {
+        Self {
+            severity: Severity::Error,
+            what,
+            mend: mend.into(),
+            attachment: None,
+        }
+    }
+
+    fn warning(what: String, mend: impl Into<String>) -> Self {
+        Self {
+            severity: Severity::Warning,
+            ..Self::error(what, mend)
+        }
+    }
+
+    fn of(self, id: &AttachmentId) -> Self {
+        Self {
+            attachment: Some(id.clone()),
+            ..self
+        }
+    }
+}
+
+impl Engine {
+    /// Finds what is wrong on this host; changes nothing. Attachments that the caller may not see are left out.
+    ///
+    /// # Errors
+    /// Where the journal's contents cannot be read, or the policy cannot be evaluated. Anything else that cannot be looked at is a finding.
+    pub async fn diagnose(&self, request: Admitted<()>) -> Result<Vec<Finding>, Error> {
+        let (grant, ()) = request.into_parts();
+        self.0.diagnose(&grant).await
+    }
+}
+
+impl Inner {
+    async fn diagnose(&self, grant: &Grant) -> Result<Vec<Finding>, Error> {
+        let journal = &self.parts.journal;
+        let unreadable = journal.unreadable().await?;
+        let loss = journal.loss().await?;
+        let mut findings = of_condition(journal.condition().await);
+        findings.extend(loss.as_ref().map(of_loss));
+        findings.extend(unreadable.iter().map(of_unreadable));
+        let records = journal.all().await?;
+        findings.extend(of_clock(
+            records.iter().map(AsRef::as_ref),
+            SystemTime::now(),
+        ));
+        for record in &records {
+            let Some(finding) = of_record(record) else {
+                continue;
+            };
+            if grant.sees(&(&record.to_attachment()).into()).await? {
+                findings.push(finding);
+            }
+        }
+        let survey = self.survey_host().await?;
+        findings.extend(of_survey(survey, loss.is_some(), !unreadable.is_empty()));
+        Ok(findings)
+    }
+}
+
+/// A time as the API writes it.
+fn time(time: SystemTime) -> prost_types::Timestamp {
+    time.into()
+}
+
+/// The journal's storage.
+fn of_condition(condition: Condition) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Some(why) = condition.write_failure {
+        let what = format!("the journal cannot be written, and calls fail until it can: {why}");
+        let mend = match &condition.room {
+            Ok(room) => format!(
+                "df -h {}; dmesg: mend the disk or make room, the daemon tries again each second",
+                room.directory.display()
+            ),
+            Err(_) => "dmesg: mend the disk, the daemon tries again each second".to_owned(),
+        };
+        findings.push(Finding::error(what, mend));
+    }
+    for (volume, why) in condition.unreadable_permissions {
+        let what = format!("the permissions of volume {volume} cannot be read: {why}");
+        findings.push(Finding::error(what, ANOTHER_BUILD));
+    }
+    findings.extend(match condition.room {
+        Ok(room) => of_room(&room),
+        Err(why) => Some(Finding::error(
+            format!("the room for the journal is not known: {why}"),
+            "dmesg",
+        )),
+    });
+    findings
+}
+
+fn of_room(room: &Room) -> Option<Finding> {
+    let directory = room.directory.display();
+    let mib = room.free >> 20;
+    let percent = room.free.saturating_mul(100) / room.size.max(1);
+    let mend = format!("df -h {directory}; remove what fills it, or give it more room");
+    if room.free < ROOM {
+        let what = format!(
+            "the file system of {directory} has {mib} MiB left, below {} MiB: writes to the journal are about to fail",
+            ROOM >> 20
+        );
+        return Some(Finding::error(what, mend));
+    }
+    (percent < ROOM_PERCENT).then(|| {
+        let what = format!(
+            "the file system of {directory} has {percent} % left ({mib} MiB), below {ROOM_PERCENT} %"
+        );
+        Finding::warning(what, mend)
+    })
+}
+
+fn of_loss(loss: &Loss) -> Finding {
+    let at = time(loss.at);
+    let what = format!(
+        "the journal was lost, noticed at {at}: {}. Attachments made before have no record",
+        loss.why
+    );
+    let forgotten = "detach and remove what is listed here without a record; the daemon forgets the loss once nothing is left";
+    let mend = match &loss.kept {
+        Some(kept) => format!(
+            "{forgotten}. volattach journal show --file {} lists what can be read of it",
+            kept.display()
+        ),
+        None => forgotten.to_owned(),
+    };
+    Finding::error(what, mend)
+}
+
+/// Mends an entry that another build wrote.
+const ANOTHER_BUILD: &str = "install the build of volattachd that wrote it; volattach journal export shows it while the daemon is stopped";
+
+fn of_unreadable(record: &Unreadable) -> Finding {
+    let what = format!("its record cannot be read: {}", record.why);
+    Finding::error(what, ANOTHER_BUILD).of(&record.id)
+}
+
+/// A clock that was set back: records of the future. Their ids are not named, as the caller may not see each.
+fn of_clock<'a>(records: impl Iterator<Item = &'a Record>, now: SystemTime) -> Option<Finding> {
+    let ahead = records.filter_map(|record| {
+        let attachment = record.to_attachment();
+        let latest = attachment.created.max(attachment.updated);
+        latest.duration_since(now).ok()
+    });
+    let ahead: Vec<Duration> = ahead.filter(|ahead| *ahead > CLOCK_SLACK).collect();
+    let furthest = ahead.iter().max()?;
+    let number = ahead.len();
+    let what = format!(
+        "this host's clock is wrong, or was when attachments were made: {number} of them are of the future, the latest by {} s",
+        furthest.as_secs()
+    );
+    let mend = "timedatectl shows the clock, and chronyc makestep sets it";
+    Some(Finding::warning(what, mend))
+}
+
+/// An attachment with an error.
+fn of_record(record: &Record) -> Option<Finding> {
+    let attachment = record.to_attachment();
+    let error = attachment.error?;
+    let id = &attachment.id;
+    let (make, end) = match record.kind() {
+        Kind::Attach => ("volattach attach …", format!("volattach detach {id}")),
+        Kind::Connect => ("volattach connect …", format!("volattach disconnect {id}")),
+    };
+    let (what, reason) = (error.message, error.reason);
+    let finding = match attachment.state {
+        State::Lost => {
+            let mend = format!("{make} again by the same request, or {end}");
+            Finding::error(format!("lost: {what}"), mend)
+        }
+        State::Detaching => {
+            let since = record
+                .course
+                .unplug_requested()
+                .unwrap_or(attachment.updated);
+            let since = time(since);
+            let requests = record.course.unplug_requests();
+            let what = format!(
+                "detaching (unanswered unplug requests: {requests}, the last at {since}): {what}"
+            );
+            let keep = format!("volattach cancel-detach {id}, or wait for the guest");
+            // A failed attach has no disk to keep.
+            let mend = if record.may_be_kept() { keep } else { end };
+            Finding::warning(what, mend)
+        }
+        State::Attached | State::Connected => {
+            let mend = match reason == Reason::BlockJobActive {
+                true => format!("end the block job (virsh blockjob), then {end}"),
+                false => format!("unmount the disk in the guest, then {end}"),
+            };
+            Finding::warning(format!("the detach failed ({reason}): {what}"), mend)
+        }
+        state => Finding::error(format!("{state} ({reason}): {what}"), end),
+    };
+    Some(finding.of(id))
+}
+
+/// Orphans, and the places that could not be looked at.
+fn of_survey(survey: Survey, lost: bool, unreadable: bool) -> Vec<Finding> {
+    let unseen = survey.unseen.into_iter().map(of_unseen);
+    // A connection that volattach may not have made is another's, unless a journal was lost that had it.
+    let orphans = survey.orphans.into_iter().filter(|it| it.own || lost);
+    let orphans = orphans.map(|orphan| {
+        let what = format!("no record of {}", orphan.what);
+        match (unreadable, orphan.own) {
+            (true, _) => Finding::warning(
+                what,
+                format!(
+                    "unless one of the unreadable records has it: {}",
+                    orphan.mend
+                ),
+            ),
+            (false, true) => Finding::error(what, orphan.mend),
+            (false, false) => {
+                Finding::warning(format!("{what}, which others may have made"), orphan.mend)
+            }
+        }
+    });
+    unseen.chain(orphans).collect()
+}
+
+fn of_unseen(unseen: Unseen) -> Finding {
+    let what = format!(
+        "{} cannot be looked at: {}",
+        unseen.what,
+        unseen.error.chain()
+    );
+    match unseen.error.reason() {
+        Reason::HypervisorUnavailable => Finding::error(what, unseen.mend),
+        _ => Finding::warning(what, unseen.mend),
+    }
+}
