@@ -27,6 +27,7 @@ use volattach::api::v1::ListAttachmentsRequest;
 use volattach::api::v1::volume_attach_client::VolumeAttachClient;
 
 const DAEMON: &str = env!("CARGO_BIN_EXE_volattachd");
+const DOCTOR: &str = env!("CARGO_BIN_EXE_volattach");
 const LONG: Duration = Duration::from_secs(30);
 
 /// A place for a daemon: its configuration, state and sockets.
@@ -406,4 +407,36 @@ async fn a_policy_s_server_is_asked_while_others_are_served() {
     assert_eq!(waiting(), 8);
     daemon.signal(Signal::SIGKILL);
     daemon.end();
+}
+
+/// The doctor's findings, from the real journal and host.
+fn diagnose(place: &Place) -> Vec<String> {
+    let mut doctor = Command::new(DOCTOR);
+    let doctor = doctor.args(["doctor", "-o", "json", "--socket"]);
+    let output = doctor.arg(place.path("run/volattachd.sock")).output();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(9), "{output:?}");
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(document["daemon_version"], document["program_version"]);
+    let findings = document["findings"].as_array().unwrap().iter();
+    let what = findings.map(|finding| finding["what"].as_str().unwrap().to_owned());
+    what.collect()
+}
+
+#[test]
+fn the_doctor_finds_an_absent_libvirt_and_a_lost_journal() {
+    let place = Place::new();
+    let mut daemon = place.start(place.command(&[]));
+    let has = |found: &[String], words: &str| found.iter().any(|what| what.contains(words));
+    let found = diagnose(&place);
+    assert!(has(&found, "cannot reach libvirt"), "{found:?}");
+    assert!(!has(&found, "the journal was lost"), "{found:?}");
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.end().0, Some(0));
+
+    fs::remove_file(place.path("state/journal.redb")).unwrap();
+    let _daemon = place.start(place.command(&[]));
+    let found = diagnose(&place);
+    assert!(has(&found, "the journal was lost"), "{found:?}");
+    assert!(has(&found, "the file is missing"), "{found:?}");
 }
