@@ -283,7 +283,7 @@ fn full_disk(lab: &Lab) -> Result<()> {
     const STATUS: &str = "systemctl show -P StatusText volattachd.service";
     let node = &lab.node;
     node.sh(&format!(
-        "systemctl stop volattachd.service && mkdir -p {STATE} /srv/local && truncate -s 8M /srv/local/v.raw &&
+        "mkdir -p {STATE} /srv/local && truncate -s 8M /srv/local/v.raw &&
          mount -t tmpfs -o size=8M,mode=711 tmpfs {STATE}"
     ))?;
     let agent = Agent::start(node, "[local]\nroots = [\"/srv/local\"]\n")?;
