@@ -87,6 +87,10 @@ pub(crate) fn attachment(attachment: Attachment) -> v1::Attachment {
         domain_name,
         protocol: attachment.protocol,
         servers: attachment.servers,
+        paths: attachment.paths.map(|paths| v1::PathCount {
+            working: paths.working,
+            planned: paths.planned,
+        }),
         access: access(attachment.access.access).into(),
         access_reason: attachment.access.reason(),
         state: state(attachment.state).into(),

@@ -91,11 +91,15 @@ impl Inner {
             SystemTime::now(),
         ));
         for record in &records {
-            let Some(finding) = of_record(record) else {
+            let findings_of_record: Vec<Finding> = of_record(record)
+                .into_iter()
+                .chain(of_paths(record))
+                .collect();
+            if findings_of_record.is_empty() {
                 continue;
-            };
+            }
             if grant.sees(&(&record.to_attachment()).into()).await? {
-                findings.push(finding);
+                findings.extend(findings_of_record);
             }
         }
         let survey = self.survey_host().await?;
@@ -240,6 +244,20 @@ fn of_record(record: &Record) -> Option<Finding> {
         state => Finding::error(format!("{state} ({reason}): {what}"), end),
     };
     Some(finding.of(id))
+}
+
+/// An attachment with missing paths.
+fn of_paths(record: &Record) -> Option<Finding> {
+    let paths = record.paths().filter(|paths| paths.is_short())?;
+    let what = format!(
+        "{} of {} paths to its volume work",
+        paths.working, paths.planned
+    );
+    let servers = record.host.plan.servers().join(", ");
+    let mend = format!(
+        "check the network and the portals of {servers}: the daemon makes missing paths again once their portals answer"
+    );
+    Some(Finding::warning(what, mend).of(&record.id))
 }
 
 /// Orphans, and the places that could not be looked at.

@@ -175,6 +175,7 @@ fn new_record(asked: &Asked, planned: &Planned) -> Record {
         host: planned.host.clone().into(),
         disk: planned.disk.clone(),
         course: Course::begin(),
+        degraded: None,
         force: false,
     }
 }

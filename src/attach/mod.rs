@@ -32,6 +32,7 @@ mod orphans;
 mod owners;
 mod permissions;
 mod plan;
+mod repair;
 mod request;
 mod resume;
 mod round;

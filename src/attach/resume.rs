@@ -9,6 +9,7 @@ use super::engine::Engine;
 use super::inner::Inner;
 use super::saga::{lost, told};
 use super::steps::Why;
+use crate::backend::Presence;
 use crate::journal::{Direction, Key, Record};
 use crate::libvirt::{DeviceGone, in_background};
 use crate::model::{AttachmentId, HostVolume};
@@ -18,8 +19,21 @@ use crate::model::{AttachmentId, HostVolume};
 pub enum Reality {
     /// It is there.
     Whole,
+    /// It is there, but paths to the volume are missing, or as many work as the record does not say.
+    Degraded,
     /// It is not.
     Broken,
+}
+
+impl Reality {
+    /// What an attachment is that has everything, by a connection found like this.
+    pub(super) fn of(record: &Record, connection: Presence) -> Self {
+        let degraded = connection.degraded();
+        match degraded.is_none() && record.degraded.is_none() {
+            true => Self::Whole,
+            false => Self::Degraded,
+        }
+    }
 }
 
 /// What to do about a record.
@@ -35,6 +49,8 @@ pub enum Action {
     TellLost,
     /// It is back.
     TellFound,
+    /// Make the missing paths to the volume, and note how many work.
+    Repair,
 }
 
 impl Engine {
@@ -151,8 +167,8 @@ impl Inner {
     async fn reality(&self, record: &Record) -> Result<Reality, Error> {
         // What goes backward is looked at step by step: a libvirt that is down must not keep a share mounted.
         match record.course.direction() {
-            Direction::Forward if self.is_whole(record).await? => Ok(Reality::Whole),
-            Direction::Forward | Direction::Backward => Ok(Reality::Broken),
+            Direction::Forward => self.observe(record).await,
+            Direction::Backward => Ok(Reality::Broken),
         }
     }
 
@@ -167,6 +183,7 @@ impl Inner {
                 record.lost(told(&lost(&record)));
                 self.put(&record).await?;
             }
+            Action::Repair => self.repair(record).await?,
             Action::Undo => self.backward(record, Why::CleanUp).await?,
         }
         Ok(action)

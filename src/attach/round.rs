@@ -67,17 +67,20 @@ impl Engine {
             }
         }
         looked.extend(wanted.into_iter().map(|id| (id, without)));
-        let mut domains: BTreeMap<Uuid, Vec<Arc<Record>>> = BTreeMap::new();
+        let mut domains: BTreeMap<Uuid, Vec<(Arc<Record>, Presence)>> = BTreeMap::new();
         for (record, found) in self.0.find_all(forward).await {
             match (found, &record.domain) {
-                (Ok(Presence::Present), Some(domain))
-                    if record.disk.sequence == record.host.sequence() =>
+                (Ok(found), Some(domain))
+                    if found.is_connected() && record.disk.sequence == record.host.sequence() =>
                 {
-                    domains.entry(domain.uuid).or_default().push(record);
+                    domains
+                        .entry(domain.uuid)
+                        .or_default()
+                        .push((record, found));
                 }
                 (Ok(found), domain) => {
-                    let is_whole = found == Presence::Present && domain.is_none();
-                    looked.push(judge(&record, is_whole, decide));
+                    let is_whole = found.is_connected() && domain.is_none();
+                    looked.push(judge(&record, found, is_whole, decide));
                 }
                 (Err(error), _) => {
                     tracing::warn!(attachment = %record.id, reason = %error.reason(), error = %error.chain(), "not looked at");
@@ -130,32 +133,37 @@ impl Inner {
     async fn look_at_domain(
         &self,
         domain: Uuid,
-        records: Vec<Arc<Record>>,
+        records: Vec<(Arc<Record>, Presence)>,
         decide: Decide,
     ) -> Vec<(AttachmentId, Looked)> {
         let _turn = self.looks.acquire().await;
-        let disks: Vec<DiskPlan> = records.iter().map(|it| it.disk.clone()).collect();
+        let disks: Vec<DiskPlan> = records.iter().map(|(it, _)| it.disk.clone()).collect();
         let look = self.parts.hypervisor.are_plugged(domain, &disks);
         match in_background(look).await {
             Ok(plugged) => {
                 let each = records.into_iter().zip(plugged);
-                each.map(|(record, is_plugged)| judge(&record, is_plugged, decide))
+                each.map(|((record, found), is_plugged)| judge(&record, found, is_plugged, decide))
                     .collect()
             }
             Err(error) => {
                 let error = Error::from(error);
                 tracing::warn!(%domain, reason = %error.reason(), error = %error.chain(), "not looked at");
                 let each = records.into_iter();
-                each.map(|record| (record.id.clone(), Looked::Unseen))
+                each.map(|(record, _)| (record.id.clone(), Looked::Unseen))
                     .collect()
             }
         }
     }
 }
 
-fn judge(record: &Record, is_whole: bool, decide: Decide) -> (AttachmentId, Looked) {
+fn judge(
+    record: &Record,
+    connection: Presence,
+    is_whole: bool,
+    decide: Decide,
+) -> (AttachmentId, Looked) {
     let reality = match is_whole {
-        true => Reality::Whole,
+        true => Reality::of(record, connection),
         false => Reality::Broken,
     };
     let looked = match decide(record, reality) {

@@ -228,6 +228,7 @@ impl Backend for LocalBackend {
         }
         Ok(Connected {
             found,
+            degraded: None,
             inspected: false,
         })
     }

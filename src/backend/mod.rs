@@ -31,17 +31,38 @@ use async_trait::async_trait;
 pub use error::{Attempt, BackendError};
 
 use crate::connection::Protocol;
-use crate::model::{Access, Claim, Found, HostPlan, HostVolume, Scope, Wwid, chain};
+use crate::model::{
+    Access, Claim, Found, HostPlan, HostVolume, PathCount, Scope, TargetPath, Wwid, chain,
+};
 
 /// Whether something that a plan names is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presence {
     /// It is there, whole.
     Present,
+    /// The volume is connected, but not by all of its paths. [`Backend::repair`] makes the missing ones.
+    Degraded(PathCount),
     /// It is there in part: a directory without its mount. `disconnect` removes it, `connect` completes it.
     Partial,
     /// Nothing is there.
     Absent,
+}
+
+impl Presence {
+    /// Whether the volume can be used by the connection.
+    #[must_use]
+    pub fn is_connected(self) -> bool {
+        matches!(self, Self::Present | Self::Degraded(_))
+    }
+
+    /// The count of paths, if some are missing.
+    #[must_use]
+    pub fn degraded(self) -> Option<PathCount> {
+        match self {
+            Self::Degraded(paths) => Some(paths),
+            Self::Present | Self::Partial | Self::Absent => None,
+        }
+    }
 }
 
 /// What connecting came to.
@@ -49,6 +70,8 @@ pub enum Presence {
 pub struct Connected {
     /// Findings of the connect.
     pub found: Found,
+    /// Paths to the volume, if some of them could not be made.
+    pub degraded: Option<PathCount>,
     /// Whether the volume was inspected with it; else [`Backend::inspect`] is still to come.
     pub inspected: bool,
 }
@@ -216,6 +239,26 @@ pub trait Backend: Send + Sync {
     /// its identity verified again before the device over them takes the size. Called again and again it comes to the same;
     /// on an error, guests see what they saw before. It never makes a volume larger or smaller itself.
     async fn extend(&self, volume: &HostVolume) -> Result<u64, BackendError>;
+
+    /// Finds the missing paths of a degraded connection ([`Presence::Degraded`]) that can be made now: their servers answer, and no secret is
+    /// needed that the caller alone has. Called without a lock, so it may wait for servers.
+    ///
+    /// # Errors
+    /// Where this host cannot be looked at, or why none of the missing paths can be made.
+    async fn repairable(&self, volume: &HostVolume) -> Result<Vec<TargetPath>, BackendError> {
+        let _ = volume;
+        Ok(Vec::new())
+    }
+
+    /// Makes missing paths of a connected volume, and verifies the identity of the device on each as [`Backend::connect`] does. What works
+    /// stays untouched, and a path that fails leaves nothing behind.
+    ///
+    /// # Errors
+    /// Why a path could not be made.
+    async fn repair(&self, volume: &HostVolume, paths: &[TargetPath]) -> Result<(), BackendError> {
+        let _ = (volume, paths);
+        Ok(())
+    }
 
     /// Takes the connection down, whole or partial; nothing there is success. Called for each volume.
     async fn disconnect(&self, volume: &HostVolume, how: &Release) -> Result<(), BackendError>;

@@ -39,6 +39,22 @@ fn state(state: i32) -> String {
     name.strip_prefix("STATE_").unwrap_or(name).to_lowercase()
 }
 
+/// Working paths of all.
+fn paths(paths: &v1::PathCount) -> String {
+    format!("{} of {}", paths.working, paths.planned)
+}
+
+/// The state, and the paths if some are missing: `attached, 1 of 2 paths`.
+fn state_and_paths(attachment: &v1::Attachment) -> String {
+    let state = state(attachment.state);
+    match attachment.paths.as_ref() {
+        Some(count) if count.working < count.planned => {
+            format!("{state}, {} paths", paths(count))
+        }
+        _ => state,
+    }
+}
+
 fn time(time: Option<&prost_types::Timestamp>) -> String {
     time.map(ToString::to_string).unwrap_or_default()
 }
@@ -103,6 +119,7 @@ pub(super) fn attachment_json(attachment: &v1::Attachment) -> Value {
         "domain": domain,
         "protocol": attachment.protocol,
         "servers": attachment.servers,
+        "paths": attachment.paths.as_ref().map(|it| json!({ "working": it.working, "planned": it.planned })),
         "access": access(attachment.access),
         "access_reason": attachment.access_reason,
         "permissions": given(&attachment.permissions),
@@ -166,7 +183,7 @@ pub(super) fn attachments(attachments: &[v1::Attachment]) -> String {
             or_dash(&attachment.domain_name).to_owned(),
             or_dash(&attachment.target).to_owned(),
             access(attachment.access).to_owned(),
-            state(attachment.state),
+            state_and_paths(attachment),
             attachment.protocol.clone(),
             or_dash(&attachment.permissions).to_owned(),
             read_only(attachment),
@@ -215,6 +232,10 @@ pub(super) fn attachment(format: Format, attachment: &v1::Attachment) -> String 
         ("State", state(attachment.state)),
         ("Protocol", attachment.protocol.clone()),
         ("Servers", attachment.servers.join(", ")),
+        (
+            "Paths",
+            attachment.paths.as_ref().map(paths).unwrap_or_default(),
+        ),
         ("Host path", attachment.host_path.clone()),
         ("Error", error),
         ("Created", time(attachment.created_at.as_ref())),
@@ -232,7 +253,7 @@ pub(super) fn change(attachment: &v1::Attachment) -> String {
     let mut line = format!(
         "{} {} {} {} {}",
         attachment.attachment_id,
-        state(attachment.state),
+        state_and_paths(attachment),
         access(attachment.access),
         attachment.volume_id,
         or_dash(&attachment.domain_name),

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{
     AccessDecision, Attachment, AttachmentError, AttachmentId, DiskPlan, Domain, Holder,
-    HostVolume, Reason, State, Use, VolumeId, VolumeRights,
+    HostVolume, PathCount, Reason, State, Use, VolumeId, VolumeRights,
 };
 
 /// Which pair of calls an attachment belongs to.
@@ -100,6 +100,9 @@ pub struct Record {
     /// Progress of the attachment.
     #[serde(flatten)]
     pub course: Course,
+    /// Paths to the volume, if some of them did not work at the last look. `None`: all of them worked, or the volume has no paths.
+    #[serde(default)]
+    pub degraded: Option<PathCount>,
     /// Whether to take the attachment down even if the guest's last writes cannot be flushed.
     #[serde(default)]
     pub force: bool,
@@ -238,6 +241,12 @@ impl Record {
         self.progress(Step::Connect).is_some()
     }
 
+    /// Paths to a volume on a target, as of the last look.
+    #[must_use]
+    pub fn paths(&self) -> Option<PathCount> {
+        self.degraded.or_else(|| self.host.all_paths())
+    }
+
     /// What it is to others who want the volume.
     #[must_use]
     pub fn to_use(&self) -> Use {
@@ -269,6 +278,7 @@ impl Record {
             domain: self.domain.clone(),
             protocol: self.host.plan.protocol.clone(),
             servers: self.host.plan.servers(),
+            paths: connected.then(|| self.paths()).flatten(),
             access: self.access.clone(),
             rights: self.rights.clone(),
             holder: self.holder.clone(),

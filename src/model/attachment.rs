@@ -7,7 +7,9 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{AccessDecision, AttachmentId, Holder, RecordedReason, VolumeId, VolumeRights};
+use super::{
+    AccessDecision, AttachmentId, Holder, PathCount, RecordedReason, VolumeId, VolumeRights,
+};
 
 /// Where an attachment stands; see the diagram in [`crate::model`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -95,6 +97,8 @@ pub struct Attachment {
     pub protocol: String,
     /// Servers of the volume, by name or address, without ports; none for a volume of this host.
     pub servers: Vec<String>,
+    /// Paths to a connected volume on a target; `None` for any other volume.
+    pub paths: Option<PathCount>,
     /// Read-only or read-write, and why.
     pub access: AccessDecision,
     /// What was known of who may use the volume when that was decided.

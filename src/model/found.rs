@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{HostPlan, TargetPath, Wwid};
+use super::{Connection, HostPlan, PathCount, TargetPath, Wwid};
 
 /// Block device that a target's volume came to, with the identity that the device reported.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -174,6 +174,20 @@ impl HostVolume {
         let local = self.found.local.as_ref().filter(|local| local.connected);
         let device = self.found.device.as_ref().map(|device| &device.identity);
         device.or_else(|| local?.identity.as_ref())
+    }
+
+    /// Count of the paths to a volume on a target, if all of them work. `None`: the volume has no paths.
+    #[must_use]
+    pub fn all_paths(&self) -> Option<PathCount> {
+        let (Connection::Iscsi(target) | Connection::Nvme(target)) = &self.plan.connection else {
+            return None;
+        };
+        let paths = target.paths.len().max(self.found.paths.len());
+        let planned = u32::try_from(paths).unwrap_or(u32::MAX);
+        Some(PathCount {
+            working: planned,
+            planned,
+        })
     }
 
     /// Sequence number of the block device on which the volume was verified, if any.

@@ -28,6 +28,7 @@ mod id;
 mod key;
 pub mod mount_options;
 mod nearest;
+mod paths;
 mod permission;
 mod plan;
 mod reason;
@@ -50,6 +51,7 @@ pub use found::{Device, Found, HostVolume, LocalDevice};
 pub use id::{AttachmentId, DomainRef, InvalidId, VolumeId};
 pub use key::HostKey;
 pub(crate) use nearest::{hint, nearest};
+pub use paths::PathCount;
 pub use permission::{AccessDenied, AccessQuestion, Asker, Class, SetPermissions, VolumeRights};
 pub use plan::{
     Connection, Dialect, DiskPlan, DiskSpec, HostPlan, MountPlan, SourceKind, TargetPath,

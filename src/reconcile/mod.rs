@@ -59,7 +59,14 @@ pub fn decide(record: &Record, reality: Reality) -> Action {
                 Action::TellLost
             }
         }
-        (Direction::Forward, _, Reality::Whole)
+        (Direction::Forward, State::Attached | State::Connected, Reality::Degraded) => {
+            if told_lost {
+                Action::TellFound
+            } else {
+                Action::Repair
+            }
+        }
+        (Direction::Forward, _, Reality::Whole | Reality::Degraded)
             if record.progress(Step::Attach) == Some(Progress::Intent) =>
         {
             Action::Complete

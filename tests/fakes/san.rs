@@ -458,6 +458,7 @@ impl Backend for SanBackend {
         let device = joined?;
         self.pass("backend.connect", Moment::After).await?;
         Ok(Connected {
+            degraded: None,
             found: Found {
                 device: Some(device),
                 ..Found::default()

@@ -396,6 +396,7 @@ impl Backend for FakeBackend {
             });
         }
         Ok(Connected {
+            degraded: None,
             inspected: self.protocol == "iscsi" && !found.protected,
             found,
         })

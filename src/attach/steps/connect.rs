@@ -29,7 +29,8 @@ impl Inner {
         self.put(record).await?;
         let mut besides = Vec::new();
         let inspected = loop {
-            if backend.find(&record.host).await? != Presence::Present {
+            let presence = backend.find(&record.host).await?;
+            if !presence.is_connected() {
                 let owners = Taking::new(self, record);
                 let connected = backend.connect(&volume, &forward.info, &owners).await?;
                 let taken = owners.into_lock();
@@ -40,6 +41,7 @@ impl Inner {
                     plan: volume.plan,
                     found: connected.found,
                 };
+                record.degraded = connected.degraded;
                 if record.host.found.protected {
                     // Once the device is read-only, the journal alone tells the next daemon that the device was writable.
                     self.put(record).await?;
@@ -49,6 +51,7 @@ impl Inner {
                 }
                 break connected.inspected;
             }
+            record.degraded = presence.degraded();
             // Keep the existing connection of a reattached record: a guest may use it.
             if forward.again {
                 break false;
@@ -91,10 +94,10 @@ impl Inner {
         Ok(HostVolume { plan, found })
     }
 
-    /// Whether the connection is whole.
-    pub(super) async fn is_connected(&self, record: &Record) -> Result<bool, Error> {
+    /// Finds the connection.
+    pub(in crate::attach) async fn find(&self, record: &Record) -> Result<Presence, Error> {
         let backend = self.parts.backends.get(&record.host.plan.protocol)?;
-        Ok(backend.find(&record.host).await? == Presence::Present)
+        Ok(backend.find(&record.host).await?)
     }
 
     /// Takes down the parts of the connection that nobody else holds.

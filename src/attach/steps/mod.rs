@@ -16,6 +16,8 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::Error;
 use super::inner::Inner;
+use super::resume::Reality;
+use crate::backend::Presence;
 use crate::connection::Protocol;
 use crate::journal::{Kind, Record, Step};
 use crate::model::{DiskSpec, HostPlan};
@@ -70,12 +72,26 @@ impl Inner {
     /// Whether everything promised by the record exists. A rebooted host has no mounts and no plugged disks, but the persistent
     /// configuration of a domain still has its disk.
     pub(super) async fn is_whole(&self, record: &Record) -> Result<bool, Error> {
+        Ok(self.observe(record).await? != Reality::Broken)
+    }
+
+    /// Looks for everything promised by the record, as [`Self::is_whole`].
+    pub(super) async fn observe(&self, record: &Record) -> Result<Reality, Error> {
+        let mut presence = Presence::Present;
         for &step in of(record.kind()) {
-            if !self.is_done(step, record).await? {
-                return Ok(false);
+            let is_done = match step {
+                Step::Connect => {
+                    presence = self.find(record).await?;
+                    presence.is_connected()
+                }
+                Step::Inspect => true,
+                Step::Attach => self.is_plugged(record).await?,
+            };
+            if !is_done {
+                return Ok(Reality::Broken);
             }
         }
-        Ok(true)
+        Ok(Reality::of(record, presence))
     }
 
     /// Runs a step; returns whether the volume is inspected after it.
@@ -89,15 +105,6 @@ impl Inner {
             Step::Connect => self.connect(record, forward).await,
             Step::Inspect => self.inspect(&record.host).await.map(|()| true),
             Step::Attach => self.plug(record, forward).await.map(|()| true),
-        }
-    }
-
-    /// Whether the result of a step exists.
-    async fn is_done(&self, step: Step, record: &Record) -> Result<bool, Error> {
-        match step {
-            Step::Connect => self.is_connected(record).await,
-            Step::Inspect => Ok(true),
-            Step::Attach => self.is_plugged(record).await,
         }
     }
 

@@ -205,6 +205,7 @@ impl IscsiBackend {
         let look = move |own: &Self| own.protection(&its, &block, access);
         let protected = read(self, look).await??;
         Ok(Connected {
+            degraded: None,
             found: Found {
                 device: Some(device),
                 protected,

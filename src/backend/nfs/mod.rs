@@ -223,6 +223,7 @@ impl Backend for NfsBackend {
         self.mounter.connect(&mounting, volume, mount).await?;
         Ok(Connected {
             found: volume.found.clone(),
+            degraded: None,
             inspected: true,
         })
     }

@@ -350,6 +350,7 @@ impl Backend for NvmeBackend {
         }
         Ok(Connected {
             found: connected.found,
+            degraded: None,
             inspected: !protected,
         })
     }

@@ -309,6 +309,7 @@ impl Backend for SmbBackend {
         if plan.mount().is_none() {
             return Ok(Connected {
                 found,
+                degraded: None,
                 inspected: false,
             });
         }
@@ -342,6 +343,7 @@ impl Backend for SmbBackend {
         self.logins.note(&connected);
         Ok(Connected {
             found: connected.found,
+            degraded: None,
             inspected: true,
         })
     }
