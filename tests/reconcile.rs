@@ -8,9 +8,9 @@ mod thousand;
 
 use std::time::Duration;
 
-use fakes::{DOMAIN, Fault, OTHER_DOMAIN, World, attach, by_root, end, smb};
+use fakes::{DOMAIN, Fault, OTHER_DOMAIN, World, attach, by_root, end, iscsi, smb};
 use volattach::attach::Engine;
-use volattach::model::Reason;
+use volattach::model::{PathCount, Reason, State};
 use volattach::reconcile;
 
 /// Attaches so many SMB volumes.
@@ -98,4 +98,62 @@ async fn a_record_that_fails_is_tried_less_and_less() {
     assert!(world.records().is_empty());
     engine.drain().await;
     reconciling.await.unwrap();
+}
+
+const ONE: PathCount = PathCount {
+    working: 1,
+    planned: 2,
+};
+const BOTH: PathCount = PathCount {
+    working: 2,
+    planned: 2,
+};
+
+#[tokio::test]
+async fn a_path_that_is_lost_or_was_down_is_shown_and_made_once_its_portal_answers() {
+    let world = World::new();
+    let engine = world.engine();
+    let portal = "[fd00::1]:3260";
+    let (_, mut changes) = engine
+        .watch(by_root(volattach::attach::Filter::default()))
+        .await
+        .unwrap();
+    for down_before in [true, false] {
+        world.state().down.clear();
+        let down = || world.state().down.insert(portal.to_owned(), false);
+        down_before.then(down);
+        let request = attach("a", "v1", iscsi("v1"));
+        let attached = engine.attach(by_root(request)).await.unwrap();
+        assert_eq!(attached.paths, Some(if down_before { ONE } else { BOTH }));
+        down();
+        // The portal is silent: the attachment works by the other path, and says so.
+        reconcile::once(&engine).await;
+        let shown = |attachment: volattach::model::Attachment| {
+            (
+                attachment.paths.unwrap(),
+                attachment.state,
+                attachment.error,
+            )
+        };
+        let record = &world.records()[0];
+        let now = shown(record.to_attachment());
+        assert_eq!(now, (ONE, State::Attached, None));
+        *world.state().down.get_mut(portal).unwrap() = true;
+        reconcile::once(&engine).await;
+        let now = shown(world.records()[0].to_attachment());
+        assert_eq!(now, (BOTH, State::Attached, None));
+        let mut told = Vec::new();
+        while let Ok(change) = changes.try_recv() {
+            told.extend(change.paths);
+        }
+        told.dedup();
+        let expected = [&[BOTH][..], &[ONE, BOTH]][..].concat();
+        assert_eq!(
+            told,
+            expected[usize::from(down_before)..],
+            "watchers see it"
+        );
+        engine.detach(by_root(end("a"))).await.unwrap();
+        while changes.try_recv().is_ok() {}
+    }
 }

@@ -72,6 +72,8 @@ pub struct State {
     pub first_device: u64,
     /// The `diskseq` of the last device that appeared.
     pub last_sequence: u64,
+    /// Portals without a working path, and whether each answers a probe.
+    pub down: BTreeMap<String, bool>,
     /// The block devices that somebody holds open: their names go to no other device.
     pub open: Vec<PathBuf>,
     /// How connections were released, the last one last.
@@ -237,6 +239,7 @@ impl World {
                 sequences: BTreeMap::new(),
                 first_device: 0,
                 last_sequence: 0,
+                down: BTreeMap::new(),
                 open: Vec::new(),
                 releases: Vec::new(),
                 recalled: Vec::new(),

@@ -1,5 +1,6 @@
 //! A backend whose mounts, and a journal whose file, are the world's.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,8 +13,8 @@ use volattach::connection::{ConnectionInfo, Protocol};
 use volattach::journal::{Condition, Journal, JournalError, Key, Loss, Record, Unreadable};
 use volattach::model::{
     Access, AttachmentId, Claim, Connection, Device, Found, HostKey, HostPlan, HostVolume,
-    ImageFormat, MountPlan, Reason, Scope, SetPermissions, SourceKind, TargetPath, TargetPlan,
-    VolumeId,
+    ImageFormat, MountPlan, PathCount, Reason, Scope, SetPermissions, SourceKind, TargetPath,
+    TargetPlan, VolumeId,
 };
 
 use super::World;
@@ -56,7 +57,10 @@ impl FakeBackend {
         // Others may use the target, so only a connect finds the volume's device; another device may have the device's name by now.
         let its_own = volume.sequence() == state.sequences.get(volume.path()).copied();
         match whole && connected && its_own {
-            true => Presence::Present,
+            true => match degraded(volume, &state.down) {
+                Some(paths) => Presence::Degraded(paths),
+                None => Presence::Present,
+            },
             false => Presence::Partial,
         }
     }
@@ -150,6 +154,18 @@ fn target_of(plan: &HostPlan) -> Option<&TargetPlan> {
         Connection::Iscsi(target) | Connection::Nvme(target) => Some(target),
         Connection::None | Connection::Mount(_) => None,
     }
+}
+
+/// The count of the volume's paths, if some of their portals are down.
+fn degraded(volume: &HostVolume, down: &BTreeMap<String, bool>) -> Option<PathCount> {
+    let target = target_of(&volume.plan)?;
+    let is_down = |path: &&TargetPath| down.contains_key(&path.portal);
+    let missing = target.paths.iter().filter(is_down).count();
+    let planned = volume.all_paths()?.planned;
+    (missing > 0).then(|| PathCount {
+        working: planned - u32::try_from(missing).unwrap(),
+        planned,
+    })
 }
 
 /// What a plan's connection is known by: what it shares with others, or else its path.
@@ -396,10 +412,29 @@ impl Backend for FakeBackend {
             });
         }
         Ok(Connected {
-            degraded: None,
+            degraded: degraded(volume, &self.world.state().down),
             inspected: self.protocol == "iscsi" && !found.protected,
             found,
         })
+    }
+
+    async fn repairable(&self, volume: &HostVolume) -> Result<Vec<TargetPath>, BackendError> {
+        self.pass("backend.repairable", Moment::Before).await?;
+        let state = self.world.state();
+        let answers = |path: &&TargetPath| state.down.get(&path.portal) == Some(&true);
+        let paths = target_of(&volume.plan).map_or(&[][..], |target| &target.paths);
+        match paths.iter().filter(answers).cloned().collect::<Vec<_>>() {
+            none if none.is_empty() => Err(fail(Reason::ServerTimeout)),
+            answering => Ok(answering),
+        }
+    }
+
+    async fn repair(&self, _volume: &HostVolume, paths: &[TargetPath]) -> Result<(), BackendError> {
+        self.pass("backend.repair", Moment::Before).await?;
+        for path in paths {
+            self.world.state().down.remove(&path.portal);
+        }
+        self.pass("backend.repair", Moment::After).await
     }
 
     async fn join(&self, volume: &HostVolume) -> Result<(), BackendError> {

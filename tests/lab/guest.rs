@@ -155,6 +155,24 @@ impl<'node> Second<'node> {
         Ok(second)
     }
 
+    /// The longest time that a guest of the kind `ticks` stood still since line `since` of its console, in hundredths of a second; 0: less than
+    /// half a second.
+    pub(crate) fn longest_gap(&self, since: u32) -> Result<u32> {
+        let script = format!(
+            "tail -n +{} /var/log/lab/{}.console | sed -n 's/^GUEST gap=//p' | sort -n | tail -n 1 | tr -d '\\r'",
+            since + 1,
+            Self::NAME
+        );
+        let gap = self.node.sh(&script)?;
+        Ok(if gap.is_empty() { 0 } else { gap.parse()? })
+    }
+
+    /// The number of lines on its console.
+    pub(crate) fn lines(&self) -> Result<u32> {
+        let script = format!("wc -l </var/log/lab/{}.console", Self::NAME);
+        Ok(self.node.sh(&script)?.parse()?)
+    }
+
     /// As [`sees`].
     pub(crate) fn sees(&self, serial: &str) -> Result<Disk> {
         sees_in(self.node, Self::NAME, serial)
