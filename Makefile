@@ -53,8 +53,8 @@ lab-test: deps ## tests in a virtual compute node; FILTER=text: those whose name
 	@cargo test --locked --quiet --test lab -- $(if $(SHUFFLE),--shuffle $(SHUFFLE)) $(FILTER)
 
 .PHONY: soak
-soak: deps ## what takes too long for every run: more of Xen, an HVM guest among it
-	@cargo test --locked --quiet --test lab -- --soak
+soak: deps ## what takes too long for every run: a daemon killed a hundred times, guests that stand still, more of Xen; FILTER=text
+	@cargo test --locked --quiet --test lab -- --soak $(FILTER)
 
 .PHONY: oslo-test
 oslo-test: deps ## random policies, decided here and by oslo.policy (from PyPI); CASES=number, SEED=number: other ones

@@ -198,6 +198,26 @@ impl<'node> Agent<'node> {
             .map_or_else(|failure| Ok(Err(failure)), |size| size.map(Ok))
     }
 
+    /// Runs `volattach ARGS` to its end, whatever that is, and the command `act` as soon as the daemon's log has a line with `line`.
+    pub(crate) fn at_line(&self, line: &str, act: &str, args: &str) -> Result<()> {
+        let script = format!(
+            r#"cursor=$(journalctl -q -n 0 --show-cursor | sed -n 's/^-- cursor: //p')
+            coproc LOG {{ exec journalctl -q -f -o cat -u volattachd --after-cursor="$cursor"; }}
+            volattach {args} >/dev/null 2>&1 &
+            caller=$!
+            while read -t 60 -r line <&"${{LOG[0]}}"; do
+                case $line in *{line}*) {act}; acted=1; break ;; esac
+            done
+            kill "$LOG_PID"
+            wait $caller
+            [ -n "$acted" ]"#,
+            line = quote(line),
+        );
+        let output = self.node.run(&script, b"", Duration::from_secs(200))?;
+        ensure!(output.status.success(), "{line} was not said: {args}");
+        Ok(())
+    }
+
     /// Detaches.
     pub(crate) fn detach(&self, id: &str) -> Result<Result<Value, Failure>> {
         self.call(&["detach", id], "")

@@ -44,7 +44,16 @@ pub(crate) const TESTS: &[Test] = &[
         name: "fault_disk_of_the_journal_is_full",
         run: full_disk,
     },
+    Test {
+        name: "fault_disk_of_the_journal_errs",
+        run: erring_disk,
+    },
 ];
+
+/// The directory of the journal.
+const STATE: &str = "/var/lib/volattach";
+/// Prints the daemon's status.
+const STATUS: &str = "systemctl show -P StatusText volattachd.service";
 
 const LOGIN: &str = "-o username=bob,password=pw";
 
@@ -279,8 +288,6 @@ fn repeated(lab: &Lab) -> Result<()> {
 
 /// A journal that cannot be written refuses calls, and says so; once there is room again, all goes on by itself.
 fn full_disk(lab: &Lab) -> Result<()> {
-    const STATE: &str = "/var/lib/volattach";
-    const STATUS: &str = "systemctl show -P StatusText volattachd.service";
     let node = &lab.node;
     node.sh(&format!(
         "mkdir -p {STATE} /srv/local && truncate -s 8M /srv/local/v.raw &&
@@ -321,6 +328,58 @@ fn full_disk(lab: &Lab) -> Result<()> {
     agent.detach("a")??;
     node.sh(&format!(
         "systemctl stop volattachd.service && umount {STATE} && rm -r /srv/local"
+    ))?;
+    Ok(())
+}
+
+/// The same for a disk that errs, which a file system without a journal of its own passes on to who writes.
+fn erring_disk(lab: &Lab) -> Result<()> {
+    let node = &lab.node;
+    let linear = node.sh(&format!(
+        "set -e
+         mkdir -p {STATE} /srv/local
+         truncate -s 8M /srv/local/v.raw
+         truncate -s 64M /srv/disk
+         linear=\"0 131072 linear $(losetup -f --show /srv/disk) 0\"
+         dmsetup create erring --table \"$linear\"
+         mkfs.ext2 -q /dev/mapper/erring
+         mount -o errors=continue /dev/mapper/erring {STATE}
+         chmod 711 {STATE}
+         echo \"$linear\""
+    ))?;
+    let table = |table: &str| {
+        node.sh(&format!(
+            "dmsetup suspend erring && dmsetup reload erring --table {} && dmsetup resume erring",
+            quote(table)
+        ))
+    };
+    let agent = Agent::start(node, "[local]\nroots = [\"/srv/local\"]\n")?;
+    let info = json!({"driver_volume_type": "local", "data": {"device_path": "/srv/local/v.raw"}});
+    agent.attach("a", "v", &info, &[])??;
+    table("0 131072 error")?;
+    let failure = agent.connect("c", "w", &info, &[])?.err();
+    let failure = failure.context("connected without a journal")?;
+    let why = "cannot write the journal";
+    ensure!(failure.message.contains(why), "{failure:?}");
+    let status = node.sh(STATUS)?;
+    ensure!(status.contains("the journal cannot be written"), "{status}");
+    ensure!(state(&agent, "a")? == "attached");
+    table(&linear)?;
+    node.wait(
+        "the journal is written again",
+        &format!("[ \"$({STATUS})\" = serving ]"),
+        Duration::from_secs(30),
+    )?;
+    agent.connect("c", "w", &info, &[])??;
+    // The next daemon reads it all.
+    node.sh("systemctl restart volattachd.service")?;
+    ensure!(state(&agent, "a")? == "attached");
+    ensure!(guest::sees(node, "v")?.write == Ok(()));
+    agent.disconnect("c")??;
+    agent.detach("a")??;
+    node.sh(&format!(
+        "systemctl stop volattachd.service && umount {STATE} && dmsetup remove --retry erring &&
+         losetup -d $(losetup -nO NAME -j /srv/disk) && rm -r /srv/local /srv/disk"
     ))?;
     Ok(())
 }

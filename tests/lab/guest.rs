@@ -167,6 +167,11 @@ impl<'node> Second<'node> {
         Ok(if gap.is_empty() { 0 } else { gap.parse()? })
     }
 
+    /// The disks that it has, by its names for them.
+    pub(crate) fn disks(&self) -> Result<BTreeMap<String, Disk>> {
+        disks_of(self.node, Self::NAME)
+    }
+
     /// The number of lines on its console.
     pub(crate) fn lines(&self) -> Result<u32> {
         let script = format!("wc -l </var/log/lab/{}.console", Self::NAME);

@@ -28,6 +28,7 @@ mod identity_test;
 mod iscsi_portals_test;
 mod iscsi_stale_test;
 mod iscsi_test;
+mod kill_test;
 mod leftovers;
 mod local_test;
 mod machine;
@@ -47,6 +48,7 @@ mod self_test;
 mod servers;
 mod smb_servers_test;
 mod smb_test;
+mod standstill_test;
 mod targets;
 mod unit_test;
 mod xen_kill_test;
@@ -115,6 +117,7 @@ const TESTS: &[(Kind, &[&[Test]])] = &[
 
 /// Those that take too long for every run.
 const SOAK: &[(Kind, &[&[Test]])] = &[
+    (Kind::Kvm, &[kill_test::SOAK, standstill_test::SOAK]),
     (Kind::Xen, &[xen_test::SOAK]),
     (Kind::XenHvm, &[xen_test::HVM_SOAK]),
 ];
@@ -142,12 +145,13 @@ fn main() -> ExitCode {
         ["--bench"] => bench::run(),
         ["--bench-client"] => bench::run_client(), // in the node, for --bench
         ["--soak"] => run(each(SOAK), "", None),
+        ["--soak", filter] => run(each(SOAK), filter, None),
         [] => run(each(TESTS), "", None),
         ["--shuffle", seed] => run(each(TESTS), "", Some(seed)),
         ["--shuffle", seed, filter] => run(each(TESTS), filter, Some(seed)),
         [filter] if !filter.starts_with('-') => run(each(TESTS), filter, None),
         _ => Err(anyhow::anyhow!(
-            "usage: lab [[--shuffle SEED] [FILTER] | --list | --shell [kvm | xen] | --soak | --demo | --bench]"
+            "usage: lab [[--shuffle SEED] [FILTER] | --list | --shell [kvm | xen] | --soak [FILTER] | --demo | --bench]"
         )),
     };
     match done {

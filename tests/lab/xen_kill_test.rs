@@ -10,7 +10,6 @@ use super::{
     agent::Agent,
     guest,
     node::Node,
-    process::quote,
     servers::{SmbServer, smb_info},
     smb_test::mounts,
     xen_test::Script,
@@ -55,26 +54,6 @@ fn info(server: &SmbServer<'_>, volume: &str) -> Value {
 /// The arguments of `volattach` that attach volume `v`.
 const ATTACH_V: &str = "attach --id a1 --volume v --domain inner --connection-info /run/lab-info";
 
-/// Runs `volattach ARGS`, and kills the daemon when its log says `line`.
-fn killed_at(node: &Node, line: &str, args: &str) -> Result<()> {
-    let script = format!(
-        r#"cursor=$(journalctl -q -n 0 --show-cursor | sed -n 's/^-- cursor: //p')
-        coproc LOG {{ exec journalctl -q -f -o cat -u volattachd --after-cursor="$cursor"; }}
-        volattach {args} >/dev/null 2>&1 &
-        caller=$!
-        while read -t 60 -r line <&"${{LOG[0]}}"; do
-            case $line in *{line}*) {KILL}; killed=1; break ;; esac
-        done
-        kill "$LOG_PID"
-        wait $caller
-        [ -n "$killed" ]"#,
-        line = quote(line),
-    );
-    let output = node.run(&script, b"", Duration::from_secs(150))?;
-    ensure!(output.status.success(), "{line} was not said: {args}");
-    Ok(())
-}
-
 /// Asks again until it is done.
 fn again(node: &Node, args: &str) -> Result<()> {
     node.wait(args, &format!("volattach {args}"), Duration::from_secs(120))
@@ -93,7 +72,7 @@ fn at_each_step(lab: &Lab) -> Result<()> {
     // The calls below bypass `agent`, which would note the volume.
     node.note("a1", "v");
     for line in ATTACH {
-        killed_at(node, line, ATTACH_V)?;
+        agent.at_line(line, KILL, ATTACH_V)?;
         again(node, ATTACH_V)?;
         ensure!(guest::sees(node, "v")?.write == Ok(()), "after {line}");
         agent.detach("a1")??;
@@ -102,7 +81,7 @@ fn at_each_step(lab: &Lab) -> Result<()> {
     }
     for line in DETACH {
         agent.attach("a1", "v", &info(&server, "v.raw"), &[])??;
-        killed_at(node, line, "detach a1")?;
+        agent.at_line(line, KILL, "detach a1")?;
         again(node, "detach a1")?;
         guest::gone(node, "v")?;
         ensure!(mounts(lab)?.len() == 1, "after {line}: {:?}", mounts(lab)?);

@@ -1,0 +1,214 @@
+//! How long the guest itself stands still when a server falls silent: QEMU opens and closes images under its own lock, which each processor
+//! of the guest needs as well. The guest counts; each longest gap is printed beside its limit, the deadline that the backend's settings set.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::Value;
+
+use super::{
+    Lab, Test,
+    agent::Agent,
+    guest::Second,
+    nfs_servers::NfsServer,
+    nvme_servers::{A, B, NvmeServer},
+    process::quote,
+    servers::{SmbServer, smb_info},
+    targets::{Targets, iscsi_info},
+};
+
+/// Some 20 minutes: sixteen times the kernel gives up on a silent server.
+pub(crate) const SOAK: &[Test] = &[Test {
+    name: "standstill_of_the_guest",
+    run: standstill,
+}];
+
+/// Longer than any kernel of ours waits for a server.
+const PATIENCE: Duration = Duration::from_secs(400);
+
+/// A way to storage.
+struct Storage {
+    name: &'static str,
+    /// Commands in the node.
+    silence: String,
+    unsilence: String,
+    volume: Value,
+    /// A volume of the same server.
+    other: Value,
+    /// Seconds, as docs/backends has them for a dead server.
+    limit: u32,
+}
+
+fn standstill(lab: &Lab) -> Result<()> {
+    let node = &lab.node;
+    let agent = Agent::start(node, "")?;
+    let guest = Second::start_as(node, "ticks")?;
+    let storages = storages(lab)?;
+    let mut over = Vec::new();
+    for storage in &storages {
+        let moments: [(&str, Moment); 4] = [
+            ("before an attach", before_attach),
+            ("between the last look and the plug", before_plug),
+            ("before an unplug", before_unplug),
+            ("under I/O", under_io),
+        ];
+        for (moment, run) in moments {
+            let since = guest.lines()?;
+            let outcome = run(&agent, &guest, storage, lab)?;
+            let gap = f64::from(guest.longest_gap(since)?) / 100.0;
+            println!(
+                "standstill: {}, silent {moment}: {gap:.1} s (limit {}); {outcome}",
+                storage.name, storage.limit
+            );
+            if gap > f64::from(storage.limit) {
+                over.push(format!("{} {moment}", storage.name));
+            }
+        }
+    }
+    ensure!(over.is_empty(), "longer than the deadline: {over:?}");
+    Ok(())
+}
+
+/// Has the server fall silent at its moment and come back; returns how the call ended.
+type Moment = fn(&Agent<'_>, &Second<'_>, &Storage, &Lab) -> Result<String>;
+
+/// While another volume keeps the connection.
+fn before_attach(
+    agent: &Agent<'_>,
+    _guest: &Second<'_>,
+    storage: &Storage,
+    lab: &Lab,
+) -> Result<String> {
+    agent.connect("other", "other", &storage.other, &[])??;
+    lab.node.sh(&storage.silence)?;
+    let ended = agent.attach_to(
+        Second::NAME,
+        "a",
+        "v",
+        &storage.volume,
+        &["--timeout", "140"],
+    )?;
+    let ended = ended.map_or_else(|failure| failure.reason, |_| "attached".to_owned());
+    lab.node.sh(&storage.unsilence)?;
+    gone(lab, "detach a")?;
+    gone(lab, "disconnect other")?;
+    Ok(ended)
+}
+
+fn before_plug(
+    agent: &Agent<'_>,
+    _guest: &Second<'_>,
+    storage: &Storage,
+    lab: &Lab,
+) -> Result<String> {
+    let node = &lab.node;
+    node.write("/run/lab-info", storage.volume.to_string().as_bytes())?;
+    node.note("a", "v");
+    agent.at_line(
+        "step step=\"attach\"",
+        &storage.silence,
+        &format!(
+            "--timeout 140 attach --id a --volume v --domain {} --connection-info /run/lab-info",
+            Second::NAME
+        ),
+    )?;
+    let ended = agent.call(&["show", "a"], "")?;
+    let ended = match ended {
+        Ok(shown) => shown["state"].to_string(),
+        Err(failure) => failure.reason,
+    };
+    node.sh(&storage.unsilence)?;
+    gone(lab, "detach a")?;
+    Ok(ended)
+}
+
+fn before_unplug(
+    agent: &Agent<'_>,
+    guest: &Second<'_>,
+    storage: &Storage,
+    lab: &Lab,
+) -> Result<String> {
+    let read_only = ["--access", "ro"];
+    agent.attach_to(Second::NAME, "a", "v", &storage.volume, &read_only)??;
+    guest.sees("v")?;
+    lab.node.sh(&storage.silence)?;
+    let ended = agent.call(&["--timeout", "140", "detach", "a"], "")?;
+    let ended = ended.map_or_else(|failure| failure.reason, |_| "detached".to_owned());
+    lab.node.sh(&storage.unsilence)?;
+    gone(lab, "detach a")?;
+    Ok(ended)
+}
+
+/// The guest writes all the while.
+fn under_io(agent: &Agent<'_>, guest: &Second<'_>, storage: &Storage, lab: &Lab) -> Result<String> {
+    agent.attach_to(Second::NAME, "a", "v", &storage.volume, &[])??;
+    ensure!(guest.sees("v")?.write == Ok(()));
+    lab.node.sh(&storage.silence)?;
+    // As long as the server is silent at the other moments, at least.
+    lab.node.sh(&format!("sleep {}", storage.limit))?;
+    lab.node.sh(&storage.unsilence)?;
+    gone(lab, "detach a")?;
+    Ok("the server came back".to_owned())
+}
+
+/// Ends the attachment, as soon as the kernel lets go of what was silent.
+fn gone(lab: &Lab, command: &str) -> Result<()> {
+    lab.node.wait(
+        command,
+        &format!("volattach --timeout 60 {command}"),
+        PATIENCE,
+    )
+}
+
+fn storages(lab: &Lab) -> Result<Vec<Storage>> {
+    let node = &lab.node;
+    let smb = SmbServer::start(node, "nas", 10, &["vols"], "")?;
+    smb.user("bob", "pw")?;
+    let nfs = NfsServer::start(node, "filer", 11, "rw", "")?;
+    for file in ["v.raw", "w.raw"] {
+        smb.volume("vols", file, 8, "sixteen bytes...")?;
+        nfs.volume(file, "sixteen bytes...")?;
+    }
+    let targets = Targets::new(node, &["lun1", "lun2"])?;
+    targets.target("t", &[21], &[(1, "lun1"), (2, "lun2")])?;
+    let nvme = NvmeServer::start(node, "subsystem", &[22])?;
+    let by_smb = |file| smb_info(&smb, "vols", file, "-o username=bob,password=pw");
+    let storage = |name, tool: &str, server: &str, limit| {
+        let verb = |verb| format!("lab-{tool} {verb} {}", quote(server));
+        (name, verb("silence"), verb("unsilence"), limit)
+    };
+    let each = [
+        (
+            storage("SMB", "smb", "nas", 45),
+            by_smb("v.raw"),
+            by_smb("w.raw"),
+        ),
+        (
+            storage("NFS", "nfs", "filer", 35),
+            nfs.info("v.raw", ""),
+            nfs.info("w.raw", ""),
+        ),
+        (
+            storage("iSCSI", "iscsi", "21", 35),
+            iscsi_info(21, "t", 1),
+            iscsi_info(21, "t", 2),
+        ),
+        (
+            storage("NVMe/TCP", "nvme", "subsystem", 30),
+            nvme.info(A),
+            nvme.info(B),
+        ),
+    ];
+    let each = each.into_iter();
+    let storages = each.map(
+        |((name, silence, unsilence, limit), volume, other)| Storage {
+            name,
+            silence,
+            unsilence,
+            volume,
+            other,
+            limit,
+        },
+    );
+    Ok(storages.collect())
+}
