@@ -66,10 +66,11 @@ keystone-test: deps ## tokens, asked about at a real Keystone (from PyPI); FILTE
 	@tests/keystone/keystone.sh cargo test --locked --quiet --test keystone -- $(FILTER)
 
 .PHONY: bench
-bench: deps ## what attaches cost over libvirt itself and mount(2), connects beside os-brick's, the idle daemon's weight
+bench: deps ## what attaches cost over libvirt itself and mount(2), connects beside os-brick's, calls beside many records
+	@mkdir -p target # what libvirt complains of, without its daemons, is kept there
 	@status=0; \
 	cargo bench --locked --quiet --bench scale || status=1; \
-	LIBVIRT_LOG_OUTPUTS=4:stderr cargo bench --locked --quiet --bench attach || status=1; \
+	LIBVIRT_LOG_OUTPUTS=4:file:$(CURDIR)/target/bench-libvirt.log cargo bench --locked --quiet --bench attach || status=1; \
 	cargo test --locked --quiet --release --test lab -- --bench || status=1; \
 	exit $$status
 

@@ -2,22 +2,25 @@
 //!
 //! Journals of several sizes take turns in one run; half of their records, and each measured connect, are of one share. Backends are fakes that
 //! do nothing, so a ratio shows the journal and the engine alone; only ratios are printed, each with its limit, and one that is over its limit
-//! fails the run.
+//! fails the run. A real daemon is weighed too, with no records and with many.
 #![allow(
     clippy::unwrap_used,
     reason = "not a part of the product: a failure shows where it happened"
 )]
 
+mod daemon;
 #[allow(clippy::expect_used, clippy::panic, reason = "shared with the tests")]
 #[path = "../../tests/fakes/mod.rs"]
 mod fakes;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fakes::{World, admit, by_root, connect, end, root, smb};
+use fakes::{World, admit, by_root, connect, end, local, root, smb};
 use volattach::attach::{Engine, ListQuery};
+use volattach::connection::ConnectionInfo;
 use volattach::journal::{Journal, Record, RedbJournal};
 use volattach::model::{Claim, VolumeOwner};
 use volattach::reconcile;
@@ -30,6 +33,15 @@ const TURNS: usize = 400;
 const RATIO_LIMIT: f64 = 1.1;
 /// Longest standstill of the runtime in a round of reconcile over 10,000 records.
 const STANDSTILL_LIMIT: Duration = Duration::from_millis(50);
+
+/// Records of the daemon that is weighed.
+const WEIGHED: u32 = 10_000;
+/// Its start.
+const START_LIMIT: Duration = Duration::from_millis(500);
+/// Its resident memory, in KiB.
+const RESIDENT_LIMIT: u64 = 64 * 1024;
+/// The same without records.
+const IDLE_LIMIT: u64 = 25 * 1024;
 
 /// An engine over a journal with that many records.
 struct Host {
@@ -51,8 +63,8 @@ fn main() -> ExitCode {
         .enable_all()
         .build()
         .unwrap();
-    let fits = runtime.block_on(measure());
-    if fits {
+    let fits = [weigh(&runtime), runtime.block_on(measure())];
+    if fits == [true, true] {
         ExitCode::SUCCESS
     } else {
         println!("bench: over the limit");
@@ -60,8 +72,35 @@ fn main() -> ExitCode {
     }
 }
 
+/// Weighs a real daemon, with no records and with many.
+fn weigh(runtime: &tokio::runtime::Runtime) -> bool {
+    let mib = |kib: u64| kib as f64 / 1024.0;
+    let idle = daemon::weigh(|_, _| {}).resident_kib;
+    println!(
+        "idle resident memory, connected to libvirtd: {:.1} MiB (limit {})",
+        mib(idle),
+        mib(IDLE_LIMIT)
+    );
+    let full = daemon::weigh(|journal, volume| {
+        runtime.block_on(async {
+            let mut record = template(local).await;
+            record.host.plan.path = volume.to_owned();
+            record.host.plan.root = volume.parent().unwrap().to_owned();
+            fill(journal, WEIGHED, |number| named(&record, number)).await;
+        });
+    });
+    println!(
+        "the same with {WEIGHED} records: {:.1} MiB (limit {}), and a start of {} ms (limit {})",
+        mib(full.resident_kib),
+        mib(RESIDENT_LIMIT),
+        full.start.as_millis(),
+        START_LIMIT.as_millis()
+    );
+    idle <= IDLE_LIMIT && full.resident_kib <= RESIDENT_LIMIT && full.start <= START_LIMIT
+}
+
 async fn measure() -> bool {
-    let template = template().await;
+    let template = template(smb).await;
     let mut hosts = Vec::new();
     for size in SIZES {
         hosts.push(host(&template, size).await);
@@ -111,22 +150,39 @@ fn median(times: &mut [Duration]) -> Duration {
 }
 
 /// A record as a connect leaves it.
-async fn template() -> Record {
+async fn template(info: fn(&str) -> ConnectionInfo) -> Record {
     let world = World::new();
-    let request = connect("template", "template", smb("template"));
+    let request = connect("template", "template", info("template"));
     world.engine().connect(by_root(request)).await.unwrap();
     world.records().remove(0)
+}
+
+/// The template as another attachment's record, of another volume.
+fn named(template: &Record, number: u32) -> Record {
+    Record {
+        id: format!("r{number}").parse().unwrap(),
+        volume: format!("v{number}").parse().unwrap(),
+        ..template.clone()
+    }
+}
+
+/// Makes a journal of that many records.
+async fn fill(path: &Path, size: u32, record: impl Fn(u32) -> Record) -> RedbJournal {
+    let journal = RedbJournal::open(path, false).unwrap();
+    for number in 0..size {
+        journal.put_soon(&record(number)).await.unwrap();
+    }
+    // On disk with the records before it.
+    journal.remove(&"none".parse().unwrap()).await.unwrap();
+    journal
 }
 
 /// A journal with that many records, half of them of the template's share and each other of a share of its own.
 async fn host(template: &Record, size: u32) -> Host {
     let dir = tempfile::tempdir().unwrap();
-    let journal = RedbJournal::open(&dir.path().join("journal.redb"), false).unwrap();
     let world = World::new();
-    for number in 0..size {
-        let mut record = template.clone();
-        record.id = format!("r{number}").parse().unwrap();
-        record.volume = format!("v{number}").parse().unwrap();
+    let record = |number| {
+        let mut record = named(template, number);
         record.host.plan.path = format!("{}/v{number}", record.host.plan.root.display()).into();
         if number % 2 == 1 {
             record.host.plan.claims = vec![Claim::Mount(format!("m{number}"))];
@@ -134,10 +190,9 @@ async fn host(template: &Record, size: u32) -> Host {
         for claim in &record.host.plan.claims {
             world.connected(claim);
         }
-        journal.put_soon(&record).await.unwrap();
-    }
-    // On disk with the records before it.
-    journal.remove(&"none".parse().unwrap()).await.unwrap();
+        record
+    };
+    let journal = fill(&dir.path().join("journal.redb"), size, record).await;
     Host {
         engine: world.engine_on(Arc::new(journal)),
         _dir: dir,

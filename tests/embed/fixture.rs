@@ -174,7 +174,7 @@ impl Guest {
     }
 
     /// The console's finished lines.
-    fn console_lines(&self) -> Vec<String> {
+    pub(crate) fn console_lines(&self) -> Vec<String> {
         let Ok(file) = fs::File::open(&self.console) else {
             return Vec::new(); // not started
         };

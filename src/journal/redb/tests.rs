@@ -50,6 +50,7 @@ pub(in crate::journal) fn record(id: &str) -> Record {
             updated: SystemTime::UNIX_EPOCH,
             ..Course::begin()
         },
+        degraded: None,
         force: false,
     }
 }

@@ -1,7 +1,8 @@
-//! The weight of a real volattachd that waits for calls, connected to a libvirtd in another process.
+//! A real volattachd that waits for calls, connected to a libvirtd in another process: how long its start takes and what it weighs.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -17,8 +18,16 @@ impl Drop for Process {
     }
 }
 
-/// Its resident memory (proc(5), VmRSS) after it has called libvirt, in KiB.
-pub(super) fn resident_kib() -> u64 {
+/// A daemon at rest.
+pub(super) struct Weight {
+    /// From the start of the process until it serves calls (sd_notify(3), `READY=1`).
+    pub(super) start: Duration,
+    /// Resident memory (proc(5), VmRSS) after it has called libvirt, in KiB.
+    pub(super) resident_kib: u64,
+}
+
+/// Weighs a daemon whose journal is filled by `fill`, which is given the journal's path and that of a volume.
+pub(super) fn weigh(fill: impl FnOnce(&Path, &Path)) -> Weight {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     let (_libvirtd, uri) = libvirtd(dir);
@@ -30,17 +39,32 @@ pub(super) fn resident_kib() -> u64 {
         dir.join("mnt"),
     );
     fs::write(&config, text).unwrap();
+    let volume = dir.join("volume.raw");
+    fs::write(&volume, [0; 512]).unwrap();
+    fs::create_dir(dir.join("state")).unwrap();
+    fill(&dir.join("state/journal.redb"), &volume);
+    let notify = dir.join("notify");
+    let notified = UnixDatagram::bind(&notify).unwrap();
+    notified
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
+    let begun = Instant::now();
     let daemon = Command::new(env!("CARGO_BIN_EXE_volattachd"))
         .arg("--config")
         .arg(&config)
         .env("MALLOC_ARENA_MAX", "2") // as its unit has it
         .env("VOLATTACH_LOG", "error")
+        .env("NOTIFY_SOCKET", &notify)
         .spawn()
         .unwrap();
     let daemon = Process(daemon);
+    let mut message = [0; 4096];
+    while !String::from_utf8_lossy(&message).contains("READY=1") {
+        message.fill(0);
+        notified.recv(&mut message).unwrap();
+    }
+    let start = begun.elapsed();
 
-    let volume = dir.join("volume.raw");
-    fs::write(&volume, [0; 512]).unwrap();
     let info = dir.join("volume.json");
     let json = serde_json::json!({"driver_volume_type": "local", "data": {"device_path": volume}});
     fs::write(&info, json.to_string()).unwrap();
@@ -69,7 +93,11 @@ pub(super) fn resident_kib() -> u64 {
         .lines()
         .find(|line| line.starts_with("VmRSS:"))
         .unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    let kib = line.split_whitespace().nth(1).unwrap();
+    Weight {
+        start,
+        resident_kib: kib.parse().unwrap(),
+    }
 }
 
 /// A libvirtd for this alone, and the URI to reach it. Run by an ordinary user, it keeps all its files beneath its home.

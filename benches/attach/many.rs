@@ -1,0 +1,203 @@
+//! Many attaches at once over many guests, and all detached again.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use tonic::transport::Channel;
+use virt_sys::VIR_DOMAIN_AFFECT_LIVE;
+use volattach::api::v1::volume_attach_client::VolumeAttachClient;
+use volattach::api::v1::{
+    AttachVolumeRequest, ConnectionInfo, DetachVolumeRequest, LocalVolume, connection_info::Form,
+};
+
+use super::fixture::{Embed, Guest};
+use super::{connect, serve};
+
+const GUESTS: usize = 20;
+/// Disks of each guest.
+const EACH: usize = 25;
+/// Disks in all.
+pub(super) const DISKS: usize = GUESTS * EACH;
+/// Threads of the bare calls: as many as volattach has turns at libvirt.
+const THREADS: usize = 12;
+
+/// Attaches per second over those of the bare calls.
+pub(super) fn throughput(embed: &Embed) -> f64 {
+    let guests: Vec<Guest> = (0..GUESTS)
+        .map(|number| {
+            let guest = embed.define(&name(number), false, EACH);
+            guest.domain.create().unwrap();
+            guest
+        })
+        .collect();
+    for guest in &guests {
+        guest.wait_for("GUEST up", 0);
+    }
+    let images: Vec<PathBuf> = (0..DISKS)
+        .map(|number| embed.image(&format!("many{number}.raw"), 1 << 20))
+        .collect();
+    let dir = tempfile::tempdir().unwrap();
+    let (stop, daemon) = serve(dir.path(), embed, images[0].parent().unwrap());
+    let client = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let over = AtomicBool::new(false);
+    let (ours, xmls) = thread::scope(|scope| {
+        let peak = scope.spawn(|| peak(&over));
+        let measured = client.block_on(async {
+            let client = connect(&dir.path().join("volattachd.sock")).await;
+            by_api(&client, &guests, &images).await
+        });
+        over.store(true, Relaxed);
+        println!(
+            "{DISKS} attaches at once, then as many detaches: at most {}",
+            peak.join().unwrap()
+        );
+        measured
+    });
+    stop.send(()).unwrap();
+    daemon.join().unwrap().unwrap();
+    by_libvirt(&guests, &xmls).as_secs_f64() / ours.as_secs_f64()
+}
+
+fn name(guest: usize) -> String {
+    format!("guest{guest}")
+}
+
+/// How long all attaches took, and the disks' XML.
+async fn by_api(
+    client: &VolumeAttachClient<Channel>,
+    guests: &[Guest],
+    images: &[PathBuf],
+) -> (Duration, Vec<String>) {
+    let seen: Vec<usize> = guests.iter().map(Guest::lines).collect();
+    let begun = Instant::now();
+    let attaches = images.iter().enumerate().map(|(number, image)| {
+        let (mut client, request) = (client.clone(), request(number, image));
+        async move { client.attach_volume(request).await.unwrap() }
+    });
+    let answers = join_all(attaches).await;
+    let took = begun.elapsed();
+    wait_for_all(guests, &seen, "GUEST disk=");
+    let detaches = (0..images.len()).map(|number| {
+        let request = DetachVolumeRequest {
+            attachment_id: id(number),
+            force: false,
+        };
+        let mut client = client.clone();
+        async move { client.detach_volume(request).await.unwrap() }
+    });
+    join_all(detaches).await;
+    wait_for_all(guests, &seen, "GUEST gone=");
+    let xmls = answers.into_iter();
+    let xmls = xmls.map(|answer| answer.into_inner().attachment.unwrap().disk_xml);
+    (took, xmls.collect())
+}
+
+fn id(number: usize) -> String {
+    format!("many{number}")
+}
+
+fn request(number: usize, image: &Path) -> AttachVolumeRequest {
+    AttachVolumeRequest {
+        attachment_id: id(number),
+        volume_id: id(number),
+        domain: name(number % GUESTS),
+        connection_info: Some(ConnectionInfo {
+            form: Some(Form::Local(LocalVolume {
+                device_path: image.display().to_string(),
+                ..Default::default()
+            })),
+        }),
+        ..Default::default()
+    }
+}
+
+/// How long the same attaches took by libvirt alone, the disks at the same places.
+fn by_libvirt(guests: &[Guest], xmls: &[String]) -> Duration {
+    let seen: Vec<usize> = guests.iter().map(Guest::lines).collect();
+    let each = |call: fn(&Guest, &str)| {
+        let next = std::sync::atomic::AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    while let Some((number, xml)) = {
+                        let number = next.fetch_add(1, Relaxed);
+                        xmls.get(number).map(|xml| (number, xml))
+                    } {
+                        call(&guests[number % GUESTS], xml);
+                    }
+                });
+            }
+        });
+    };
+    let begun = Instant::now();
+    each(|guest, xml| {
+        let done = guest
+            .domain
+            .attach_device_flags(xml, VIR_DOMAIN_AFFECT_LIVE);
+        done.unwrap();
+    });
+    let took = begun.elapsed();
+    wait_for_all(guests, &seen, "GUEST disk=");
+    each(|guest, xml| {
+        let done = guest
+            .domain
+            .detach_device_flags(xml, VIR_DOMAIN_AFFECT_LIVE);
+        done.unwrap();
+    });
+    wait_for_all(guests, &seen, "GUEST gone=");
+    took
+}
+
+/// Waits until each guest has said so of each of its disks, after its first `seen` lines.
+fn wait_for_all(guests: &[Guest], seen: &[usize], start: &str) {
+    let deadline = Instant::now() + Duration::from_secs(600);
+    let count = |guest: &Guest, seen: usize| {
+        let lines = guest.console_lines().into_iter().skip(seen);
+        lines.filter(|line| line.starts_with(start)).count()
+    };
+    for (guest, seen) in guests.iter().zip(seen) {
+        while count(guest, *seen) < EACH {
+            assert!(Instant::now() < deadline, "in vain: {start} {EACH} times");
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+/// What this process, with libvirt's QEMU driver and the client in it, uses at most until `over`.
+fn peak(over: &AtomicBool) -> String {
+    let (mut threads, mut workers, mut resident_kib) = (0, 0, 0);
+    while !over.load(Relaxed) {
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let number = |key: &str| -> u64 {
+            let line = status.lines().find(|line| line.starts_with(key)).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        };
+        threads = threads.max(number("Threads:"));
+        resident_kib = resident_kib.max(number("VmRSS:"));
+        workers = workers.max(children("volattachd-work")); // the kernel keeps 15 bytes of a name
+        thread::sleep(Duration::from_millis(20));
+    }
+    format!(
+        "{threads} threads, {workers} worker processes, {:.1} MiB resident, libvirt's QEMU driver and the client included",
+        resident_kib as f64 / 1024.0
+    )
+}
+
+/// This process' children of that name.
+fn children(name: &str) -> usize {
+    let own = std::process::id().to_string();
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let is_child = |stat: &String| {
+        let (head, rest) = stat.rsplit_once(") ").unwrap_or_default();
+        head.ends_with(&format!("({name}")) && rest.split(' ').nth(1) == Some(own.as_str())
+    };
+    let stats = processes.filter_map(|it| fs::read_to_string(it.path().join("stat")).ok());
+    stats.filter(is_child).count()
+}
