@@ -1,5 +1,5 @@
 //! Random histories of a small host: few names, which are reused; targets that show one LUN by several paths; two volumes that report one
-//! identity; servers and a libvirt that come and go; a daemon that dies at any point of any call.
+//! identity; servers and a libvirt that come, go and are slow; a journal whose disk is full; a daemon that dies at any point of any call.
 //!
 //! Checks after each turn: no guest has a disk of another volume than its own; no other call, and no failed call of its own, has taken a
 //! working disk from an attachment. At the end, everything can be detached and nothing is left.
@@ -75,6 +75,10 @@ enum Turn {
     Deaf(Option<Deaf>),
     /// Stops libvirt, or brings it back.
     Libvirt(bool),
+    /// Makes each call to libvirt take seconds, or not.
+    SlowLibvirt(bool),
+    /// Fills the journal's disk, or makes room.
+    DiskFull(bool),
     /// Unmounts shares as `umount -l` does: guests keep the files that they have open.
     Unmount,
     /// Swaps the LUNs of two volumes, unless this host has a disk at one of these LUNs.
@@ -98,9 +102,9 @@ fn turn() -> impl Strategy<Value = Turn> {
         1 => Just(Guest::Busy),
     ];
     prop_oneof![
-        8 => (id.clone(), 0..VOLUMES.len(), any::<bool>())
+        14 => (id.clone(), 0..VOLUMES.len(), any::<bool>())
             .prop_map(|(id, volume, reads)| Turn::Attach { id, volume, reads }),
-        4 => id.clone().prop_map(|id| Turn::Detach { id }),
+        6 => id.clone().prop_map(|id| Turn::Detach { id }),
         2 => id.clone().prop_map(|id| Turn::CancelDetach { id }),
         2 => guest.prop_map(Turn::Guest),
         3 => Just(Turn::Reconcile),
@@ -111,6 +115,8 @@ fn turn() -> impl Strategy<Value = Turn> {
         1 => any::<bool>().prop_map(Turn::Silent),
         1 => deaf.prop_map(Turn::Deaf),
         1 => any::<bool>().prop_map(Turn::Libvirt),
+        1 => any::<bool>().prop_map(Turn::SlowLibvirt),
+        1 => any::<bool>().prop_map(Turn::DiskFull),
         1 => Just(Turn::Remap),
     ]
 }
@@ -353,6 +359,8 @@ impl History {
             Turn::Silent(silent) => self.world.san().silent = silent,
             Turn::Deaf(deaf) => self.world.san().deaf = deaf,
             Turn::Libvirt(there) => self.world.state().hypervisor_down = !there,
+            Turn::SlowLibvirt(slow) => self.world.state().hypervisor_slow = slow,
+            Turn::DiskFull(full) => self.world.state().disk_full = full,
             Turn::Remap => {
                 let mut san = self.world.san();
                 let on_host = |at: &(String, u64)| san.disks.iter().any(|disk| disk.at == *at);
@@ -393,6 +401,8 @@ impl History {
         self.world.san().silent = false;
         self.world.san().deaf = None;
         self.world.state().hypervisor_down = false;
+        self.world.state().hypervisor_slow = false;
+        self.world.state().disk_full = false;
         self.world.state().guest = Guest::Obeys;
         self.restart().await;
         self.check("in the end");

@@ -1,6 +1,7 @@
 //! A hypervisor with one domain, whose disks are the world's.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::broadcast;
@@ -39,6 +40,9 @@ impl FakeHypervisor {
         }
         if self.world.state().hypervisor_down {
             return Err(fail(Reason::HypervisorUnavailable));
+        }
+        if self.world.state().hypervisor_slow {
+            tokio::time::sleep(Duration::from_secs(3)).await;
         }
         let passed = self.world.gate.pass(call, moment).await;
         passed.map_err(|Failed| fail(Reason::HypervisorUnavailable))

@@ -144,6 +144,10 @@ pub struct State {
     pub flush_fails: bool,
     /// Whether the hypervisor can be reached.
     pub hypervisor_down: bool,
+    /// Whether each call to the hypervisor takes seconds.
+    pub hypervisor_slow: bool,
+    /// Whether the journal's disk is full: what is deferred waits, anything else fails.
+    pub disk_full: bool,
     /// The reason with which the next plug fails.
     pub plug_fails: Option<Reason>,
     /// The reason with which the next unplug request fails.
@@ -218,6 +222,9 @@ impl State {
 
     /// What is to be written soon is.
     pub fn sync(&mut self) {
+        if self.disk_full {
+            return;
+        }
         let soon = std::mem::take(&mut self.soon);
         self.records.extend(soon);
     }
@@ -275,6 +282,8 @@ impl World {
                 disconnect_fails: None,
                 flush_fails: false,
                 hypervisor_down: false,
+                hypervisor_slow: false,
+                disk_full: false,
                 plug_fails: None,
                 unplug_fails: None,
                 domain_fails: None,

@@ -349,7 +349,7 @@ fn erring_disk(lab: &Lab) -> Result<()> {
     ))?;
     let table = |table: &str| {
         node.sh(&format!(
-            "dmsetup suspend erring && dmsetup reload erring --table {} && dmsetup resume erring",
+            "dmsetup suspend --nolockfs --noflush erring && dmsetup reload erring --table {} && dmsetup resume erring",
             quote(table)
         ))
     };
@@ -370,6 +370,7 @@ fn erring_disk(lab: &Lab) -> Result<()> {
         &format!("[ \"$({STATUS})\" = serving ]"),
         Duration::from_secs(30),
     )?;
+    agent.disconnect("c")??;
     agent.connect("c", "w", &info, &[])??;
     // The next daemon reads it all.
     node.sh("systemctl restart volattachd.service")?;
