@@ -53,7 +53,8 @@ lab-test: deps ## tests in a virtual compute node; FILTER=text: those whose name
 	@cargo test --locked --quiet --test lab -- $(if $(SHUFFLE),--shuffle $(SHUFFLE)) $(FILTER)
 
 .PHONY: soak
-soak: deps ## what takes too long for every run: a daemon killed a hundred times, guests that stand still, more of Xen; FILTER=text
+soak: deps ## what takes too long for every run: a daemon killed a hundred times, guests that stand still, each byte of a journal; FILTER=text
+	@VOLATTACH_FLIPS=50000 cargo test --locked --quiet --lib a_flipped_byte
 	@cargo test --locked --quiet --test lab -- --soak $(FILTER)
 
 .PHONY: oslo-test
