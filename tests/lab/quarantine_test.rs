@@ -1,0 +1,132 @@
+//! A dead server with many attachments: its calls fail at once, its workers are few, another server's calls are as quick as before, and all
+//! is well once the server answers.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{
+    Lab, Test,
+    agent::Agent,
+    guest,
+    servers::{SmbServer, smb_info},
+};
+
+pub(crate) const TESTS: &[Test] = &[Test {
+    name: "quarantine_of_a_server_with_many_attachments",
+    run: many_attachments,
+}];
+
+/// Attachments of the server that dies, each by a mount of its own.
+const MANY: usize = 50;
+
+/// Workers that may be stuck for one server (docs/errors.md, `WORKERS_STUCK`).
+const STUCK: usize = 4;
+
+/// Other calls' workers that may run meanwhile.
+const OTHERS: usize = 2;
+
+/// Counts the daemon's workers all the time, and keeps the highest number.
+const COUNT: &str = "systemd-run -q --collect --unit=lab-count bash -c '
+    most=0
+    while sleep 0.1; do
+        now=$(pgrep -c volattachd-work)
+        [ $now -le $most ] || { most=$now; echo $most >/run/lab-most-workers; }
+    done'";
+
+fn many_attachments(lab: &Lab) -> Result<()> {
+    let node = &lab.node;
+    let agent = Agent::start(node, "[smb]\nprobe_timeout = \"4s\"\n")?;
+    let start = |name, octet| {
+        let server = SmbServer::start(node, name, octet, &["vols"], "")?;
+        server.user("bob", "pw")?;
+        server.volume("vols", "v.raw", 8, "sixteen bytes...")?;
+        anyhow::Ok(server)
+    };
+    let (ill, well) = (start("ill", 11)?, start("well", 12)?);
+    // Other options, another mount.
+    let info = |server, number: usize| {
+        let options = format!("-o username=bob,password=pw,actimeo={number}");
+        smb_info(server, "vols", "v.raw", &options)
+    };
+    let volume = |number: usize| format!("ill-{number}");
+    each(|number| {
+        let id = volume(number);
+        agent.connect(&id, &id, &info(&ill, number), &["--access", "ro"])??;
+        Ok(())
+    })?;
+    let undisturbed = attach_and_detach(lab, &agent, &info(&well, 0))?;
+
+    node.sh(COUNT)?;
+    ill.silence()?;
+    let first = agent.connect("first", "first", &info(&ill, MANY), &[])?.err();
+    let first = first.context("connected to a silent server")?;
+    ensure!(first.reason == "SERVER_TIMEOUT", "{first:?}");
+    // Whoever asks now does not wait.
+    let later = agent.connect("later", "later", &info(&ill, MANY + 1), &[])?.err();
+    let later = later.context("connected to a silent server")?;
+    ensure!(later.reason == "SERVER_QUARANTINED", "{later:?}");
+    let doctor = node.run("volattach doctor", b"", Duration::from_secs(60))?;
+    ensure!(doctor.stdout.contains("quarantine"), "{}", doctor.stdout);
+    // Each unmount of a dead server hangs in the kernel.
+    let disturbed = thread::scope(|scope| {
+        let ending = scope.spawn(|| {
+            each(|number| {
+                let words = ["--timeout", "20", "disconnect", &volume(number)];
+                agent.call(&words, "")?.ok();
+                Ok(())
+            })
+        });
+        let disturbed = attach_and_detach(lab, &agent, &info(&well, 0));
+        ending.join().map_err(|_| anyhow::anyhow!("a call panicked"))??;
+        disturbed
+    })?;
+    println!(
+        "quarantine: an attach and detach of another server took {:.2} times as long beside {MANY} calls to a dead one",
+        disturbed.as_secs_f64() / undisturbed.as_secs_f64()
+    );
+    let most = node.sh("systemctl stop lab-count; cat /run/lab-most-workers")?;
+    println!("quarantine: at most {most} workers, of which {STUCK} may be stuck");
+    ensure!(most.parse::<usize>()? <= STUCK + OTHERS, "{most} workers");
+
+    ill.unsilence()?;
+    node.wait(
+        "the quarantine is over and nothing is wrong",
+        "volattach doctor",
+        Duration::from_secs(300),
+    )?;
+    let (id, again) = ("again", info(&ill, MANY + 2));
+    agent.attach(id, id, &again, &[])??;
+    ensure!(guest::sees(node, id)?.write == Ok(()));
+    agent.detach(id)??;
+    each(|number| {
+        agent.disconnect(&volume(number))??;
+        Ok(())
+    })
+}
+
+/// Does so for each attachment, four at a time.
+fn each(call: impl Fn(usize) -> Result<()> + Sync) -> Result<()> {
+    thread::scope(|scope| {
+        let call = &call;
+        let parts: Vec<_> = (0..4)
+            .map(|part| scope.spawn(move || (part..MANY).step_by(4).try_for_each(call)))
+            .collect();
+        parts.into_iter().try_for_each(|part| {
+            let ended = part.join();
+            ended.map_err(|_| anyhow::anyhow!("a call panicked"))?
+        })
+    })
+}
+
+fn attach_and_detach(lab: &Lab, agent: &Agent<'_>, info: &serde_json::Value) -> Result<Duration> {
+    let begun = Instant::now();
+    agent.attach("well", "well", info, &[])??;
+    ensure!(guest::sees(&lab.node, "well")?.write == Ok(()));
+    agent.detach("well")??;
+    guest::gone(&lab.node, "well")?;
+    Ok(begun.elapsed())
+}
