@@ -43,6 +43,7 @@ fn standstill(lab: &Lab) -> Result<()> {
     let node = &lab.node;
     let agent = Agent::start(node, "")?;
     let guest = Second::start_as(node, "ticks")?;
+    check_guest(lab, &guest)?;
     let storages = storages(lab)?;
     let mut over = Vec::new();
     for storage in &storages {
@@ -66,6 +67,21 @@ fn standstill(lab: &Lab) -> Result<()> {
         }
     }
     ensure!(over.is_empty(), "longer than the deadline: {over:?}");
+    Ok(())
+}
+
+/// The guest tells that it stood still for a second.
+fn check_guest(lab: &Lab, guest: &Second<'_>) -> Result<()> {
+    let since = guest.lines()?;
+    let pid = format!("$(cat /run/libvirt/qemu/{}.pid)", Second::NAME);
+    lab.node.sh(&format!(
+        "kill -STOP {pid} && sleep 1.5; kill -CONT {pid}; sleep 1.5"
+    ))?;
+    let gap = guest.longest_gap(since)?;
+    ensure!(
+        gap >= 100,
+        "stopped for 1.5 s, the guest tells {gap} hundredths"
+    );
     Ok(())
 }
 
