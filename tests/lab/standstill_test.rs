@@ -56,10 +56,11 @@ fn standstill(lab: &Lab) -> Result<()> {
         for (moment, run) in moments {
             let since = guest.lines()?;
             let outcome = run(&agent, &guest, storage, lab)?;
-            let gap = f64::from(guest.longest_gap(since)?) / 100.0;
+            let gap = guest.longest_gap(since)?.saturating_sub(outcome.own);
+            let gap = f64::from(gap) / 100.0;
             println!(
-                "standstill: {}, silent {moment}: {gap:.1} s (limit {}); {outcome}",
-                storage.name, storage.limit
+                "standstill: {}, silent {moment}: {gap:.1} s (limit {}); {}",
+                storage.name, storage.limit, outcome.call
             );
             if gap > f64::from(storage.limit) {
                 over.push(format!("{} {moment}", storage.name));
@@ -86,7 +87,21 @@ fn check_guest(lab: &Lab, guest: &Second<'_>) -> Result<()> {
 }
 
 /// Has the server fall silent at its moment and come back; returns how the call ended.
-type Moment = fn(&Agent<'_>, &Second<'_>, &Storage, &Lab) -> Result<String>;
+type Moment = fn(&Agent<'_>, &Second<'_>, &Storage, &Lab) -> Result<Outcome>;
+
+/// How a call ended.
+struct Outcome {
+    /// Its reason, or the state of the attachment.
+    call: String,
+    /// For how long the test itself stopped the guest, in hundredths of a second.
+    own: u32,
+}
+
+impl From<String> for Outcome {
+    fn from(call: String) -> Self {
+        Self { call, own: 0 }
+    }
+}
 
 /// While another volume keeps the connection.
 fn before_attach(
@@ -94,7 +109,7 @@ fn before_attach(
     _guest: &Second<'_>,
     storage: &Storage,
     lab: &Lab,
-) -> Result<String> {
+) -> Result<Outcome> {
     agent.connect("other", "other", &storage.other, &[])??;
     lab.node.sh(&storage.silence)?;
     let ended = agent.attach_to(
@@ -108,34 +123,45 @@ fn before_attach(
     lab.node.sh(&storage.unsilence)?;
     gone(lab, "detach a")?;
     gone(lab, "disconnect other")?;
-    Ok(ended)
+    Ok(ended.into())
 }
 
+/// QEMU is stopped until the server is silent, so that its open of the image meets a silent server for sure.
 fn before_plug(
     agent: &Agent<'_>,
     _guest: &Second<'_>,
     storage: &Storage,
     lab: &Lab,
-) -> Result<String> {
+) -> Result<Outcome> {
     let node = &lab.node;
     node.write("/run/lab-info", storage.volume.to_string().as_bytes())?;
     node.note("a", "v");
-    agent.at_line(
-        "step step=\"attach\"",
-        &storage.silence,
-        &format!(
-            "--timeout 140 attach --id a --volume v --domain {} --connection-info /run/lab-info",
-            Second::NAME
-        ),
-    )?;
-    let ended = agent.call(&["show", "a"], "")?;
-    let ended = match ended {
+    let qemu = format!("$(cat /run/libvirt/qemu/{}.pid)", Second::NAME);
+    let script = format!(
+        "cursor=$(journalctl -q -n 0 --show-cursor | sed -n 's/^-- cursor: //p')
+         stopped=$(date +%s%N)
+         kill -STOP {qemu}
+         volattach --timeout 140 attach --id a --volume v --domain {} --connection-info /run/lab-info >&2 &
+         for _ in $(seq 600); do
+             ! journalctl -q -o cat -u volattachd --after-cursor=\"$cursor\" | grep -q 'step=\"attach\"' || break
+             sleep 0.05
+         done
+         {}
+         kill -CONT {qemu}
+         echo $((($(date +%s%N) - stopped) / 10000000))
+         wait",
+        Second::NAME,
+        storage.silence,
+    );
+    let output = node.run(&script, b"", Duration::from_secs(240))?;
+    let own = output.stdout.trim().parse()?;
+    let call = match agent.call(&["show", "a"], "")? {
         Ok(shown) => shown["state"].to_string(),
         Err(failure) => failure.reason,
     };
     node.sh(&storage.unsilence)?;
     gone(lab, "detach a")?;
-    Ok(ended)
+    Ok(Outcome { call, own })
 }
 
 fn before_unplug(
@@ -143,7 +169,7 @@ fn before_unplug(
     guest: &Second<'_>,
     storage: &Storage,
     lab: &Lab,
-) -> Result<String> {
+) -> Result<Outcome> {
     let read_only = ["--access", "ro"];
     agent.attach_to(Second::NAME, "a", "v", &storage.volume, &read_only)??;
     guest.sees("v")?;
@@ -152,11 +178,16 @@ fn before_unplug(
     let ended = ended.map_or_else(|failure| failure.reason, |_| "detached".to_owned());
     lab.node.sh(&storage.unsilence)?;
     gone(lab, "detach a")?;
-    Ok(ended)
+    Ok(ended.into())
 }
 
 /// The guest writes all the while.
-fn under_io(agent: &Agent<'_>, guest: &Second<'_>, storage: &Storage, lab: &Lab) -> Result<String> {
+fn under_io(
+    agent: &Agent<'_>,
+    guest: &Second<'_>,
+    storage: &Storage,
+    lab: &Lab,
+) -> Result<Outcome> {
     agent.attach_to(Second::NAME, "a", "v", &storage.volume, &[])??;
     ensure!(guest.sees("v")?.write == Ok(()));
     lab.node.sh(&storage.silence)?;
@@ -164,7 +195,7 @@ fn under_io(agent: &Agent<'_>, guest: &Second<'_>, storage: &Storage, lab: &Lab)
     lab.node.sh(&format!("sleep {}", storage.limit))?;
     lab.node.sh(&storage.unsilence)?;
     gone(lab, "detach a")?;
-    Ok("the server came back".to_owned())
+    Ok("the server came back".to_owned().into())
 }
 
 /// Ends the attachment, as soon as the kernel lets go of what was silent.
