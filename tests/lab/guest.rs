@@ -155,16 +155,16 @@ impl<'node> Second<'node> {
         Ok(second)
     }
 
-    /// The longest time that a guest of the kind `ticks` stood still since line `since` of its console, in hundredths of a second; 0: less than
-    /// half a second.
-    pub(crate) fn longest_gap(&self, since: u32) -> Result<u32> {
+    /// How long a guest of the kind `ticks` stood still each time since line `since` of its console, in hundredths of a second, the longest
+    /// first. Less than half a second does not count.
+    pub(crate) fn gaps(&self, since: u32) -> Result<Vec<u32>> {
         let script = format!(
-            "tail -n +{} /var/log/lab/{}.console | sed -n 's/^GUEST gap=//p' | sort -n | tail -n 1 | tr -d '\\r'",
+            "tail -n +{} /var/log/lab/{}.console | tr -d '\\r' | sed -n 's/^GUEST gap=//p' | sort -rn",
             since + 1,
             Self::NAME
         );
-        let gap = self.node.sh(&script)?;
-        Ok(if gap.is_empty() { 0 } else { gap.parse()? })
+        let gaps = self.node.sh(&script)?;
+        gaps.lines().map(|gap| Ok(gap.parse()?)).collect()
     }
 
     /// The disks that it has, by its names for them.
