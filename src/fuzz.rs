@@ -21,6 +21,7 @@ const TARGETS: &[(&str, Input)] = &[
     ("disk_xml", Text(libvirt::fuzz::disk_xml)),
     ("domain_xml", Text(libvirt::fuzz::domain_xml)),
     ("grpc", Bytes(api::fuzz::grpc)),
+    ("grpc_timeout", Text(api::fuzz::grpc_timeout)),
     ("host_names", Text(host::fuzz::host_names)),
     ("image", Bytes(backend::fuzz::image)),
     ("iscsi_record", Text(backend::iscsi::fuzz::iscsi_record)),

@@ -16,6 +16,8 @@ mod orphans;
 mod permissions;
 #[path = "saga/unreadable.rs"]
 mod unreadable;
+#[path = "saga/work.rs"]
+mod work;
 
 use std::time::Duration;
 

@@ -3,15 +3,18 @@
 //!
 //! The calls of the saga into journal, backend and hypervisor are numbered as they come. For each operation, each
 //! backend, each kind of fault and each number, the call of that number goes wrong: before it had its effect, with half of it, or
-//! after it. Then a new engine reconciles, as the next start of the daemon does.
+//! after it. Then a new engine reconciles, as the next start of the daemon does. And for each number, the caller's deadline passes during the call
+//! of that number.
 
 #![cfg(test)]
 
 mod fakes;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use fakes::{Fault, Guest, World, attach, by_root, connect, end, iscsi, local, nfs, nvme, smb};
+use tokio::time::Instant;
 use volattach::attach::{Engine, Error};
 use volattach::backend::Presence;
 use volattach::connection::ConnectionInfo;
@@ -87,21 +90,31 @@ impl Operation {
     }
 
     async fn run(self, engine: &Engine, info: ConnectionInfo) -> Result<(), Error> {
+        self.run_until(engine, info, None).await
+    }
+
+    /// The same, for a caller with a deadline.
+    async fn run_until(
+        self,
+        engine: &Engine,
+        info: ConnectionInfo,
+        deadline: Option<Instant>,
+    ) -> Result<(), Error> {
         match self {
-            Self::Attach => engine
-                .attach(by_root(attach("a1", "v1", info)))
-                .await
-                .map(drop),
-            Self::Connect => engine
-                .connect(by_root(connect("a1", "v1", info)))
-                .await
-                .map(drop),
-            Self::Detach => engine.detach(by_root(end("a1"))).await,
-            Self::CancelDetach => {
-                let id = "a1".parse().unwrap();
-                engine.cancel_detach(by_root(id)).await.map(drop)
+            Self::Attach => {
+                let request = by_root(attach("a1", "v1", info));
+                engine.attach(request.until(deadline)).await.map(drop)
             }
-            Self::Disconnect => engine.disconnect(by_root(end("a1"))).await,
+            Self::Connect => {
+                let request = by_root(connect("a1", "v1", info));
+                engine.connect(request.until(deadline)).await.map(drop)
+            }
+            Self::Detach => engine.detach(by_root(end("a1")).until(deadline)).await,
+            Self::CancelDetach => {
+                let id = by_root("a1".parse().unwrap());
+                engine.cancel_detach(id.until(deadline)).await.map(drop)
+            }
+            Self::Disconnect => engine.disconnect(by_root(end("a1")).until(deadline)).await,
         }
     }
 
@@ -321,6 +334,76 @@ fn run_all(fault: Fault) {
         }
     }
     assert!(struck.contains("journal.put") && struck.contains("journal.remove"));
+}
+
+/// One case: the caller's deadline passes during the `at`-th call.
+async fn outlive(dialect: Dialect, operation: Operation, info: Info, at: usize) -> Option<String> {
+    let world = World::of(dialect);
+    let engine = world.engine();
+    operation.prepare(&world, &engine, info("v1")).await;
+    let plugs = world.state().plugs;
+    world.gate.arm(at, Fault::Hold);
+    let deadline = Some(Instant::now() + Duration::from_secs(1));
+    let call = operation.run_until(&engine, info("v1"), deadline);
+    tokio::pin!(call);
+    let answer = tokio::select! {
+        answer = &mut call => Some(answer),
+        () = world.gate.died() => None,
+    };
+    let mut connected = false;
+    let answer = match answer {
+        Some(answer) => answer,
+        None => {
+            connected = !world.state().connections.is_empty();
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            world.gate.release();
+            call.await
+        }
+    };
+    let struck = world.gate.disarm()?;
+    let context = format!("{dialect:?}, {operation:?}, too late from {at} ({struck})");
+    match answer {
+        // Plugged before the deadline as far as anybody can tell.
+        Ok(()) if operation == Operation::Attach => {
+            assert!(struck.starts_with("hypervisor.plug"), "{context}: plugged");
+            assert_eq!(look(&world, None), There::Whole, "{context}");
+        }
+        // All was done but the last word in the journal.
+        Ok(()) if operation == Operation::Connect => {
+            let local = world.state().connections.is_empty();
+            let last = struck.starts_with("journal.put") && (connected || local);
+            assert!(last, "{context}: connected");
+            assert_eq!(look(&world, None), There::Whole, "{context}");
+        }
+        Ok(()) => {
+            assert_eq!(look(&world, None), There::Nothing, "{context}");
+        }
+        Err(error) => {
+            assert!(operation.makes(), "{context}: {}", error.chain());
+            assert_eq!(error.reason(), Reason::DeadlinePassed, "{context}");
+            assert_eq!(look(&world, None), There::Nothing, "{context}");
+            assert_eq!(world.state().plugs, plugs, "{context}: the guest saw it");
+        }
+    }
+    Some(struck)
+}
+
+#[test]
+fn each_call_outlives_the_callers_deadline() {
+    let mut struck = BTreeSet::new();
+    for dialect in DIALECTS {
+        for &(_, info) in BACKENDS {
+            for operation in Operation::ALL {
+                // A cancelled detach ends no other way than before.
+                if operation != Operation::CancelDetach {
+                    run_each(|at| outlive(dialect, operation, info, at), &mut struck);
+                }
+            }
+        }
+    }
+    for step in [Step::Connect, Step::Inspect, Step::Attach] {
+        assert!(calls(step).iter().any(|call| struck.contains(*call)));
+    }
 }
 
 #[test]

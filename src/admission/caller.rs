@@ -188,6 +188,7 @@ impl Caller {
         Ok(Admitted {
             grant: Grant(Arc::new(Granted { caller, rpc, about })),
             request,
+            deadline: None,
         })
     }
 

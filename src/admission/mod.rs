@@ -21,6 +21,8 @@ use std::sync::Arc;
 pub use caller::{Caller, Denied};
 pub use object::Object;
 
+use tokio::time::Instant;
+
 use crate::model::{Actor, VolumeId, VolumeOwner};
 use crate::policy::{PolicyStore, Rpc};
 
@@ -67,6 +69,7 @@ impl Admission {
 pub struct Admitted<T> {
     grant: Grant,
     request: T,
+    deadline: Option<Instant>,
 }
 
 impl<T> Admitted<T> {
@@ -80,6 +83,18 @@ impl<T> Admitted<T> {
     #[must_use]
     pub fn request(&self) -> &T {
         &self.request
+    }
+
+    /// The same, for a caller who waits until then; `None`: for ever.
+    #[must_use]
+    pub fn until(self, deadline: Option<Instant>) -> Self {
+        Self { deadline, ..self }
+    }
+
+    /// Until when the caller waits; `None`: for ever.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
     }
 
     /// By what it was let in, and what was asked.

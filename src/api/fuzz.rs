@@ -3,7 +3,7 @@
 use prost::Message;
 
 use super::decode::{self, DecodeError};
-use super::{page, v1};
+use super::{deadline, page, v1};
 use crate::connection::Protocol;
 use crate::model::chain;
 
@@ -12,6 +12,27 @@ pub(crate) fn page_token(text: &str) {
     if let Some(id) = page::parse(text) {
         assert_eq!(page::token(&id), text);
     }
+}
+
+/// Any text as a caller's timeout: none, or the time that its digits and unit spell.
+pub(crate) fn grpc_timeout(text: &str) {
+    let Some(timeout) = deadline::parse(text) else {
+        return;
+    };
+    let (value, unit) = text.split_at(text.len() - 1);
+    assert!(value.len() <= 8 && text.is_ascii(), "{text:?}");
+    let unit: u128 = match unit {
+        "H" => 3_600_000_000_000,
+        "M" => 60_000_000_000,
+        "S" => 1_000_000_000,
+        "m" => 1_000_000,
+        "u" => 1_000,
+        _ => 1,
+    };
+    assert_eq!(
+        Ok(timeout.as_nanos()),
+        value.parse().map(|value: u128| value * unit)
+    );
 }
 
 /// Any bytes as a message: the first says which, the rest is the message. A request that was taken is valid as a whole, and

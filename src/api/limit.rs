@@ -1,5 +1,7 @@
 //! How much each caller may ask for: a rate of calls (token bucket), calls under way, watches.
 //!
+//! The engine counts work, which outlives its caller's wait; here a call that becomes work counts until then.
+//!
 //! Invariants: what was entered is left when its guard is dropped, however the call ends; a call that is refused costs
 //! nothing; what is known of a caller is forgotten once it says no more than what is known of nobody, so that callers
 //! without end do not fill memory.
@@ -9,7 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::config::Limits;
-use crate::model::{Actor, Reason, Via};
+use crate::model::{Actor, CallerId, Reason};
+use crate::policy::Rpc;
 
 /// How many callers may be known before those are looked for who can be forgotten.
 const SWEEP: usize = 1024;
@@ -74,28 +77,6 @@ impl LimitError {
     }
 }
 
-/// Who is counted as one: the halves of an actor, by id, as its scheme names them.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Caller {
-    scheme: &'static str,
-    user: Option<String>,
-    service: Option<String>,
-}
-
-impl From<&Actor> for Caller {
-    fn from(actor: &Actor) -> Self {
-        Self {
-            scheme: match actor.via {
-                Via::LocalPeer { .. } => "local",
-                Via::Certificate(_) => "certificate",
-                Via::Keystone => "keystone",
-            },
-            user: actor.user.as_ref().map(|half| half.user_id.clone()),
-            service: actor.service.as_ref().map(|half| half.user_id.clone()),
-        }
-    }
-}
-
 /// What is known of a caller.
 #[derive(Debug)]
 struct Account {
@@ -110,7 +91,7 @@ struct Account {
 #[derive(Debug)]
 struct Accounts {
     limits: Limits,
-    callers: HashMap<Caller, Account>,
+    callers: HashMap<CallerId, Account>,
     /// How many callers to know before looking again for some to forget.
     sweep_at: usize,
     watches: u32,
@@ -127,7 +108,7 @@ impl Accounts {
     }
 
     /// The caller's account, its tokens as of now.
-    fn account(&mut self, caller: &Caller, now: Instant) -> &mut Account {
+    fn account(&mut self, caller: &CallerId, now: Instant) -> &mut Account {
         if self.callers.len() >= self.sweep_at {
             let limits = &self.limits;
             self.callers.retain(|_, account| {
@@ -147,7 +128,7 @@ impl Accounts {
         account
     }
 
-    fn enter(&mut self, caller: &Caller, now: Instant) -> Result<(), LimitError> {
+    fn enter(&mut self, caller: &CallerId, now: Instant) -> Result<(), LimitError> {
         let (limit, per_second) = (self.limits.calls, self.limits.calls_per_second);
         let account = self.account(caller, now);
         if account.calls >= limit {
@@ -163,13 +144,13 @@ impl Accounts {
         Ok(())
     }
 
-    fn leave(&mut self, caller: &Caller) {
+    fn leave(&mut self, caller: &CallerId) {
         if let Some(account) = self.callers.get_mut(caller) {
             account.calls = account.calls.saturating_sub(1);
         }
     }
 
-    fn watch(&mut self, caller: &Caller, now: Instant) -> Result<(), LimitError> {
+    fn watch(&mut self, caller: &CallerId, now: Instant) -> Result<(), LimitError> {
         let (limit, all) = (self.limits.watches, self.limits.all_watches);
         if self.watches >= all {
             return Err(LimitError::AllWatches { limit: all });
@@ -183,7 +164,7 @@ impl Accounts {
         Ok(())
     }
 
-    fn end_watch(&mut self, caller: &Caller) {
+    fn end_watch(&mut self, caller: &CallerId) {
         self.watches = self.watches.saturating_sub(1);
         if let Some(account) = self.callers.get_mut(caller) {
             account.watches = account.watches.saturating_sub(1);
@@ -224,7 +205,7 @@ impl Limiter {
     /// # Errors
     /// Where the caller has had its share for now.
     pub(super) fn enter(&self, actor: &Actor) -> Result<Guard, LimitError> {
-        let caller = Caller::from(actor);
+        let caller = CallerId::from(actor);
         self.accounts().enter(&caller, Instant::now())?;
         Ok(Guard {
             limiter: self.clone(),
@@ -238,7 +219,7 @@ impl Limiter {
     /// # Errors
     /// Where the caller, or all of them, watch often enough.
     pub(super) fn watch(&self, actor: &Actor) -> Result<Guard, LimitError> {
-        let caller = Caller::from(actor);
+        let caller = CallerId::from(actor);
         self.accounts().watch(&caller, Instant::now())?;
         Ok(Guard {
             limiter: self.clone(),
@@ -248,12 +229,32 @@ impl Limiter {
     }
 }
 
+/// Whether the engine counts a call as work from its admission on: it goes on without its caller, so its caller's wait says nothing of it.
+pub(super) fn is_work(rpc: Rpc) -> bool {
+    match rpc {
+        Rpc::AttachVolume
+        | Rpc::DetachVolume
+        | Rpc::CancelDetach
+        | Rpc::ConnectVolume
+        | Rpc::DisconnectVolume
+        | Rpc::ExtendVolume => true,
+        Rpc::GetAttachment
+        | Rpc::ListAttachments
+        | Rpc::WatchAttachments
+        | Rpc::PlanAttach
+        | Rpc::GetConnector
+        | Rpc::GetVolumePermissions
+        | Rpc::SetVolumePermissions
+        | Rpc::Diagnose => false,
+    }
+}
+
 /// Something that was counted, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Guard {
     limiter: Limiter,
-    caller: Caller,
-    leave: fn(&mut Accounts, &Caller),
+    caller: CallerId,
+    leave: fn(&mut Accounts, &CallerId),
 }
 
 impl Drop for Guard {

@@ -8,6 +8,7 @@
 
 mod about;
 mod connections;
+mod deadline;
 pub mod decode;
 pub mod encode;
 #[cfg(any(test, feature = "fuzzing"))]

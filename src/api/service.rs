@@ -12,10 +12,10 @@ use tracing::Instrument;
 
 use super::about::About;
 use super::decode::{self, DecodeError};
-use super::limit::{LimitError, Limiter};
-use super::status::{Subject, limited, status};
+use super::limit::{LimitError, Limiter, is_work};
+use super::status::{Subject, later, limited, status};
 use super::target::{Asks, Target};
-use super::{MAX_RESPONSE, encode, page, v1, watch};
+use super::{MAX_RESPONSE, deadline, encode, page, v1, watch};
 use crate::admission::{Admission, Admitted, Object};
 use crate::attach::{self, Engine, ListQuery};
 use crate::auth::{AuthError, Authenticator, Peer, Presented};
@@ -59,7 +59,15 @@ impl Service {
                 tracing::warn!(target: "audit", rule = rpc.rule(), peer, decision = "deny", by = chain(&error), "audit");
                 status(&error, error.reason(), &Subject::default())
             })?;
-        let _under_way = self.limiter.enter(&actor).map_err(|error| over(&error))?;
+        let deadline = deadline::of(&metadata);
+        let entered = self.limiter.enter(&actor).map_err(|error| over(&error))?;
+        let mut under_way = Some(entered);
+        let run = |admitted: Admitted<D>| {
+            if is_work(rpc) {
+                drop(under_way.take()); // counted by the engine from here on
+            }
+            run(admitted.until(deadline))
+        };
         let subject = request.subject();
         let span = span(rpc, &actor, &subject);
         async {
@@ -120,7 +128,13 @@ impl Service {
             .map_err(|error| failed(&error, error.reason(), subject))?;
         run(admitted)
             .await
-            .map_err(|error| failed(&error, error.reason(), subject))
+            .map_err(|error| match error.retry_after() {
+                Some(after) => log(
+                    error.reason(),
+                    later(&error, error.reason(), subject, after),
+                ),
+                None => failed(&error, error.reason(), subject),
+            })
     }
 
     /// Everything that the caller must be allowed: what is there already, and what it asks for.
@@ -178,7 +192,11 @@ fn span(rpc: Rpc, actor: &Actor, subject: &Subject) -> tracing::Span {
 
 /// Logs a failure in its request's span and makes its status.
 fn failed(error: &dyn Error, reason: Reason, subject: &Subject) -> Status {
-    let status = status(error, reason, subject);
+    log(reason, status(error, reason, subject))
+}
+
+/// Logs a failure in its request's span.
+fn log(reason: Reason, status: Status) -> Status {
     tracing::warn!(%reason, code = ?status.code(), error = status.message(), "failed");
     status
 }

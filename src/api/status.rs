@@ -99,9 +99,11 @@ pub fn code(reason: Reason) -> Code {
         | Reason::UndoFailed
         | Reason::ConfigurationInvalid => Code::FailedPrecondition,
 
-        Reason::BusFull | Reason::RateLimited | Reason::TooManyCalls | Reason::TooManyWatches => {
-            Code::ResourceExhausted
-        }
+        Reason::BusFull
+        | Reason::RateLimited
+        | Reason::TooManyCalls
+        | Reason::TooMuchWork
+        | Reason::TooManyWatches => Code::ResourceExhausted,
 
         Reason::HypervisorUnavailable
         | Reason::IdentityUnavailable
@@ -109,7 +111,9 @@ pub fn code(reason: Reason) -> Code {
         | Reason::ServerUnreachable
         | Reason::ShuttingDown => Code::Unavailable,
 
-        Reason::UnplugPending | Reason::ServerTimeout => Code::DeadlineExceeded,
+        Reason::UnplugPending | Reason::ServerTimeout | Reason::DeadlinePassed => {
+            Code::DeadlineExceeded
+        }
 
         Reason::Unauthenticated => Code::Unauthenticated,
 
@@ -145,12 +149,17 @@ pub fn code_name(code: Code) -> &'static str {
 
 /// The status of a call that comes too early: it says when to try again (`google.rpc.RetryInfo`).
 pub(super) fn limited(error: &LimitError) -> Status {
-    make(
-        error,
-        error.reason(),
-        &Subject::default(),
-        Some(error.after()),
-    )
+    later(error, error.reason(), &Subject::default(), error.after())
+}
+
+/// The same, of a call about `subject` that is to be tried again after that time.
+pub(super) fn later(
+    error: &dyn Error,
+    reason: Reason,
+    subject: &Subject,
+    after: Duration,
+) -> Status {
+    make(error, reason, subject, Some(after))
 }
 
 /// The status of a call about `subject` that failed with `error`, whose reason is `reason`.

@@ -93,6 +93,7 @@ impl Daemon {
             hypervisor: Arc::new(Libvirt::new(&settings.libvirt)),
             key: state.key,
             unplug_timeout: settings.detach.unplug_timeout,
+            work: settings.limits.work,
             boot: host::boot(),
         });
         engine.recall().await.context("cannot read the journal")?;

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::Error;
+use super::inner::Inner;
 use super::request::Wanted;
 use crate::backend::Backends;
 use crate::journal::Record;
@@ -120,6 +121,16 @@ pub(super) fn decide(
         access,
         rights,
     })
+}
+
+impl Inner {
+    /// The servers of a request. They depend on the connection info alone, not on the access that is decided on later.
+    pub(super) fn servers_for(&self, wanted: &Wanted) -> Result<Vec<String>, Error> {
+        let backend = self.parts.backends.get(wanted.info.protocol.name())?;
+        let access = wanted.access.unwrap_or(Access::ReadWrite);
+        let plan = backend.plan(&wanted.info.protocol, access)?;
+        Ok(plan.servers())
+    }
 }
 
 /// Decides on the host's side.

@@ -7,6 +7,7 @@ use super::engine::Engine;
 use super::inner::Inner;
 use super::saga::told;
 use super::steps::Why;
+use super::work::Load;
 use crate::admission::{Admitted, Grant};
 use crate::journal::{Direction, Kind, Record};
 use crate::model::{Attachment, AttachmentId, DiskPlan, Scope, State};
@@ -21,6 +22,7 @@ impl Engine {
     /// # Errors
     /// `DISK_LOST` if the domain has no disk to keep: the detach goes on.
     pub async fn cancel_detach(&self, id: Admitted<AttachmentId>) -> Result<Attachment, Error> {
+        let deadline = id.deadline();
         let (grant, id) = id.into_parts();
         if self.0.granted(&grant, &id).await?.is_some() && self.0.waits.end(&id) {
             let left = tokio::time::timeout(LEAVE, self.0.busy.left(&id));
@@ -28,7 +30,9 @@ impl Engine {
             let _ = left.await;
         }
         let engine = self.clone();
-        self.run(id.clone(), async move {
+        // Not counted for the servers: their turns may all be those of detaches that wait for their guests.
+        let load = Load::new(grant.actor(), Vec::new(), deadline);
+        self.run(id.clone(), load, async move {
             // Boxed: the saga's state would make every future around it large.
             Box::pin(engine.0.cancel_detach(&grant, id)).await
         })

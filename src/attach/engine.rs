@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::sync::broadcast;
+use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::Error;
@@ -13,6 +14,7 @@ use super::request::{
     AttachRequest, ConnectRequest, EndRequest, ExtendRequest, Filter, ListQuery, Wanted,
 };
 use super::steps::Why;
+use super::work::{Load, Turn};
 use crate::admission::{Admitted, Grant};
 use crate::journal::Kind;
 use crate::model::{Asker, Attachment, AttachmentId};
@@ -33,8 +35,9 @@ impl Engine {
     /// # Errors
     /// Where the request conflicts with what is there, or a step failed; then the steps before it were undone.
     pub async fn attach(&self, request: Admitted<AttachRequest>) -> Result<Attachment, Error> {
+        let deadline = request.deadline();
         let (grant, request) = request.into_parts();
-        self.make(grant, request.into()).await
+        self.make(grant, request.into(), deadline).await
     }
 
     /// Unplugs a volume and disconnects it. An unknown id is detached already; after the loss of the journal, a disk with its alias is
@@ -52,8 +55,9 @@ impl Engine {
     /// # Errors
     /// As [`Self::attach`].
     pub async fn connect(&self, request: Admitted<ConnectRequest>) -> Result<Attachment, Error> {
+        let deadline = request.deadline();
         let (grant, request) = request.into_parts();
-        self.make(grant, request.into()).await
+        self.make(grant, request.into(), deadline).await
     }
 
     /// Disconnects what [`Self::connect`] connected. An unknown id is disconnected already.
@@ -71,8 +75,11 @@ impl Engine {
     /// Where the storage has not grown it, or the new size cannot be given to who uses it; then nothing has changed.
     pub async fn extend(&self, request: Admitted<ExtendRequest>) -> Result<u64, Error> {
         let engine = self.clone();
+        let deadline = request.deadline();
         let (grant, request) = request.into_parts();
-        self.run(request.id.clone(), async move {
+        let servers = self.0.servers_of(&request.id).await?;
+        let load = Load::new(grant.actor(), servers, deadline);
+        self.run(request.id.clone(), load, async move {
             engine.0.extend(&grant, request).await
         })
         .await
@@ -150,16 +157,28 @@ impl Engine {
         self.0.tasks.wait().await;
     }
 
-    /// Runs a call to its end in a task of its own: a caller that goes away must not cut a saga in two.
-    pub(crate) async fn run<T: Send + 'static>(
+    /// Runs a call when its turn has come, to its end in a task of its own: a caller that goes away must not cut a saga in two.
+    pub(super) async fn run<T: Send + 'static>(
         &self,
         id: AttachmentId,
+        load: Load,
         call: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Result<T, Error> {
         let busy = self.enter(&id)?;
+        let turn = self.turn(load).await?;
+        self.run_in(busy, Some(turn), call).await
+    }
+
+    /// The same, in a turn that has come; without one, it is no work for anybody.
+    pub(super) async fn run_in<T: Send + 'static>(
+        &self,
+        busy: BusyGuard,
+        turn: Option<Turn>,
+        call: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
         let call = async move {
             let result = call.await;
-            drop(busy);
+            drop((busy, turn));
             result
         };
         self.to_its_end(call).await
@@ -181,15 +200,22 @@ impl Engine {
             .unwrap_or_else(|error| Err(Error::Internal(error)))
     }
 
-    async fn make(&self, grant: Grant, wanted: Wanted) -> Result<Attachment, Error> {
+    async fn make(
+        &self,
+        grant: Grant,
+        wanted: Wanted,
+        deadline: Option<Instant>,
+    ) -> Result<Attachment, Error> {
         let engine = self.clone();
         let id = wanted.id.clone();
+        let servers = self.0.servers_for(&wanted)?;
+        let load = Load::new(grant.actor(), servers, deadline);
         // Boxed: the saga's state would make every future around it large.
-        let made = Box::pin(async move { engine.0.make(grant.actor(), wanted).await });
-        self.run(id, made).await
+        let made = Box::pin(async move { engine.0.make(grant.actor(), wanted, deadline).await });
+        self.run(id, load, made).await
     }
 
-    fn enter(&self, id: &AttachmentId) -> Result<BusyGuard, Error> {
+    pub(super) fn enter(&self, id: &AttachmentId) -> Result<BusyGuard, Error> {
         self.0.busy.enter(id).ok_or_else(|| Error::InProgress {
             id: id.clone(),
             state: "another call",
@@ -197,9 +223,12 @@ impl Engine {
     }
 
     async fn end(&self, request: Admitted<EndRequest>, kind: Kind) -> Result<(), Error> {
+        let deadline = request.deadline();
         let (grant, EndRequest { id, force }) = request.into_parts();
         let engine = self.clone();
-        self.run(id.clone(), async move {
+        let servers = self.0.servers_of(&id).await?;
+        let load = Load::new(grant.actor(), servers, deadline);
+        self.run(id.clone(), load, async move {
             let Some(mut record) = engine.0.granted(&grant, &id).await? else {
                 return engine.0.end_unrecorded(&grant, id, kind).await;
             };

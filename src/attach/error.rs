@@ -1,12 +1,17 @@
 //! Why an attach, detach, connect or disconnect failed.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use super::Full;
 use crate::admission::Denied as NotAdmitted;
 use crate::backend::BackendError;
 use crate::journal::JournalError;
 use crate::libvirt::HypervisorError;
 use crate::model::{AccessDenied, AttachmentId, Domain, ImageFormat, Reason, VolumeId};
+
+/// How long to wait before a call is tried again that waits for others to end.
+const LATER: Duration = Duration::from_secs(1);
 
 /// Why a call failed. Each level says its own; `source()` has the rest.
 #[derive(Debug, thiserror::Error)]
@@ -233,6 +238,17 @@ pub enum Error {
         #[source]
         cause: Box<Error>,
     },
+    /// Too much work is under way and waits.
+    #[error(transparent)]
+    TooMuchWork(#[from] Full),
+    /// The caller's deadline has passed.
+    #[error(
+        "the deadline of the call passed before {before}, and the call was given up: ask again, with a later deadline if the server is slow"
+    )]
+    DeadlinePassed {
+        /// What was to come next, as a clause.
+        before: &'static str,
+    },
     /// The daemon is stopping.
     #[error("the daemon is stopping and takes no new work: ask again when it is back")]
     ShuttingDown,
@@ -270,9 +286,17 @@ impl Error {
             Self::Shrink { .. } => Reason::ShrinkRefused,
             Self::ResizeUnsupported { .. } => Reason::ResizeUnsupported,
             Self::Undo { .. } => Reason::UndoFailed,
+            Self::TooMuchWork(_) => Reason::TooMuchWork,
+            Self::DeadlinePassed { .. } => Reason::DeadlinePassed,
             Self::ShuttingDown => Reason::ShuttingDown,
             Self::Internal(_) => Reason::Internal,
         }
+    }
+
+    /// When to ask again, where the call only came at a bad time.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        matches!(self, Self::TooMuchWork(_)).then_some(LATER)
     }
 
     /// The whole chain in words, for a place that keeps one string.

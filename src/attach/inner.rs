@@ -13,11 +13,12 @@ use super::Error;
 use super::guard::{Busy, Locks, Waits};
 use super::request::{Filter, ListQuery};
 use super::timers::UnplugTimers;
+use super::work::Work;
 use crate::admission::Grant;
 use crate::backend::Backends;
 use crate::journal::{Journal, Key, Record};
 use crate::libvirt::Hypervisor;
-use crate::model::{Attachment, AttachmentId, Claim, DomainRef, HostKey, Wwid};
+use crate::model::{Attachment, AttachmentId, Claim, DomainRef, HostKey, WorkLimits, Wwid};
 
 /// Changes that a slow watcher may fall behind before it is told to watch again.
 const WATCH_BACKLOG: usize = 1024;
@@ -39,6 +40,8 @@ pub struct Parts {
     pub key: HostKey,
     /// How long a detach waits for the guest.
     pub unplug_timeout: Duration,
+    /// How much work may be under way.
+    pub work: WorkLimits,
     /// This boot of the host ([`crate::model::Found::boot`]). `None`: unknown.
     pub boot: Option<String>,
 }
@@ -47,6 +50,8 @@ pub struct Parts {
 pub(super) struct Inner {
     pub(super) parts: Parts,
     pub(super) busy: Busy,
+    /// The turns of calls.
+    pub(super) work: Work,
     /// Calls that wait for a guest to release a disk.
     pub(super) waits: Waits,
     /// Times of the unplug requests.
@@ -73,6 +78,7 @@ impl Inner {
     /// At rest.
     pub(super) fn new(parts: Parts) -> Self {
         Self {
+            work: Work::new(parts.work),
             parts,
             busy: Busy::default(),
             waits: Waits::default(),

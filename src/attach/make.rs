@@ -2,6 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
+use tokio::time::Instant;
+
 use super::Error;
 use super::access::{Decided, decide, plan_host};
 use super::inner::Inner;
@@ -37,12 +39,18 @@ impl Planned {
 
 impl Inner {
     /// Attaches, or connects where no domain is wanted.
-    pub(super) async fn make(&self, actor: &Actor, wanted: Wanted) -> Result<Attachment, Error> {
+    pub(super) async fn make(
+        &self,
+        actor: &Actor,
+        wanted: Wanted,
+        deadline: Option<Instant>,
+    ) -> Result<Attachment, Error> {
         let asked = Asked {
             asker: Asker::from(actor),
             holder: actor.holder(),
             fingerprint: wanted.fingerprint(&self.parts.key),
             wanted,
+            deadline,
         };
         for _ in 0..TRIES {
             // Boxed: the future is large.
@@ -103,6 +111,7 @@ impl Inner {
             spec: planned.spec,
             again,
             plugs: planned.plugs,
+            deadline: asked.deadline,
         };
         self.forward(record, forward).await.map(Some)
     }

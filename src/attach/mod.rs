@@ -16,7 +16,8 @@
 //! - records name the things that attachments share as claims; other holders are looked up in the journal, under a lock per claim that is
 //!   held until the outcome is journaled: the last holder, and nobody else, takes the thing down;
 //! - access is decided by what the journal says when the new record is put there: of two who come at once, one writes;
-//! - a call runs to its end even if its caller goes away.
+//! - a call waits for its turn before anything is begun (`schedule.rs`), and then runs to its end even if its caller goes away;
+//! - an attach or connect that comes too late for its caller is undone: the last look at its deadline is right before the plug.
 
 mod access;
 mod cancel;
@@ -37,9 +38,11 @@ mod request;
 mod resume;
 mod round;
 mod saga;
+mod schedule;
 mod sharing;
 mod steps;
 mod timers;
+mod work;
 
 pub use access::KnownVolume;
 pub use diagnose::{Finding, Severity};
@@ -54,3 +57,4 @@ pub use request::{
 };
 pub use resume::{Action, Reality};
 pub(crate) use round::Looked;
+pub use schedule::Full;

@@ -2,6 +2,8 @@
 
 use std::time::SystemTime;
 
+use tokio::time::Instant;
+
 use crate::connection::ConnectionInfo;
 use crate::model::{
     Access, Asker, Attachment, AttachmentId, DiskOptions, DomainRef, Holder, HostKey, Permissions,
@@ -218,4 +220,6 @@ pub(super) struct Asked {
     pub(super) holder: Holder,
     pub(super) wanted: Wanted,
     pub(super) fingerprint: String,
+    /// Until when the caller waits; `None`: for ever.
+    pub(super) deadline: Option<Instant>,
 }

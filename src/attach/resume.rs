@@ -129,7 +129,7 @@ impl Engine {
     /// that. An act does, and is done only if the record is still the one that was looked at.
     ///
     /// # Errors
-    /// `OPERATION_IN_PROGRESS` where a call is working on it, and where the look or the act fails; it is tried again the next
+    /// `OPERATION_IN_PROGRESS` where a call is working on it, `TOO_MUCH_WORK` where callers have all turns of its servers, and where the look or the act fails; it is tried again the next
     /// time.
     pub(crate) async fn settle(
         &self,
@@ -151,6 +151,12 @@ impl Engine {
         if action == Action::Nothing {
             return Ok(action);
         }
+        let busy = self.enter(&id)?;
+        let turn = match action {
+            Action::Undo => Some(self.0.work.try_reconcile(&seen)?),
+            // Touches nothing but the journal.
+            _ => None,
+        };
         let engine = self.clone();
         let act = async move {
             if engine.0.parts.journal.get(&seen.id).await?.as_ref() != Some(&seen) {
@@ -159,7 +165,7 @@ impl Engine {
             // Boxed: the saga's state would make every future around it large.
             Box::pin(engine.0.act(seen, action)).await
         };
-        self.run(id, in_background(act)).await
+        self.run_in(busy, turn, in_background(act)).await
     }
 }
 

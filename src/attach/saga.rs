@@ -3,6 +3,7 @@
 use super::Error;
 use super::inner::Inner;
 use super::steps::{self, Forward, Why};
+use super::work::in_time;
 use crate::journal::{Kind, Record, Step};
 use crate::model::{Attachment, AttachmentError, Reason};
 
@@ -62,8 +63,12 @@ impl Inner {
                 continue;
             }
             let _held = self.lock(record, step).await;
+            in_time(forward.deadline, steps::outcome(step))?;
             tracing::info!(step = step.as_str(), "step");
             inspected = self.run(step, record, forward).await?;
+        }
+        if record.kind() == Kind::Connect {
+            in_time(forward.deadline, "the connect was over")?;
         }
         record.whole();
         match record.kind() {

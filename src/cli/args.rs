@@ -18,7 +18,7 @@ Exit codes:
   4  conflict: another request has the id, the volume or the target, or a call is under way
   5  the guest has not let go of the disk yet; the detach completes by itself
   6  the daemon cannot be reached, or is stopping
-  7  no answer in time; the operation goes on in the daemon
+  7  no answer in time; a detach that has begun goes on, an attach is undone
   8  not allowed
   9  doctor found something wrong";
 
@@ -47,7 +47,7 @@ pub(super) struct Global {
     /// How to print answers and errors: for people, or one JSON document (watch: one a line)
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
     pub(super) output: Format,
-    /// How many seconds to wait for an answer; the operation goes on in the daemon after that
+    /// How many seconds to wait for an answer; after that a detach that has begun goes on, and an attach is undone
     #[arg(long, global = true, value_name = "SECONDS", default_value = "120", value_parser = seconds)]
     pub(super) timeout: Duration,
     /// A file with the Keystone token of the user who calls; nobody but its owner may read it

@@ -112,8 +112,8 @@ impl Failure {
                 Some("Look whether volattachd runs, and give its socket by --socket.")
             }
             CLIENT_TIMEOUT => Some(
-                "Nothing: the operation goes on, and `volattach watch` follows it. The same command with the same \
-                 id is safe.",
+                "Repeat the same command with the same id, which is safe, or follow it by `volattach watch`: a detach that \
+                 has begun goes on, and an attach is undone.",
             ),
             // The table of codes stands before: two codes have the names of reasons.
             reason => include_str!("../../docs/errors.md")
@@ -153,6 +153,7 @@ impl Failure {
         match self.reason.as_str() {
             DAEMON_UNREACHABLE => 6,
             CLIENT_TIMEOUT => 7,
+            _ if is(&[Reason::DeadlinePassed]) => 7,
             _ if is(&[Reason::ShuttingDown]) => 6,
             _ if is(&[Reason::UnplugPending]) => 5,
             _ if is(&[

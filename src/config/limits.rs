@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::error::{Fault, Problem};
 use super::tree::{Section, Value};
 use super::value;
+use crate::model::WorkLimits;
 
 /// `[limits]`: how much callers may ask for. A caller is a user, a service, or a service on a user's behalf.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,8 +14,10 @@ pub struct Limits {
     pub calls_per_second: u32,
     /// Calls that one caller may make at once after a pause; default 200.
     pub burst: u32,
-    /// Calls of one caller that may be under way; default 128.
+    /// Calls of one caller that may be under way, those at work not counted; default 128.
     pub calls: u32,
+    /// Calls that may be at work.
+    pub work: WorkLimits,
     /// Watches of one caller; default 16.
     pub watches: u32,
     /// Watches of all callers; default 256.
@@ -40,6 +43,11 @@ impl Limits {
             calls_per_second: read("calls_per_second", 100),
             burst: read("burst", 200),
             calls: read("calls", 128),
+            work: WorkLimits {
+                all: read("work", 256),
+                per_caller: read("work_per_caller", 128),
+                per_server: read("work_per_server", 32),
+            },
             watches: read("watches", 16),
             all_watches: read("all_watches", 256),
             connections: read("connections", 1024),
@@ -64,4 +72,19 @@ fn count(value: &Value) -> Result<u32, Fault> {
     number
         .filter(|number| (1..=1_000_000).contains(number))
         .ok_or(Fault::Expected("a number from 1 to 1000000"))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::tests::settings;
+
+    #[test]
+    fn a_limit_is_never_none_or_without_bounds() {
+        for wrong in ["0", "-1", "1000001", "\"5\"", "true"] {
+            for key in ["calls", "work", "work_per_caller", "work_per_server"] {
+                let error = settings(&format!("[limits]\n{key} = {wrong}\n")).unwrap_err();
+                assert!(error.contains(&format!("limits.{key}")), "{wrong}: {error}");
+            }
+        }
+    }
 }

@@ -72,6 +72,28 @@ pub struct Holder {
     pub project_id: String,
 }
 
+/// A caller as limits count it: the halves of an actor by id, as its scheme names them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct CallerId {
+    scheme: &'static str,
+    user: Option<String>,
+    service: Option<String>,
+}
+
+impl From<&Actor> for CallerId {
+    fn from(actor: &Actor) -> Self {
+        Self {
+            scheme: match actor.via {
+                Via::LocalPeer { .. } => "local",
+                Via::Certificate(_) => "certificate",
+                Via::Keystone => "keystone",
+            },
+            user: actor.user.as_ref().map(|half| half.user_id.clone()),
+            service: actor.service.as_ref().map(|half| half.user_id.clone()),
+        }
+    }
+}
+
 impl Actor {
     /// The half on whose behalf the call is: the user, else the service.
     #[must_use]

@@ -36,10 +36,11 @@ mod secret;
 mod server;
 mod visible;
 mod volume;
+mod work;
 mod wwid;
 
 pub use access::{Access, AccessDecision, AccessSource};
-pub use actor::{Actor, Holder, Identity, Via};
+pub use actor::{Actor, CallerId, Holder, Identity, Via};
 pub use attachment::{Attachment, AttachmentError, Domain, State};
 pub use chain::chain;
 pub use claim::Claim;
@@ -62,4 +63,5 @@ pub use secret::Secret;
 pub use server::server_name;
 pub use visible::visible;
 pub use volume::{InvalidPermissions, Permissions, Use, VolumeFacts, VolumeOwner};
+pub use work::WorkLimits;
 pub use wwid::Wwid;

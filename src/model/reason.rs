@@ -140,6 +140,10 @@ reasons! {
     RateLimited = "RATE_LIMITED",
     /// As many calls of the caller are under way as may be.
     TooManyCalls = "TOO_MANY_CALLS",
+    /// As much work of the caller, for a server or in all is under way and waits as may be.
+    TooMuchWork = "TOO_MUCH_WORK",
+    /// The deadline that the caller gave has passed, and the call was given up.
+    DeadlinePassed = "DEADLINE_PASSED",
     /// The caller, or all callers together, watch as often as they may.
     TooManyWatches = "TOO_MANY_WATCHES",
     /// The daemon is stopping and takes no new work.

@@ -166,13 +166,21 @@ async fn settle(engine: &Engine, id: &AttachmentId) -> bool {
         let settled = engine.settle(id.clone(), decide).instrument(span.clone());
         match settled.await {
             // A caller who asks again and again after a crash is turned away each time, and must not keep this away.
-            Err(Error::InProgress { .. }) if looks < BUSY_LOOKS => looks += 1,
+            // Nor must a server's other acts, which end soon if the server answers.
+            Err(Error::InProgress { .. } | Error::TooMuchWork(_)) if looks < BUSY_LOOKS => {
+                looks += 1;
+            }
             settled => break settled,
         }
         tokio::time::sleep(BUSY).await;
     };
     span.in_scope(|| match settled {
         Ok(Action::Nothing) | Err(Error::ShuttingDown | Error::InProgress { .. }) => true,
+        // Nothing was tried, so nothing has failed: the next round tries.
+        Err(error @ Error::TooMuchWork(_)) => {
+            tracing::info!(error = %error.chain(), "left for a later round");
+            true
+        }
         Ok(action) => {
             tracing::info!(?action, "reconciled");
             true

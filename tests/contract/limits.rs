@@ -11,10 +11,10 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use volattach::api::v1;
 use volattach::config::{Limits, Settings};
-use volattach::model::Reason;
+use volattach::model::{Reason, WorkLimits};
 
 use crate::fakes::Fault;
-use crate::server::{Client, Server, attach, channel, get, info, soon};
+use crate::server::{Client, Server, attach, channel, detach, get, info, soon};
 
 fn limits() -> Limits {
     Settings::built_in().limits
@@ -33,6 +33,134 @@ async fn watch(
     watching.map(tonic::Response::into_inner)
 }
 
+/// A server of one turn for each storage server, which a call has whose storage server does not answer.
+async fn busy() -> Server {
+    let server = Server::start_with(Limits {
+        calls_per_second: 1_000_000,
+        burst: 1_000_000,
+        work: WorkLimits {
+            per_server: 1,
+            ..limits().work
+        },
+        ..limits()
+    })
+    .await;
+    server.world.state().silent.insert("files".into());
+    let mut client = server.client().await;
+    tokio::spawn(async move { client.attach_volume(attach("busy")).await });
+    asked(&server, 1).await;
+    server
+}
+
+/// Waits until storage servers that do not answer were asked so often.
+async fn asked(server: &Server, times: usize) {
+    soon(async {
+        while server.world.state().unanswered < times {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+/// An attach of a caller who waits so long.
+fn attach_within(id: &str, time: Duration) -> tonic::Request<v1::AttachVolumeRequest> {
+    let mut request = tonic::Request::new(attach(id));
+    request.set_timeout(time);
+    request
+}
+
+/// The status of a call that is one too many for its storage server.
+pub(crate) async fn met_work() -> Status {
+    let server = busy().await;
+    let client = server.client().await;
+    let call = |id: &'static str| {
+        let mut client = client.clone();
+        Box::pin(async move { client.attach_volume(attach(id)).await })
+    };
+    // Two wait, and the third is answered.
+    let calls = ["a1", "a2", "a3"].map(call);
+    let (refused, _, _) = soon(futures::future::select_all(calls)).await;
+    refused.unwrap_err()
+}
+
+/// The status of a call whose deadline passes while it waits.
+pub(crate) async fn met_deadline() -> Status {
+    let server = busy().await;
+    let mut client = server.client().await;
+    list(&mut client).await.unwrap();
+    tokio::time::pause();
+    let late = client.attach_volume(attach_within("a1", Duration::from_secs(10)));
+    let late = late.await.unwrap_err();
+    tokio::time::resume();
+    late
+}
+
+/// Calls whose callers give up soon leave no more work behind than may be under way, and a call's deadline goes with it.
+#[tokio::test]
+async fn who_gives_up_leaves_bounded_work_behind() {
+    let server = busy().await;
+    let mut client = server.client().await;
+    for number in 0..20 {
+        let request = attach_within(&format!("a{number}"), Duration::from_millis(50));
+        let late = client.attach_volume(request).await.unwrap_err();
+        let codes = [Code::DeadlineExceeded, Code::Cancelled];
+        assert!(codes.contains(&late.code()), "{late:?}");
+    }
+    assert_eq!(server.world.records().len(), 1);
+    server.world.answer();
+    soon(async {
+        // ABORTED as long as the attach is under way.
+        while client.detach_volume(detach("busy")).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let mut later = server.client().await;
+    later.attach_volume(attach("later")).await.unwrap();
+    assert_eq!(server.world.records().len(), 1);
+}
+
+#[tokio::test]
+async fn a_deadline_goes_with_its_call() {
+    let server = Server::start().await;
+    server.world.state().silent.insert("files".into());
+    let mut client = server.client().await;
+    // A slow machine may need more than one call to come so far.
+    let mut calls = 0;
+    while server.world.state().unanswered == 0 {
+        calls += 1;
+        let request = attach_within(&format!("a{calls}"), Duration::from_millis(300));
+        client.attach_volume(request).await.unwrap_err();
+    }
+    server.world.answer();
+    soon(async {
+        while !server.world.records().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(server.world.state().plugs, 0, "the guest saw the disk");
+}
+
+/// Work is counted as work, and not among the calls of its caller besides: who waits for a dead storage server may still ask.
+#[tokio::test]
+async fn work_takes_no_part_of_the_calls() {
+    let server = Server::start_with(Limits {
+        calls: 1,
+        ..limits()
+    })
+    .await;
+    server.world.state().silent.insert("files".into());
+    let mut client = server.client().await;
+    let mut stuck = client.clone();
+    let stuck = tokio::spawn(async move { stuck.attach_volume(attach("a1")).await });
+    asked(&server, 1).await;
+    list(&mut client).await.unwrap();
+    client.get_attachment(get("a1")).await.unwrap();
+    server.world.answer();
+    stuck.await.unwrap().unwrap();
+}
+
 /// The status of a caller who is over a limit.
 pub(crate) async fn met(reason: Reason) -> Status {
     let server = Server::start_with(Limits {
@@ -47,8 +175,11 @@ pub(crate) async fn met(reason: Reason) -> Status {
     match reason {
         Reason::TooManyCalls => {
             server.world.gate.arm(0, Fault::Die);
+            let plan = v1::PlanAttachRequest {
+                request: Some(attach("a1")),
+            };
             let mut first = client.clone();
-            let first = tokio::spawn(async move { first.attach_volume(attach("a1")).await });
+            let first = tokio::spawn(async move { first.plan_attach(plan).await });
             soon(server.world.gate.died()).await;
             let refused = list(&mut client).await.unwrap_err();
             first.abort();
@@ -73,8 +204,12 @@ async fn who_is_over_a_limit_is_told_when_to_try_again() {
         Reason::RateLimited,
         Reason::TooManyCalls,
         Reason::TooManyWatches,
+        Reason::TooMuchWork,
     ] {
-        let status = met(reason).await;
+        let status = match reason {
+            Reason::TooMuchWork => met_work().await,
+            reason => met(reason).await,
+        };
         assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
         let details = status.get_error_details();
         assert_eq!(details.error_info().unwrap().reason, reason.as_str());

@@ -149,6 +149,8 @@ async fn meet(reason: Reason) -> Met {
         Reason::RateLimited | Reason::TooManyCalls | Reason::TooManyWatches => {
             Met::Status(limits::met(reason).await)
         }
+        Reason::TooMuchWork => Met::Status(limits::met_work().await),
+        Reason::DeadlinePassed => Met::Status(limits::met_deadline().await),
         Reason::SelinuxBoolean => {
             world.state().shares_closed = true;
             // Nothing to a domain that is not confined.

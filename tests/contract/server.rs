@@ -109,6 +109,7 @@ impl Server {
         let socket = dir.path().join("s");
         let listener = UnixListener::bind(&socket).unwrap();
         let world = World::of(crate::DIALECT);
+        world.state().work = limits.work;
         let engine = world.engine();
         let host = Arc::new(host(dir.path().join("host")));
         let api = Api::new(

@@ -180,6 +180,7 @@ impl Hypervisor for FakeHypervisor {
                 .values()
                 .any(|there| there.target == disk.target && there.alias != disk.alias);
             assert!(!taken, "two disks at one target: {}", disk.target);
+            state.plugs += 1;
             let stored = state.stored;
             state.shown.insert(disk.alias.clone(), stored);
             if disk.scope.config() {

@@ -18,11 +18,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use futures::FutureExt;
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast};
 use uuid::Uuid;
 use volattach::admission::{Admission, Admitted, Object};
 use volattach::attach::{AttachRequest, ConnectRequest, EndRequest, Engine, Parts};
 use volattach::backend::{Backend, Backends, Presence, Release, Unrecorded};
+use volattach::config::Settings;
 use volattach::connection::{
     Chap, Common, ConnectionInfo, IscsiPath, IscsiVolume, LocalVolume, NfsVolume, NvmeVolume,
     Protocol, SmbCredentials, SmbVolume,
@@ -31,7 +32,7 @@ use volattach::journal::{Condition, Journal, Loss, Record, Room, Unreadable};
 use volattach::libvirt::DeviceGone;
 use volattach::model::{
     Access, Actor, AttachmentId, Claim, Dialect, DiskOptions, DiskPlan, HostKey, Identity,
-    ImageFormat, Reason, Secret, Via, VolumeOwner, Wwid,
+    ImageFormat, Reason, Secret, Via, VolumeOwner, WorkLimits, Wwid,
 };
 use volattach::policy::{PolicyFiles, PolicyStore, Rpc};
 
@@ -162,6 +163,14 @@ pub struct State {
     pub host_unseen: bool,
     /// Condition of the journal's storage.
     pub condition: Condition,
+    /// How much work the next engine may have under way.
+    pub work: WorkLimits,
+    /// How many disks were plugged in.
+    pub plugs: usize,
+    /// Servers that answer no connect and no disconnect.
+    pub silent: BTreeSet<String>,
+    /// How often a server was asked that does not answer.
+    pub unanswered: usize,
 }
 
 /// A host.
@@ -170,6 +179,8 @@ pub struct World {
     state: Arc<Mutex<State>>,
     san: Arc<Mutex<San>>,
     pub gate: Gate,
+    /// Notified when servers answer again.
+    answers: Arc<Notify>,
     events: broadcast::Sender<DeviceGone>,
 }
 
@@ -299,9 +310,14 @@ impl World {
                         size: 1 << 31,
                     }),
                 },
+                work: Settings::built_in().limits.work,
+                plugs: 0,
+                silent: BTreeSet::new(),
+                unanswered: 0,
             })),
             san: Arc::default(),
             gate: Gate::default(),
+            answers: Arc::default(),
             events: broadcast::channel(64).0,
         }
     }
@@ -322,6 +338,29 @@ impl World {
         ];
         let journal = Arc::new(storage::FakeJournal::new(self));
         self.engine_of(journal, backends, Duration::from_millis(20))
+    }
+
+    /// Waits until all of these servers answer.
+    pub async fn answered(&self, servers: &[String]) {
+        loop {
+            let answers = self.answers.notified();
+            tokio::pin!(answers);
+            answers.as_mut().enable();
+            {
+                let mut state = self.state();
+                if !servers.iter().any(|server| state.silent.contains(server)) {
+                    return;
+                }
+                state.unanswered += 1;
+            }
+            answers.await;
+        }
+    }
+
+    /// Lets all servers answer again.
+    pub fn answer(&self) {
+        self.state().silent.clear();
+        self.answers.notify_waiters();
     }
 
     /// The records as the journal shows them.
@@ -452,13 +491,18 @@ impl World {
     ) -> Engine {
         self.state().soon.clear();
         self.state().open.clear();
+        let (work, boot) = {
+            let state = self.state();
+            (state.work, state.boot.clone())
+        };
         Engine::new(Parts {
             journal,
             backends: Backends::new(backends),
             hypervisor: Arc::new(hypervisor::FakeHypervisor::new(self)),
             key: HostKey::new([7; 32]),
             unplug_timeout,
-            boot: Some(self.state().boot.clone()),
+            work,
+            boot: Some(boot),
         })
     }
 }

@@ -372,6 +372,7 @@ impl Backend for FakeBackend {
         let plan = &volume.plan;
         assert!(!plan.claims.is_empty(), "there is nothing to connect");
         self.pass("backend.connect", Moment::Before).await?;
+        self.world.answered(&plan.servers()).await;
         if let Some(reason) = self.world.state().connect_fails.take() {
             return Err(fail(reason));
         }
@@ -528,6 +529,7 @@ impl Backend for FakeBackend {
             return Ok(());
         }
         self.pass("backend.disconnect", Moment::Before).await?;
+        self.world.answered(&plan.servers()).await;
         let records = self.world.records();
         {
             let mut state = self.world.state();

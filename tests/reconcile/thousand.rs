@@ -122,12 +122,14 @@ async fn engine(world: &World, dir: &Path) -> Engine {
     let workers = Workers::from_executable(PathBuf::new());
     let settings = Settings::built_in().iscsi;
     let backend: Arc<dyn Backend> = Arc::new(IscsiBackend::beneath(dir, settings, workers));
+    let limits = world.state().work;
     Engine::new(Parts {
         journal: Arc::new(journal),
         backends: Backends::new([backend]),
         hypervisor: Arc::new(FakeHypervisor::new(world)),
         key: HostKey::new([7; 32]),
         unplug_timeout: Duration::from_secs(1),
+        work: limits,
         boot: Some(world.state().boot.clone()),
     })
 }

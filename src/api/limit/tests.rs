@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::Identity;
+use crate::model::{Identity, Via};
 
 fn limits() -> Limits {
     Limits {
@@ -14,12 +14,16 @@ fn limits() -> Limits {
     }
 }
 
-fn caller(user: &str) -> Caller {
-    Caller {
-        scheme: "keystone",
-        user: Some(user.to_owned()),
+fn caller(user: &str) -> CallerId {
+    CallerId::from(&Actor {
+        via: Via::Keystone,
+        user: Some(Identity {
+            user_id: user.to_owned(),
+            ..Identity::default()
+        }),
         service: None,
-    }
+        until: None,
+    })
 }
 
 fn after(start: Instant, millis: u64) -> Instant {

@@ -13,6 +13,7 @@ mod plug;
 use std::path::Path;
 
 use tokio::sync::OwnedMutexGuard;
+use tokio::time::Instant;
 
 use super::Error;
 use super::inner::Inner;
@@ -48,6 +49,8 @@ pub(super) struct Forward {
     pub(super) again: bool,
     /// How many plugs there were before the look that the record's disk was planned from.
     pub(super) plugs: u64,
+    /// Until when the caller waits; `None`: for ever.
+    pub(super) deadline: Option<Instant>,
 }
 
 impl Forward {
@@ -57,6 +60,15 @@ impl Forward {
             path: path.to_owned(),
             ..self.spec.clone()
         }
+    }
+}
+
+/// What a step is to come to, as a clause.
+pub(super) fn outcome(step: Step) -> &'static str {
+    match step {
+        Step::Connect => "the volume was connected",
+        Step::Inspect => "the volume was inspected",
+        Step::Attach => "the disk was plugged in",
     }
 }
 

@@ -6,10 +6,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Forward, Why};
+use super::{Forward, Why, outcome};
 use crate::attach::Error;
 use crate::attach::guard::Wait;
 use crate::attach::inner::Inner;
+use crate::attach::work::in_time;
 use crate::journal::{Direction, Key, Record, Step};
 use crate::libvirt::{DomainView, HypervisorError, Unplug, UnplugRequest, check_state, plan_disk};
 use crate::model::{DiskPlan, DiskSpec, DomainRef, Reason, Scope};
@@ -36,19 +37,14 @@ impl Inner {
         if !record.disk.left_out.is_empty() {
             tracing::warn!(options = ?record.disk.left_out, "left out: its hypervisor has no such thing");
         }
-        record.disk.sequence = record.host.sequence();
-        record.begin(Step::Attach);
-        self.put(record).await?;
-        let mut plugged = self.parts.hypervisor.plug(domain, &record.disk).await;
+        let mut plugged = self.plug_in_time(domain, record, forward).await?;
         if plugged
             .as_ref()
             .is_err_and(|error| error.reason() == Reason::TargetInUse)
         {
             // Another program has taken the target since the domain was read.
             record.disk = plan_disk(&self.look_at(domain, &spec).await?, &spec)?;
-            record.disk.sequence = record.host.sequence();
-            self.put(record).await?;
-            plugged = self.parts.hypervisor.plug(domain, &record.disk).await;
+            plugged = self.plug_in_time(domain, record, forward).await?;
         }
         self.plugs.fetch_add(1, Ordering::Release);
         if let Err(refused) = plugged {
@@ -61,6 +57,21 @@ impl Inner {
         drop(pinned);
         record.done(Step::Attach);
         Ok(())
+    }
+
+    /// Plugs the planned disk in, unless the caller's deadline has passed.
+    async fn plug_in_time(
+        &self,
+        domain: Uuid,
+        record: &mut Record,
+        forward: &Forward,
+    ) -> Result<Result<(), HypervisorError>, Error> {
+        record.disk.sequence = record.host.sequence();
+        record.begin(Step::Attach);
+        self.put(record).await?;
+        in_time(forward.deadline, outcome(Step::Attach))
+            .inspect_err(|_| record.came_to_nothing(Step::Attach))?;
+        Ok(self.parts.hypervisor.plug(domain, &record.disk).await)
     }
 
     /// Plans the disk from the current domain. Returns true if the domain has the disk and only the connection was lost.

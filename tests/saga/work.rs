@@ -1,0 +1,306 @@
+//! Work is counted from its admission to its end, whatever becomes of its caller; and a caller's deadline goes with its call.
+
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+use volattach::admission::Admitted;
+use volattach::attach::{Engine, Error};
+use volattach::connection::{ConnectionInfo, Protocol};
+use volattach::model::{Attachment, Reason, State, WorkLimits};
+use volattach::reconcile;
+
+use super::{attached, id, nothing_left, reason, state, until};
+use crate::fakes::{Guest, World, attach, by_root, connect, end, smb};
+
+/// A world with so many turns for each server, and its engine.
+fn limited(per_server: u32) -> (World, Engine) {
+    let world = World::new();
+    let limits = world.state().work;
+    world.state().work = WorkLimits {
+        per_server,
+        ..limits
+    };
+    let engine = world.engine();
+    (world, engine)
+}
+
+/// A volume on a share of its own of that server.
+fn on(server: &str, name: &str) -> ConnectionInfo {
+    let mut info = smb(name);
+    let Protocol::Smb(volume) = &mut info.protocol else {
+        unreachable!("smb() is SMB")
+    };
+    volume.host = server.into();
+    volume.share = name.into();
+    info
+}
+
+/// The same request, of a caller who waits so long.
+fn within<T>(time: Duration, request: T) -> Admitted<T> {
+    by_root(request).until(Some(Instant::now() + time))
+}
+
+/// Begins to attach a volume of that server, for a caller who waits for ever.
+fn attaching(engine: &Engine, server: &str, id: &str) -> JoinHandle<Result<Attachment, Error>> {
+    let engine = engine.clone();
+    let request = by_root(attach(id, id, on(server, id)));
+    tokio::spawn(async move { engine.attach(request).await })
+}
+
+/// Begins so many attaches to a server that does not answer, and waits until they ask the server.
+async fn stuck(
+    world: &World,
+    engine: &Engine,
+    count: usize,
+) -> Vec<JoinHandle<Result<Attachment, Error>>> {
+    world.state().silent.insert("dead".into());
+    let calls = (0..count).map(|number| attaching(engine, "dead", &format!("s{number}")));
+    let calls = calls.collect();
+    until("the server is asked", async || {
+        world.state().unanswered == count
+    })
+    .await;
+    calls
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_who_give_up_leave_no_more_than_the_bound_behind() {
+    let (world, engine) = limited(2);
+    world.state().silent.insert("dead".into());
+    let give_up = Duration::from_millis(50);
+    let calls = (0..12).map(|number| {
+        let (engine, id) = (engine.clone(), format!("a{number}"));
+        let request = within(give_up, attach(&id, &id, on("dead", &id)));
+        tokio::spawn(async move { timeout(give_up, engine.attach(request)).await })
+    });
+    let (mut gone, mut late, mut refused) = (0, 0, 0);
+    for call in calls.collect::<Vec<_>>() {
+        match call.await.unwrap() {
+            Err(_) => gone += 1,
+            Ok(answer) => match reason(answer) {
+                Reason::DeadlinePassed => late += 1,
+                Reason::TooMuchWork => refused += 1,
+                reason => panic!("{reason}"),
+            },
+        }
+    }
+    // Two are at work for callers who are gone; four have waited for their turn.
+    assert_eq!((gone, late, refused), (2, 4, 6));
+    assert_eq!((world.records().len(), world.state().unanswered), (2, 2));
+    // However many follow.
+    for number in 12..112 {
+        let id = format!("a{number}");
+        let call = engine.attach(within(give_up, attach(&id, &id, on("dead", &id))));
+        assert_eq!(reason(call.await), Reason::DeadlinePassed);
+    }
+    assert_eq!((world.records().len(), world.state().unanswered), (2, 2));
+    world.answer();
+    until("all is undone", async || world.records().is_empty()).await;
+    until("all is forgotten", async || {
+        world.state().records.is_empty()
+    })
+    .await;
+    assert_eq!(world.state().plugs, 0);
+    nothing_left(&world);
+    attached(&engine, "a1", "v1").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_server_leaves_its_caller_the_calls_to_other_servers() {
+    let world = World::new();
+    let engine = world.engine();
+    world.state().silent.insert("dead".into());
+    let calls: Vec<_> = (0..300)
+        .map(|number| attaching(&engine, "dead", &format!("s{number}")))
+        .collect();
+    until("the server is asked", async || {
+        world.state().unanswered == 32
+    })
+    .await;
+    for number in 0..3 {
+        let (id, volume) = (format!("a{number}"), format!("v{number}"));
+        let within = Duration::from_secs(1);
+        let request = by_root(attach(&id, &volume, on("files", &volume)));
+        timeout(within, engine.attach(request))
+            .await
+            .unwrap()
+            .unwrap();
+        let detach = engine.detach(by_root(end(&id)));
+        timeout(within, detach).await.unwrap().unwrap();
+    }
+    assert_eq!(world.records().len(), 32);
+    world.answer();
+    let mut refused = 0;
+    for call in calls {
+        match call.await.unwrap() {
+            Ok(attachment) => assert_eq!(attachment.state, State::Attached),
+            Err(error) => {
+                assert_eq!(error.reason(), Reason::TooMuchWork);
+                assert!(error.chain().contains("server dead"), "{}", error.chain());
+                refused += 1;
+            }
+        }
+    }
+    // 32 ran at once, and 64 waited.
+    assert_eq!(refused, 300 - 96);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attach_that_comes_too_late_is_undone_and_its_guest_never_sees_the_disk() {
+    let (world, engine) = limited(2);
+    world.state().silent.insert("files".into());
+    for attaches in [true, false] {
+        let asked = world.state().unanswered;
+        let call = {
+            let (engine, second) = (engine.clone(), Duration::from_secs(1));
+            tokio::spawn(async move {
+                match attaches {
+                    true => {
+                        engine
+                            .attach(within(second, attach("a1", "v1", smb("v1"))))
+                            .await
+                    }
+                    false => {
+                        engine
+                            .connect(within(second, connect("a1", "v1", smb("v1"))))
+                            .await
+                    }
+                }
+            })
+        };
+        until("the server is asked", async || {
+            world.state().unanswered > asked
+        })
+        .await;
+        sleep(Duration::from_secs(2)).await;
+        assert!(!call.is_finished());
+        world.answer();
+        let late = call.await.unwrap().unwrap_err();
+        assert_eq!(late.reason(), Reason::DeadlinePassed, "{}", late.chain());
+        assert_eq!(world.state().plugs, 0);
+        nothing_left(&world);
+        world.state().silent.insert("files".into());
+    }
+    // The same request again, with time.
+    world.answer();
+    attached(&engine, "a1", "v1").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_waits_has_begun_nothing() {
+    let (world, engine) = limited(1);
+    let request = by_root(attach("a1", "v1", on("dead", "v1")));
+    engine.attach(request).await.unwrap();
+    let calls = stuck(&world, &engine, 1).await;
+    let before = world.state().records.clone();
+    let second = Duration::from_secs(1);
+    // By its deadline.
+    let late = engine.detach(within(second, end("a1"))).await;
+    assert_eq!(reason(late), Reason::DeadlinePassed);
+    // By a deadline that has passed already, though there is room.
+    let late = engine
+        .attach(within(Duration::ZERO, attach("a2", "v2", smb("v2"))))
+        .await;
+    assert_eq!(reason(late), Reason::DeadlinePassed);
+    // By its caller, who goes away.
+    assert!(
+        timeout(second, engine.detach(by_root(end("a1"))))
+            .await
+            .is_err()
+    );
+    assert_eq!(world.state().records, before);
+    assert_eq!(state(&engine, "a1").await, State::Attached);
+    world.answer();
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    // The line is empty again.
+    engine.detach(by_root(end("a1"))).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_detach_goes_on_past_its_callers_deadline_and_an_attach_past_its_callers_end() {
+    let (world, engine) = limited(2);
+    let calls = stuck(&world, &engine, 1).await;
+    for call in &calls {
+        call.abort();
+    }
+    world.answer();
+    until("it is attached", async || {
+        let records = world.records();
+        records.len() == 1 && records[0].course.state() == State::Attached
+    })
+    .await;
+    world.state().silent.insert("dead".into());
+    let asked = world.state().unanswered;
+    let second = Duration::from_secs(1);
+    let call = timeout(second, engine.detach(within(second, end("s0")))).await;
+    assert!(call.is_err() && world.state().unanswered > asked);
+    world.answer();
+    until("it is detached", async || world.state().records.is_empty()).await;
+    nothing_left(&world);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancel_comes_through_while_all_turns_wait_for_guests() {
+    let (world, engine) = limited(1);
+    attached(&engine, "a1", "v1").await;
+    let detach = super::unanswered_detach(&world, &engine).await;
+    let cancelled = engine.cancel_detach(by_root(id("a1"))).await.unwrap();
+    assert_eq!(cancelled.state, State::Attached);
+    assert_eq!(reason(detach.await.unwrap()), Reason::DetachCancelled);
+    world.state().guest = Guest::Obeys;
+}
+
+#[tokio::test(start_paused = true)]
+async fn reconcile_leaves_a_dead_server_to_its_callers() {
+    let (world, engine) = limited(8);
+    for number in 0..6 {
+        let id = format!("a{number}");
+        let request = by_root(attach(&id, &id, on("dead", &id)));
+        engine.attach(request).await.unwrap();
+        world.state().disconnect_fails = Some(Reason::UnmountFailed);
+        engine.detach(by_root(end(&id))).await.unwrap_err();
+    }
+    // Of six to settle, two are tried at a time.
+    world.state().silent.insert("dead".into());
+    let rounds = async || {
+        for _ in 0..3 {
+            let _ = timeout(Duration::from_secs(60), reconcile::once(&engine)).await;
+        }
+    };
+    rounds().await;
+    assert_eq!(world.state().unanswered, 2);
+    // And the callers have the other turns.
+    let calls = (0..7).map(|number| attaching(&engine, "dead", &format!("s{number}")));
+    let mut calls: Vec<_> = calls.collect();
+    until("callers ask the server", async || {
+        world.state().unanswered == 8
+    })
+    .await;
+    rounds().await;
+    assert_eq!(world.state().unanswered, 8, "all turns are taken");
+    world.answer();
+    for call in calls.drain(..) {
+        call.await.unwrap().unwrap();
+    }
+    reconcile::once(&engine).await;
+    assert_eq!(world.records().len(), 7, "all six are gone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_ends_the_wait() {
+    let (world, engine) = limited(1);
+    let mut calls = stuck(&world, &engine, 1).await;
+    let waiting = attaching(&engine, "dead", "a1");
+    assert!(
+        timeout(Duration::from_secs(1), engine.drain())
+            .await
+            .is_err()
+    );
+    assert_eq!(reason(waiting.await.unwrap()), Reason::ShuttingDown);
+    world.answer();
+    calls.remove(0).await.unwrap().unwrap();
+    engine.drain().await;
+}
