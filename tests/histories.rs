@@ -18,6 +18,7 @@ use std::time::Duration;
 use fakes::{Deaf, Fault, Guest, World, attach, by_root, end, iscsi, smb};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use tokio::time::Instant;
 use volattach::attach::{AttachRequest, Engine, Error};
 use volattach::connection::{ConnectionInfo, Protocol};
 use volattach::journal::{Direction, Record};
@@ -28,6 +29,8 @@ use volattach::reconcile;
 const HISTORIES: u32 = 10_000;
 /// Maximum number of turns in a history.
 const TURNS: usize = 12;
+/// How long a hurried caller waits.
+const DEADLINE: Duration = Duration::from_secs(1);
 /// The ids of the attachments that callers make.
 const IDS: [&str; 3] = ["a1", "a2", "a3"];
 /// The volumes: the number on the storage, and the target and LUN of each path by which callers know the volume.
@@ -54,6 +57,8 @@ enum Turn {
         id: usize,
         volume: usize,
         reads: bool,
+        /// Whether the caller's deadline passes while a call is held.
+        hurried: bool,
     },
     /// Calls detach.
     Detach { id: usize },
@@ -102,8 +107,8 @@ fn turn() -> impl Strategy<Value = Turn> {
         1 => Just(Guest::Busy),
     ];
     prop_oneof![
-        14 => (id.clone(), 0..VOLUMES.len(), any::<bool>())
-            .prop_map(|(id, volume, reads)| Turn::Attach { id, volume, reads }),
+        14 => (id.clone(), 0..VOLUMES.len(), any::<bool>(), any::<bool>())
+            .prop_map(|(id, volume, reads, hurried)| Turn::Attach { id, volume, reads, hurried }),
         6 => id.clone().prop_map(|id| Turn::Detach { id }),
         2 => id.clone().prop_map(|id| Turn::CancelDetach { id }),
         2 => guest.prop_map(Turn::Guest),
@@ -269,6 +274,7 @@ impl History {
         };
         if answer.is_none() && matches!(struck, Some((_, Fault::Hold))) {
             self.others_take_names();
+            tokio::time::sleep(2 * DEADLINE).await;
             self.world.gate.release();
             answer = Some(call.await);
         }
@@ -301,7 +307,12 @@ impl History {
         let engine = self.engine.clone();
         let mut died = false;
         match turn {
-            Turn::Attach { id, volume, reads } => {
+            Turn::Attach {
+                id,
+                volume,
+                reads,
+                hurried,
+            } => {
                 own = Some(IDS[id]);
                 // A repeated attach sends the first request unchanged.
                 let known = engine.look(&IDS[id].parse().unwrap()).await.unwrap();
@@ -311,7 +322,9 @@ impl History {
                 };
                 self.asked[id] = Some((volume, reads));
                 let request = self.request(id, volume, reads);
-                let call = async move { engine.attach(by_root(request)).await };
+                let deadline = hurried.then(|| Instant::now() + DEADLINE);
+                let request = by_root(request).until(deadline);
+                let call = async move { engine.attach(request).await };
                 match self.call(struck, call).await {
                     None => died = true,
                     Some(_) if self.taken_by_the_world => {}

@@ -124,12 +124,14 @@ pub(super) fn decide(
 }
 
 impl Inner {
-    /// The servers of a request. They depend on the connection info alone, not on the access that is decided on later.
-    pub(super) fn servers_for(&self, wanted: &Wanted) -> Result<Vec<String>, Error> {
-        let backend = self.parts.backends.get(wanted.info.protocol.name())?;
+    /// The servers of a request. They depend on the connection info alone, not on the access that is decided on later. None for a request that
+    /// cannot be planned: a repeat may have its answer all the same, and any other fails before it touches a server.
+    pub(super) fn servers_for(&self, wanted: &Wanted) -> Vec<String> {
+        let protocol = &wanted.info.protocol;
         let access = wanted.access.unwrap_or(Access::ReadWrite);
-        let plan = backend.plan(&wanted.info.protocol, access)?;
-        Ok(plan.servers())
+        let backend = self.parts.backends.get(protocol.name());
+        let plan = backend.and_then(|backend| backend.plan(protocol, access));
+        plan.map_or_else(|_| Vec::new(), |plan| plan.servers())
     }
 }
 

@@ -7,7 +7,7 @@ use super::engine::Engine;
 use super::inner::Inner;
 use super::saga::told;
 use super::steps::Why;
-use super::work::Load;
+use super::work::Job;
 use crate::admission::{Admitted, Grant};
 use crate::journal::{Direction, Kind, Record};
 use crate::model::{Attachment, AttachmentId, DiskPlan, Scope, State};
@@ -31,8 +31,8 @@ impl Engine {
         }
         let engine = self.clone();
         // Not counted for the servers: their turns may all be those of detaches that wait for their guests.
-        let load = Load::new(grant.actor(), Vec::new(), deadline);
-        self.run(id.clone(), load, async move {
+        let job = Job::new(grant.actor(), Vec::new(), deadline);
+        self.run(id.clone(), job, async move {
             // Boxed: the saga's state would make every future around it large.
             Box::pin(engine.0.cancel_detach(&grant, id)).await
         })

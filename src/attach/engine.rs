@@ -14,7 +14,7 @@ use super::request::{
     AttachRequest, ConnectRequest, EndRequest, ExtendRequest, Filter, ListQuery, Wanted,
 };
 use super::steps::Why;
-use super::work::{Load, Turn};
+use super::work::{Job, Turn};
 use crate::admission::{Admitted, Grant};
 use crate::journal::Kind;
 use crate::model::{Asker, Attachment, AttachmentId};
@@ -78,8 +78,8 @@ impl Engine {
         let deadline = request.deadline();
         let (grant, request) = request.into_parts();
         let servers = self.0.servers_of(&request.id).await?;
-        let load = Load::new(grant.actor(), servers, deadline);
-        self.run(request.id.clone(), load, async move {
+        let job = Job::new(grant.actor(), servers, deadline);
+        self.run(request.id.clone(), job, async move {
             engine.0.extend(&grant, request).await
         })
         .await
@@ -161,11 +161,11 @@ impl Engine {
     pub(super) async fn run<T: Send + 'static>(
         &self,
         id: AttachmentId,
-        load: Load,
+        job: Job,
         call: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Result<T, Error> {
         let busy = self.enter(&id)?;
-        let turn = self.turn(load).await?;
+        let turn = self.turn(job).await?;
         self.run_in(busy, Some(turn), call).await
     }
 
@@ -208,11 +208,11 @@ impl Engine {
     ) -> Result<Attachment, Error> {
         let engine = self.clone();
         let id = wanted.id.clone();
-        let servers = self.0.servers_for(&wanted)?;
-        let load = Load::new(grant.actor(), servers, deadline);
+        let servers = self.0.servers_for(&wanted);
+        let job = Job::new(grant.actor(), servers, deadline);
         // Boxed: the saga's state would make every future around it large.
         let made = Box::pin(async move { engine.0.make(grant.actor(), wanted, deadline).await });
-        self.run(id, load, made).await
+        self.run(id, job, made).await
     }
 
     pub(super) fn enter(&self, id: &AttachmentId) -> Result<BusyGuard, Error> {
@@ -227,8 +227,8 @@ impl Engine {
         let (grant, EndRequest { id, force }) = request.into_parts();
         let engine = self.clone();
         let servers = self.0.servers_of(&id).await?;
-        let load = Load::new(grant.actor(), servers, deadline);
-        self.run(id.clone(), load, async move {
+        let job = Job::new(grant.actor(), servers, deadline);
+        self.run(id.clone(), job, async move {
             let Some(mut record) = engine.0.granted(&grant, &id).await? else {
                 return engine.0.end_unrecorded(&grant, id, kind).await;
             };

@@ -107,12 +107,12 @@ impl Drop for Turn {
 
 /// What a call is counted by, and until when its caller waits.
 #[derive(Debug)]
-pub(super) struct Load {
+pub(super) struct Job {
     keys: Vec<Key>,
     deadline: Option<Instant>,
 }
 
-impl Load {
+impl Job {
     /// Work of a caller for these servers, each named once.
     pub(super) fn new(actor: &Actor, servers: Vec<String>, deadline: Option<Instant>) -> Self {
         let mut keys: Vec<Key> = servers.into_iter().map(Key::Server).collect();
@@ -126,12 +126,15 @@ impl Engine {
     ///
     /// # Errors
     /// Where too much work waits, the deadline passes, or the daemon stops.
-    pub(super) async fn turn(&self, load: Load) -> Result<Turn, Error> {
-        let mut turn = self.0.work.enter(load.keys)?;
+    pub(super) async fn turn(&self, job: Job) -> Result<Turn, Error> {
+        let mut turn = self.0.work.enter(job.keys)?;
+        if turn.coming.is_some() {
+            tracing::info!("waiting for its turn: as much work as may be is under way");
+        }
         tokio::select! {
             biased;
             () = self.0.stopping.cancelled() => Err(Error::ShuttingDown),
-            () = passed(load.deadline) => Err(Error::DeadlinePassed { before: "its turn came" }),
+            () = passed(job.deadline) => Err(Error::DeadlinePassed { before: "its turn came" }),
             () = turn.come() => Ok(turn),
         }
     }
@@ -146,7 +149,7 @@ impl Inner {
 }
 
 /// Resolves at the deadline; never without one.
-async fn passed(deadline: Option<Instant>) {
+pub(super) async fn passed(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,

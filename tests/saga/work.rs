@@ -220,6 +220,21 @@ async fn a_call_that_waits_has_begun_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_waits_for_another_call_on_the_same_share_gives_up_in_time() {
+    let (world, engine) = limited(4);
+    let calls = stuck(&world, &engine, 1).await;
+    let volume = on("dead", "s0");
+    let late = engine.attach(within(Duration::from_secs(1), attach("a1", "v1", volume)));
+    let late = timeout(Duration::from_secs(2), late).await;
+    assert_eq!(reason(late.unwrap()), Reason::DeadlinePassed);
+    assert_eq!((world.records().len(), world.state().unanswered), (1, 1));
+    world.answer();
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_detach_goes_on_past_its_callers_deadline_and_an_attach_past_its_callers_end() {
     let (world, engine) = limited(2);
     let calls = stuck(&world, &engine, 1).await;
