@@ -14,6 +14,8 @@ mod lost;
 mod orphans;
 #[path = "saga/permissions.rs"]
 mod permissions;
+#[path = "saga/subsystem.rs"]
+mod subsystem;
 #[path = "saga/unreadable.rs"]
 mod unreadable;
 #[path = "saga/work.rs"]

@@ -45,6 +45,7 @@ fn calls(step: Step) -> &'static [&'static str] {
             "backend.find",
             "backend.survey",
             "backend.connect",
+            "backend.write_out",
             "backend.disconnect",
         ],
         Step::Inspect => &["backend.inspect"],

@@ -44,7 +44,8 @@ impl Inner {
             return Err(shrink(&record.host, shown, wanted));
         }
         let stored = {
-            let _held = self.lock(&record, Step::Connect).await;
+            let mut held = self.lock(&record, Step::Connect).await;
+            held.recorded();
             let backend = self.parts.backends.get(&record.host.plan.protocol)?;
             backend.extend(&record.host).await?
         };

@@ -1,10 +1,9 @@
-//! Who is working on what: one call at a time on an attachment, one at a time on whatever attachments share.
+//! Who is working on what: one call at a time on an attachment.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::Hash;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::model::AttachmentId;
@@ -115,34 +114,6 @@ impl Drop for Wait<'_> {
     }
 }
 
-/// A lock per key, made when first wanted and forgotten when nobody holds it.
-#[derive(Debug)]
-pub(super) struct Locks<K>(Mutex<HashMap<K, Weak<AsyncMutex<()>>>>);
-
-impl<K> Default for Locks<K> {
-    fn default() -> Self {
-        Self(Mutex::new(HashMap::new()))
-    }
-}
-
-impl<K: Hash + Eq> Locks<K> {
-    /// Waits for the key's lock.
-    pub(super) async fn lock(&self, key: K) -> OwnedMutexGuard<()> {
-        let lock = {
-            let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            locks.retain(|_, lock| lock.strong_count() > 0);
-            if let Some(lock) = locks.get(&key).and_then(Weak::upgrade) {
-                lock
-            } else {
-                let lock = Arc::new(AsyncMutex::new(()));
-                locks.insert(key, Arc::downgrade(&lock));
-                lock
-            }
-        };
-        lock.lock_owned().await
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -177,20 +148,5 @@ mod tests {
         assert!(futures::poll!(&mut left).is_pending());
         drop(guard);
         left.await;
-    }
-
-    #[tokio::test]
-    async fn a_key_is_held_by_one_and_forgotten_by_the_last() {
-        let locks = Locks::default();
-        let held = locks.lock("a").await;
-        drop(locks.lock("b").await);
-        let waiting = locks.lock("a");
-        tokio::pin!(waiting);
-        assert!(futures::poll!(&mut waiting).is_pending());
-        drop(held);
-        drop(waiting.await);
-        drop(locks.lock("c").await);
-        let left = locks.0.lock().unwrap().len();
-        assert_eq!(left, 1, "only the last key asked for is remembered");
     }
 }

@@ -10,12 +10,12 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::Error;
-use super::guard::{Busy, Locks, Waits};
+use super::guard::{Busy, Waits};
 use super::request::{Filter, ListQuery};
 use super::timers::UnplugTimers;
 use super::work::Work;
 use crate::admission::Grant;
-use crate::backend::Backends;
+use crate::backend::{Backends, Locks};
 use crate::journal::{Journal, Key, Record};
 use crate::libvirt::Hypervisor;
 use crate::model::{Attachment, AttachmentId, Claim, DomainRef, HostKey, WorkLimits, Wwid};

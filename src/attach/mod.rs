@@ -14,7 +14,8 @@
 //! - an undo covers the half-done case; a failed one leaves a record that `list` shows, that a detach tries again, and
 //!   that `reconcile` tries again from time to time;
 //! - records name the things that attachments share as claims; other holders are looked up in the journal, under a lock per claim that is
-//!   held until the outcome is journaled: the last holder, and nobody else, takes the thing down;
+//!   held until the outcome is journaled: the last holder, and nobody else, takes the thing down; a claim that the backend guards is locked
+//!   by a connect only until its intent is journaled, since the last holder counts it from then on;
 //! - access is decided by what the journal says when the new record is put there: of two who come at once, one writes;
 //! - a call waits for its turn before anything is begun (`schedule.rs`), and then runs to its end even if its caller goes away;
 //! - an attach or connect that comes too late for its caller is undone: the last look at its deadline is right before the plug.

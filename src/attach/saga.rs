@@ -2,7 +2,7 @@
 
 use super::Error;
 use super::inner::Inner;
-use super::steps::{self, Forward, Why};
+use super::steps::{self, Forward, Held, Why};
 use super::work::{in_time, passed};
 use crate::journal::{Kind, Record, Step};
 use crate::model::{Attachment, AttachmentError, Reason};
@@ -62,14 +62,14 @@ impl Inner {
             if forward.ready && step == Step::Connect || inspected && step == Step::Inspect {
                 continue;
             }
-            let _held = tokio::select! {
+            let mut held = tokio::select! {
                 held = self.lock(record, step) => held,
                 // Another call may hold the lock for as long as its server is silent.
-                () = passed(forward.deadline) => Vec::new(),
+                () = passed(forward.deadline) => Held::default(),
             };
             in_time(forward.deadline, steps::outcome(step))?;
             tracing::info!(step = step.as_str(), "step");
-            inspected = self.run(step, record, forward).await?;
+            inspected = self.run(step, record, forward, &mut held).await?;
         }
         if record.kind() == Kind::Connect {
             in_time(forward.deadline, "the connect was over")?;
@@ -93,11 +93,6 @@ impl Inner {
             self.parts.journal.remove(&record.id).await?;
         }
         while let Some(last) = record.undo() {
-            let _held = match last {
-                // Not the domain's: a guest that takes its time to let go of one disk must not keep another from being plugged.
-                Step::Attach => Vec::new(),
-                step => self.lock(&record, step).await,
-            };
             if let Err(error) = self.put(&record).await {
                 match why {
                     Why::Asked => return Err(error),
@@ -107,7 +102,8 @@ impl Inner {
                 }
             }
             tracing::info!(step = last.as_str(), "undo");
-            if let Err(error) = self.undo(last, &mut record, why).await {
+            let mut held = Held::default();
+            if let Err(error) = self.undo(last, &mut record, why, &mut held).await {
                 return Err(match is_refusal(&error) && record.may_be_kept() {
                     true => self.refused(record, error).await,
                     false => self.undo_failed(record, error).await,

@@ -15,6 +15,7 @@ pub(crate) mod fuzz;
 mod image;
 pub mod iscsi;
 pub mod local;
+mod locks;
 mod mount;
 pub mod nfs;
 pub mod nvmeof;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 pub use error::{Attempt, BackendError};
+pub(crate) use locks::Locks;
 
 use crate::connection::Protocol;
 use crate::model::{
@@ -260,7 +262,8 @@ pub trait Backend: Send + Sync {
         Ok(())
     }
 
-    /// Takes the connection down, whole or partial; nothing there is success. Called for each volume.
+    /// Takes the connection down, whole or partial; nothing there is success. Called for each volume. While others hold every claim, a
+    /// block device is only written out.
     async fn disconnect(&self, volume: &HostVolume, how: &Release) -> Result<(), BackendError>;
 }
 

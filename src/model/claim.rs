@@ -32,6 +32,16 @@ pub enum Claim {
     },
 }
 
+impl Claim {
+    /// Whether the backend makes and uses the claimed thing under a guard of its own. A call that connects then locks the claim only until the
+    /// journal has its intent: other holders connect while the call waits for its own volume. The last holder locks the claim until the
+    /// thing is gone.
+    #[must_use]
+    pub fn is_guarded_by_backend(&self) -> bool {
+        matches!(self, Self::Subsystem(_) | Self::Controller { .. })
+    }
+}
+
 impl fmt::Display for Claim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -526,7 +526,7 @@ impl Backend for FakeBackend {
         let own = plan.claims.iter().filter(|claim| !how.held.contains(claim));
         let own: Vec<String> = own.map(ToString::to_string).collect();
         if own.is_empty() && !plan.claims.is_empty() {
-            return Ok(());
+            return self.pass("backend.write_out", Moment::Before).await;
         }
         self.pass("backend.disconnect", Moment::Before).await?;
         self.world.answered(&plan.servers()).await;

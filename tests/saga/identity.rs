@@ -18,7 +18,7 @@ fn reader(id: &str) -> AttachRequest {
 }
 
 /// Runs an attach up to the passage of that name, and holds it at the passage.
-async fn held_at(
+pub(super) async fn held_at(
     world: &World,
     engine: &Engine,
     request: AttachRequest,

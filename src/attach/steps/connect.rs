@@ -1,20 +1,22 @@
 //! The connect step: brings the volume to this host, by a new connection or a shared one.
 
-use super::Forward;
+use super::{Forward, Held};
 use crate::attach::Error;
 use crate::attach::inner::Inner;
 use crate::attach::owners::Taking;
 use crate::backend::{Backend, BackendError, Presence, Release};
 use crate::journal::{Key, Record, Step};
 use crate::libvirt::{DomainView, plan_disk};
-use crate::model::{Found, HostPlan, HostVolume, Wwid};
+use crate::model::{Claim, Found, HostPlan, HostVolume, Wwid};
 
 impl Inner {
-    /// Connects; returns whether the volume was inspected too.
+    /// Connects; returns whether the volume was inspected too. Releases the locks in `held` that are needed no more once the journal has the
+    /// intent.
     pub(super) async fn connect(
         &self,
         record: &mut Record,
         forward: &Forward,
+        held: &mut Held,
     ) -> Result<bool, Error> {
         let backend = self.parts.backends.get(&record.host.plan.protocol)?;
         let mut volume = self.survey(backend.as_ref(), forward.host.clone()).await?;
@@ -27,7 +29,7 @@ impl Inner {
         }
         record.begin(Step::Connect);
         self.put(record).await?;
-        let mut besides = Vec::new();
+        held.recorded();
         let inspected = loop {
             let presence = backend.find(&record.host).await?;
             if !presence.is_connected() {
@@ -68,7 +70,7 @@ impl Inner {
             let plan = beside.ok_or(broken)?;
             volume = self.survey(backend.as_ref(), plan).await?;
             record.host = volume.clone();
-            besides.extend(self.lock(record, Step::Connect).await);
+            held.extend(self.lock(record, Step::Connect).await);
             self.put(record).await?;
         };
         record.done(Step::Connect);
@@ -100,13 +102,43 @@ impl Inner {
         Ok(backend.find(&record.host).await?)
     }
 
-    /// Takes down the parts of the connection that nobody else holds.
-    pub(super) async fn disconnect(&self, record: &Record) -> Result<(), Error> {
+    /// Takes down the parts of the connection that nobody else holds, under the claims' locks, which are in `held` afterwards: whoever counts
+    /// holders next must not count this record.
+    pub(super) async fn disconnect(&self, record: &Record, held: &mut Held) -> Result<(), Error> {
         let boot = self.parts.boot.as_ref();
         if boot.is_some_and(|boot| !record.host.is_of(boot)) {
+            *held = self.lock(record, Step::Connect).await;
             return Ok(()); // what exists now, others have made since
         }
-        let (journal, claims) = (&self.parts.journal, &record.host.plan.claims);
+        let backend = self.parts.backends.get(&record.host.plan.protocol)?;
+        let (host, claims) = (&record.host, &record.host.plan.claims);
+        let written_out = claims.iter().any(Claim::is_guarded_by_backend);
+        if written_out {
+            // Before the locks: a silent server lets this take long.
+            let how = Release {
+                held: claims.clone(),
+                keeps_read_only: true,
+                force: record.force,
+            };
+            backend.disconnect(host, &how).await?;
+        }
+        *held = self.lock(record, Step::Connect).await;
+        // A connect that finds the device read-only by this attachment takes its identity first, and has it until the journal shows that
+        // the device stays read-only for that one.
+        let _identity = match host.found.protected_device() {
+            Some(device) => Some(self.identities.lock(device.identity.clone()).await),
+            None => None,
+        };
+        let how = self.release_of(record).await?;
+        if written_out && !host.found.protected && how.held == *claims {
+            return Ok(());
+        }
+        Ok(backend.disconnect(host, &how).await?)
+    }
+
+    /// Decides what of the connection stays, by the holders in the journal.
+    async fn release_of(&self, record: &Record) -> Result<Release, Error> {
+        let journal = &self.parts.journal;
         let shares = |other: &Record| other.id != record.id && other.uses_connection();
         let identity = record.host.identity();
         // Unknown before a connect is over: then any device of the same claims may be the one.
@@ -117,7 +149,7 @@ impl Inner {
         };
         let unreadable = journal.unreadable().await?;
         let (mut held, mut keeps_read_only) = (Vec::new(), false);
-        for claim in claims {
+        for claim in &record.host.plan.claims {
             let key = Key::Claim(claim);
             keeps_read_only |= record.host.found.protected && journal.any(key, &protects).await?;
             let unread = unreadable.iter().any(|it| it.claims.contains(claim));
@@ -125,13 +157,11 @@ impl Inner {
                 held.push(claim.clone());
             }
         }
-        let how = Release {
+        Ok(Release {
             held,
             keeps_read_only,
             force: record.force,
-        };
-        let backend = self.parts.backends.get(&record.host.plan.protocol)?;
-        Ok(backend.disconnect(&record.host, &how).await?)
+        })
     }
 }
 

@@ -72,6 +72,28 @@ pub(super) fn outcome(step: Step) -> &'static str {
     }
 }
 
+/// Locks of a step, released by the drop.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    to_the_end: Vec<OwnedMutexGuard<()>>,
+    /// Locks of the claims that their backend guards ([`crate::model::Claim::is_guarded_by_backend`]).
+    until_recorded: Vec<OwnedMutexGuard<()>>,
+}
+
+impl Held {
+    /// Releases the locks of claims that the journal shows as held by the record, and that the backend guards: whoever counts holders from
+    /// now on counts this one.
+    pub(super) fn recorded(&mut self) {
+        self.until_recorded.clear();
+    }
+
+    /// Adds the locks of further claims.
+    pub(super) fn extend(&mut self, more: Self) {
+        self.to_the_end.extend(more.to_the_end);
+        self.until_recorded.extend(more.until_recorded);
+    }
+}
+
 /// The steps of an attach or connect, in order.
 pub(super) fn of(kind: Kind) -> &'static [Step] {
     match kind {
@@ -106,46 +128,56 @@ impl Inner {
         Ok(Reality::of(record, presence))
     }
 
-    /// Runs a step; returns whether the volume is inspected after it.
+    /// Runs a step under the locks `held`; returns whether the volume is inspected after it.
     pub(super) async fn run(
         &self,
         step: Step,
         record: &mut Record,
         forward: &Forward,
+        held: &mut Held,
     ) -> Result<bool, Error> {
         match step {
-            Step::Connect => self.connect(record, forward).await,
+            Step::Connect => self.connect(record, forward, held).await,
             Step::Inspect => self.inspect(&record.host).await.map(|()| true),
             Step::Attach => self.plug(record, forward).await.map(|()| true),
         }
     }
 
+    /// Undoes a step. The locks that cover the undo and the record's removal are in `held` afterwards, also after an error.
     pub(super) async fn undo(
         &self,
         step: Step,
         record: &mut Record,
         why: Why,
+        held: &mut Held,
     ) -> Result<(), Error> {
         match step {
-            Step::Connect => self.disconnect(record).await,
+            Step::Connect => self.disconnect(record, held).await,
             Step::Inspect => Ok(()),
+            // Without the domain's lock: a guest that takes its time to release a disk must not keep another disk from being plugged.
             Step::Attach => self.unplug(record, why).await,
         }
     }
 
     /// Takes the locks that cover a step and its outcome in the journal. Claims are locked in their order, so that no two steps wait for
     /// each other.
-    pub(super) async fn lock(&self, record: &Record, step: Step) -> Vec<OwnedMutexGuard<()>> {
-        let mut locks = Vec::new();
+    pub(super) async fn lock(&self, record: &Record, step: Step) -> Held {
+        let mut held = Held::default();
         match (step, &record.domain) {
             (Step::Connect, _) => {
                 for claim in &record.host.plan.claims {
-                    locks.push(self.claims.lock(claim.clone()).await);
+                    let lock = self.claims.lock(claim.clone()).await;
+                    match claim.is_guarded_by_backend() {
+                        true => held.until_recorded.push(lock),
+                        false => held.to_the_end.push(lock),
+                    }
                 }
             }
-            (Step::Attach, Some(domain)) => locks.push(self.domains.lock(domain.uuid).await),
+            (Step::Attach, Some(domain)) => {
+                held.to_the_end.push(self.domains.lock(domain.uuid).await);
+            }
             (Step::Inspect, _) | (Step::Attach, None) => {}
         }
-        locks
+        held
     }
 }

@@ -11,7 +11,7 @@ use super::{DEVICES, INSPECT_TIMEOUT, LOOK, NvmeBackend, RESCAN, nqn, path, port
 use crate::backend::BackendError;
 use crate::backend::mount::blocking;
 use crate::host::NvmeHost;
-use crate::model::{HostVolume, TargetPath, TargetPlan};
+use crate::model::{Device, HostVolume, TargetPath, TargetPlan};
 use crate::sys::worker::{Job, SysfsJob};
 
 impl NvmeBackend {
@@ -166,11 +166,22 @@ impl NvmeBackend {
             return Ok(None);
         };
         let blocks = self.blocks(nqn(target)?).await?;
-        Ok(blocks.into_iter().find(|block| {
-            block.wwid == device.identity
-                && device.path == Path::new(DEVICES).join(&block.name)
-                && (device.sequence.is_none() || block.sequence == device.sequence)
-        }))
+        Ok(blocks.into_iter().find(|block| is_of(block, device)))
+    }
+
+    /// The device as the kernel shows it now.
+    ///
+    /// # Errors
+    /// `VOLUME_NOT_FOUND` if the device went away.
+    pub(super) async fn still(
+        &self,
+        target: &TargetPlan,
+        before: &Block,
+    ) -> Result<Block, BackendError> {
+        let device = device_of(before);
+        let blocks = self.blocks(nqn(target)?).await?;
+        let now = blocks.into_iter().find(|block| is_of(block, &device));
+        now.ok_or_else(|| gone(&device.path))
     }
 
     /// Asks the connected volume's paths again which volume they lead to; returns its device and size.
@@ -180,14 +191,33 @@ impl NvmeBackend {
     ) -> Result<(Block, u64), BackendError> {
         let target = target(&volume.plan)?;
         let Some(block) = self.device(volume).await? else {
-            return Err(BackendError::VolumeNotFound {
-                path: volume.path().to_owned(),
-                why: "the device went away: its server is lost, or has taken the volume away"
-                    .to_owned(),
-            });
+            return Err(gone(volume.path()));
         };
         let wanted = Wanted::connected(nqn(target)?, volume.identity());
         let told = self.verify(target, &wanted, &block).await?;
         Ok((block, told.size))
+    }
+}
+
+/// The device with the identity that the kernel holds for it.
+pub(super) fn device_of(block: &Block) -> Device {
+    Device {
+        path: Path::new(DEVICES).join(&block.name),
+        identity: block.wwid.clone(),
+        sequence: block.sequence,
+    }
+}
+
+/// Whether the kernel shows this device there.
+fn is_of(block: &Block, device: &Device) -> bool {
+    block.wwid == device.identity
+        && device.path == Path::new(DEVICES).join(&block.name)
+        && (device.sequence.is_none() || block.sequence == device.sequence)
+}
+
+fn gone(path: &Path) -> BackendError {
+    BackendError::VolumeNotFound {
+        path: path.to_owned(),
+        why: "the device went away: its server is lost, or has taken the volume away".to_owned(),
     }
 }

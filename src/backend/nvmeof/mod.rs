@@ -4,7 +4,8 @@
 //! Invariants: no server is talked to in the daemon but by a probe with a deadline; whatever the kernel may wait in for one
 //! is a worker's job; a device is given out only after each of its live paths was asked, fresh, which volume it is, and all
 //! said the same and what was expected; every controller that volattach makes fails I/O in time; controllers are shared by
-//! all volumes of a subsystem and go with the last of them, those that others made never.
+//! all volumes of a subsystem and go with the last of them, those that others made never; a portal has one connect at a time, and nothing
+//! else waits for it: while a volume is looked for, verified or written out, other volumes of its subsystem come and go.
 
 mod fabric;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -29,14 +30,14 @@ use tokio::time::Instant;
 use super::mount;
 use super::protect::Protected;
 use super::{
-    Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release, Setting,
-    Unrecorded, device, each, file,
+    Backend, BackendError, Connected, Description, Locks, Owners, Pinned, Presence, Release,
+    Setting, Unrecorded, device, each, file,
 };
 use crate::config;
 use crate::connection::{NvmeVolume, Protocol};
 use crate::host::{Host, NvmeHost};
 use crate::model::{
-    Access, Claim, Connection, Device, Found, HostPlan, HostVolume, Scope, SourceKind, TargetPath,
+    Access, Claim, Connection, Found, HostPlan, HostVolume, Scope, SourceKind, TargetPath,
     TargetPlan, Wwid,
 };
 use crate::sys::worker::Workers;
@@ -68,6 +69,8 @@ pub struct NvmeBackend {
     workers: Workers,
     fabric: Fabric,
     made: Arc<Made>,
+    /// Held while the kernel connects to a portal of a subsystem: by the subsystem's name and the portal.
+    connects: Arc<Locks<(String, SocketAddr)>>,
     protected: Arc<Protected>,
 }
 
@@ -81,6 +84,7 @@ impl NvmeBackend {
             workers,
             fabric: Fabric::new(Path::new("/sys")),
             made: Arc::default(),
+            connects: Arc::default(),
             protected: Arc::default(),
         }
     }
@@ -324,11 +328,9 @@ impl Backend for NvmeBackend {
         let block = self.appear(target, &wanted).await?;
         let told = self.verify(target, &wanted, &block).await?;
         owners.take(&told.wwid, wanted.to_string()).await?;
-        let device = Device {
-            path: Path::new(DEVICES).join(&block.name),
-            identity: told.wwid,
-            sequence: block.sequence,
-        };
+        // Looked at again: until the identity was taken, another attachment of the volume may have made its device writable.
+        let block = self.still(target, &block).await?;
+        let device = look::device_of(&block);
         let access = volume.plan.access;
         let protected = self.protected.is_due(&device, access, block.read_only);
         if !access.is_read_only() && block.read_only {

@@ -19,7 +19,7 @@ use crate::sys::worker::{Job, WorkerError};
 
 /// Why a portal does not do.
 #[derive(Debug)]
-enum Fault {
+pub(super) enum Fault {
     /// No connection; why.
     Unreachable(String),
     /// It said nothing in time; what it was asked.
@@ -31,29 +31,17 @@ enum Fault {
 }
 
 impl NvmeBackend {
-    /// Connects every portal that is not connected, all at once. One that does will do.
+    /// Connects every portal that is not connected, all at once. One that does will do. Connects of other volumes to other portals, and those
+    /// that wait for their namespaces, keep none of this waiting: only a connect to the same portal does.
     pub(super) async fn connect_paths(
         &self,
         volume: &NvmeVolume,
         own: &NvmeHost,
     ) -> Result<(), BackendError> {
-        let mut known = self.controllers(&volume.nqn).await?;
-        known.retain(|it| it.state != State::Ending && it.is_by(&own.nqn));
-        let known = &known;
-        let connects = volume.portals.iter().map(|&portal| async move {
-            let of_portal = |it: &&Controller| it.portal == Some(portal);
-            let Some(controller) = known.iter().find(of_portal) else {
-                return self.connect_path(volume, portal, own).await;
-            };
-            if !self.made.has(&volume.nqn, controller) {
-                tracing::warn!(
-                    %portal,
-                    controller = controller.name,
-                    "others made this path, and it stays theirs: how long I/O waits for a server that is dead is theirs to say"
-                );
-            }
-            Ok(())
-        });
+        let connects = volume
+            .portals
+            .iter()
+            .map(|&portal| self.connect_path(&volume.nqn, portal, own));
         let outcomes = futures::future::join_all(connects).await;
         let good = outcomes.iter().any(Result::is_ok);
         let faults: Vec<(SocketAddr, Fault)> = volume
@@ -71,12 +59,36 @@ impl NvmeBackend {
         Err(worst(&volume.nqn, faults))
     }
 
-    async fn connect_path(
+    /// The controller at the portal under this host's own name, unless the controller goes away.
+    async fn controller_at(
         &self,
-        volume: &NvmeVolume,
+        nqn: &str,
+        portal: SocketAddr,
+        own: &NvmeHost,
+    ) -> Result<Option<Controller>, Fault> {
+        let known = self.controllers(nqn).await.map_err(Fault::Here)?;
+        let at = |it: &Controller| {
+            it.portal == Some(portal) && it.state != State::Ending && it.is_by(&own.nqn)
+        };
+        Ok(known.into_iter().find(at))
+    }
+
+    pub(super) async fn connect_path(
+        &self,
+        nqn: &str,
         portal: SocketAddr,
         own: &NvmeHost,
     ) -> Result<(), Fault> {
+        if let Some(controller) = self.controller_at(nqn, portal, own).await? {
+            if !self.made.has(nqn, &controller) {
+                tracing::warn!(
+                    %portal,
+                    controller = controller.name,
+                    "others made this path, and it stays theirs: how long I/O waits for a server that is dead is theirs to say"
+                );
+            }
+            return Ok(());
+        }
         let within = self.settings.probe_timeout;
         match probe::probe(portal, within).await {
             Outcome::Speaks(()) => {}
@@ -85,15 +97,30 @@ impl NvmeBackend {
             }
             Outcome::Silent => return Err(Fault::Silent(no_answer(within))),
         }
-        let options = options(&self.settings, &volume.nqn, portal, own);
+        let _turn = self.connects.lock((nqn.to_owned(), portal)).await;
+        // Another volume's connect may have made the controller meanwhile.
+        match self.controller_at(nqn, portal, own).await? {
+            Some(_) => Ok(()),
+            None => self.make_controller(nqn, portal, own).await,
+        }
+    }
+
+    /// Has the kernel connect to the portal, and notes which controller this made. The caller has the portal's turn.
+    async fn make_controller(
+        &self,
+        nqn: &str,
+        portal: SocketAddr,
+        own: &NvmeHost,
+    ) -> Result<(), Fault> {
+        let options = options(&self.settings, nqn, portal, own);
         let within = self.settings.connect_timeout;
         // Note this first, as the call may be given up meanwhile.
-        let before = self.made.note(&volume.nqn, portal, Which::Next);
+        let before = self.made.note(nqn, portal, Which::Next);
         let connected = self.workers.run(Job::ConnectNvme(options), within).await;
-        self.settle((&volume.nqn, portal), &connected, before).await;
+        self.settle((nqn, portal), &connected, before).await;
         match connected {
             Ok(_) => {
-                tracing::info!(nqn = volume.nqn, %portal, "path connected");
+                tracing::info!(nqn, %portal, "path connected");
                 Ok(())
             }
             // Another program has connected there meanwhile: its controller serves as well.

@@ -3,12 +3,14 @@ mod tree;
 use std::net::SocketAddr;
 
 use nix::errno::Errno;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use super::made::Which;
 use super::*;
 use crate::config::Settings;
 use crate::connection::ConnectionInfo;
-use crate::model::Reason;
+use crate::model::{Device, Reason};
 use crate::sys::worker::{Reply, WorkerError};
 use tree::Tree;
 
@@ -318,4 +320,46 @@ async fn what_attachments_alone_made_read_only_is_made_writable_again() {
             assert_eq!(again, protected && !keeps_read_only);
         }
     }
+}
+
+/// A portal that answers a probe.
+async fn portal_that_answers() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let portal = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 128];
+            stream.read_exact(&mut request).await.unwrap();
+            let mut answer = [0; 128];
+            (answer[0], answer[2]) = (1, 128);
+            stream.write_all(&answer).await.unwrap();
+        }
+    });
+    portal
+}
+
+/// Two volumes never connect to one portal at the same time, and a volume whose portal is connected waits for nobody.
+#[tokio::test]
+async fn a_portal_has_one_connect_at_a_time() {
+    let tree = Tree::new();
+    let own = tree.backend.own_name().await.unwrap();
+    let portal = portal_that_answers().await;
+    let turn = tree.backend.connects.lock(("nqn.x".to_owned(), portal));
+    let turn = turn.await;
+    let connect = {
+        let (backend, own) = (tree.backend.clone(), own.clone());
+        tokio::spawn(async move { backend.connect_path("nqn.x", portal, &own).await.is_ok() })
+    };
+    // The probe may end at any time before or after this: the connect waits for its turn all the same.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!connect.is_finished());
+    tree.controller("nvme0", &portal.to_string(), OWN);
+    // No worker exists here: a connect that asks for one fails.
+    let connected = tree.backend.connect_path("nqn.x", portal, &own).await;
+    assert!(connected.is_ok(), "{connected:?}");
+    drop(turn);
+    assert!(connect.await.unwrap(), "the other connect made the path");
 }

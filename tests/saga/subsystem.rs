@@ -1,0 +1,108 @@
+//! Volumes that share a subsystem or target: one that takes long keeps no other waiting, and the last one takes the shared part down.
+
+use super::identity::held_at;
+use super::*;
+
+/// A volume of a subsystem or target, by its name.
+type Info = fn(&str) -> ConnectionInfo;
+
+/// Waits for a call that nothing may hold up. The clock is paused: it advances only once every call waits.
+async fn soon<T>(call: impl Future<Output = T>) -> T {
+    let ended = tokio::time::timeout(Duration::from_secs(600), call).await;
+    ended.expect("a call waits for another volume's")
+}
+
+async fn attach_one(engine: &Engine, id: &str, info: ConnectionInfo) {
+    let volume = id.replace('a', "v");
+    let request = by_root(attach(id, &volume, info));
+    soon(engine.attach(request)).await.unwrap();
+}
+
+/// A host whose detach of `a1`, the only attachment, is held at the passage of that name.
+async fn detach_held_at(
+    passage: &str,
+    info: Info,
+) -> (World, Engine, JoinHandle<Result<(), Error>>) {
+    for at in 0.. {
+        let world = World::new();
+        let engine = world.engine();
+        attach_one(&engine, "a1", info("v1")).await;
+        world.gate.arm(at, Fault::Hold);
+        let call = {
+            let engine = engine.clone();
+            tokio::spawn(async move { engine.detach(by_root(end("a1"))).await })
+        };
+        soon(world.gate.died()).await;
+        if world.gate.disarm().as_deref() == Some(passage) {
+            return (world, engine, call);
+        }
+        world.gate.release();
+        let _ = call.await.unwrap();
+    }
+    unreachable!("there is such a passage")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_volume_that_does_not_appear_keeps_no_other_waiting() {
+    for info in [nvme as Info, iscsi] {
+        let world = World::new();
+        let engine = world.engine();
+        let request = attach("a1", "v1", info("v1"));
+        let waits = held_at(&world, &engine, request, "backend.connect Half").await;
+        attach_one(&engine, "a2", info("v2")).await;
+        world.state().releases.clear();
+        soon(engine.detach(by_root(end("a2")))).await.unwrap();
+        let record = world.records().remove(0);
+        if let [claim @ volattach::model::Claim::Subsystem(_)] = &record.host.plan.claims[..] {
+            let releases = world.state().releases.clone();
+            let stays = releases.iter().all(|it| it.held.contains(claim));
+            assert!(stays, "the volume that waits needs it: {releases:?}");
+        }
+        world.gate.release();
+        soon(waits).await.unwrap().unwrap();
+        soon(engine.detach(by_root(end("a1")))).await.unwrap();
+        nothing_left(&world);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_volume_that_is_not_written_out_keeps_no_other_waiting() {
+    let (world, engine, waits) = detach_held_at("backend.write_out Before", nvme).await;
+    attach_one(&engine, "a2", nvme("v2")).await;
+    soon(engine.detach(by_root(end("a2")))).await.unwrap();
+    assert!(
+        !world.state().connections.is_empty(),
+        "the volume that waits needs it"
+    );
+    world.gate.release();
+    soon(waits).await.unwrap().unwrap();
+    nothing_left(&world);
+}
+
+/// Whoever connects while the last holder takes the controllers down waits for that, and makes them anew.
+#[tokio::test(start_paused = true)]
+async fn what_the_last_holder_takes_down_nobody_uses_meanwhile() {
+    for passage in ["backend.disconnect Before", "backend.disconnect Half"] {
+        let (world, engine, ends) = detach_held_at(passage, nvme).await;
+        let comes = {
+            let engine = engine.clone();
+            tokio::spawn(
+                async move { engine.attach(by_root(attach("a2", "v2", nvme("v2")))).await },
+            )
+        };
+        // Passes once nothing else can go on.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let uses = |id: &str| {
+            let records = world.records();
+            let mut its = records.iter().filter(|it| it.id.as_str() == id);
+            its.any(|it| it.uses_connection())
+        };
+        assert!(uses("a1") && !uses("a2"), "{passage}");
+        world.gate.release();
+        soon(ends).await.unwrap().unwrap();
+        soon(comes).await.unwrap().unwrap();
+        assert!(uses("a2") && !world.state().connections.is_empty());
+        soon(engine.detach(by_root(end("a2")))).await.unwrap();
+        nothing_left(&world);
+    }
+}
