@@ -32,6 +32,13 @@ impl<K: Hash + Eq> Locks<K> {
         };
         lock.lock_owned().await
     }
+
+    /// How many have the key's lock or wait for it.
+    #[cfg(test)]
+    pub(crate) fn users(&self, key: &K) -> usize {
+        let locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        locks.get(key).map_or(0, Weak::strong_count)
+    }
 }
 
 #[cfg(test)]

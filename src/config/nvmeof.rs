@@ -21,8 +21,8 @@ pub struct Nvmeof {
     pub reconnect_delay: Duration,
     /// When I/O that waits for a lost portal fails, or goes another way; default 15 s.
     pub fast_io_fail_tmo: Duration,
-    /// When a lost portal is given up, and its devices are removed; default 10 min.
-    pub ctrl_loss_tmo: Duration,
+    /// When a lost portal is given up, and its devices are removed; default 10 min. `None`, written `"off"`: never.
+    pub ctrl_loss_tmo: Option<Duration>,
 }
 
 impl Nvmeof {
@@ -33,17 +33,32 @@ impl Nvmeof {
                 let given = section.read(problems, key, value);
                 given.unwrap_or(Duration::from_secs(default))
             };
-        let settings = Self {
+        let mut settings = Self {
             probe_timeout: read("probe_timeout", 3, value::duration),
             connect_timeout: read("connect_timeout", 10, value::duration),
             device_timeout: read("device_timeout", 30, value::duration),
             keep_alive_tmo: read("keep_alive_tmo", 5, seconds),
             reconnect_delay: read("reconnect_delay", 2, seconds),
             fast_io_fail_tmo: read("fast_io_fail_tmo", 15, seconds),
-            ctrl_loss_tmo: read("ctrl_loss_tmo", 600, seconds),
+            ctrl_loss_tmo: Some(Duration::from_secs(600)),
         };
+        if let Some(given) = section.read(problems, "ctrl_loss_tmo", seconds_or_off) {
+            settings.ctrl_loss_tmo = given;
+        }
         section.finish(problems);
         settings
+    }
+}
+
+/// A duration that the kernel takes, or `"off"`.
+fn seconds_or_off(value: &Value) -> Result<Option<Duration>, Fault> {
+    match value {
+        Value::Text(text) if text == "off" => Ok(None),
+        _ => seconds(value).map(Some).map_err(|_| {
+            Fault::Expected(
+                "a duration in whole seconds or minutes, such as \"5s\" or \"10m\", more than 0 and at most an hour, or \"off\"",
+            )
+        }),
     }
 }
 
@@ -55,4 +70,20 @@ fn seconds(value: &Value) -> Result<Duration, Fault> {
         .ok_or(Fault::Expected(
             "a duration in whole seconds or minutes, such as \"5s\" or \"10m\", more than 0 and at most an hour",
         ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_portal_is_given_up_in_time_or_never() {
+        let read = |text: &str| seconds_or_off(&Value::Text(text.to_owned())).ok();
+        assert_eq!(read("off"), Some(None));
+        assert_eq!(read("2m"), Some(Some(Duration::from_secs(120))));
+        for wrong in ["0s", "1500ms", "-1", "OFF", "2h", ""] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
+        assert!(seconds_or_off(&Value::Flag(false)).is_err());
+    }
 }

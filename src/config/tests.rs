@@ -298,7 +298,9 @@ fn every_key_is_read() {
             keep_alive_tmo: 3s,
             reconnect_delay: 1s,
             fast_io_fail_tmo: 5s,
-            ctrl_loss_tmo: 120s,
+            ctrl_loss_tmo: Some(
+                120s,
+            ),
         },
         limits: Limits {
             calls_per_second: 10,

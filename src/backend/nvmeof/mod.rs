@@ -215,11 +215,13 @@ impl Backend for NvmeBackend {
             return Description::default();
         };
         let portals: Vec<String> = volume.portals.iter().map(ToString::to_string).collect();
-        let setting = |name: &str, value: Duration| Setting {
+        let configured = |name: &str, value: String| Setting {
             name: name.to_owned(),
-            value: format!("{} s", value.as_secs_f64()),
+            value,
             origin: "configuration".to_owned(),
         };
+        let in_seconds = |value: Duration| format!("{} s", value.as_secs_f64());
+        let setting = |name: &str, value: Duration| configured(name, in_seconds(value));
         let settings = &self.settings;
         Description {
             connect: format!(
@@ -239,7 +241,12 @@ impl Backend for NvmeBackend {
                 setting("keep_alive_tmo", settings.keep_alive_tmo),
                 setting("reconnect_delay", settings.reconnect_delay),
                 setting("fast_io_fail_tmo", settings.fast_io_fail_tmo),
-                setting("ctrl_loss_tmo", settings.ctrl_loss_tmo),
+                configured(
+                    "ctrl_loss_tmo",
+                    settings
+                        .ctrl_loss_tmo
+                        .map_or_else(|| "off".to_owned(), in_seconds),
+                ),
             ],
         }
     }

@@ -147,7 +147,10 @@ pub(super) fn options(
     portal: SocketAddr,
     own: &NvmeHost,
 ) -> String {
-    // nvme-tcp begins to count only when a keep-alive has failed.
+    // nvme-tcp begins to count only when a keep-alive has failed. Below 0, it reconnects for ever.
+    let ctrl_loss_tmo = settings
+        .ctrl_loss_tmo
+        .map_or_else(|| "-1".to_owned(), |it| it.as_secs().to_string());
     [
         "transport=tcp".to_owned(),
         format!("traddr={}", portal.ip()),
@@ -158,7 +161,7 @@ pub(super) fn options(
         format!("keep_alive_tmo={}", settings.keep_alive_tmo.as_secs()),
         format!("reconnect_delay={}", settings.reconnect_delay.as_secs()),
         format!("fast_io_fail_tmo={}", settings.fast_io_fail_tmo.as_secs()),
-        format!("ctrl_loss_tmo={}", settings.ctrl_loss_tmo.as_secs()),
+        format!("ctrl_loss_tmo={ctrl_loss_tmo}"),
     ]
     .join(",")
 }

@@ -88,6 +88,10 @@ fn the_kernel_is_given_every_time_out() {
     let portal = "[fd00::2]:4421".parse().unwrap();
     let options = path::options(&Settings::built_in().nvmeof, "nqn.x", portal, &own);
     insta::assert_snapshot!(options, @"transport=tcp,traddr=fd00::2,trsvcid=4421,nqn=nqn.x,hostnqn=nqn.me,hostid=7c9e6679-7425-40de-944b-e07fc1f90ae7,keep_alive_tmo=5,reconnect_delay=2,fast_io_fail_tmo=15,ctrl_loss_tmo=600");
+    let mut settings = Settings::built_in().nvmeof;
+    settings.ctrl_loss_tmo = None;
+    let options = path::options(&settings, "nqn.x", portal, &own);
+    assert!(options.ends_with(",ctrl_loss_tmo=-1"), "{options}");
 }
 
 #[test]
@@ -227,6 +231,22 @@ async fn a_connect_that_was_given_up_is_known_by_what_it_began() {
     assert!(tree.ours(&volume).await.is_empty());
 }
 
+/// A detach ends a controller that reconnects, which by `ctrl_loss_tmo = "off"` goes on for ever.
+#[tokio::test]
+async fn a_controller_that_reconnects_is_ended() {
+    let tree = Tree::new();
+    let volume = HostVolume::from(plan());
+    tree.controller("nvme0", PORTAL, OWN);
+    tree.backend.recall(std::slice::from_ref(&volume));
+    for state in ["connecting", "resetting", "live"] {
+        tree.set("nvme0", "state", state);
+        tree.set("nvme0", "ctrl_loss_tmo", "off");
+        // No worker exists here: the job that ends the controller fails.
+        let ended = tree.release(&volume).await.unwrap_err();
+        assert!(ended.contains("nvme0"), "{state}: {ended}");
+    }
+}
+
 /// The kernel connects this host's own name beside another name at the same portal: each controller goes with the program that made it.
 #[tokio::test]
 async fn controllers_by_another_host_name_are_nobodys_here() {
@@ -345,21 +365,23 @@ async fn a_portal_has_one_connect_at_a_time() {
     let tree = Tree::new();
     let own = tree.backend.own_name().await.unwrap();
     let portal = portal_that_answers().await;
-    let turn = tree.backend.connects.lock(("nqn.x".to_owned(), portal));
-    let turn = turn.await;
-    let connect = {
-        let (backend, own) = (tree.backend.clone(), own.clone());
-        tokio::spawn(async move { backend.connect_path("nqn.x", portal, &own).await.is_ok() })
+    let key = ("nqn.x".to_owned(), portal);
+    let turn = tree.backend.connects.lock(key.clone()).await;
+    let mut connect = Box::pin(tree.backend.connect_path("nqn.x", portal, &own));
+    let waits = async {
+        while tree.backend.connects.users(&key) < 2 {
+            tokio::time::sleep(LOOK).await;
+        }
     };
-    // The probe may end at any time before or after this: the connect waits for its turn all the same.
-    for _ in 0..100 {
-        tokio::task::yield_now().await;
-    }
-    assert!(!connect.is_finished());
-    tree.controller("nvme0", &portal.to_string(), OWN);
     // No worker exists here: a connect that asks for one fails.
+    tokio::select! {
+        done = &mut connect => panic!("did not wait for the other connect: {done:?}"),
+        waited = tokio::time::timeout(Duration::from_secs(30), waits) => waited.unwrap(),
+    }
+    tree.controller("nvme0", &portal.to_string(), OWN);
     let connected = tree.backend.connect_path("nqn.x", portal, &own).await;
     assert!(connected.is_ok(), "{connected:?}");
     drop(turn);
-    assert!(connect.await.unwrap(), "the other connect made the path");
+    let made_by_the_other = connect.await;
+    assert!(made_by_the_other.is_ok(), "{made_by_the_other:?}");
 }
