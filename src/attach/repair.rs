@@ -2,6 +2,7 @@
 
 use super::Error;
 use super::inner::Inner;
+use crate::backend::Backend;
 use crate::journal::{Record, Step};
 
 impl Inner {
@@ -29,16 +30,24 @@ impl Inner {
         if paths.is_empty() {
             return Ok(());
         }
-        let _held = self.lock(record, Step::Connect).await;
+        let mut held = self.lock(record, Step::Connect).await;
+        // Journaled before the paths are made: a crash must not make those of others look like the daemon's own.
+        self.survey_again(backend.as_ref(), record).await?;
+        held.recorded();
+        let repaired = backend.repair(&record.host, &paths).await;
+        // Another program may have been faster.
+        self.survey_again(backend.as_ref(), record).await?;
+        Ok(repaired?)
+    }
+
+    /// Journals the parts that others have made since the last survey: those stay when this attachment goes.
+    async fn survey_again(&self, backend: &dyn Backend, record: &mut Record) -> Result<(), Error> {
         let before = record.host.clone();
-        record
-            .host
-            .found
-            .renew(&backend.survey(&before.plan).await?);
-        if record.host != before {
-            // Parts that others have made since stay when this attachment goes.
-            self.put(record).await?;
+        let now = self.survey(backend, before.plan.clone()).await?;
+        record.host.found.renew(&now.found);
+        match record.host == before {
+            true => Ok(()),
+            false => self.put(record).await,
         }
-        Ok(backend.repair(&record.host, &paths).await?)
     }
 }

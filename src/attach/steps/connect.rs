@@ -84,7 +84,7 @@ impl Inner {
     }
 
     /// Looks at what exists before a connect.
-    async fn survey(
+    pub(in crate::attach) async fn survey(
         &self,
         backend: &dyn Backend,
         plan: HostPlan,

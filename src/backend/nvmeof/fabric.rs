@@ -19,10 +19,11 @@ pub(super) struct Fabric {
     index: Option<Arc<Index>>,
 }
 
-/// All controllers with the subsystems that they report, and the namespaces of each subsystem.
-#[derive(Debug)]
+/// The controllers of each subsystem, those whose subsystem the kernel does not report yet, and the namespaces of each subsystem.
+#[derive(Debug, Default)]
 struct Index {
-    controllers: Vec<(String, Controller)>,
+    controllers: HashMap<String, Vec<Controller>>,
+    beginning: Vec<Controller>,
     blocks: HashMap<String, Vec<Block>>,
 }
 
@@ -130,15 +131,16 @@ impl Fabric {
     /// The same tree as it is now: for a look at many volumes, which would else read every controller and namespace for each volume.
     pub(super) fn indexed(&self) -> io::Result<Self> {
         // Controllers first: a connect that has begun may have become one by the second look.
-        let controllers = self.read_controllers(|_, _| true)?;
-        let mut blocks: HashMap<String, Vec<Block>> = HashMap::new();
-        for (nqn, block) in self.read_blocks(|_| true)? {
-            blocks.entry(nqn).or_default().push(block);
+        let mut index = Index::default();
+        for (nqn, controller) in self.read_controllers(|_, _| true)? {
+            match is_unknown(&nqn) {
+                true => index.beginning.push(controller),
+                false => index.controllers.entry(nqn).or_default().push(controller),
+            }
         }
-        let index = Index {
-            controllers,
-            blocks,
-        };
+        for (nqn, block) in self.read_blocks(|_| true)? {
+            index.blocks.entry(nqn).or_default().push(block);
+        }
         Ok(Self {
             root: self.root.clone(),
             index: Some(Arc::new(index)),
@@ -152,13 +154,10 @@ impl Fabric {
 
     /// The subsystem's controllers, by name.
     pub(super) fn controllers(&self, nqn: &str) -> io::Result<Vec<Controller>> {
-        let found = match &self.index {
-            Some(index) => {
-                let its = index.controllers.iter().filter(|(of, _)| of == nqn);
-                its.cloned().collect()
-            }
-            None => self.read_controllers(|of, _| of == nqn)?,
-        };
+        if let Some(index) = &self.index {
+            return Ok(index.controllers.get(nqn).cloned().unwrap_or_default());
+        }
+        let found = self.read_controllers(|of, _| of == nqn)?;
         Ok(found
             .into_iter()
             .map(|(_, controller)| controller)
@@ -184,16 +183,12 @@ impl Fabric {
     /// The controllers at these portals that the kernel connects to for the first time: of which subsystem they are, it does not
     /// tell yet (Linux 6.1 has `(efault)` for it).
     pub(super) fn beginning(&self, portals: &[SocketAddr]) -> io::Result<Vec<Controller>> {
-        let unknown = |nqn: &str| !nqn.starts_with("nqn.");
         let at = |portal: Option<SocketAddr>| portal.is_some_and(|it| portals.contains(&it));
-        let found = match &self.index {
-            Some(index) => {
-                let all = index.controllers.iter();
-                let begun = all.filter(|(nqn, it)| unknown(nqn) && at(it.portal));
-                begun.cloned().collect()
-            }
-            None => self.read_controllers(|nqn, path| unknown(nqn) && at(portal(path)))?,
-        };
+        if let Some(index) = &self.index {
+            let begun = index.beginning.iter().filter(|it| at(it.portal));
+            return Ok(begun.cloned().collect());
+        }
+        let found = self.read_controllers(|nqn, path| is_unknown(nqn) && at(portal(path)))?;
         Ok(found
             .into_iter()
             .map(|(_, controller)| controller)
@@ -281,6 +276,11 @@ fn list(directory: &Path) -> io::Result<Vec<(String, PathBuf)>> {
     }
     found.sort();
     Ok(found)
+}
+
+/// Whether the kernel does not report the subsystem of a controller yet.
+fn is_unknown(nqn: &str) -> bool {
+    !nqn.starts_with("nqn.")
 }
 
 /// An attribute; `None` where there is none, or its device went away.

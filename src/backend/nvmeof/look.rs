@@ -7,7 +7,9 @@ use tokio::time::Instant;
 
 use super::fabric::{Block, Controller, State};
 use super::verify::Wanted;
-use super::{DEVICES, INSPECT_TIMEOUT, LOOK, NvmeBackend, RESCAN, nqn, path, portals, target};
+use super::{
+    DEVICES, FURTHER_PATHS, INSPECT_TIMEOUT, LOOK, NvmeBackend, RESCAN, nqn, path, portals, target,
+};
 use crate::backend::BackendError;
 use crate::backend::mount::blocking;
 use crate::host::NvmeHost;
@@ -52,7 +54,7 @@ impl NvmeBackend {
         Ok(there.iter().map(|it| it.id).collect())
     }
 
-    async fn by_own_name(
+    pub(super) async fn by_own_name(
         &self,
         mut controllers: Vec<Controller>,
     ) -> Result<Vec<Controller>, BackendError> {
@@ -98,7 +100,8 @@ impl NvmeBackend {
         }
     }
 
-    /// Waits until the volume has a device with a live path. The device is not verified yet.
+    /// Waits until the volume has a device with a live path, and for a moment until its other live paths lead there too. The device is not
+    /// verified yet.
     pub(super) async fn appear(
         &self,
         target: &TargetPlan,
@@ -106,7 +109,7 @@ impl NvmeBackend {
     ) -> Result<Block, BackendError> {
         let nqn = nqn(target)?;
         let end = Instant::now() + self.settings.device_timeout;
-        let mut rescan = Instant::now();
+        let (mut rescan, mut patience) = (Instant::now(), None);
         loop {
             let controllers = self.controllers(nqn).await?;
             let mut blocks = self.blocks(nqn).await?;
@@ -118,9 +121,11 @@ impl NvmeBackend {
                 live.any(|controller| block.goes_by(controller))
             };
             if let Some(block) = found.filter(leads) {
-                return Ok(block.clone());
-            }
-            if Instant::now() >= end {
+                let until = patience.get_or_insert(end.min(Instant::now() + FURTHER_PATHS));
+                if Instant::now() >= *until || self.all_lead(target, &controllers, block).await? {
+                    return Ok(block.clone());
+                }
+            } else if Instant::now() >= end {
                 let live = controllers.iter().any(|it| it.state == State::Live);
                 // An existing device only lacks a live path.
                 return Err(match live && found.is_none() {
@@ -184,15 +189,22 @@ impl NvmeBackend {
         now.ok_or_else(|| gone(&device.path))
     }
 
+    /// The volume's device.
+    ///
+    /// # Errors
+    /// `VOLUME_NOT_FOUND` if the device went away.
+    pub(super) async fn present(&self, volume: &HostVolume) -> Result<Block, BackendError> {
+        let device = self.device(volume).await?;
+        device.ok_or_else(|| gone(volume.path()))
+    }
+
     /// Asks the connected volume's paths again which volume they lead to; returns its device and size.
     pub(super) async fn verify_again(
         &self,
         volume: &HostVolume,
     ) -> Result<(Block, u64), BackendError> {
         let target = target(&volume.plan)?;
-        let Some(block) = self.device(volume).await? else {
-            return Err(gone(volume.path()));
-        };
+        let block = self.present(volume).await?;
         let wanted = Wanted::connected(nqn(target)?, volume.identity());
         let told = self.verify(target, &wanted, &block).await?;
         Ok((block, told.size))

@@ -15,6 +15,7 @@ mod made;
 mod path;
 mod probe;
 mod release;
+mod repair;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -57,6 +58,9 @@ const LOOK: Duration = Duration::from_millis(50);
 /// How often the controllers are told to look for a namespace that is not there. A look that finds another volume in its place
 /// removes that only, and the next one finds the volume (drivers/nvme/host/core.c, `nvme_validate_ns`).
 const RESCAN: Duration = Duration::from_secs(1);
+
+/// How long a connect whose volume has appeared waits for the volume's further paths: a path that comes later is counted in a minute.
+const FURTHER_PATHS: Duration = Duration::from_secs(2);
 
 /// How long opening and reading a volume's header may take, and any other look at a device.
 const INSPECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -277,8 +281,8 @@ impl Backend for NvmeBackend {
     }
 
     async fn find(&self, volume: &HostVolume) -> Result<Presence, BackendError> {
-        if self.device(volume).await?.is_some() {
-            return Ok(Presence::Present);
+        if let Some(block) = self.device(volume).await? {
+            return self.presence(volume, &block).await;
         }
         let target = target(&volume.plan)?;
         let ours = self.ours(nqn(target)?, &target.paths).await?;
@@ -358,8 +362,8 @@ impl Backend for NvmeBackend {
             mount::inspect(&self.workers, &connected, None).await?;
         }
         Ok(Connected {
+            degraded: self.presence(&connected, &block).await?.degraded(),
             found: connected.found,
-            degraded: None,
             inspected: !protected,
         })
     }
@@ -416,6 +420,14 @@ impl Backend for NvmeBackend {
             }
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    async fn repairable(&self, volume: &HostVolume) -> Result<Vec<TargetPath>, BackendError> {
+        self.answering(volume).await
+    }
+
+    async fn repair(&self, volume: &HostVolume, paths: &[TargetPath]) -> Result<(), BackendError> {
+        self.make_paths(volume, paths).await
     }
 
     async fn disconnect(&self, volume: &HostVolume, how: &Release) -> Result<(), BackendError> {

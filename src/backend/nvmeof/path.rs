@@ -73,6 +73,7 @@ impl NvmeBackend {
         Ok(known.into_iter().find(at))
     }
 
+    /// Connects the portal, if no controller under this host's own name is connected there.
     pub(super) async fn connect_path(
         &self,
         nqn: &str,
@@ -89,19 +90,22 @@ impl NvmeBackend {
             }
             return Ok(());
         }
-        let within = self.settings.probe_timeout;
-        match probe::probe(portal, within).await {
-            Outcome::Speaks(()) => {}
-            Outcome::Unreachable(why) | Outcome::Refused(why) => {
-                return Err(Fault::Unreachable(why));
-            }
-            Outcome::Silent => return Err(Fault::Silent(no_answer(within))),
-        }
+        self.ask(portal).await?;
         let _turn = self.connects.lock((nqn.to_owned(), portal)).await;
         // Another volume's connect may have made the controller meanwhile.
         match self.controller_at(nqn, portal, own).await? {
             Some(_) => Ok(()),
             None => self.make_controller(nqn, portal, own).await,
+        }
+    }
+
+    /// Asks the portal for a sign of life.
+    pub(super) async fn ask(&self, portal: SocketAddr) -> Result<(), Fault> {
+        let within = self.settings.probe_timeout;
+        match probe::probe(portal, within).await {
+            Outcome::Speaks(()) => Ok(()),
+            Outcome::Unreachable(why) | Outcome::Refused(why) => Err(Fault::Unreachable(why)),
+            Outcome::Silent => Err(Fault::Silent(no_answer(within))),
         }
     }
 
@@ -194,7 +198,7 @@ fn meaning(step: &str, errno: Errno) -> Fault {
 }
 
 /// Why no portal does, by the most telling of them.
-fn worst(nqn: &str, faults: Vec<(SocketAddr, Fault)>) -> BackendError {
+pub(super) fn worst(nqn: &str, faults: Vec<(SocketAddr, Fault)>) -> BackendError {
     let (mut attempts, mut refused, mut silent) = (Vec::new(), None, false);
     for (address, fault) in faults {
         let outcome = match fault {

@@ -97,7 +97,11 @@ impl NvmeBackend {
 
     /// Ends the controllers that volattach made, and sees them gone. What a connect that was given up has left to the kernel is
     /// waited for: it comes to nothing, or to a controller.
-    async fn end_controllers(&self, nqn: &str, paths: &[TargetPath]) -> Result<(), BackendError> {
+    pub(super) async fn end_controllers(
+        &self,
+        nqn: &str,
+        paths: &[TargetPath],
+    ) -> Result<(), BackendError> {
         let end = Instant::now() + DEADLINE;
         loop {
             let ours = self.ours(nqn, paths).await?;

@@ -1,3 +1,4 @@
+mod repair;
 mod tree;
 
 use std::net::SocketAddr;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use uuid::Uuid;
 
-use super::fabric::{Block, State};
+use super::fabric::{Block, Controller, State};
 use super::{INSPECT_TIMEOUT, NvmeBackend, nqn, path};
 use crate::backend::BackendError;
 use crate::connection::NvmeVolume;
@@ -127,7 +127,7 @@ impl Wanted {
     }
 
     /// What the paths' answers come to; `None`: not one of them answered.
-    fn agreed(
+    pub(super) fn agreed(
         &self,
         block: &Block,
         answers: Vec<(String, Result<Namespace, WorkerError>)>,
@@ -205,11 +205,21 @@ impl NvmeBackend {
         wanted: &Wanted,
         block: &Block,
     ) -> Result<Told, BackendError> {
-        let controllers = self.controllers(nqn(target)?).await?;
-        let paths = controllers
-            .iter()
-            .filter(|it| it.state == State::Live && block.goes_by(it));
-        let asked = paths.map(|controller| async {
+        let mut paths = self.controllers(nqn(target)?).await?;
+        paths.retain(|it| it.state == State::Live && block.goes_by(it));
+        let answers = self.identify(block, &paths).await;
+        wanted
+            .agreed(block, answers)?
+            .ok_or_else(|| path::lost(target))
+    }
+
+    /// Asks each of these controllers which volume the device is; returns their answers by the controllers' names.
+    pub(super) async fn identify(
+        &self,
+        block: &Block,
+        controllers: &[Controller],
+    ) -> Vec<(String, Result<Namespace, WorkerError>)> {
+        let asked = controllers.iter().map(|controller| async {
             let job = Job::IdentifyNamespace(NamespaceJob {
                 controller: Path::new(super::DEVICES).join(&controller.name),
                 nsid: block.nsid,
@@ -224,10 +234,7 @@ impl NvmeBackend {
             };
             (controller.name.clone(), answer)
         });
-        let answers = futures::future::join_all(asked).await;
-        wanted
-            .agreed(block, answers)?
-            .ok_or_else(|| path::lost(target))
+        futures::future::join_all(asked).await
     }
 }
 

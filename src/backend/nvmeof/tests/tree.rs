@@ -71,6 +71,22 @@ impl Tree {
         std::os::unix::fs::symlink(parent, path.join("device")).unwrap();
     }
 
+    /// Adds the device of namespace 7 above all controllers, as with native multipath.
+    pub(super) fn joined_disk(&self, name: &str) {
+        let subsystem = self.root.path().join("class/nvme-subsystem/nvme-subsys0");
+        write(&subsystem, &[("subsysnqn", "nqn.x")]);
+        let path = self.root.path().join("block").join(name);
+        let wwid = format!("uuid.{UUID}");
+        write(&path, &[("nsid", "7"), ("wwid", &wwid), ("size", "16")]);
+        std::os::unix::fs::symlink(subsystem, path.join("device")).unwrap();
+    }
+
+    /// Has the controller lead to namespace 7.
+    pub(super) fn leads(&self, controller: &str) {
+        let path = self.root.path().join("class/nvme").join(controller);
+        write(&path.join("nvme0c0n1"), &[("nsid", "7")]);
+    }
+
     pub(super) fn set(&self, controller: &str, attribute: &str, value: &str) {
         let path = self.root.path().join("class/nvme").join(controller);
         write(&path, &[(attribute, value)]);

@@ -1,0 +1,186 @@
+//! The paths to a connected volume: how many of them work, and those that are missing made again.
+//!
+//! A path works while the portal has a live controller under this host's own name that leads to the volume's device. A controller that
+//! reconnects is left to the kernel. No path needs a secret: DH-HMAC-CHAP is refused at the attach.
+
+use std::net::SocketAddr;
+
+use futures::future::join_all;
+use tokio::time::Instant;
+
+use super::fabric::{Block, Controller, State};
+use super::path::{Fault, worst};
+use super::verify::Wanted;
+use super::{LOOK, NvmeBackend, RESCAN, nqn, portals, target};
+use crate::backend::{BackendError, Presence};
+use crate::model::{HostVolume, PathCount, TargetPath, TargetPlan};
+
+impl NvmeBackend {
+    /// How many of the volume's paths lead to its device, which exists.
+    pub(super) async fn presence(
+        &self,
+        volume: &HostVolume,
+        block: &Block,
+    ) -> Result<Presence, BackendError> {
+        let target = target(&volume.plan)?;
+        let controllers = self.own_controllers(nqn(target)?).await?;
+        let planned = volume.all_paths().map_or(0, |paths| paths.planned);
+        let works = |portal: &SocketAddr| leads(&controllers, *portal, block);
+        let working = portals(&target.paths).filter(works).count();
+        let working = u32::try_from(working).unwrap_or(planned);
+        Ok(match working < planned {
+            true => Presence::Degraded(PathCount { working, planned }),
+            false => Presence::Present,
+        })
+    }
+
+    /// Whether every live controller at the target's portals leads to the device: the kernel looks for the namespaces of a new controller after
+    /// the connect.
+    pub(super) async fn all_lead(
+        &self,
+        target: &TargetPlan,
+        controllers: &[Controller],
+        block: &Block,
+    ) -> Result<bool, BackendError> {
+        let own = self.by_own_name(controllers.to_vec()).await?;
+        let mut live = own.iter().filter(|it| it.state == State::Live);
+        Ok(live.all(|it| {
+            let is_planned = portals(&target.paths).any(|portal| it.portal == Some(portal));
+            !is_planned || block.goes_by(it)
+        }))
+    }
+
+    /// Finds the paths whose portals have no controller and answer a probe.
+    ///
+    /// # Errors
+    /// Why no missing portal answers.
+    pub(super) async fn answering(
+        &self,
+        volume: &HostVolume,
+    ) -> Result<Vec<TargetPath>, BackendError> {
+        let target = target(&volume.plan)?;
+        let nqn = nqn(target)?;
+        let all: Vec<SocketAddr> = portals(&target.paths).collect();
+        // Listed first: a connect that has begun may have become a controller by the second look.
+        let mut known = self.own_beginning(&all).await?;
+        known.extend(self.own_controllers(nqn).await?);
+        let probes = target.paths.iter().filter_map(|path| {
+            let portal: SocketAddr = path.portal.parse().ok()?;
+            let has_controller = known.iter().any(|it| it.portal == Some(portal));
+            (!has_controller).then(|| async move { (path, portal, self.ask(portal).await) })
+        });
+        let (mut answering, mut faults) = (Vec::new(), Vec::new());
+        for (path, portal, answer) in join_all(probes).await {
+            match answer {
+                Ok(()) => answering.push(path.clone()),
+                Err(fault) => faults.push((portal, fault)),
+            }
+        }
+        match answering.is_empty() && !faults.is_empty() {
+            true => Err(worst(nqn, faults)),
+            false => Ok(answering),
+        }
+    }
+
+    /// Connects to these portals, and verifies the volume's identity by each new path.
+    ///
+    /// # Errors
+    /// Why a path could not be made, or does not lead to the volume.
+    pub(super) async fn make_paths(
+        &self,
+        volume: &HostVolume,
+        paths: &[TargetPath],
+    ) -> Result<(), BackendError> {
+        let nqn = nqn(target(&volume.plan)?)?;
+        let own = &self.own_name().await?;
+        let connects = portals(paths)
+            .map(|portal| async move { (portal, self.connect_path(nqn, portal, own).await) });
+        let (mut made, mut faults): (_, Vec<(SocketAddr, Fault)>) = (Vec::new(), Vec::new());
+        for (portal, connected) in join_all(connects).await {
+            match connected {
+                Ok(()) => made.push(portal),
+                Err(fault) => faults.push((portal, fault)),
+            }
+        }
+        if !made.is_empty() {
+            self.verify_paths(volume, &made).await?;
+        }
+        match faults.is_empty() {
+            true => Ok(()),
+            false => Err(worst(nqn, faults)),
+        }
+    }
+
+    /// Asks each of these portals' controllers which volume they lead to. A path to another volume is taken away at once, whoever else uses its
+    /// controller: that one would lead others astray too. A path that does not answer stays, as the kernel compares the identity itself before
+    /// it uses the path.
+    async fn verify_paths(
+        &self,
+        volume: &HostVolume,
+        made: &[SocketAddr],
+    ) -> Result<(), BackendError> {
+        let nqn = nqn(target(&volume.plan)?)?;
+        let (block, mut controllers) = self.follow(volume, made).await?;
+        controllers.retain(|it| made.iter().any(|portal| it.portal == Some(*portal)));
+        let wanted = Wanted::connected(nqn, volume.identity());
+        let answers = self.identify(&block, &controllers).await;
+        if let Some((controller, Err(error))) = answers.iter().find(|(_, it)| it.is_err()) {
+            return Err(BackendError::ServerLost {
+                path: volume.path().to_owned(),
+                why: format!(
+                    "the new path {controller} does not report which volume it leads to: {error}"
+                ),
+            });
+        }
+        let Err(other) = wanted.agreed(&block, answers) else {
+            return Ok(());
+        };
+        tracing::error!(error = %crate::model::chain(&other), "a new path leads to another volume: ending its controller");
+        let mut wrong = target(&volume.plan)?.paths.clone();
+        wrong.retain(|path| path.portal.parse().is_ok_and(|it| made.contains(&it)));
+        self.end_controllers(nqn, &wrong).await?;
+        self.made.forget(nqn, made);
+        Err(other)
+    }
+
+    /// Waits until each of these portals' controllers leads to the volume's device; returns the device and the controllers.
+    async fn follow(
+        &self,
+        volume: &HostVolume,
+        made: &[SocketAddr],
+    ) -> Result<(Block, Vec<Controller>), BackendError> {
+        let nqn = nqn(target(&volume.plan)?)?;
+        let within = self.settings.device_timeout;
+        let end = Instant::now() + within;
+        let mut rescan = Instant::now() + RESCAN;
+        loop {
+            let block = self.present(volume).await?;
+            let controllers = self.own_controllers(nqn).await?;
+            let missing = made.iter().find(|it| !leads(&controllers, **it, &block));
+            let Some(portal) = missing else {
+                return Ok((block, controllers));
+            };
+            let now = Instant::now();
+            if now >= end {
+                return Err(BackendError::DeviceNotFound {
+                    volume: Wanted::connected(nqn, volume.identity()).to_string(),
+                    within,
+                    why: format!(
+                        "the portal {portal} was connected again and does not lead to it: map the volume to this host at every portal"
+                    ),
+                });
+            }
+            if now >= rescan {
+                self.rescan(&controllers).await;
+                rescan = now + RESCAN;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+/// Whether a live controller at the portal leads to the device.
+fn leads(controllers: &[Controller], portal: SocketAddr, block: &Block) -> bool {
+    let mut at = controllers.iter().filter(|it| it.portal == Some(portal));
+    at.any(|it| it.state == State::Live && block.goes_by(it))
+}

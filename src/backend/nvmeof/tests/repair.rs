@@ -1,0 +1,201 @@
+//! Paths that are missing, and made again.
+
+use std::fs;
+
+use super::*;
+use crate::model::PathCount;
+
+/// The volume by two portals, connected to the device `nvme0n1`.
+fn connected(tree: &Tree, portals: &[SocketAddr]) -> HostVolume {
+    let mut plan = plan();
+    let Connection::Nvme(target) = &mut plan.connection else {
+        panic!("{:?}", plan.connection);
+    };
+    for (path, portal) in target.paths.iter_mut().zip(portals) {
+        path.portal = portal.to_string();
+    }
+    tree.joined_disk("nvme0n1");
+    let block = tree.backend.fabric.blocks("nqn.x").unwrap().remove(0);
+    let mut volume = HostVolume::from(plan);
+    volume.found.device = Some(look::device_of(&block));
+    volume
+}
+
+/// A portal that nobody listens at.
+async fn closed_portal() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    listener.local_addr().unwrap()
+}
+
+async fn found(tree: &Tree, volume: &HostVolume) -> Presence {
+    let found = tree.backend.find(volume).await.unwrap();
+    let all = tree.backend.find_all(vec![volume.clone()]).await;
+    assert!(all.into_iter().all(|it| it.unwrap() == found));
+    found
+}
+
+fn of_two(working: u32) -> Presence {
+    Presence::Degraded(PathCount {
+        working,
+        planned: 2,
+    })
+}
+
+#[tokio::test]
+async fn a_path_works_while_its_controller_is_live_and_leads_to_the_volume() {
+    let tree = Tree::new();
+    let portals = [PORTAL, SECOND].map(|it| it.parse().unwrap());
+    let volume = connected(&tree, &portals);
+    tree.controller("nvme0", PORTAL, OWN);
+    tree.leads("nvme0");
+    assert_eq!(found(&tree, &volume).await, of_two(1));
+    tree.controller("nvme1", SECOND, OWN);
+    assert_eq!(found(&tree, &volume).await, of_two(1), "not there yet");
+    tree.leads("nvme1");
+    assert_eq!(found(&tree, &volume).await, Presence::Present);
+    tree.set("nvme1", "state", "connecting");
+    assert_eq!(found(&tree, &volume).await, of_two(1));
+    tree.set("nvme0", "state", "connecting");
+    assert_eq!(found(&tree, &volume).await, of_two(0));
+    tree.set("nvme0", "state", "live");
+    tree.set("nvme1", "state", "live");
+    tree.set("nvme1", "hostnqn", "nqn.other");
+    assert_eq!(found(&tree, &volume).await, of_two(1), "of another name");
+}
+
+/// The kernel reconnects by itself, and a silent portal is left alone.
+#[tokio::test]
+async fn a_path_is_made_where_no_controller_is_and_the_portal_answers() {
+    let tree = Tree::new();
+    let (first, closed) = (portal_that_answers().await, closed_portal().await);
+    let volume = connected(&tree, &[first, closed]);
+    tree.controller("nvme0", &first.to_string(), OWN);
+    let repairable = async |volume: &HostVolume| {
+        let paths = tree.backend.repairable(volume).await;
+        let paths = paths.map(|paths| portals(&paths).collect::<Vec<_>>());
+        paths.map_err(|error| error.reason())
+    };
+    assert_eq!(repairable(&volume).await, Err(Reason::ServerUnreachable));
+    tree.controller("nvme1", &closed.to_string(), OWN);
+    for (attribute, value) in [
+        ("state", "live"),
+        ("state", "connecting"),
+        ("state", "deleting"),
+        ("subsysnqn", "(efault)"),
+    ] {
+        tree.set("nvme1", attribute, value);
+        assert_eq!(repairable(&volume).await, Ok(vec![]), "{value}");
+    }
+    tree.gone("nvme1");
+    tree.gone("nvme0");
+    assert_eq!(repairable(&volume).await, Ok(vec![first]));
+}
+
+/// A kernel that makes the controller nvme1 when it is asked to connect, and answers each job like this.
+fn kernel(tree: &mut Tree, portal: SocketAddr, connect: &str, identify: &str) {
+    let root = tree.root.path().to_owned();
+    let made = root.join("class/nvme/nvme1");
+    tree.controller("nvme1", &portal.to_string(), OWN);
+    tree.leads("nvme1");
+    fs::rename(&made, root.join("template")).unwrap();
+    let script = format!(
+        r#"#!/bin/sh
+        job=$(cat)
+        echo "$job" >>{root}/jobs
+        case $job in
+            *connect_nvme*) cp -r {root}/template {made}; echo '{connect}';;
+            *identify_namespace*) echo '{identify}';;
+            *delete_controller*) rm -r {made}; echo '"done"';;
+        esac"#,
+        root = root.display(),
+        made = made.display(),
+    );
+    let executable = root.join("worker");
+    // By another process: while this one had it open for writing, whatever another test starts would have it open too, and it
+    // could not be run (ETXTBSY).
+    let mut write = std::process::Command::new("sh");
+    write.args([
+        "-c",
+        "printf '%s\\n' \"$1\" >\"$2\" && chmod +x \"$2\"",
+        "sh",
+    ]);
+    let written = write.arg(script).arg(&executable).status().unwrap();
+    assert!(written.success());
+    tree.backend.workers = Workers::from_executable(executable);
+}
+
+fn namespace(uuid: &str) -> String {
+    format!(r#"{{"namespace":{{"uuid":"{uuid}","nguid":null,"eui64":null,"size":8192}}}}"#)
+}
+
+const OTHER: &str = "7c9e6679-7425-40de-944b-e07fc1f90aff";
+const DONE: &str = r#""done""#;
+
+/// A tree whose volume lacks its second path, and that path.
+async fn one_path_less(connect: &str, identify: &str) -> (Tree, HostVolume, Vec<TargetPath>) {
+    let mut tree = Tree::new();
+    let portals = [closed_portal().await, portal_that_answers().await];
+    let volume = connected(&tree, &portals);
+    tree.controller("nvme0", &portals[0].to_string(), OWN);
+    tree.leads("nvme0");
+    tree.backend.recall(std::slice::from_ref(&volume));
+    kernel(&mut tree, portals[1], connect, identify);
+    let paths = tree.backend.repairable(&volume).await.unwrap();
+    assert_eq!(paths.len(), 1);
+    (tree, volume, paths)
+}
+
+#[tokio::test]
+async fn a_path_that_is_made_again_is_verified_and_ours() {
+    let (mut tree, mut volume, paths) = one_path_less(DONE, &namespace(UUID)).await;
+    // Journaled before the repair.
+    let others = tree.of_others(&volume.plan).await;
+    volume.found.controllers_of_others = others;
+    tree.backend.repair(&volume, &paths).await.unwrap();
+    assert_eq!(found(&tree, &volume).await, Presence::Present);
+    assert_eq!(tree.ours(&volume).await, ["nvme0", "nvme1"]);
+    assert!(tree.of_others(&volume.plan).await.is_empty());
+    let jobs = fs::read_to_string(tree.root.path().join("jobs")).unwrap();
+    assert!(
+        jobs.contains("/dev/nvme1") && !jobs.contains("delete"),
+        "{jobs}"
+    );
+    // The daemon dies in the middle of it: the next one knows the controller by the survey that the journal has.
+    tree.restart();
+    tree.backend.recall(std::slice::from_ref(&volume));
+    assert_eq!(tree.ours(&volume).await, ["nvme0", "nvme1"]);
+}
+
+#[tokio::test]
+async fn a_path_that_another_program_makes_meanwhile_stays_theirs() {
+    let faster = r#"{"failed":{"step":"connect","errno":114}}"#;
+    let (tree, volume, paths) = one_path_less(faster, &namespace(UUID)).await;
+    tree.backend.repair(&volume, &paths).await.unwrap();
+    assert_eq!(found(&tree, &volume).await, Presence::Present);
+    assert_eq!(tree.ours(&volume).await, ["nvme0"]);
+    assert_eq!(tree.of_others(&volume.plan).await, [tree.id("nvme1")]);
+}
+
+#[tokio::test]
+async fn a_new_path_to_another_volume_is_taken_away() {
+    let (tree, volume, paths) = one_path_less(DONE, &namespace(OTHER)).await;
+    let repaired = tree.backend.repair(&volume, &paths).await;
+    assert_eq!(repaired.unwrap_err().reason(), Reason::DeviceIdentity);
+    assert_eq!(found(&tree, &volume).await, of_two(1));
+    assert_eq!(tree.ours(&volume).await, ["nvme0"]);
+    // One that does not answer stays, and is told.
+    let silent = r#"{"failed":{"step":"ask","errno":5}}"#;
+    let (tree, volume, paths) = one_path_less(DONE, silent).await;
+    tree.backend.repair(&volume, &paths).await.unwrap_err();
+    assert_eq!(tree.ours(&volume).await, ["nvme0", "nvme1"]);
+}
+
+#[tokio::test]
+async fn a_path_that_cannot_be_made_leaves_nothing() {
+    let refused = r#"{"failed":{"step":"connect","errno":5}}"#;
+    let (tree, volume, paths) = one_path_less(refused, DONE).await;
+    let repaired = tree.backend.repair(&volume, &paths).await;
+    assert_eq!(repaired.unwrap_err().reason(), Reason::LoginFailed);
+    // A controller that appears there afterwards is another program's.
+    assert_eq!(tree.ours(&volume).await, ["nvme0"]);
+}
