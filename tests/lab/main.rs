@@ -35,6 +35,7 @@ mod machine;
 mod nfs_servers;
 mod nfs_test;
 mod node;
+mod nvme_paths_test;
 mod nvme_servers;
 mod nvme_test;
 mod permission_test;
@@ -84,6 +85,7 @@ const TESTS: &[(Kind, &[&[Test]])] = &[
             dead_server_test::TESTS,
             hostile_test::TESTS,
             nvme_test::TESTS,
+            nvme_paths_test::TESTS,
             agent_test::TESTS,
             smb_test::TESTS,
             smb_servers_test::TESTS,

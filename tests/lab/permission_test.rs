@@ -33,7 +33,7 @@ const BOB: &str = "permitted-bob";
 const HEAD: &str = "sixteen bytes...";
 
 /// Where in a disk is written after others have come, in bytes: not where guests write by themselves.
-const LATER_AT: u64 = 8192;
+pub(crate) const LATER_AT: u64 = 8192;
 
 /// The node's users, let in by their group; gone when this is dropped.
 struct Users<'node> {
@@ -90,7 +90,7 @@ fn refused(answer: Result<Value, Failure>, what: &str, reason: &str) -> Result<F
 }
 
 /// Has the QEMU of a domain write a byte of a disk, by the way that its guest's requests take.
-fn write_through(node: &Node, domain: &str, attachment: &str, byte: u8) -> Result<()> {
+pub(crate) fn write_through(node: &Node, domain: &str, attachment: &str, byte: u8) -> Result<()> {
     let disk = format!("/machine/peripheral/ua-volattach-{attachment}/virtio-backend");
     let command = format!("qemu-io -d {disk} \"write -P {byte:#x} {LATER_AT} 512\"");
     // What came of it, it says on its standard output, which it does not flush.

@@ -106,3 +106,39 @@ async fn what_the_last_holder_takes_down_nobody_uses_meanwhile() {
         nothing_left(&world);
     }
 }
+
+/// A repair whose server takes its time keeps no other volume waiting; the findings of the attachment stay those of this boot of the host.
+#[tokio::test(start_paused = true)]
+async fn a_path_that_is_made_again_keeps_no_other_volume_waiting() {
+    let passage = "backend.repair Before";
+    let (world, engine, repairs) = 'held: {
+        for at in 0.. {
+            let world = World::new();
+            let engine = world.engine();
+            attach_one(&engine, "a1", nvme("v1")).await;
+            world.state().down.insert("10.0.0.1:4420".to_owned(), true);
+            world.gate.arm(at, Fault::Hold);
+            let round = {
+                let engine = engine.clone();
+                tokio::spawn(async move { reconcile::once(&engine).await })
+            };
+            soon(world.gate.died()).await;
+            if world.gate.disarm().as_deref() == Some(passage) {
+                break 'held (world, engine, round);
+            }
+            world.gate.release();
+            round.await.unwrap();
+        }
+        unreachable!("there is such a passage")
+    };
+    world.state().down.clear();
+    attach_one(&engine, "a2", nvme("v2")).await;
+    soon(engine.detach(by_root(end("a2")))).await.unwrap();
+    world.gate.release();
+    soon(repairs).await.unwrap();
+    let record = world.records().remove(0);
+    assert_eq!(record.degraded, None);
+    assert_eq!(record.host.found.boot.as_deref(), Some("first"));
+    soon(engine.detach(by_root(end("a1")))).await.unwrap();
+    nothing_left(&world);
+}
