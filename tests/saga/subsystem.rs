@@ -142,3 +142,49 @@ async fn a_path_that_is_made_again_keeps_no_other_volume_waiting() {
     soon(engine.detach(by_root(end("a1")))).await.unwrap();
     nothing_left(&world);
 }
+
+/// A reader that has found the device read-only by another reader keeps the device so, though the other one goes before the journal says that.
+#[tokio::test(start_paused = true)]
+async fn a_device_stays_read_only_for_a_reader_that_just_came() {
+    let reads = |id: &str| {
+        let mut request = connect(id, "v1", nvme("v1"));
+        request.access = Some(Access::ReadOnly);
+        by_root(request)
+    };
+    for at in 0.. {
+        let world = World::new();
+        let engine = world.engine();
+        engine.connect(reads("c1")).await.unwrap();
+        world.gate.arm(at, Fault::Hold);
+        let comes = {
+            let (engine, request) = (engine.clone(), reads("c2"));
+            tokio::spawn(async move { engine.connect(request).await })
+        };
+        soon(world.gate.died()).await;
+        let passage = world.gate.disarm().unwrap();
+        let records = world.records();
+        let begun = records
+            .iter()
+            .any(|it| it.id == id("c2") && it.uses_connection());
+        if !begun || passage != "journal.put Before" {
+            world.gate.release();
+            comes.await.unwrap().unwrap();
+            continue;
+        }
+        world.state().releases.clear();
+        let goes = {
+            let engine = engine.clone();
+            tokio::spawn(async move { engine.disconnect(by_root(end("c1"))).await })
+        };
+        // Passes once nothing else can go on.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        world.gate.release();
+        soon(comes).await.unwrap().unwrap();
+        soon(goes).await.unwrap().unwrap();
+        let releases = world.state().releases.clone();
+        assert!(releases.iter().all(|it| it.keeps_read_only), "{releases:?}");
+        engine.disconnect(by_root(end("c2"))).await.unwrap();
+        nothing_left(&world);
+        return;
+    }
+}

@@ -199,3 +199,32 @@ async fn a_path_that_cannot_be_made_leaves_nothing() {
     // A controller that appears there afterwards is another program's.
     assert_eq!(tree.ours(&volume).await, ["nvme0"]);
 }
+
+/// The kernel looks for the namespaces of a new controller after the connect. Time is the test's own.
+#[tokio::test(start_paused = true)]
+async fn a_connect_waits_a_moment_for_its_further_paths() {
+    let info = info(r#""ns_id":7"#);
+    let wanted = Wanted::new(super::volume(&info).unwrap());
+    for comes_after in [None, Some(FURTHER_PATHS / 2)] {
+        let tree = Tree::new();
+        let volume = connected(&tree, &[PORTAL, SECOND].map(|it| it.parse().unwrap()));
+        tree.controller("nvme0", PORTAL, OWN);
+        tree.leads("nvme0");
+        tree.controller("nvme1", SECOND, OWN);
+        let begun = Instant::now();
+        let comes = async {
+            if let Some(after) = comes_after {
+                tokio::time::sleep(after).await;
+                tree.leads("nvme1");
+            }
+        };
+        let target = target(&volume.plan).unwrap();
+        let (block, ()) = tokio::join!(tree.backend.appear(target, &wanted), comes);
+        assert_eq!(block.unwrap().name, "nvme0n1");
+        let waited = begun.elapsed();
+        match comes_after {
+            Some(after) => assert!((after..FURTHER_PATHS).contains(&waited), "{waited:?}"),
+            None => assert!(waited >= FURTHER_PATHS, "{waited:?}"),
+        }
+    }
+}
