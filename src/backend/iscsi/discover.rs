@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use zeroize::Zeroizing;
 
-use super::login::{Initiator, SPARE, address, iscsiadm, meaning};
+use super::login::{Initiator, SPARE, address, meaning};
 use super::record;
 use crate::backend::{BackendError, mount};
 use crate::connection::{Chap, MAX_PATHS};
@@ -48,7 +48,7 @@ impl Initiator {
             .split(' ')
             .chain(["-p", &path.portal, "-I", interface])
             .collect();
-        let ended = iscsiadm(&args, within).await;
+        let ended = self.iscsiadm(&args, within).await;
         let conf = file.clone();
         let remove = move || record::remove(&conf);
         mount::blocking(|| format!("remove {}", file.display()), remove).await?;

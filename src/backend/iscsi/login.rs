@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::lock::DatabaseLock;
 use super::read;
 use super::record::Record;
 use super::sysfs::{Session, Sysfs};
@@ -44,6 +45,9 @@ const DATABASE: i32 = 6;
 pub(super) struct Initiator {
     pub(super) settings: config::Iscsi,
     pub(super) sysfs: Sysfs,
+    /// The program that talks to iscsid.
+    pub(super) iscsiadm: String,
+    pub(super) lock: Arc<DatabaseLock>,
     gates: Arc<Mutex<HashMap<TargetPath, Weak<Gate>>>>,
 }
 
@@ -56,6 +60,8 @@ impl Initiator {
         Self {
             settings,
             sysfs,
+            iscsiadm: "iscsiadm".to_owned(),
+            lock: Arc::default(),
             gates: Arc::default(),
         }
     }
@@ -162,7 +168,7 @@ impl Initiator {
         let args = [
             "-m", "node", "-T", &path.name, "-p", portal, "-I", interface, "--login",
         ];
-        let ended = iscsiadm(&args, within).await;
+        let ended = self.iscsiadm(&args, within).await;
         if let Some(session) = self.find(path).await? {
             tracing::info!(
                 target = path.name,
@@ -265,7 +271,7 @@ impl Initiator {
     async fn logout(&self, path: &TargetPath, session: &Session) -> Result<(), BackendError> {
         let id = session.id.to_string();
         let args = ["-m", "session", "-r", &id, "--logout"];
-        let ended = iscsiadm(&args, LOGOUT).await;
+        let ended = self.iscsiadm(&args, LOGOUT).await;
         let until = Instant::now() + Duration::from_secs(2);
         while self.find(path).await?.is_some() {
             // Seen gone, not told.
@@ -329,6 +335,32 @@ impl Initiator {
         Ok(other.is_some())
     }
 
+    /// Runs iscsiadm. The first two at the same time since the host's boot both make the directory of its lock, and the second fails
+    /// (open-iscsi, usr/idbm.c: `idbm_lock`): it finds it the next time.
+    pub(super) async fn iscsiadm(&self, args: &[&str], within: Duration) -> io::Result<Ended> {
+        self.unlocked().await;
+        let ended = exec::run(&self.iscsiadm, args, within).await?;
+        match ended.code {
+            Some(DATABASE) => exec::run(&self.iscsiadm, args, within).await,
+            _ => Ok(ended),
+        }
+    }
+
+    /// Waits until no holder, or the next, has the lock of open-iscsi's database. Without this, the lock of a killed holder would keep every
+    /// iscsiadm waiting past its deadline. At its own deadline, iscsiadm waits for iscsid and holds no lock.
+    async fn unlocked(&self) {
+        let mut first = None;
+        loop {
+            let look = |lock: &Arc<DatabaseLock>| lock.look(std::time::Instant::now());
+            match read(&self.lock, look).await {
+                Ok(Some(held)) if *first.get_or_insert_with(|| held.clone()) == held => {
+                    tokio::time::sleep(POLL).await;
+                }
+                _ => return,
+            }
+        }
+    }
+
     pub(super) fn record<'a>(
         &'a self,
         path: &'a TargetPath,
@@ -342,16 +374,6 @@ impl Initiator {
             chap,
             login_timeout: self.settings.login_timeout.as_secs().max(1),
         }
-    }
-}
-
-/// Runs iscsiadm. The first two at the same time since the host's boot both make the directory of its lock, and the second fails
-/// (open-iscsi, usr/idbm.c: `idbm_lock`): it finds it the next time.
-pub(super) async fn iscsiadm(args: &[&str], within: Duration) -> io::Result<Ended> {
-    let ended = exec::run("iscsiadm", args, within).await?;
-    match ended.code {
-        Some(DATABASE) => exec::run("iscsiadm", args, within).await,
-        _ => Ok(ended),
     }
 }
 

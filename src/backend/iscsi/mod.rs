@@ -17,6 +17,7 @@ mod disk;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod late;
+mod lock;
 mod login;
 mod multipathd;
 mod own;
@@ -302,6 +303,8 @@ impl Backend for IscsiBackend {
     }
 
     fn recall(&self, volumes: &[HostVolume]) {
+        // From now on: the daemon before may have been killed with its iscsiadm.
+        self.initiator.lock.look(std::time::Instant::now());
         let now = self.indexed();
         for volume in volumes {
             now.recall_one(volume);

@@ -1,4 +1,5 @@
 mod credentials;
+mod initiator;
 mod release;
 mod unrecorded;
 
@@ -45,8 +46,10 @@ fn backend(sys: &Path) -> IscsiBackend {
         login_timeout: Duration::from_secs(10),
         device_timeout: Duration::from_secs(30),
     };
+    let mut initiator = Initiator::new(settings, Sysfs::new(sys.to_owned()));
+    initiator.lock = Arc::new(lock::DatabaseLock::new(sys.join("lock.write")));
     IscsiBackend {
-        initiator: Initiator::new(settings, Sysfs::new(sys.to_owned())),
+        initiator,
         workers: Workers::from_executable(PathBuf::new()),
         seen: Arc::default(),
         own: Arc::default(),
@@ -429,7 +432,12 @@ fn worker(dir: &Path, reply: &str) -> Workers {
 
 /// A worker that is this shell script.
 fn scripted(dir: &Path, script: &str) -> Workers {
-    let executable = dir.join("worker");
+    Workers::from_executable(program(dir, "worker", script))
+}
+
+/// A program that is this shell script.
+fn program(dir: &Path, name: &str, script: &str) -> PathBuf {
+    let executable = dir.join(name);
     // By another process: while this one had it open for writing, whatever another test starts would have it open too, and it
     // could not be run (ETXTBSY).
     let mut write = std::process::Command::new("sh");
@@ -446,7 +454,7 @@ fn scripted(dir: &Path, script: &str) -> Workers {
             .unwrap()
             .success()
     );
-    Workers::from_executable(executable)
+    executable
 }
 
 #[tokio::test]
