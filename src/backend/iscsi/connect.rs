@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::disk::{Live, agree};
 use super::login::POLL;
+use super::patience::Patience;
 use super::sysfs::Sysfs;
 use super::verdict::Identity;
 use super::{IscsiBackend, PROTOCOL, multipathd, node, read, target_of, volume_at};
@@ -146,7 +147,9 @@ impl IscsiBackend {
     ) -> Result<Connected, BackendError> {
         let several = paths.len() > 1 || given.enforce_multipath;
         let own = (!several).then_some(volume.plan.access);
-        let tried = paths.iter().map(|path| self.path(path, given, own, owners));
+        let (chap, patience) = (given.chap.as_ref(), Patience::default());
+        let tried = paths.iter();
+        let tried = tried.map(|path| self.path(path, chap, own, owners, &patience));
         let (mut live, mut errors) = (Vec::new(), Vec::new());
         for (path, result) in paths.iter().zip(join_all(tried).await) {
             match result {

@@ -6,11 +6,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::login::Gate;
+use super::patience::Patience;
 use super::sysfs::{Cached, Session, Unit};
 use super::verdict::{Identity, heard, some, still};
 use super::{DEVICE, IscsiBackend, PROTOCOL, by_path, node, read, volume_at};
 use crate::backend::{BackendError, Owners};
-use crate::connection::IscsiVolume;
+use crate::connection::Chap;
 use crate::model::{Access, HostVolume, TargetPath, Wwid};
 use crate::sys::worker::{Job, Reply, ScanJob, SysfsJob};
 
@@ -31,18 +32,36 @@ pub(super) struct Live {
 }
 
 impl IscsiBackend {
-    /// One path's disk: logged in, scanned, and asked who it is. `own`: it is what the domain gets, not a path of a map.
+    /// One path's disk: logged in, scanned, and asked who it is. `own`: it is what the domain gets, not a path of a map. Given up when
+    /// `patience` with it is over, as another path is up.
     pub(super) async fn path(
         &self,
         path: &TargetPath,
-        volume: &IscsiVolume,
+        chap: Option<&Chap>,
         own: Option<Access>,
         owners: &dyn Owners,
+        patience: &Patience,
     ) -> Result<Live, BackendError> {
-        let (session, gate) = self.initiator.login(path, volume.chap.as_ref()).await?;
+        let (session, gate) = self.initiator.login(path, chap, patience).await?;
+        let live = self.disk(path, session, gate, own, owners, patience);
+        let live = live.await?;
+        patience.is_up();
+        Ok(live)
+    }
+
+    /// The disk of a path that is logged in to, scanned for if need be.
+    pub(super) async fn disk(
+        &self,
+        path: &TargetPath,
+        session: Session,
+        gate: Arc<Gate>,
+        own: Option<Access>,
+        owners: &dyn Owners,
+        patience: &Patience,
+    ) -> Result<Live, BackendError> {
         self.late.take_over(path).await;
         if let Some(unit) = unit_at(&session, path.lun).await?
-            && let Some(told) = self.still_the_same(path, &unit).await?
+            && let Some(told) = self.still_the_same(path, &unit, patience).await?
             && let Some(block) = unit.block
         {
             owners.take(&told.wwid, volume_at(path)).await?;
@@ -53,7 +72,7 @@ impl IscsiBackend {
                 _gate: gate,
             });
         }
-        let (block, told) = self.scan(path, &session, own).await?;
+        let (block, told) = self.scan(path, &session, own, patience).await?;
         let its = told.clone();
         let note = move |own: &Self| {
             own.own.note(own.sysfs(), its.sequence);
@@ -84,11 +103,18 @@ impl IscsiBackend {
         &self,
         path: &TargetPath,
         unit: &Unit,
+        patience: &Patience,
     ) -> Result<Option<Identity>, BackendError> {
         let its = unit.clone();
         let scanned = read(self, move |own| own.seen.unit(own.sysfs(), &its)).await?;
         if let Some(block) = &unit.block {
-            let now = self.identify(path, block).await;
+            let asked = patience.wait(self.identify(path, block)).await;
+            let now = asked.unwrap_or_else(|| {
+                Err(BackendError::ServerLost {
+                    path: by_path(path),
+                    why: format!("/dev/{block} did not answer while another path was up"),
+                })
+            });
             if let Some(same) = still(scanned.as_ref(), now)? {
                 return Ok(Some(same));
             }
@@ -111,13 +137,14 @@ impl IscsiBackend {
         path: &TargetPath,
         session: &Session,
         own: Option<Access>,
+        patience: &Patience,
     ) -> Result<(String, Identity), BackendError> {
-        let within = self.initiator.settings.device_timeout;
-        let until = Instant::now() + within;
+        let begun = Instant::now();
+        let until = begun + self.initiator.settings.device_timeout;
         let lun = path.lun.unwrap_or_default();
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if left.is_zero() || patience.is_over() {
                 if !read(session, Session::logged_in).await? {
                     return Err(BackendError::ServerLost {
                         path: by_path(path),
@@ -127,7 +154,7 @@ impl IscsiBackend {
                 }
                 return Err(BackendError::DeviceNotFound {
                     volume: volume_at(path),
-                    within,
+                    within: Duration::from_secs(begun.elapsed().as_secs()),
                     why: "the target shows this host no such LUN; look whether the storage maps the volume to this initiator"
                         .to_owned(),
                 });
@@ -143,7 +170,8 @@ impl IscsiBackend {
                 write: own == Some(Access::ReadWrite),
                 read_only: own == Some(Access::ReadOnly),
             };
-            match self.scan_once(path, session, job, left + DEVICE).await? {
+            let within = left + DEVICE;
+            match self.scan_once(path, session, job, within, patience).await? {
                 Reply::Unit { block: None, .. } => {
                     // Remove a vacant LUN: the storage may map the volume at any moment, but the kernel would not look at the LUN again.
                     let vacant = move |it: &Session| it.unit(lun).filter(Unit::is_vacant);

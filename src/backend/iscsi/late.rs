@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
+use super::patience::Patience;
 use super::sysfs::{Cached, Session};
 use super::verdict::silent;
 use super::{IscsiBackend, by_path, read};
@@ -40,28 +42,31 @@ impl Late {
 }
 
 impl IscsiBackend {
-    /// Scans once for a disk. After the deadline the scan goes on without its caller.
+    /// Scans once for a disk. After the deadline, or when patience is over, the scan goes on without its caller.
     pub(super) async fn scan_once(
         &self,
         path: &TargetPath,
         session: &Session,
         job: ScanJob,
         within: Duration,
+        patience: &Patience,
     ) -> Result<Reply, BackendError> {
+        let begun = Instant::now();
         let workers = self.workers.clone();
         let mut scan = tokio::spawn(async move { workers.run(Job::Scan(job), SCAN).await });
         let disk = format!("the disk at LUN {}", path.lun.unwrap_or_default());
-        match tokio::time::timeout(within, &mut scan).await {
-            Ok(Ok(told)) => told.map_err(|error| silent(path, &disk, error)),
-            Ok(Err(ended)) => Err(mount::host(|| format!("scan for {disk}"))(ended)),
-            Err(_) => {
+        let scanned = tokio::time::timeout(within, &mut scan);
+        match patience.wait(scanned).await {
+            Some(Ok(Ok(told))) => told.map_err(|error| silent(path, &disk, error)),
+            Some(Ok(Err(ended))) => Err(mount::host(|| format!("scan for {disk}"))(ended)),
+            Some(Err(_)) | None => {
                 let removed = self
                     .clone()
                     .remove_late(path.clone(), session.clone(), scan);
                 tokio::spawn(removed);
                 Err(BackendError::ServerLost {
                     path: by_path(path),
-                    why: format!("nothing within {} s", within.as_secs()),
+                    why: format!("nothing within {} s", begun.elapsed().as_secs()),
                 })
             }
         }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::lock::DatabaseLock;
+use super::patience::Patience;
 use super::read;
 use super::record::Record;
 use super::sysfs::{Session, Sysfs};
@@ -97,12 +98,15 @@ impl Initiator {
         &self,
         path: &TargetPath,
         chap: Option<&Chap>,
+        patience: &Patience,
     ) -> Result<(Session, Arc<Gate>), BackendError> {
         let gate = self.gate(path);
-        let turn = gate.0.lock().await;
+        let Some(turn) = patience.wait(gate.0.lock()).await else {
+            return Err(unfinished(path, "another login there is not over")?);
+        };
         let session = match self.find(path).await? {
             Some(session) => session,
-            None => self.make(path, chap).await?,
+            None => self.make(path, chap, patience).await?,
         };
         drop(turn);
         let given = chap.cloned();
@@ -126,18 +130,18 @@ impl Initiator {
             });
         }
         if !logged_in {
-            return Err(BackendError::Silent {
-                host: path.name.clone(),
-                attempts: vec![Attempt {
-                    address: address(path)?,
-                    outcome: "this host's session there is broken, and being repaired".to_owned(),
-                }],
-            });
+            let broken = "this host's session there is broken, and being repaired";
+            return Err(unfinished(path, broken)?);
         }
         Ok((session, gate))
     }
 
-    async fn make(&self, path: &TargetPath, chap: Option<&Chap>) -> Result<Session, BackendError> {
+    async fn make(
+        &self,
+        path: &TargetPath,
+        chap: Option<&Chap>,
+        patience: &Patience,
+    ) -> Result<Session, BackendError> {
         let address = address(path)?;
         self.probe(path, address).await?;
         let write = |own: &Self, record: &Record<'_>| {
@@ -168,7 +172,9 @@ impl Initiator {
         let args = [
             "-m", "node", "-T", &path.name, "-p", portal, "-I", interface, "--login",
         ];
-        let ended = self.iscsiadm(&args, within).await;
+        let begun = Instant::now();
+        let ended = patience.wait(self.iscsiadm(&args, within)).await;
+        let ended = ended.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()));
         if let Some(session) = self.find(path).await? {
             tracing::info!(
                 target = path.name,
@@ -186,7 +192,8 @@ impl Initiator {
         {
             self.forget(path.clone());
         }
-        Err(meaning(path, address, chap, ended, within))
+        let waited = Duration::from_secs(begun.elapsed().as_secs());
+        Err(meaning(path, address, chap, ended, waited))
     }
 
     /// Whether somebody listens there: iscsid would take 17 s to say that nobody does.
@@ -401,6 +408,17 @@ pub(super) fn made_by(session: &Session, chap: Option<&Chap>) -> io::Result<bool
     ];
     let login = session.login()?;
     Ok(login.iter().map(|known| known.as_str()).eq(wanted))
+}
+
+/// A session that does not work yet.
+fn unfinished(path: &TargetPath, why: &str) -> Result<BackendError, BackendError> {
+    Ok(BackendError::Silent {
+        host: path.name.clone(),
+        attempts: vec![Attempt {
+            address: address(path)?,
+            outcome: why.to_owned(),
+        }],
+    })
 }
 
 fn who(chap: Option<&Chap>) -> String {

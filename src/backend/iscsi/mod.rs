@@ -21,6 +21,7 @@ mod lock;
 mod login;
 mod multipathd;
 mod own;
+mod patience;
 mod record;
 mod seen;
 mod sysfs;

@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use super::connect::worst;
 use super::disk::{Live, agree};
 use super::login::POLL;
+use super::patience::Patience;
 use super::*;
 use crate::backend::NoOthers;
 use crate::connection::ConnectionInfo;
@@ -172,7 +173,9 @@ async fn a_disk_that_cannot_be_asked_is_not_taken_for_another_volume() {
     let plan = backend.plan(&two_paths(), Access::ReadWrite).unwrap();
     let path = first_path(&plan);
     let (_, unit) = backend.at(path.clone()).unwrap();
-    let error = backend.still_the_same(&path, &unit).await.unwrap_err();
+    let patience = Patience::default();
+    let asked = backend.still_the_same(&path, &unit, &patience).await;
+    let error = asked.unwrap_err();
     assert!(
         error.to_string().contains("ask /dev/sda who it is"),
         "{error}"
@@ -183,7 +186,8 @@ async fn a_disk_that_cannot_be_asked_is_not_taken_for_another_volume() {
             workers: scripted(kernel.path(), script),
             ..backend.clone()
         };
-        let error = dying.still_the_same(&path, &unit).await.unwrap_err();
+        let asked = dying.still_the_same(&path, &unit, &patience).await;
+        let error = asked.unwrap_err();
         assert_eq!(error.reason(), Reason::Internal, "{error}");
         assert!(unit.is_there());
     }
