@@ -1,5 +1,7 @@
 //! The ways to an iSCSI target: IPv6, an interface of the initiator's, portals that one of them tells of, and sessions that others use.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
@@ -8,13 +10,23 @@ use super::{
     agent::Agent,
     guest,
     iscsi_test::{expect, host_path, refused},
-    targets::{Targets, head_hex, iscsi_info, multipath_info},
+    node::Node,
+    targets::{Targets, head, head_hex, iscsi_info, multipath_info, with_chap},
 };
 
-pub(crate) const TESTS: &[Test] = &[Test {
-    name: "iscsi_lun_by_discovered_portals",
-    run: portals,
-}];
+pub(crate) const TESTS: &[Test] = &[
+    Test {
+        name: "iscsi_lun_by_discovered_portals",
+        run: portals,
+    },
+    Test {
+        name: "iscsi_missing_paths_made",
+        run: missing_paths,
+    },
+];
+
+/// Longest time that a path needs to be made: reconcile's pauses after failures grow to eight minutes.
+const MADE: Duration = Duration::from_secs(600);
 
 /// multipathd's configuration for the disks that it is to leave alone.
 const EXCLUDED: &str = "/etc/multipath/conf.d/lab.conf";
@@ -107,5 +119,81 @@ fn portals(lab: &Lab) -> Result<()> {
     agent.disconnect("y")??;
     expect(lab, "0 sessions 0 disks 0 maps")?;
     node.sh(&format!("rm /etc/iscsi/ifaces/storage0 {EXCLUDED}"))?;
+    Ok(())
+}
+
+/// A path whose portal is down at the attach is made when the portal is back, and so is a path that is lost later. The attachment shows how
+/// many work, and the volume can be read all the time. Nobody attaches again for that, although the target asks for a password.
+fn missing_paths(lab: &Lab) -> Result<()> {
+    let node = &lab.node;
+    let agent = Agent::start(node, "[iscsi]\nprobe_timeout = \"2s\"\n")?;
+    let targets = Targets::new(node, &["va"])?;
+    targets.target("t", &[21, 22], &[(1, "va")])?;
+    let password = "Cobalt5Wren6Yarn";
+    targets.run(&["chap", "t", "alice", password])?;
+    targets.run(&["multipathd"])?;
+    let info = with_chap(
+        multipath_info(&[(21, "t"), (22, "t")], 1),
+        "alice",
+        password,
+    );
+
+    targets.run(&["silence", "22"])?;
+    let attached = agent.attach("a", "va", &info, &[])??;
+    let device = host_path(&attached).to_owned();
+    ensure!(device.starts_with("/dev/dm-"), "{attached}");
+    ensure!(
+        attached["paths"] == json!({"working": 1, "planned": 2}),
+        "{attached}"
+    );
+    ensure!(guest::sees(node, "va")?.head == head_hex("va"));
+    targets.run(&["unsilence", "22"])?;
+    shows(node, 2)?;
+    expect(lab, "2 sessions 2 disks 1 maps")?;
+    reads(node, &device)?;
+
+    // The connection breaks: iscsid makes the session again.
+    targets.run(&["silence", "22"])?;
+    shows(node, 1)?;
+    reads(node, &device)?;
+    targets.run(&["unsilence", "22"])?;
+    shows(node, 2)?;
+
+    // Somebody ends the session while its portal is down: the daemon makes it again.
+    targets.run(&["silence", "22"])?;
+    node.sh(
+        "session=$(grep -l 10.99.0.22 /sys/class/iscsi_session/session*/device/connection*/iscsi_connection/*/persistent_address | \
+         grep -o 'session[0-9]*' | head -n 1); timeout 120 iscsiadm -m session -r ${session#session} --logout",
+    )?;
+    shows(node, 1)?;
+    reads(node, &device)?;
+    targets.run(&["unsilence", "22"])?;
+    shows(node, 2)?;
+    expect(lab, "2 sessions 2 disks 1 maps")?;
+    reads(node, &device)?;
+    agent.detach("a")??;
+    guest::gone(node, "va")?;
+    expect(lab, "0 sessions 0 disks 0 maps")
+}
+
+/// Waits until the attachment shows so many of two paths.
+fn shows(node: &Node, working: u32) -> Result<()> {
+    node.wait(
+        &format!("{working} of 2 paths work"),
+        &format!(
+            "volattach -o json show a | tr -d ' \\n' | grep -F '\"paths\":{{\"working\":{working},\"planned\":2}}'"
+        ),
+        MADE,
+    )
+}
+
+/// Reads the volume by the map, past every cache.
+fn reads(node: &Node, device: &str) -> Result<()> {
+    let read = node.run(
+        &format!("dd if={device} iflag=direct bs=512 count=1 status=none | head -c 16"),
+        b"",
+        Duration::from_secs(120),
+    )?;
+    ensure!(read.stdout == head("va"), "{}{}", read.stdout, read.stderr);
     Ok(())
 }

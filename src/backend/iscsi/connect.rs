@@ -8,9 +8,10 @@ use tokio::time::Instant;
 use super::disk::{Live, agree};
 use super::login::POLL;
 use super::patience::Patience;
+use super::repair::count;
 use super::sysfs::Sysfs;
 use super::verdict::Identity;
-use super::{IscsiBackend, PROTOCOL, multipathd, node, read, target_of, volume_at};
+use super::{IscsiBackend, PROTOCOL, node, read, target_of, volume_at};
 use crate::backend::{BackendError, Connected, Owners};
 use crate::connection::IscsiVolume;
 use crate::model::{Access, Device, Found, HostVolume, TargetPath, Wwid};
@@ -20,7 +21,7 @@ const MAP: Duration = Duration::from_millis(500);
 
 impl IscsiBackend {
     /// Makes the map over the paths, if none exists. Returns its block device, its identity, and whether the map existed before.
-    async fn map(
+    pub(super) async fn map(
         &self,
         path: &TargetPath,
         live: &[Live],
@@ -33,7 +34,7 @@ impl IscsiBackend {
             why,
         };
         let silent = |error| failed(format!("multipathd does not answer ({error}): start it"));
-        if !multipathd::rechecks().await.map_err(silent)? {
+        if !self.multipathd.rechecks().await.map_err(silent)? {
             return Err(failed(
                 "multipathd would take a path back that leads to another volume by now: set recheck_wwid to yes in \
                  /etc/multipath.conf or beneath /etc/multipath/conf.d, and have it read that (multipathd reconfigure)"
@@ -62,11 +63,12 @@ impl IscsiBackend {
             }
             if now >= next {
                 for path in live {
-                    multipathd::ask(&format!("add path {}", path.block))
+                    self.multipathd
+                        .ask(&format!("add path {}", path.block))
                         .await
                         .map_err(silent)?;
                 }
-                let _ = multipathd::ask(&format!("add map {wwid}")).await;
+                let _ = self.multipathd.ask(&format!("add map {wwid}")).await;
                 next = Instant::now() + MAP;
                 continue;
             }
@@ -160,7 +162,7 @@ impl IscsiBackend {
                 }
             }
         }
-        let joined = self.join(volume, &paths[0], &live, errors, several).await;
+        let joined = self.join(volume, paths, &live, errors, several).await;
         if joined.is_err() {
             // Not another attachment's: nobody is to find them.
             self.remove_new(paths, &live).await;
@@ -172,11 +174,12 @@ impl IscsiBackend {
     async fn join(
         &self,
         volume: &HostVolume,
-        path: &TargetPath,
+        paths: &[TargetPath],
         live: &[Live],
         mut errors: Vec<BackendError>,
         several: bool,
     ) -> Result<Connected, BackendError> {
+        let path = &paths[0];
         // A LUN that is another volume is no path to do without.
         let wrong = errors
             .iter()
@@ -208,7 +211,7 @@ impl IscsiBackend {
         let look = move |own: &Self| own.protection(&its, &block, access);
         let protected = read(self, look).await??;
         Ok(Connected {
-            degraded: None,
+            degraded: count(live.len(), paths.len()),
             found: Found {
                 device: Some(device),
                 protected,

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::disk::Live;
 use super::login::POLL;
 use super::sysfs::{Cached, Map, Sysfs, Unit};
-use super::{DEVICE, IscsiBackend, multipathd, node, read, wwids};
+use super::{DEVICE, IscsiBackend, node, read, wwids};
 use crate::backend::release::{self, Use};
 use crate::backend::{BackendError, mount};
 use crate::model::{HostVolume, TargetPath, Wwid};
@@ -191,11 +191,14 @@ impl IscsiBackend {
             why,
         };
         // Without a path, it would keep what is written, and whoever waits for that, for as long as it queues.
-        let _ = multipathd::ask(&format!("disablequeueing map {}", map.wwid)).await;
+        let _ = self
+            .multipathd
+            .ask(&format!("disablequeueing map {}", map.wwid))
+            .await;
         let until = Instant::now() + within;
         // udev has a map open for a moment after it was made or changed.
         let asked = loop {
-            let asked = multipathd::ask(&format!("del map {}", map.wwid)).await;
+            let asked = self.multipathd.ask(&format!("del map {}", map.wwid)).await;
             if self.map_of(&map.wwid).await?.is_none() {
                 forget(map.wwid.clone()).await;
                 return Ok(());
@@ -238,11 +241,14 @@ impl IscsiBackend {
         if let Some((map, paths)) = self.map_over(unit).await?
             && paths.len() <= 1
         {
-            let _ = multipathd::ask(&format!("disablequeueing map {}", map.wwid)).await;
+            let _ = self
+                .multipathd
+                .ask(&format!("disablequeueing map {}", map.wwid))
+                .await;
         }
         if let Some(block) = &unit.block {
             // It has it open. Nobody there has it not.
-            let _ = multipathd::ask(&format!("del path {block}")).await;
+            let _ = self.multipathd.ask(&format!("del path {block}")).await;
         }
         let delete = || {
             Job::WriteSysfs(SysfsJob {

@@ -23,6 +23,7 @@ mod multipathd;
 mod own;
 mod patience;
 mod record;
+mod repair;
 mod seen;
 mod sysfs;
 mod unrecorded;
@@ -49,6 +50,7 @@ use crate::model::{
 use crate::sys::worker::{Job, SysfsJob, Workers};
 use late::Late;
 use login::{Initiator, at};
+use multipathd::Multipathd;
 use own::Own;
 use seen::FirstSeen;
 use sysfs::{Map, Sysfs};
@@ -70,6 +72,7 @@ pub struct IscsiBackend {
     own: Arc<Own>,
     protected: Arc<Protected>,
     late: Arc<Late>,
+    multipathd: Multipathd,
 }
 
 impl IscsiBackend {
@@ -89,6 +92,7 @@ impl IscsiBackend {
             own: Arc::default(),
             protected: Arc::default(),
             late: Arc::default(),
+            multipathd: Multipathd::default(),
         }
     }
 
@@ -106,11 +110,11 @@ impl IscsiBackend {
     /// Whether the volume's connection exists.
     fn presence(&self, volume: &HostVolume) -> Result<Presence, BackendError> {
         let units = self.units(paths_of(volume)?, volume.identity());
-        Ok(match (self.is_there(volume, &units), units.is_empty()) {
-            (true, _) => Presence::Present,
-            (false, false) => Presence::Partial,
-            (false, true) => Presence::Absent,
-        })
+        match (self.is_there(volume, &units), units.is_empty()) {
+            (true, _) => self.completeness(volume, &units),
+            (false, false) => Ok(Presence::Partial),
+            (false, true) => Ok(Presence::Absent),
+        }
     }
 
     /// The map for that WWID, and the block devices that it goes to.
@@ -425,7 +429,10 @@ impl Backend for IscsiBackend {
         if let Some(wwid) = identity
             && let Some((map, _)) = self.map_of(wwid).await?
         {
-            let resized = multipathd::ask(&format!("resize map {}", map.wwid)).await;
+            let resized = self
+                .multipathd
+                .ask(&format!("resize map {}", map.wwid))
+                .await;
             if !resized.map_err(mount::host(|| "ask multipathd to resize a map".to_owned()))? {
                 return Err(BackendError::MultipathFailed {
                     volume: volume_at(&paths[0]),
@@ -434,6 +441,14 @@ impl Backend for IscsiBackend {
             }
         }
         mount::inspect(&self.workers, volume, None).await
+    }
+
+    async fn repairable(&self, volume: &HostVolume) -> Result<Vec<TargetPath>, BackendError> {
+        self.makeable(volume).await
+    }
+
+    async fn repair(&self, volume: &HostVolume, paths: &[TargetPath]) -> Result<(), BackendError> {
+        self.make_paths(volume, paths).await
     }
 
     async fn disconnect(&self, volume: &HostVolume, how: &Release) -> Result<(), BackendError> {

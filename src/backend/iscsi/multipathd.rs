@@ -15,22 +15,46 @@ const WITHIN: Duration = Duration::from_secs(15);
 /// The longest answer that is read, in bytes.
 const ANSWER_MAX: usize = 64 * 1024;
 
-/// Has it do something; whether it could.
-///
-/// # Errors
-/// Where it does not run, or does not answer in time.
-pub(super) async fn ask(command: &str) -> io::Result<bool> {
-    let answer = answer(command).await?;
-    Ok(answer.trim_end_matches(['\0', '\n']) == "ok")
+/// The daemon.
+#[derive(Debug, Clone)]
+pub(super) struct Multipathd {
+    /// Its socket's name.
+    pub(super) socket: String,
 }
 
-/// Whether it asks a path that comes back who it is, and takes it out of its map where that is another volume (multipath.conf(5),
-/// `recheck_wwid`). Else reads of the map would come from either, without an error.
-///
-/// # Errors
-/// As of [`ask`].
-pub(super) async fn rechecks() -> io::Result<bool> {
-    answer("show config local").await.map(|it| all_recheck(&it))
+impl Default for Multipathd {
+    fn default() -> Self {
+        Self {
+            socket: SOCKET.to_owned(),
+        }
+    }
+}
+
+impl Multipathd {
+    /// Has it do something; whether it could.
+    ///
+    /// # Errors
+    /// Where it does not run, or does not answer in time.
+    pub(super) async fn ask(&self, command: &str) -> io::Result<bool> {
+        let answer = self.answer(command).await?;
+        Ok(answer.trim_end_matches(['\0', '\n']) == "ok")
+    }
+
+    /// Whether it asks a path that comes back who it is, and takes it out of its map where that is another volume (multipath.conf(5),
+    /// `recheck_wwid`). Else reads of the map would come from either, without an error.
+    ///
+    /// # Errors
+    /// As of [`Self::ask`].
+    pub(super) async fn rechecks(&self) -> io::Result<bool> {
+        let answer = self.answer("show config local").await;
+        answer.map(|it| all_recheck(&it))
+    }
+
+    async fn answer(&self, command: &str) -> io::Result<String> {
+        tokio::time::timeout(WITHIN, exchange(&self.socket, command))
+            .await
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    }
 }
 
 /// Its configuration has the option in the defaults, and may have it for devices and for all of them.
@@ -40,12 +64,6 @@ pub(super) fn all_recheck(configuration: &str) -> bool {
         .filter_map(|line| line.trim().strip_prefix("recheck_wwid "))
         .peekable();
     values.peek().is_some() && values.all(|value| value.trim_matches('"') == "yes")
-}
-
-async fn answer(command: &str) -> io::Result<String> {
-    tokio::time::timeout(WITHIN, exchange(SOCKET, command))
-        .await
-        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
 async fn exchange(socket: &str, command: &str) -> io::Result<String> {

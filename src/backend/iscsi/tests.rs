@@ -1,5 +1,6 @@
 mod credentials;
 mod initiator;
+mod paths;
 mod release;
 mod unrecorded;
 
@@ -56,6 +57,7 @@ fn backend(sys: &Path) -> IscsiBackend {
         own: Arc::default(),
         protected: Arc::default(),
         late: Arc::default(),
+        multipathd: Multipathd::default(),
     }
 }
 
@@ -252,9 +254,13 @@ async fn what_was_not_verified_is_never_found_whole() {
         found
     };
     assert_eq!(find(plan.clone().into()).await, Presence::Partial);
+    let one_of_two = Presence::Degraded(crate::model::PathCount {
+        working: 1,
+        planned: 2,
+    });
     for (path, identity, presence) in [
-        ("/dev/sda", WWID, Presence::Present),
-        ("/dev/dm-0", WWID, Presence::Present),
+        ("/dev/sda", WWID, one_of_two),
+        ("/dev/dm-0", WWID, one_of_two),
         ("/dev/sdb", WWID, Presence::Partial),
         ("/dev/sda", "another", Presence::Partial),
     ] {
