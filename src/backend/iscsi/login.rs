@@ -17,6 +17,7 @@ use super::lock::DatabaseLock;
 use super::patience::Patience;
 use super::read;
 use super::record::Record;
+use super::release::Refused;
 use super::sysfs::{Session, Sysfs};
 use crate::backend::mount::probe;
 use crate::backend::{Attempt, BackendError, mount};
@@ -40,6 +41,10 @@ const BROKEN: i32 = 4;
 const TIMED_OUT: [i32; 2] = [8, 11];
 const NO_DAEMON: i32 = 20;
 const DATABASE: i32 = 6;
+const INTERNAL: i32 = 9;
+const NO_ANSWER: i32 = 18;
+const BUSY: i32 = 28;
+const NOT_CONNECTED: i32 = 32;
 
 /// Logs in and out.
 #[derive(Debug, Clone)]
@@ -50,6 +55,7 @@ pub(super) struct Initiator {
     pub(super) iscsiadm: String,
     pub(super) lock: Arc<DatabaseLock>,
     gates: Arc<Mutex<HashMap<TargetPath, Weak<Gate>>>>,
+    pub(super) refused: Refused,
 }
 
 /// Held by whoever uses a session without having a disk on it yet.
@@ -64,6 +70,7 @@ impl Initiator {
             iscsiadm: "iscsiadm".to_owned(),
             lock: Arc::default(),
             gates: Arc::default(),
+            refused: Refused::default(),
         }
     }
 
@@ -73,7 +80,7 @@ impl Initiator {
     }
 
     /// The same, read on a blocking thread.
-    async fn find(&self, path: &TargetPath) -> Result<Option<Session>, BackendError> {
+    pub(super) async fn find(&self, path: &TargetPath) -> Result<Option<Session>, BackendError> {
         let path = path.clone();
         read(self, move |own| own.session(&path)).await
     }
@@ -238,23 +245,6 @@ impl Initiator {
         });
     }
 
-    /// Logs out of the session, unless it has a disk or somebody here is about to give it one. None there is success.
-    pub(super) async fn release(&self, path: &TargetPath) -> Result<(), BackendError> {
-        let gate = self.gate(path);
-        let _turn = gate.0.lock().await;
-        let Some(session) = self.find(path).await? else {
-            return self.remove_record(path).await;
-        };
-        // The gate before the disks: whoever holds the gate may be making one.
-        if Arc::strong_count(&gate) > 1
-            || read(&session, |it| !it.units().is_empty()).await?
-            || self.is_of_others(path).await?
-        {
-            return Ok(());
-        }
-        self.logout(path, &session).await
-    }
-
     /// Logs out of a session that has no disk but those of `path`.
     pub(super) async fn abandon(&self, path: &TargetPath) -> Result<bool, BackendError> {
         let gate = self.gate(path);
@@ -275,21 +265,26 @@ impl Initiator {
         self.logout(path, &session).await.map(|()| true)
     }
 
-    async fn logout(&self, path: &TargetPath, session: &Session) -> Result<(), BackendError> {
+    /// Logs out, and removes the node record.
+    ///
+    /// # Errors
+    /// `DEVICE_BUSY` if iscsid does not end the session.
+    pub(super) async fn logout(
+        &self,
+        path: &TargetPath,
+        session: &Session,
+    ) -> Result<(), BackendError> {
         let id = session.id.to_string();
         let args = ["-m", "session", "-r", &id, "--logout"];
         let ended = self.iscsiadm(&args, LOGOUT).await;
+        let is_over = ended.as_ref().is_ok_and(|ended| ended.code == Some(0));
         let until = Instant::now() + Duration::from_secs(2);
         while self.find(path).await?.is_some() {
             // Seen gone, not told.
-            if Instant::now() > until || ended.is_err() {
-                let why = match &ended {
-                    Ok(ended) => ended.said.clone(),
-                    Err(error) => error.to_string(),
-                };
+            if Instant::now() > until || !is_over {
                 return Err(BackendError::DeviceBusy {
                     device: format!("the session with {}", at(path)),
-                    why: format!("the initiator did not log out ({why}); try again"),
+                    why: format!("iscsid did not end it: {}", refusal(&ended)),
                 });
             }
             tokio::time::sleep(POLL).await;
@@ -298,7 +293,7 @@ impl Initiator {
         self.remove_record(path).await
     }
 
-    async fn remove_record(&self, path: &TargetPath) -> Result<(), BackendError> {
+    pub(super) async fn remove_record(&self, path: &TargetPath) -> Result<(), BackendError> {
         let remove = |own: &Self, record: &Record<'_>| {
             let nodes = &own.settings.nodes;
             let removing = || format!("remove the node record {}", record.file(nodes).display());
@@ -336,7 +331,7 @@ impl Initiator {
     }
 
     /// Whether others made the existing session, by a node record of theirs.
-    async fn is_of_others(&self, path: &TargetPath) -> Result<bool, BackendError> {
+    pub(super) async fn is_of_others(&self, path: &TargetPath) -> Result<bool, BackendError> {
         let look = |own: &Self, record: &Record<'_>| own.record_of_others(record);
         let other = self.on_record(path, None, look).await?;
         Ok(other.is_some())
@@ -426,6 +421,30 @@ fn who(chap: Option<&Chap>) -> String {
         || "a login without credentials".to_owned(),
         |chap| format!("the user {:?}", chap.username),
     )
+}
+
+/// Why iscsid does not end a session (open-iscsi, usr/initiator.c: `session_logout_task`).
+pub(super) fn refusal(ended: &io::Result<Ended>) -> String {
+    let ended = match ended {
+        Ok(ended) => ended,
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            return format!("no answer within {} s", LOGOUT.as_secs());
+        }
+        Err(error) => return format!("cannot run iscsiadm ({error})"),
+    };
+    let why = match ended.code {
+        Some(INTERNAL) => {
+            "another login or logout of the session is not over; after a restart of iscsid, a login lasts until the target answers"
+        }
+        Some(NOT_CONNECTED) => "it is connecting the session anew, until the target answers",
+        Some(BUSY) => {
+            "iscsid.safe_logout is set in /etc/iscsi/iscsid.conf, and this host uses a disk of the session"
+        }
+        Some(NO_DAEMON | NO_ANSWER) => "it does not run, or does not answer: start it",
+        Some(0) => "the session stays although the logout was successful",
+        _ => return ended.said.clone(),
+    };
+    format!("{why} ({})", ended.said)
 }
 
 /// What it means that a login did not come to a session.

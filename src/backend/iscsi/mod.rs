@@ -23,6 +23,7 @@ mod multipathd;
 mod own;
 mod patience;
 mod record;
+mod release;
 mod repair;
 mod seen;
 mod sysfs;

@@ -57,3 +57,64 @@ async fn a_lock_that_changes_hands_is_left_to_iscsiadm() {
     assert_eq!(ended.await.unwrap().unwrap().code, Some(0));
     assert!(link.exists());
 }
+
+/// A session that iscsid refuses to end keeps no attachment: it is tried again, and told as a leftover.
+#[tokio::test]
+async fn a_session_without_a_disk_that_iscsid_keeps_is_ended_later() {
+    let kernel = kernel();
+    let sys = kernel.path();
+    fs::remove_dir_all(sys.join("block")).unwrap();
+    fs::remove_dir_all(sys.join("devices/platform/host2/session7/target2:0:0")).unwrap();
+    let script = format!(
+        "cd {}; echo >>tries; [ -e ready ] || {{ echo invalid state >&2; exit 9; }}; rm -r class/iscsi_session/session7",
+        sys.display()
+    );
+    let mut backend = by_iscsiadm(sys, &script);
+    backend.initiator.refused.pause = POLL;
+    backend.initiator.settings.nodes = sys.join("nodes");
+    let record = sys.join("nodes/iqn.a/10.0.0.1,3260");
+    fs::create_dir_all(record.parent().unwrap()).unwrap();
+    fs::write(&record, "node.name = iqn.a\n").unwrap();
+    let single = info(r#""target_portal":"10.0.0.1","target_iqn":"iqn.a","target_lun":3"#);
+    let plan = backend.plan(&single, Access::ReadWrite).unwrap();
+    let path = first_path(&plan);
+    let volume = connected(plan, "/dev/sda", WWID);
+    let how = Release::default();
+    backend.disconnect(&volume, &how).await.unwrap();
+    // A second volume of the session does not begin a second series of tries.
+    backend.disconnect(&volume, &how).await.unwrap();
+    let left = backend.unrecorded(&[]).await.unwrap();
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert_eq!(left[0].mend, "iscsiadm -m session -r 7 --logout");
+    fs::write(sys.join("ready"), "").unwrap();
+    let gone = async {
+        while backend.initiator.session(&path).is_some() || record.exists() {
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), gone)
+        .await
+        .unwrap();
+}
+
+/// The end of a session is what ends the removal of a silent target's disk, so there a refusal is told.
+#[tokio::test]
+async fn a_session_with_a_disk_that_iscsid_keeps_keeps_the_attachment() {
+    let kernel = kernel();
+    let sys = kernel.path();
+    fs::remove_dir_all(sys.join("block")).unwrap();
+    let mut backend = by_iscsiadm(sys, "echo invalid state >&2; exit 9");
+    let failed = r#"{"failed":{"step":"write","errno":5}}"#;
+    backend.workers = scripted(sys, &format!("echo '{failed}'"));
+    let single = info(r#""target_portal":"10.0.0.1","target_iqn":"iqn.a","target_lun":3"#);
+    let plan = backend.plan(&single, Access::ReadWrite).unwrap();
+    let how = Release {
+        force: true,
+        ..Release::default()
+    };
+    let error = backend.disconnect(&plan.into(), &how).await.unwrap_err();
+    assert_eq!(error.reason(), Reason::DeviceBusy, "{error}");
+    for words in ["not over", "invalid state"] {
+        assert!(error.to_string().contains(words), "{error}");
+    }
+}
