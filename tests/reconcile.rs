@@ -157,3 +157,23 @@ async fn a_path_that_is_lost_or_was_down_is_shown_and_made_once_its_portal_answe
         while changes.try_recv().is_ok() {}
     }
 }
+
+#[tokio::test]
+async fn a_repeated_request_makes_missing_paths_and_is_answered_without_them_too() {
+    let world = World::new();
+    let engine = world.engine();
+    let portal = "[fd00::1]:3260".to_owned();
+    world.state().down.insert(portal.clone(), false);
+    for (answers, paths) in [(false, ONE), (false, ONE), (true, BOTH), (true, BOTH)] {
+        if let Some(down) = world.state().down.get_mut(&portal) {
+            *down = answers;
+        }
+        let request = attach("a", "v1", iscsi("v1"));
+        let attached = engine.attach(by_root(request)).await.unwrap();
+        assert_eq!(
+            (attached.state, attached.paths),
+            (State::Attached, Some(paths))
+        );
+        assert_eq!(world.records()[0].to_attachment().paths, Some(paths));
+    }
+}

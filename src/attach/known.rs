@@ -4,6 +4,7 @@ use super::Error;
 use super::access::Decided;
 use super::inner::Inner;
 use super::request::{Asked, Wanted};
+use super::resume::Reality;
 use crate::backend::Backend;
 use crate::journal::Record;
 use crate::libvirt::{DomainView, HypervisorError};
@@ -31,8 +32,16 @@ impl Inner {
         match record.course.state() {
             State::Attached | State::Connected => {
                 self.check_domain(&record, &asked.wanted).await?;
-                if !self.is_whole(&record).await? {
-                    return Ok(Some(Known::Lost(Box::new(record))));
+                match self.observe(&record).await? {
+                    Reality::Broken => return Ok(Some(Known::Lost(Box::new(record)))),
+                    Reality::Degraded => {
+                        let info = &asked.wanted.info.protocol;
+                        if let Err(error) = self.repair(&mut record, Some(info)).await {
+                            // The attachment works by its other paths.
+                            tracing::warn!(error = %error.chain(), "paths are missing");
+                        }
+                    }
+                    Reality::Whole => (),
                 }
                 if record.course.error().is_some() || !record.course.is_done() {
                     // The attachment is back and nobody has looked since, or a crash cut short the repair.

@@ -3,19 +3,25 @@
 use super::Error;
 use super::inner::Inner;
 use crate::backend::Backend;
+use crate::connection::Protocol;
 use crate::journal::{Record, Step};
 
 impl Inner {
-    /// Makes the missing paths that can be made now, and notes on the attachment how many of its paths work.
+    /// Makes the missing paths that can be made now, and notes on the attachment how many of its paths work. `info`: of the request that
+    /// made the attachment, if its caller repeats the request.
     ///
     /// # Errors
     /// Where a path could not be made; the attachment works by the others.
-    pub(super) async fn repair(&self, mut record: Record) -> Result<(), Error> {
-        let repaired = self.make_paths(&mut record).await;
-        let degraded = self.find(&record).await?.degraded();
+    pub(super) async fn repair(
+        &self,
+        record: &mut Record,
+        info: Option<&Protocol>,
+    ) -> Result<(), Error> {
+        let repaired = self.make_paths(record, info).await;
+        let degraded = self.find(record).await?.degraded();
         if record.degraded != degraded {
             record.degraded = degraded;
-            self.put(&record).await?;
+            self.put(record).await?;
             if let Some(paths) = record.paths() {
                 tracing::info!(working = paths.working, planned = paths.planned, "paths");
             }
@@ -23,7 +29,7 @@ impl Inner {
         repaired
     }
 
-    async fn make_paths(&self, record: &mut Record) -> Result<(), Error> {
+    async fn make_paths(&self, record: &mut Record, info: Option<&Protocol>) -> Result<(), Error> {
         let backend = self.parts.backends.get(&record.host.plan.protocol)?;
         // Asks servers, so without the lock that callers wait for. The record keeps its claims meanwhile: nobody takes down what it uses.
         let paths = backend.repairable(&record.host).await?;
@@ -34,7 +40,7 @@ impl Inner {
         // Journaled before the paths are made: a crash must not make those of others look like the daemon's own.
         self.survey_again(backend.as_ref(), record).await?;
         held.recorded();
-        let repaired = backend.repair(&record.host, &paths).await;
+        let repaired = backend.repair(&record.host, &paths, info).await;
         // Another program may have been faster.
         self.survey_again(backend.as_ref(), record).await?;
         Ok(repaired?)

@@ -189,7 +189,7 @@ impl Inner {
                 record.lost(told(&lost(&record)));
                 self.put(&record).await?;
             }
-            Action::Repair => self.repair(record).await?,
+            Action::Repair => self.repair(&mut record, None).await?,
             Action::Undo => self.backward(record, Why::CleanUp).await?,
         }
         Ok(action)

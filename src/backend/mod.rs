@@ -253,12 +253,18 @@ pub trait Backend: Send + Sync {
     }
 
     /// Makes missing paths of a connected volume, and verifies the identity of the device on each as [`Backend::connect`] does. What works
-    /// stays untouched, and a path that fails leaves nothing behind.
+    /// stays untouched, and a path that fails leaves nothing behind. `info`: the repeated request of the caller, with the secrets that no
+    /// journal keeps.
     ///
     /// # Errors
     /// Why a path could not be made.
-    async fn repair(&self, volume: &HostVolume, paths: &[TargetPath]) -> Result<(), BackendError> {
-        let _ = (volume, paths);
+    async fn repair(
+        &self,
+        volume: &HostVolume,
+        paths: &[TargetPath],
+        info: Option<&Protocol>,
+    ) -> Result<(), BackendError> {
+        let _ = (volume, paths, info);
         Ok(())
     }
 

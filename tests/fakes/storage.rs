@@ -430,7 +430,12 @@ impl Backend for FakeBackend {
         }
     }
 
-    async fn repair(&self, _volume: &HostVolume, paths: &[TargetPath]) -> Result<(), BackendError> {
+    async fn repair(
+        &self,
+        _volume: &HostVolume,
+        paths: &[TargetPath],
+        _info: Option<&Protocol>,
+    ) -> Result<(), BackendError> {
         self.pass("backend.repair", Moment::Before).await?;
         for path in paths {
             self.world.state().down.remove(&path.portal);

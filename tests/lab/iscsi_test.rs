@@ -303,7 +303,7 @@ fn silent_and_absent(lab: &Lab) -> Result<()> {
         "volattach detach a && ! volattach show a",
         Duration::from_secs(200),
     )?;
-    expect(lab, "0 sessions 0 disks 0 maps")
+    logged_out(lab)
 }
 
 /// What is in the host's cache of a silent target's disk does not go without a word; by force it does.
@@ -338,6 +338,16 @@ fn unwritten(lab: &Lab, agent: &Agent<'_>, targets: &Targets<'_>) -> Result<()> 
     node.wait(
         "the volume is disconnected",
         "volattach disconnect w && ! volattach show w",
+        Duration::from_secs(200),
+    )?;
+    logged_out(lab)
+}
+
+/// Waits for the session that the initiator did not end at once, as its target was silent: a detach does not wait for that.
+fn logged_out(lab: &Lab) -> Result<()> {
+    lab.node.wait(
+        "the session is gone",
+        "! ls -d /sys/class/iscsi_session/session*",
         Duration::from_secs(200),
     )?;
     expect(lab, "0 sessions 0 disks 0 maps")

@@ -448,8 +448,18 @@ impl Backend for IscsiBackend {
         self.makeable(volume).await
     }
 
-    async fn repair(&self, volume: &HostVolume, paths: &[TargetPath]) -> Result<(), BackendError> {
-        self.make_paths(volume, paths).await
+    async fn repair(
+        &self,
+        volume: &HostVolume,
+        paths: &[TargetPath],
+        info: Option<&Protocol>,
+    ) -> Result<(), BackendError> {
+        let its = volume.clone();
+        let chap = match info {
+            Some(info) => self::volume(info)?.chap.clone(),
+            None => read(self, move |own| own.login_of(&its)).await??,
+        };
+        self.make_paths(volume, paths, chap.as_ref()).await
     }
 
     async fn disconnect(&self, volume: &HostVolume, how: &Release) -> Result<(), BackendError> {
@@ -463,7 +473,7 @@ impl Backend for IscsiBackend {
         if let Some(device) = volume.found.protected_device()
             && !how.keeps_read_only
         {
-            match self.find(volume).await? == Presence::Present {
+            match self.find(volume).await?.is_connected() {
                 true => {
                     let unset = self.protected.unset(&self.workers, device, how.force);
                     unset.await?;

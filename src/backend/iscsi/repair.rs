@@ -123,7 +123,7 @@ impl IscsiBackend {
     }
 
     /// The login by which the volume's sessions were made. Not those of the volume's other portals: another caller may have made these.
-    fn login_of(&self, volume: &HostVolume) -> Result<Option<Chap>, BackendError> {
+    pub(super) fn login_of(&self, volume: &HostVolume) -> Result<Option<Chap>, BackendError> {
         let paths = paths_of(volume)?;
         let units = self.units(paths, volume.identity());
         let its = |(path, unit): &&(TargetPath, Unit)| {
@@ -154,12 +154,9 @@ impl IscsiBackend {
         &self,
         volume: &HostVolume,
         paths: &[TargetPath],
+        chap: Option<&Chap>,
     ) -> Result<(), BackendError> {
-        let its = volume.clone();
-        let chap = read(self, move |own| own.login_of(&its)).await??;
-        let made = paths
-            .iter()
-            .map(|path| self.make_path(volume, path, chap.as_ref()));
+        let made = paths.iter().map(|path| self.make_path(volume, path, chap));
         let mut errors = Vec::new();
         for (path, outcome) in paths.iter().zip(join_all(made).await) {
             match outcome {

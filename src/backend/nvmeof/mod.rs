@@ -426,7 +426,12 @@ impl Backend for NvmeBackend {
         self.answering(volume).await
     }
 
-    async fn repair(&self, volume: &HostVolume, paths: &[TargetPath]) -> Result<(), BackendError> {
+    async fn repair(
+        &self,
+        volume: &HostVolume,
+        paths: &[TargetPath],
+        _info: Option<&Protocol>,
+    ) -> Result<(), BackendError> {
         self.make_paths(volume, paths).await
     }
 

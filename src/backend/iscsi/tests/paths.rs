@@ -101,7 +101,8 @@ fn iscsiadm(dir: &Path, portal: &str) -> String {
             cat "nodes/iqn.a/{address},{port}" >>record
             mkdir -p $class $connection
             echo {address} >$connection/persistent_address; echo {port} >$connection/persistent_port
-            cp class/iscsi_session/session7/[!d]* $class; ln -s {dir}/$session $class/device;;
+            cp class/iscsi_session/session7/[!d]* $class; echo u >$class/username; echo hunter2 >$class/password
+            ln -s {dir}/$session $class/device;;
         *--logout) rm -r $class devices/platform/host3;;
         esac"#
     )
@@ -187,7 +188,7 @@ async fn a_path_is_made_once_its_portal_answers_by_the_login_of_the_others() {
     host.map(WWID);
     let paths = backend.repairable(&volume).await.unwrap();
     assert_eq!(paths, target_of(&volume.plan).unwrap().paths[1..]);
-    backend.repair(&volume, &paths).await.unwrap();
+    backend.repair(&volume, &paths, None).await.unwrap();
     assert_eq!(host.presence().await, Presence::Present);
     assert_eq!(backend.repairable(&volume).await.unwrap(), []);
     assert!(host.asked("add path sdb"));
@@ -217,11 +218,11 @@ async fn a_disk_outside_of_the_map_is_no_path_and_taken_in_again() {
     let _served = host.serve();
     host.map(WWID);
     let paths = backend.repairable(&volume).await.unwrap();
-    backend.repair(&volume, &paths).await.unwrap();
+    backend.repair(&volume, &paths, None).await.unwrap();
     fs::remove_dir(host.dir().join("block/dm-0/slaves/sdb")).unwrap();
     assert_eq!(host.presence().await, ONE_OF_TWO);
     let paths = backend.repairable(&volume).await.unwrap();
-    backend.repair(&volume, &paths).await.unwrap();
+    backend.repair(&volume, &paths, None).await.unwrap();
     assert_eq!(host.presence().await, Presence::Present);
     assert_eq!(host.log("calls").lines().count(), 1, "one login");
 }
@@ -233,7 +234,7 @@ async fn another_volume_is_never_made_a_path() {
     let _served = host.serve();
     host.map("36001405198dea392afc21d0700000000");
     let paths = backend.repairable(&volume).await.unwrap();
-    let error = backend.repair(&volume, &paths).await.unwrap_err();
+    let error = backend.repair(&volume, &paths, None).await.unwrap_err();
     assert_eq!(error.reason(), Reason::DeviceIdentity, "{error}");
     assert!(!host.asked("add path sdb"));
     assert!(!host.dir().join("block/sdb").exists(), "the disk is left");
@@ -250,7 +251,7 @@ async fn a_path_is_not_made_for_a_map_that_the_guest_does_not_use() {
     for device in ["/dev/sda", "/dev/dm-1"] {
         let volume = connected(plan.clone(), device, WWID);
         let paths = &target_of(&plan).unwrap().paths[1..];
-        let error = host.backend.repair(&volume, paths).await.unwrap_err();
+        let error = host.backend.repair(&volume, paths, None).await.unwrap_err();
         assert_eq!(error.reason(), Reason::MultipathFailed, "{error}");
         assert!(!host.asked("add path sdb") && !host.has_second_session());
     }
@@ -264,10 +265,15 @@ async fn without_a_session_only_the_caller_can_log_in() {
     fs::remove_file(session.join("password")).unwrap();
     let volume = host.volume();
     let paths = host.backend.repairable(&volume).await.unwrap();
-    let error = host.backend.repair(&volume, &paths).await.unwrap_err();
+    let error = host.backend.repair(&volume, &paths, None).await.unwrap_err();
     assert_eq!(error.reason(), Reason::LoginFailed);
     assert!(error.to_string().contains("by the same request"), "{error}");
     assert!(!host.has_second_session());
+    host.map(WWID);
+    let given = host.info();
+    let repaired = host.backend.repair(&volume, &paths, Some(&given)).await;
+    repaired.unwrap();
+    assert!(host.has_second_session() && host.asked("add path sdb"));
 }
 
 /// A portal that does not show the LUN costs a short grace, not the `device_timeout` of ten minutes.

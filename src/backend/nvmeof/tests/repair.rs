@@ -151,7 +151,7 @@ async fn a_path_that_is_made_again_is_verified_and_ours() {
     // Journaled before the repair.
     let others = tree.of_others(&volume.plan).await;
     volume.found.controllers_of_others = others;
-    tree.backend.repair(&volume, &paths).await.unwrap();
+    tree.backend.repair(&volume, &paths, None).await.unwrap();
     assert_eq!(found(&tree, &volume).await, Presence::Present);
     assert_eq!(tree.ours(&volume).await, ["nvme0", "nvme1"]);
     assert!(tree.of_others(&volume.plan).await.is_empty());
@@ -170,7 +170,7 @@ async fn a_path_that_is_made_again_is_verified_and_ours() {
 async fn a_path_that_another_program_makes_meanwhile_stays_theirs() {
     let faster = r#"{"failed":{"step":"connect","errno":114}}"#;
     let (tree, volume, paths) = one_path_less(faster, &namespace(UUID)).await;
-    tree.backend.repair(&volume, &paths).await.unwrap();
+    tree.backend.repair(&volume, &paths, None).await.unwrap();
     assert_eq!(found(&tree, &volume).await, Presence::Present);
     assert_eq!(tree.ours(&volume).await, ["nvme0"]);
     assert_eq!(tree.of_others(&volume.plan).await, [tree.id("nvme1")]);
@@ -179,14 +179,14 @@ async fn a_path_that_another_program_makes_meanwhile_stays_theirs() {
 #[tokio::test]
 async fn a_new_path_to_another_volume_is_taken_away() {
     let (tree, volume, paths) = one_path_less(DONE, &namespace(OTHER)).await;
-    let repaired = tree.backend.repair(&volume, &paths).await;
+    let repaired = tree.backend.repair(&volume, &paths, None).await;
     assert_eq!(repaired.unwrap_err().reason(), Reason::DeviceIdentity);
     assert_eq!(found(&tree, &volume).await, of_two(1));
     assert_eq!(tree.ours(&volume).await, ["nvme0"]);
     // One that does not answer stays, and is told.
     let silent = r#"{"failed":{"step":"ask","errno":5}}"#;
     let (tree, volume, paths) = one_path_less(DONE, silent).await;
-    tree.backend.repair(&volume, &paths).await.unwrap_err();
+    tree.backend.repair(&volume, &paths, None).await.unwrap_err();
     assert_eq!(tree.ours(&volume).await, ["nvme0", "nvme1"]);
 }
 
@@ -194,7 +194,7 @@ async fn a_new_path_to_another_volume_is_taken_away() {
 async fn a_path_that_cannot_be_made_leaves_nothing() {
     let refused = r#"{"failed":{"step":"connect","errno":5}}"#;
     let (tree, volume, paths) = one_path_less(refused, DONE).await;
-    let repaired = tree.backend.repair(&volume, &paths).await;
+    let repaired = tree.backend.repair(&volume, &paths, None).await;
     assert_eq!(repaired.unwrap_err().reason(), Reason::LoginFailed);
     // A controller that appears there afterwards is another program's.
     assert_eq!(tree.ours(&volume).await, ["nvme0"]);
