@@ -21,7 +21,7 @@ use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 use volattach::config;
 use volattach::libvirt::{
-    DeviceGone, DomainView, Hypervisor, HypervisorError, Libvirt, Unplug, plan_disk,
+    DomainEnd, DomainEvent, DomainView, Hypervisor, HypervisorError, Libvirt, Unplug, plan_disk,
 };
 use volattach::model::{
     Access, Bus, Cache, DiskOptions, DiskPlan, DiskSpec, DomainRef, ImageFormat, Reason, Scope,
@@ -187,9 +187,9 @@ async fn round_trip(volume: &str, bus: Bus, access: Access) -> (String, Vec<u8>)
     let event = timeout(LONG, events.recv()).await.unwrap().unwrap();
     assert_eq!(
         event,
-        DeviceGone {
+        DomainEvent::DiskGone {
             domain: rig.uuid,
-            alias: Some(plan.alias)
+            alias: plan.alias
         }
     );
     let image = fs::read(&spec.path).unwrap();
@@ -266,7 +266,14 @@ async fn a_guest_that_does_not_answer_keeps_its_disk_until_it_does() {
     rig.guest.domain.resume().unwrap();
     assert_eq!(wait.await, Unplug::Gone);
     let event = timeout(LONG, events.recv()).await.unwrap().unwrap();
-    assert_eq!(event.alias.as_deref(), Some("ua-volattach-slow"));
+    let alias = plan.alias;
+    assert_eq!(
+        event,
+        DomainEvent::DiskGone {
+            domain: rig.uuid,
+            alias
+        }
+    );
     rig.done();
 }
 
@@ -489,9 +496,9 @@ async fn a_domain_that_is_stopped_or_gone_has_no_live_disks() {
     let event = timeout(LONG, events.recv()).await.unwrap().unwrap();
     assert_eq!(
         event,
-        DeviceGone {
+        DomainEvent::Stopped {
             domain: uuid,
-            alias: None
+            end: DomainEnd::ShutOff
         }
     );
     assert_eq!(

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use fakes::{DOMAIN, Fault, OTHER_DOMAIN, World, attach, by_root, end, iscsi, smb};
 use volattach::attach::Engine;
+use volattach::libvirt::DomainEvent;
 use volattach::model::{PathCount, Reason, State};
 use volattach::reconcile;
 
@@ -71,11 +72,36 @@ async fn a_caller_is_served_while_a_round_waits() {
     engine.detach(by_root(end("a0"))).await.unwrap();
     assert!(!round.is_finished());
     let held = world.gate.disarm();
-    assert_eq!(held.as_deref(), Some("hypervisor.is_plugged Before"));
+    assert_eq!(held.as_deref(), Some("hypervisor.observe Before"));
     world.gate.release();
     round.await.unwrap();
     // What the round saw of a0 is old: nothing was done about it.
     assert_eq!(world.records().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn news_of_everything_during_a_round_is_one_more_round() {
+    let world = World::new();
+    let engine = world.engine();
+    attached(&engine, 0..6).await;
+    // Six finds, then the look at the domain.
+    world.gate.arm(6, Fault::Hold);
+    let reconciling = tokio::spawn({
+        let engine = engine.clone();
+        async move { reconcile::run(&engine).await }
+    });
+    world.gate.died().await;
+    let held = world.gate.disarm();
+    assert_eq!(held.as_deref(), Some("hypervisor.observe Before"));
+    world.report(DomainEvent::Missed);
+    // The clock is paused: it passes when nobody has anything else to do.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(world.state().domains_asked, []);
+    world.gate.release();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(world.state().domains_asked, [(DOMAIN, 6), (DOMAIN, 6)]);
+    engine.drain().await;
+    reconciling.await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,6 +8,8 @@ mod detach;
 mod fakes;
 #[path = "saga/identity.rs"]
 mod identity;
+#[path = "saga/life.rs"]
+mod life;
 #[path = "saga/lost.rs"]
 mod lost;
 #[path = "saga/orphans.rs"]
@@ -150,7 +152,7 @@ async fn a_call_is_not_turned_away_while_the_attachment_is_merely_looked_at() {
     };
     world.gate.died().await;
     let waits_at = world.gate.disarm();
-    assert_eq!(waits_at.as_deref(), Some("hypervisor.is_plugged Before"));
+    assert_eq!(waits_at.as_deref(), Some("hypervisor.observe Before"));
     engine.detach(by_root(end("a1"))).await.unwrap();
     // What it sees now is of a record that is no more.
     world.gate.release();

@@ -79,6 +79,7 @@ pub fn code(reason: Reason) -> Code {
         | Reason::DetachCancelled
         | Reason::BlockJobActive
         | Reason::DiskLost
+        | Reason::DomainGone
         | Reason::VolumeNotGrown
         | Reason::ShrinkRefused
         | Reason::ResizeUnsupported

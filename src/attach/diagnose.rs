@@ -216,7 +216,10 @@ fn of_record(record: &Record) -> Option<Finding> {
     let (what, reason) = (error.message, error.reason);
     let finding = match attachment.state {
         State::Lost => {
-            let mend = format!("{make} again by the same request, or {end}");
+            let mend = match reason == Reason::DomainGone {
+                true => end,
+                false => format!("{make} again by the same request, or {end}"),
+            };
             Finding::error(format!("lost: {what}"), mend)
         }
         State::Detaching => {

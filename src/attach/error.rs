@@ -181,9 +181,12 @@ pub enum Error {
     /// What was attached or connected is not there any more.
     #[error(
         "{}: attach it again (the same request makes it anew), or detach it",
-        match domain {
-            Some(domain) => format!("{domain} no longer has the disk of attachment {id}"),
-            None => format!("the connection of attachment {id} is gone from this host"),
+        match (domain, fate) {
+            (Some(domain), Some(fate)) => {
+                format!("{domain} {fate}, and no longer has the disk of attachment {id}")
+            }
+            (Some(domain), None) => format!("{domain} no longer has the disk of attachment {id}"),
+            (None, _) => format!("the connection of attachment {id} is gone from this host"),
         }
     )]
     Lost {
@@ -191,6 +194,20 @@ pub enum Error {
         id: AttachmentId,
         /// The domain that had it.
         domain: Option<Domain>,
+        /// What happened to the domain, as the verb of a sentence about it; `None`: nothing is known.
+        fate: Option<String>,
+    },
+    /// The domain of the attachment has left this host.
+    #[error(
+        "{domain} {fate}, and with it the disk of attachment {id}: detach it here; where the domain runs now, another attachment serves it"
+    )]
+    DomainGone {
+        /// The id.
+        id: AttachmentId,
+        /// The domain.
+        domain: Domain,
+        /// What happened to the domain, as the verb of a sentence about it.
+        fate: String,
     },
     /// The volume is smaller on its storage than it is to be.
     #[error(
@@ -282,6 +299,7 @@ impl Error {
             Self::UnplugRefused { .. } => Reason::UnplugRefused,
             Self::Cancelled { .. } => Reason::DetachCancelled,
             Self::Lost { .. } | Self::NothingToKeep { .. } => Reason::DiskLost,
+            Self::DomainGone { .. } => Reason::DomainGone,
             Self::NotGrown { .. } => Reason::VolumeNotGrown,
             Self::Shrink { .. } => Reason::ShrinkRefused,
             Self::ResizeUnsupported { .. } => Reason::ResizeUnsupported,

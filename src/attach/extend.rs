@@ -5,8 +5,8 @@
 
 use super::Error;
 use super::inner::Inner;
+use super::observe::{Observed, Reality};
 use super::request::ExtendRequest;
-use super::saga::lost;
 use crate::admission::Grant;
 use crate::journal::Step;
 use crate::model::{HostVolume, ImageFormat, State};
@@ -30,8 +30,9 @@ impl Inner {
                 return Err(Error::InProgress { id, state });
             }
         }
-        if !self.is_whole(&record).await? {
-            return Err(lost(&record));
+        let seen = self.observe(&record).await?;
+        if !seen.is_whole() {
+            return Err(seen.lost(&record));
         }
         let hypervisor = &self.parts.hypervisor;
         let shown = match &record.domain {
@@ -55,7 +56,7 @@ impl Inner {
         };
         let shown = hypervisor.resize(domain.uuid, &record.disk, bytes).await?;
         let Some(shown) = shown else {
-            return Err(lost(&record));
+            return Err(Observed::from(Reality::Broken).lost(&record));
         };
         tracing::info!(bytes = shown, "extended");
         Ok(shown)

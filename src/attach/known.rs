@@ -3,8 +3,8 @@
 use super::Error;
 use super::access::Decided;
 use super::inner::Inner;
+use super::observe::Reality;
 use super::request::{Asked, Wanted};
-use super::resume::Reality;
 use crate::backend::Backend;
 use crate::journal::Record;
 use crate::libvirt::{DomainView, HypervisorError};
@@ -32,8 +32,10 @@ impl Inner {
         match record.course.state() {
             State::Attached | State::Connected => {
                 self.check_domain(&record, &asked.wanted).await?;
-                match self.observe(&record).await? {
-                    Reality::Broken => return Ok(Some(Known::Lost(Box::new(record)))),
+                match self.observe(&record).await?.reality {
+                    Reality::Broken | Reality::Gone => {
+                        return Ok(Some(Known::Lost(Box::new(record))));
+                    }
                     Reality::Degraded => {
                         let info = &asked.wanted.info.protocol;
                         if let Err(error) = self.repair(&mut record, Some(info)).await {

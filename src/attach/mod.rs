@@ -30,6 +30,7 @@ mod guard;
 mod inner;
 mod known;
 mod make;
+mod observe;
 mod orphans;
 mod owners;
 mod permissions;
@@ -50,12 +51,14 @@ pub use diagnose::{Finding, Severity};
 pub use engine::Engine;
 pub use error::Error;
 pub use inner::Parts;
+pub(crate) use observe::told_loss;
+pub use observe::{Observed, Reality};
 pub use orphans::Orphan;
 pub use permissions::VolumePermissions;
 pub use plan::{AttachPlan, plan_attach};
 pub use request::{
     AttachRequest, ConnectRequest, EndRequest, ExtendRequest, Filter, ListQuery, PermissionsRequest,
 };
-pub use resume::{Action, Reality};
+pub use resume::Action;
 pub(crate) use round::Looked;
 pub use schedule::Full;

@@ -7,34 +7,12 @@ use tokio::sync::broadcast;
 use super::Error;
 use super::engine::Engine;
 use super::inner::Inner;
-use super::saga::{lost, told};
+use super::observe::{Observed, Reality};
+use super::saga::told;
 use super::steps::Why;
-use crate::backend::Presence;
 use crate::journal::{Direction, Key, Record};
-use crate::libvirt::{DeviceGone, in_background};
+use crate::libvirt::{DomainEvent, in_background};
 use crate::model::{AttachmentId, HostVolume};
-
-/// What was found: for an attachment to a domain its disk, else its connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reality {
-    /// It is there.
-    Whole,
-    /// It is there, but paths to the volume are missing, or as many work as the record does not say.
-    Degraded,
-    /// It is not.
-    Broken,
-}
-
-impl Reality {
-    /// What an attachment is that has everything, by a connection found like this.
-    pub(super) fn of(record: &Record, connection: Presence) -> Self {
-        let degraded = connection.degraded();
-        match degraded.is_none() && record.degraded.is_none() {
-            true => Self::Whole,
-            false => Self::Degraded,
-        }
-    }
-}
 
 /// What to do about a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +29,8 @@ pub enum Action {
     TellFound,
     /// Make the missing paths to the volume, and note how many work.
     Repair,
+    /// Its domain has another name now: note it.
+    Rename,
 }
 
 impl Engine {
@@ -95,14 +75,21 @@ impl Engine {
         Ok(())
     }
 
-    /// The records that the news is about.
+    /// The records that the news is about: of one disk, of its whole domain, or all.
     ///
     /// # Errors
     /// Where the journal fails.
-    pub(crate) async fn about(&self, gone: &DeviceGone) -> Result<Vec<AttachmentId>, Error> {
-        let key = Key::Domain(&gone.domain);
-        let mut records = self.0.parts.journal.of(key).await?;
-        if let Some(alias) = &gone.alias {
+    pub(crate) async fn about(&self, event: &DomainEvent) -> Result<Vec<AttachmentId>, Error> {
+        let (domain, disk) = match event {
+            DomainEvent::DiskGone { domain, alias } => (domain, Some(alias)),
+            DomainEvent::Started { domain }
+            | DomainEvent::Stopped { domain, .. }
+            | DomainEvent::Defined { domain }
+            | DomainEvent::Undefined { domain } => (domain, None),
+            DomainEvent::Missed => return self.ids().await,
+        };
+        let mut records = self.0.parts.journal.of(Key::Domain(domain)).await?;
+        if let Some(alias) = disk {
             records.retain(|record| *alias == record.disk.alias);
         }
         Ok(records.iter().map(|record| record.id.clone()).collect())
@@ -113,8 +100,8 @@ impl Engine {
         self.0.timers.due()
     }
 
-    /// Disks seen gone, as they go.
-    pub(crate) fn device_events(&self) -> broadcast::Receiver<DeviceGone> {
+    /// What happens to domains, in order.
+    pub(crate) fn domain_events(&self) -> broadcast::Receiver<DomainEvent> {
         self.0.parts.hypervisor.events()
     }
 
@@ -134,7 +121,7 @@ impl Engine {
     pub(crate) async fn settle(
         &self,
         id: AttachmentId,
-        decide: fn(&Record, Reality) -> Action,
+        decide: fn(&Record, &Observed) -> Action,
     ) -> Result<Action, Error> {
         let Some(seen) = self.0.parts.journal.get(&id).await? else {
             return Ok(Action::Nothing);
@@ -147,13 +134,14 @@ impl Engine {
             let _turn = self.0.looks.acquire().await;
             self.0.reality(&seen).await
         };
-        let action = decide(&seen, in_background(look).await?);
+        let observed = in_background(look).await?;
+        let action = decide(&seen, &observed);
         if action == Action::Nothing {
             return Ok(action);
         }
         let busy = self.enter(&id)?;
         let turn = match action {
-            Action::Undo => Some(self.0.work.try_reconcile(&seen)?),
+            Action::Undo | Action::Repair => Some(self.0.work.try_reconcile(&seen)?),
             // Touches nothing but the journal.
             _ => None,
         };
@@ -163,22 +151,30 @@ impl Engine {
                 return Ok(Action::Nothing);
             }
             // Boxed: the saga's state would make every future around it large.
-            Box::pin(engine.0.act(seen, action)).await
+            Box::pin(engine.0.act(seen, action, &observed)).await
         };
         self.run_in(busy, turn, in_background(act)).await
     }
 }
 
 impl Inner {
-    async fn reality(&self, record: &Record) -> Result<Reality, Error> {
+    async fn reality(&self, record: &Record) -> Result<Observed, Error> {
         // What goes backward is looked at step by step: a libvirt that is down must not keep a share mounted.
         match record.course.direction() {
             Direction::Forward => self.observe(record).await,
-            Direction::Backward => Ok(Reality::Broken),
+            Direction::Backward => Ok(Reality::Broken.into()),
         }
     }
 
-    async fn act(&self, mut record: Record, action: Action) -> Result<Action, Error> {
+    async fn act(
+        &self,
+        mut record: Record,
+        action: Action,
+        observed: &Observed,
+    ) -> Result<Action, Error> {
+        if let Some(name) = &observed.name {
+            record.domain_named(name);
+        }
         match action {
             Action::Nothing => {}
             Action::Complete | Action::TellFound => {
@@ -186,10 +182,11 @@ impl Inner {
                 self.put(&record).await?;
             }
             Action::TellLost => {
-                record.lost(told(&lost(&record)));
+                record.lost(told(&observed.lost(&record)));
                 self.put(&record).await?;
             }
             Action::Repair => self.repair(&mut record, None).await?,
+            Action::Rename => self.put(&record).await?,
             Action::Undo => self.backward(record, Why::CleanUp).await?,
         }
         Ok(action)

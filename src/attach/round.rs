@@ -14,7 +14,8 @@ use uuid::Uuid;
 use super::Error;
 use super::engine::Engine;
 use super::inner::Inner;
-use super::resume::{Action, Reality};
+use super::observe::{Observed, of_connection, unseen};
+use super::resume::Action;
 use crate::backend::{BackendError, Presence};
 use crate::journal::{Direction, Record};
 use crate::libvirt::in_background;
@@ -35,7 +36,10 @@ pub(crate) enum Looked {
 }
 
 /// A function that decides what to do about a record.
-type Decide = fn(&Record, Reality) -> Action;
+type Decide = fn(&Record, &Observed) -> Action;
+
+/// A record, and what was found of its connection.
+type Connected = (Arc<Record>, Presence);
 
 impl Engine {
     /// Looks at these records; yields each as soon as its own domain was looked at.
@@ -67,20 +71,16 @@ impl Engine {
             }
         }
         looked.extend(wanted.into_iter().map(|id| (id, without)));
-        let mut domains: BTreeMap<Uuid, Vec<(Arc<Record>, Presence)>> = BTreeMap::new();
+        let mut domains: BTreeMap<Uuid, Vec<Connected>> = BTreeMap::new();
         for (record, found) in self.0.find_all(forward).await {
             match (found, &record.domain) {
-                (Ok(found), Some(domain))
-                    if found.is_connected() && record.disk.sequence == record.host.sequence() =>
-                {
-                    domains
-                        .entry(domain.uuid)
-                        .or_default()
-                        .push((record, found));
+                (Ok(found), Some(domain)) => {
+                    let its = domains.entry(domain.uuid).or_default();
+                    its.push((record, found));
                 }
-                (Ok(found), domain) => {
-                    let is_whole = found.is_connected() && domain.is_none();
-                    looked.push(judge(&record, found, is_whole, decide));
+                (Ok(found), None) => {
+                    let seen = of_connection(&record, found);
+                    looked.push(judge(&record, &seen, decide));
                 }
                 (Err(error), _) => {
                     tracing::warn!(attachment = %record.id, reason = %error.reason(), error = %error.chain(), "not looked at");
@@ -129,44 +129,41 @@ impl Inner {
         join_all(finds).await.into_iter().flatten().collect()
     }
 
-    /// Looks at a domain with all these records, whose connections exist.
+    /// Looks at a domain with all these records.
     async fn look_at_domain(
         &self,
         domain: Uuid,
-        records: Vec<(Arc<Record>, Presence)>,
+        records: Vec<Connected>,
         decide: Decide,
     ) -> Vec<(AttachmentId, Looked)> {
         let _turn = self.looks.acquire().await;
         let disks: Vec<DiskPlan> = records.iter().map(|(it, _)| it.disk.clone()).collect();
-        let look = self.parts.hypervisor.are_plugged(domain, &disks);
+        let look = self.parts.hypervisor.observe(domain, &disks);
         match in_background(look).await {
-            Ok(plugged) => {
-                let each = records.into_iter().zip(plugged);
-                each.map(|((record, found), is_plugged)| judge(&record, found, is_plugged, decide))
-                    .collect()
+            Ok(seen) => {
+                let each = records.iter().zip(&seen.plugged);
+                each.map(|((record, connection), is_plugged)| {
+                    let seen = Observed::of_domain(&seen, record, *connection, *is_plugged);
+                    judge(record, &seen, decide)
+                })
+                .collect()
             }
             Err(error) => {
                 let error = Error::from(error);
                 tracing::warn!(%domain, reason = %error.reason(), error = %error.chain(), "not looked at");
-                let each = records.into_iter();
-                each.map(|(record, _)| (record.id.clone(), Looked::Unseen))
-                    .collect()
+                let each = records.iter();
+                each.map(|(record, connection)| match unseen(record, *connection) {
+                    Some(seen) => judge(record, &seen, decide),
+                    None => (record.id.clone(), Looked::Unseen),
+                })
+                .collect()
             }
         }
     }
 }
 
-fn judge(
-    record: &Record,
-    connection: Presence,
-    is_whole: bool,
-    decide: Decide,
-) -> (AttachmentId, Looked) {
-    let reality = match is_whole {
-        true => Reality::of(record, connection),
-        false => Reality::Broken,
-    };
-    let looked = match decide(record, reality) {
+fn judge(record: &Record, seen: &Observed, decide: Decide) -> (AttachmentId, Looked) {
+    let looked = match decide(record, seen) {
         Action::Nothing => Looked::Settled,
         _ => Looked::Unsettled,
     };

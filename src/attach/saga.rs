@@ -2,6 +2,7 @@
 
 use super::Error;
 use super::inner::Inner;
+use super::observe::{Observed, Reality};
 use super::steps::{self, Forward, Held, Why};
 use super::work::{in_time, passed};
 use crate::journal::{Kind, Record, Step};
@@ -30,7 +31,7 @@ impl Inner {
         tracing::warn!(reason = %cause.reason(), error = %cause.chain(), "still lost");
         let message = format!(
             "{}; the last time that failed: {}",
-            lost(&record).chain(),
+            Observed::from(Reality::Broken).lost(&record).chain(),
             cause.chain()
         );
         record.lost(AttachmentError {
@@ -158,14 +159,6 @@ fn is_refusal(error: &Error) -> bool {
         error.reason(),
         Reason::UnplugRefused | Reason::BlockJobActive
     )
-}
-
-/// The error of an attachment that is no longer whole.
-pub(super) fn lost(record: &Record) -> Error {
-    Error::Lost {
-        id: record.id.clone(),
-        domain: record.domain.clone(),
-    }
 }
 
 /// The error as the journal keeps it.

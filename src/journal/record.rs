@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{
     AccessDecision, Attachment, AttachmentError, AttachmentId, DiskPlan, Domain, Holder,
-    HostVolume, PathCount, Reason, State, Use, VolumeId, VolumeRights,
+    HostVolume, PathCount, State, Use, VolumeId, VolumeRights,
 };
 
 /// Which pair of calls an attachment belongs to.
@@ -260,7 +260,7 @@ impl Record {
     /// Where the attachment stands as the world sees it: `Lost` for one that is to be whole and is not.
     fn state(&self) -> State {
         let error = self.course.error.as_ref();
-        let lost = error.is_some_and(|error| error.reason == Reason::DiskLost);
+        let lost = error.is_some_and(|error| error.loss().is_some());
         match self.course.state {
             State::Attached | State::Connected if lost => State::Lost,
             state => state,

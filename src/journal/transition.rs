@@ -66,6 +66,13 @@ impl Record {
         self.course.updated = SystemTime::now();
     }
 
+    /// Notes the name that the domain has now: the domain is the same, as its UUID is.
+    pub fn domain_named(&mut self, name: &str) {
+        if let Some(domain) = &mut self.domain {
+            name.clone_into(&mut domain.name);
+        }
+    }
+
     /// Turns the direction after a failed step: begun steps are to be undone.
     pub fn given_up(&mut self, error: AttachmentError) {
         self.course.direction = Direction::Backward;

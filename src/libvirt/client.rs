@@ -14,6 +14,7 @@ use virt_sys as sys;
 
 use super::documents::{lookup, read_documents, shows};
 use super::error::{HypervisorError, LibvirtError};
+use super::event::{DomainEnd, DomainEvent, Ends, ObservedDomain};
 use super::explain::explain;
 use super::pool::{CallError, Pool};
 use super::raw::{self, Event};
@@ -21,7 +22,7 @@ use super::size::{self, Grown};
 use super::unplugs::Unplugs;
 use super::view::DomainView;
 use super::xen::Xen;
-use super::{DeviceGone, Hypervisor, Unplug, UnplugRequest};
+use super::{Hypervisor, Unplug, UnplugRequest};
 use crate::config;
 use crate::model::{Dialect, DiskPlan, DomainRef, Reason, Scope};
 
@@ -37,8 +38,9 @@ pub struct Libvirt {
     pool: Pool,
     xen: Xen,
     unplugs: Arc<Unplugs>,
+    ends: Arc<Ends>,
     events: broadcast::Sender<Event>,
-    gone: broadcast::Sender<DeviceGone>,
+    news: broadcast::Sender<DomainEvent>,
 }
 
 impl Libvirt {
@@ -47,25 +49,30 @@ impl Libvirt {
     #[must_use]
     pub fn new(settings: &config::Libvirt) -> Self {
         let (events, _) = broadcast::channel(EVENTS);
-        let (gone, _) = broadcast::channel(EVENTS);
+        let (news, _) = broadcast::channel(EVENTS);
         let unplugs = Arc::new(Unplugs::default());
+        let ends = Arc::new(Ends::default());
         let sink = {
-            let (unplugs, events, gone) = (Arc::clone(&unplugs), events.clone(), gone.clone());
+            let (unplugs, ends) = (Arc::clone(&unplugs), Arc::clone(&ends));
+            let (events, news) = (events.clone(), news.clone());
             Arc::new(move |event: Event| {
                 debug!(?event, "libvirt event");
                 unplugs.note(&event);
-                if let Some(device) = event.gone() {
-                    let _ = gone.send(device); // nobody listening is fine
+                if let Event::Domain(event) = &event {
+                    // Before anybody looks because of the event.
+                    ends.note(event);
+                    let _ = news.send(event.clone()); // nobody listening is fine
                 }
                 let _ = events.send(event);
             })
         };
         Self {
             pool: Pool::new(settings, sink),
-            xen: Xen::new(gone.clone()),
+            xen: Xen::new(news.clone()),
             unplugs,
+            ends,
             events,
-            gone,
+            news,
         }
     }
 
@@ -228,11 +235,13 @@ impl Hypervisor for Libvirt {
             .map_err(|error| failed("list the domains", all, error))
     }
 
-    async fn are_plugged(
+    async fn observe(
         &self,
         domain: Uuid,
         disks: &[DiskPlan],
-    ) -> Result<Vec<bool>, HypervisorError> {
+    ) -> Result<ObservedDomain, HypervisorError> {
+        // Before the look: an end that comes meanwhile is not explained away by what the look found.
+        let earlier_end = self.ends.of(domain);
         let any = |part: fn(Scope) -> bool| disks.iter().any(|disk| part(disk.scope));
         let scope = match (any(Scope::live), any(Scope::config)) {
             (true, true) => Scope::LiveAndConfig,
@@ -250,7 +259,24 @@ impl Hypervisor for Libvirt {
                 shown => shown.is_some(),
             });
         }
-        Ok(plugged)
+        let running = view.as_ref().is_some_and(|view| view.running);
+        if let Some(end) = earlier_end
+            && running
+            && plugged.iter().all(|is_plugged| *is_plugged)
+        {
+            self.ends.forget(end);
+        }
+        let kept = view.as_ref().and_then(|view| view.ended);
+        let last = self.ends.of(domain).map(|last| last.end);
+        // A persistent configuration that exists outlives every other end.
+        let explains =
+            |end: &DomainEnd| scope.live() || view.is_none() || *end == DomainEnd::Undefined;
+        Ok(ObservedDomain {
+            end: kept.or(last).filter(explains),
+            name: view.map(|view| view.domain.name),
+            running,
+            plugged,
+        })
     }
 
     async fn has_disk(&self, domain: Uuid, disk: &DiskPlan) -> Result<bool, HypervisorError> {
@@ -442,8 +468,8 @@ impl Hypervisor for Libvirt {
         }
     }
 
-    fn events(&self) -> broadcast::Receiver<DeviceGone> {
-        self.gone.subscribe()
+    fn events(&self) -> broadcast::Receiver<DomainEvent> {
+        self.news.subscribe()
     }
 }
 

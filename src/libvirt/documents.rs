@@ -2,11 +2,13 @@
 
 use uuid::Uuid;
 use virt::connect::Connect;
-use virt::domain::Domain as VirtDomain;
+use virt::domain::{Domain as VirtDomain, DomainStateReason, DomainStateReasonEnum};
+use virt::enumutil::Enum;
 use virt::error::Error;
 use virt_sys as sys;
 
 use super::error::HypervisorError;
+use super::event::DomainEnd;
 use super::view::{self, Devices, DomainView};
 use super::xml::Element;
 use crate::model::{DiskPlan, Domain, DomainRef, Scope};
@@ -17,6 +19,7 @@ pub(super) struct Documents {
     live: Option<String>,
     config: Option<String>,
     paused: bool,
+    ended: Option<DomainEnd>,
 }
 
 impl Documents {
@@ -46,10 +49,25 @@ impl Documents {
             device_model: true,
             running: live.is_some(),
             persistent: config.is_some(),
+            ended: self.ended.filter(|_| live.is_none()),
             live: live.as_ref().map(Devices::of).unwrap_or_default(),
             config: config.as_ref().map(Devices::of).unwrap_or_default(),
             domain: self.domain,
         })
+    }
+}
+
+/// How a domain ended, by the reason of its state. `None`: it runs, or libvirt was started since and has forgotten.
+fn ended_by(reason: DomainStateReasonEnum) -> Option<DomainEnd> {
+    let Enum::Known(DomainStateReason::Shutoff(reason)) = reason else {
+        return None;
+    };
+    match reason.to_raw() {
+        sys::VIR_DOMAIN_SHUTOFF_UNKNOWN => None,
+        sys::VIR_DOMAIN_SHUTOFF_CRASHED => Some(DomainEnd::Crashed),
+        sys::VIR_DOMAIN_SHUTOFF_MIGRATED => Some(DomainEnd::Migrated),
+        sys::VIR_DOMAIN_SHUTOFF_SAVED => Some(DomainEnd::Saved),
+        _ => Some(DomainEnd::ShutOff),
     }
 }
 
@@ -85,9 +103,12 @@ pub(super) fn read_documents(
     let xen = live
         .as_deref()
         .is_some_and(|document| document.starts_with("<domain type='xen'"));
-    let paused = xen && domain.state()?.0.to_raw() == sys::VIR_DOMAIN_PAUSED;
+    // The number is known without a round trip.
+    let stopped = live.is_some() && domain.id().is_none();
+    let state = (xen || stopped).then(|| domain.state()).transpose()?;
     Ok(Documents {
-        paused,
+        paused: state.is_some_and(|(state, _)| state.to_raw() == sys::VIR_DOMAIN_PAUSED),
+        ended: state.and_then(|(_, reason)| ended_by(reason)),
         domain: Domain {
             uuid: domain.uuid()?,
             name: domain.name()?,

@@ -9,6 +9,7 @@ mod connection;
 mod disk;
 mod documents;
 mod error;
+mod event;
 mod explain;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
@@ -25,6 +26,7 @@ mod xml;
 pub use client::Libvirt;
 pub use connection::run_event_loop;
 pub use error::{HypervisorError, LibvirtError};
+pub use event::{DomainEnd, DomainEvent, ObservedDomain};
 pub use plan::{check_state, plan_disk};
 pub use turns::{in_background, is_in_background};
 pub use view::{Devices, DiskView, DomainView};
@@ -58,15 +60,6 @@ pub enum UnplugRequest {
     Busy,
 }
 
-/// A disk was seen gone from a domain, or the domain stopped (`alias` is `None`).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeviceGone {
-    /// The domain.
-    pub domain: Uuid,
-    /// The device; `None`: every device, since the domain stopped.
-    pub alias: Option<String>,
-}
-
 /// Where hot-plug happens.
 #[async_trait]
 pub trait Hypervisor: Send + Sync {
@@ -85,16 +78,16 @@ pub trait Hypervisor: Send + Sync {
     /// Whether every configuration in the disk's scope has the disk as [`Hypervisor::plug`] left it. A domain that is gone has no disks; a
     /// domain that is shut off has those of its persistent configuration.
     async fn is_plugged(&self, domain: Uuid, disk: &DiskPlan) -> Result<bool, HypervisorError> {
-        let plugged = self.are_plugged(domain, std::slice::from_ref(disk)).await?;
-        Ok(plugged == [true])
+        let observed = self.observe(domain, std::slice::from_ref(disk)).await?;
+        Ok(observed.plugged == [true])
     }
 
-    /// The same of many disks, in their order, from one look at the domain.
-    async fn are_plugged(
+    /// The same of many disks, in their order, with the domain's name and how the domain ended, from one look at the domain.
+    async fn observe(
         &self,
         domain: Uuid,
         disks: &[DiskPlan],
-    ) -> Result<Vec<bool>, HypervisorError>;
+    ) -> Result<ObservedDomain, HypervisorError>;
 
     /// Whether anything of the disk is left in any configuration of its scope, or about to come.
     async fn has_disk(&self, domain: Uuid, disk: &DiskPlan) -> Result<bool, HypervisorError>;
@@ -153,7 +146,7 @@ pub trait Hypervisor: Send + Sync {
         bytes: u64,
     ) -> Result<Option<u64>, HypervisorError>;
 
-    /// Disks seen gone, as they go. While libvirt cannot be reached some are missed: look with
-    /// [`Hypervisor::has_disk`] from time to time.
-    fn events(&self) -> broadcast::Receiver<DeviceGone>;
+    /// What happens to domains, in order. While libvirt cannot be reached some events are missed, and [`DomainEvent::Missed`] comes when
+    /// it is reached again: look at everything then.
+    fn events(&self) -> broadcast::Receiver<DomainEvent>;
 }

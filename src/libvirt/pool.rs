@@ -10,19 +10,20 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::{Mutex as AsyncMutex, Notify, oneshot};
 use tokio::task::{AbortHandle, spawn_blocking};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 use virt::connect::Connect;
 use virt::error::Error;
 
 use super::connection::Connection;
 use super::error::{HypervisorError, LibvirtError};
-use super::raw::EventSink;
+use super::event::DomainEvent;
+use super::raw::{Event, EventSink};
 use super::turns::Turns;
 use crate::config;
 use crate::model::Dialect;
@@ -59,6 +60,8 @@ struct Shared {
     /// Domains with calls past their deadline, and how many.
     overdue: Mutex<HashMap<String, usize>>,
     events: EventSink,
+    /// Notified when the connection that carries the events was opened, by whatever call.
+    opened: Notify,
     closed: Arc<Notify>,
 }
 
@@ -118,6 +121,7 @@ impl Pool {
             slots: (0..connections).map(|_| Slot::default()).collect(),
             turns: Turns::new(CONNECTIONS * CALLS),
             events,
+            opened: Notify::new(),
             closed: Arc::default(),
         });
         let keeper = tokio::spawn(keep_events(Arc::clone(&shared))).abort_handle();
@@ -234,8 +238,13 @@ impl Shared {
         }
     }
 
-    /// An idle open connection, or else one to open, or else the least busy.
+    /// An idle open connection, or else one to open, or else the least busy. Before libvirt was reached the one that carries the events:
+    /// what happens to a domain after the first look at the domain is reported.
     fn choose(self: &Arc<Self>) -> Call {
+        let usable = match self.dialect.get() {
+            Some(_) => self.slots.len(),
+            None => 1,
+        };
         let rank = |slot: &Slot| {
             let calls = slot.calls.load(Ordering::Relaxed);
             match (calls, slot.open.load(Ordering::Relaxed)) {
@@ -244,7 +253,7 @@ impl Shared {
                 (calls, _) => 1 + calls,
             }
         };
-        let ranked = self.slots.iter().enumerate();
+        let ranked = self.slots.iter().enumerate().take(usable);
         let slot = ranked
             .min_by_key(|(_, slot)| rank(slot))
             .map_or(0, |(n, _)| n);
@@ -293,6 +302,9 @@ impl Shared {
         };
         state.connection = Some(Arc::clone(&connection));
         slot.open.store(true, Ordering::Relaxed);
+        if index == 0 {
+            self.opened.notify_one();
+        }
         Ok(connection)
     }
 
@@ -315,15 +327,23 @@ impl Shared {
     }
 }
 
-/// Keeps the connection open that carries the events.
+/// Keeps the connection open that carries the events, and reports that events were missed each time another one carries them.
 async fn keep_events(shared: Arc<Shared>) {
     let mut pause = Duration::ZERO;
+    let mut last: Option<Weak<Connection>> = None;
     loop {
         match shared.connection(0).await {
-            Ok(_) => {
+            Ok(connection) => {
                 if !pause.is_zero() {
                     info!(uri = shared.uri, "connected to libvirt again");
                 }
+                let here = Arc::downgrade(&connection);
+                drop(connection);
+                let is_other = last.as_ref().is_some_and(|last| !last.ptr_eq(&here));
+                if is_other || !pause.is_zero() {
+                    (shared.events)(Event::Domain(DomainEvent::Missed));
+                }
+                last = Some(here);
                 pause = Duration::ZERO;
                 shared.closed.notified().await;
             }
@@ -335,7 +355,7 @@ async fn keep_events(shared: Arc<Shared>) {
                     );
                 }
                 pause = (pause * 2).clamp(Duration::from_secs(1), MAX_PAUSE);
-                sleep(pause).await;
+                let _ = timeout(pause, shared.opened.notified()).await;
             }
         }
     }

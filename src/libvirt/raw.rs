@@ -13,44 +13,23 @@ use virt::domain::Domain;
 use virt::error::Error;
 use virt_sys as sys;
 
-use super::DeviceGone;
+use super::event::{DomainEnd, DomainEvent};
 
-/// Something happened to a domain.
+/// Something that libvirt reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Event {
-    /// The guest let go of the device, and it is gone.
-    Removed { domain: Uuid, alias: String },
-    /// The guest or QEMU refused to let go of it.
+    /// An event for everybody.
+    Domain(DomainEvent),
+    /// The guest or QEMU refused to let go of a disk: for those who asked.
     RemovalFailed { domain: Uuid, alias: String },
-    /// The domain stopped running.
-    Stopped { domain: Uuid },
-    /// The domain's persistent configuration is gone.
-    Undefined { domain: Uuid },
 }
 
 impl Event {
     /// Whether a wait for that device should look again.
     pub(super) fn concerns(&self, of: Uuid, device: &str) -> bool {
         match self {
-            Self::Removed { domain, alias } | Self::RemovalFailed { domain, alias } => {
-                *domain == of && alias == device
-            }
-            Self::Stopped { domain } | Self::Undefined { domain } => *domain == of,
-        }
-    }
-
-    /// The disks that it tells are gone.
-    pub(super) fn gone(&self) -> Option<DeviceGone> {
-        match self {
-            Self::Removed { domain, alias } => Some(DeviceGone {
-                domain: *domain,
-                alias: Some(alias.clone()),
-            }),
-            Self::Stopped { domain } => Some(DeviceGone {
-                domain: *domain,
-                alias: None,
-            }),
-            Self::RemovalFailed { .. } | Self::Undefined { .. } => None,
+            Self::Domain(event) => event.concerns(of, device),
+            Self::RemovalFailed { domain, alias } => *domain == of && alias == device,
         }
     }
 }
@@ -203,7 +182,11 @@ unsafe extern "C" fn free<T>(opaque: *mut c_void) {
 ///
 /// # Safety
 /// `opaque` is a boxed [`EventSink`], and `domain` a valid domain.
-unsafe fn tell(domain: sys::virDomainPtr, opaque: *mut c_void, event: impl FnOnce(Uuid) -> Event) {
+unsafe fn tell(
+    domain: sys::virDomainPtr,
+    opaque: *mut c_void,
+    event: impl FnOnce(Uuid) -> Option<Event>,
+) {
     let mut uuid: [c_uchar; sys::VIR_UUID_BUFLEN as usize] = [0; sys::VIR_UUID_BUFLEN as usize];
     // SAFETY: libvirt's callbacks get a valid domain; the buffer has the length that libvirt writes.
     if unsafe { sys::virDomainGetUUID(domain, uuid.as_mut_ptr()) } < 0 {
@@ -211,8 +194,9 @@ unsafe fn tell(domain: sys::virDomainPtr, opaque: *mut c_void, event: impl FnOnc
     }
     // SAFETY: the caller's promise; libvirt keeps the box until it calls `free`.
     let sink = unsafe { &*opaque.cast::<EventSink>() };
-    let event = event(Uuid::from_bytes(uuid));
-    let _ = catch_unwind(AssertUnwindSafe(|| sink(event)));
+    if let Some(event) = event(Uuid::from_bytes(uuid)) {
+        let _ = catch_unwind(AssertUnwindSafe(|| sink(event)));
+    }
 }
 
 /// The alias as libvirt gives it.
@@ -235,7 +219,9 @@ unsafe extern "C" fn on_removed(
     // SAFETY: libvirt calls with a valid domain and alias, and the opaque pointer registered: a boxed EventSink.
     unsafe {
         let alias = text(alias);
-        tell(domain, opaque, |domain| Event::Removed { domain, alias });
+        tell(domain, opaque, |domain| {
+            Some(Event::Domain(DomainEvent::DiskGone { domain, alias }))
+        });
     }
 }
 
@@ -248,9 +234,8 @@ unsafe extern "C" fn on_removal_failed(
     // SAFETY: as in `on_removed`.
     unsafe {
         let alias = text(alias);
-        tell(domain, opaque, |domain| Event::RemovalFailed {
-            domain,
-            alias,
+        tell(domain, opaque, |domain| {
+            Some(Event::RemovalFailed { domain, alias })
         });
     }
 }
@@ -259,17 +244,51 @@ unsafe extern "C" fn on_lifecycle(
     _: sys::virConnectPtr,
     domain: sys::virDomainPtr,
     event: c_int,
-    _detail: c_int,
+    detail: c_int,
     opaque: *mut c_void,
 ) -> c_int {
-    let event = match u32::try_from(event) {
-        Ok(sys::VIR_DOMAIN_EVENT_STOPPED) => |domain| Event::Stopped { domain },
-        Ok(sys::VIR_DOMAIN_EVENT_UNDEFINED) => |domain| Event::Undefined { domain },
-        _ => return 0,
+    let (Ok(event), Ok(detail)) = (u32::try_from(event), u32::try_from(detail)) else {
+        return 0;
     };
     // SAFETY: as in `on_removed`.
-    unsafe { tell(domain, opaque, event) };
+    unsafe {
+        tell(domain, opaque, |domain| {
+            lifecycle_event(domain, event, detail).map(Event::Domain)
+        });
+    };
     0
+}
+
+/// The event of a `virDomainEventType` and its detail. `None`: no disk comes or goes by it, as when a domain is paused, for a migration
+/// too: it has its disks until it stops. A crash has its own event only before the domain stops, or is kept with its disks.
+fn lifecycle_event(domain: Uuid, event: u32, detail: u32) -> Option<DomainEvent> {
+    match event {
+        sys::VIR_DOMAIN_EVENT_STARTED => Some(DomainEvent::Started { domain }),
+        sys::VIR_DOMAIN_EVENT_STOPPED => {
+            let end = stopped_by(detail);
+            Some(DomainEvent::Stopped { domain, end })
+        }
+        sys::VIR_DOMAIN_EVENT_DEFINED => Some(DomainEvent::Defined { domain }),
+        // A rename undefines the old name, then defines the new one.
+        sys::VIR_DOMAIN_EVENT_UNDEFINED if detail == sys::VIR_DOMAIN_EVENT_UNDEFINED_RENAMED => {
+            None
+        }
+        sys::VIR_DOMAIN_EVENT_UNDEFINED => Some(DomainEvent::Undefined { domain }),
+        _ => None,
+    }
+}
+
+/// How a domain stopped, by a `virDomainEventStoppedDetailType`. libvirt's QEMU driver reports as failed a QEMU that ended without
+/// being asked to.
+fn stopped_by(detail: u32) -> DomainEnd {
+    match detail {
+        sys::VIR_DOMAIN_EVENT_STOPPED_CRASHED | sys::VIR_DOMAIN_EVENT_STOPPED_FAILED => {
+            DomainEnd::Crashed
+        }
+        sys::VIR_DOMAIN_EVENT_STOPPED_MIGRATED => DomainEnd::Migrated,
+        sys::VIR_DOMAIN_EVENT_STOPPED_SAVED => DomainEnd::Saved,
+        _ => DomainEnd::ShutOff,
+    }
 }
 
 unsafe extern "C" fn on_close(_: sys::virConnectPtr, reason: c_int, opaque: *mut c_void) {

@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
 
+use super::event::DomainEvent;
 use super::raw::Event;
 
 /// Unplugs under way, by domain and alias, and whether each was refused.
@@ -36,14 +37,16 @@ impl Unplugs {
     /// Takes note of an event. Refusals of what this process did not ask for are not its business.
     pub(super) fn note(&self, event: &Event) {
         match event {
-            Event::Removed { domain, alias } => self.forget(*domain, alias),
+            Event::Domain(DomainEvent::DiskGone { domain, alias }) => self.forget(*domain, alias),
             Event::RemovalFailed { domain, alias } => {
                 if let Some(refused) = self.lock().get_mut(&(*domain, alias.clone())) {
                     *refused = true;
                 }
             }
-            Event::Stopped { domain } => self.lock().retain(|(of, _), _| of != domain),
-            Event::Undefined { .. } => {}
+            Event::Domain(DomainEvent::Stopped { domain, .. }) => {
+                self.lock().retain(|(of, _), _| of != domain);
+            }
+            Event::Domain(_) => {}
         }
     }
 }
@@ -51,6 +54,7 @@ impl Unplugs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::libvirt::DomainEnd;
 
     #[test]
     fn a_refusal_counts_until_it_is_asked_again() {
@@ -69,7 +73,8 @@ mod tests {
 
         unplugs.ask(domain, "ua-v");
         assert!(!unplugs.is_refused(domain, "ua-v"));
-        unplugs.note(&Event::Stopped { domain });
+        let end = DomainEnd::ShutOff;
+        unplugs.note(&Event::Domain(DomainEvent::Stopped { domain, end }));
         assert!(unplugs.lock().is_empty());
     }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use uuid::Uuid;
 
+use super::event::DomainEnd;
 use super::xml::{Element, XmlError};
 use crate::model::{AttachmentId, Dialect, DiskAddress, DiskPlan, Domain, Scope};
 
@@ -28,6 +29,8 @@ pub struct DomainView {
     pub running: bool,
     /// Whether it has a persistent configuration, and the scope is about that.
     pub persistent: bool,
+    /// How a domain that does not run ended, if the scope is about running ones: as libvirt keeps it until libvirt's own next start.
+    pub ended: Option<DomainEnd>,
     /// What the running domain has; nothing where it does not run, or the scope is not about it.
     pub live: Devices,
     /// What the persistent configuration has; nothing where there is none, or the scope is not about it.
@@ -92,6 +95,7 @@ impl DomainView {
             device_model: true,
             running: true,
             persistent: true,
+            ended: None,
             live: devices.clone(),
             config: devices,
         }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
-    AccessDecision, AttachmentId, Holder, PathCount, RecordedReason, VolumeId, VolumeRights,
+    AccessDecision, AttachmentId, Holder, PathCount, Reason, RecordedReason, VolumeId, VolumeRights,
 };
 
 /// Where an attachment stands; see the diagram in [`crate::model`].
@@ -82,6 +82,17 @@ pub struct AttachmentError {
     pub reason: RecordedReason,
     /// The whole chain of causes, in words.
     pub message: String,
+}
+
+impl AttachmentError {
+    /// The reason, if the attachment is lost by it.
+    #[must_use]
+    pub fn loss(&self) -> Option<Reason> {
+        match self.reason {
+            RecordedReason::Known(reason @ (Reason::DiskLost | Reason::DomainGone)) => Some(reason),
+            _ => None,
+        }
+    }
 }
 
 /// One volume on one domain, or (connected only) on this host.

@@ -82,6 +82,8 @@ reasons! {
     BlockJobActive = "BLOCK_JOB_ACTIVE",
     /// The domain no longer has the disk: it was stopped, or somebody else unplugged it.
     DiskLost = "DISK_LOST",
+    /// The domain has left this host, and its disk with it: it was migrated away, or exists no more.
+    DomainGone = "DOMAIN_GONE",
     /// The storage has not grown the volume to the size asked for.
     VolumeNotGrown = "VOLUME_NOT_GROWN",
     /// The size asked for, or the volume's own, is smaller than what the guest sees.

@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tracing::Instrument;
 
-use crate::attach::{Action, Engine, Error, Looked, Reality};
+use crate::attach::{Action, Engine, Error, Looked, Observed, Reality, told_loss};
 use crate::journal::{Direction, Progress, Record, Step};
 use crate::model::{AttachmentId, Reason, State};
 use turns::Turns;
@@ -32,38 +32,31 @@ const INTERVAL: Duration = Duration::from_secs(60);
 /// How often guests are looked for that are to be asked again to release a disk.
 const ASK: Duration = Duration::from_secs(5);
 
+/// Records that are taken off a round at a time.
+const ENDED: usize = 4096;
+
 /// How often a record that a call is working on is looked at again before it is left to that call, and how soon.
 const BUSY_LOOKS: usize = 10;
 const BUSY: Duration = Duration::from_millis(500);
 
 /// Decides what to do about a record that no call is working on.
 #[must_use]
-pub fn decide(record: &Record, reality: Reality) -> Action {
+pub fn decide(record: &Record, seen: &Observed) -> Action {
     let course = &record.course;
-    let told_lost = course
-        .error()
-        .is_some_and(|error| error.reason == Reason::DiskLost);
-    match (course.direction(), course.state(), reality) {
+    let loss = match seen.reality {
+        Reality::Whole | Reality::Degraded => None,
+        Reality::Broken => Some(Reason::DiskLost),
+        Reality::Gone => Some(Reason::DomainGone),
+    };
+    match (course.direction(), course.state(), seen.reality) {
         (Direction::Backward, _, _) => Action::Undo,
-        (Direction::Forward, State::Attached | State::Connected, Reality::Whole) => {
-            if told_lost {
-                Action::TellFound
-            } else {
-                Action::Nothing
-            }
-        }
-        (Direction::Forward, State::Attached | State::Connected, Reality::Broken) => {
-            if told_lost {
-                Action::Nothing
-            } else {
+        (Direction::Forward, State::Attached | State::Connected, _) => {
+            if told_loss(record) == loss {
+                keep_up(record, seen)
+            } else if loss.is_some() {
                 Action::TellLost
-            }
-        }
-        (Direction::Forward, State::Attached | State::Connected, Reality::Degraded) => {
-            if told_lost {
-                Action::TellFound
             } else {
-                Action::Repair
+                Action::TellFound
             }
         }
         (Direction::Forward, _, Reality::Whole | Reality::Degraded)
@@ -72,6 +65,15 @@ pub fn decide(record: &Record, reality: Reality) -> Action {
             Action::Complete
         }
         (Direction::Forward, _, _) => Action::Undo,
+    }
+}
+
+/// Decides what to do about a record that is as it tells: its domain may have another name, its volume lack paths.
+fn keep_up(record: &Record, seen: &Observed) -> Action {
+    match (&record.domain, &seen.name, seen.reality) {
+        (Some(domain), Some(name), _) if domain.name != *name => Action::Rename,
+        (_, _, Reality::Degraded) => Action::Repair,
+        _ => Action::Nothing,
     }
 }
 
@@ -87,7 +89,7 @@ pub async fn once(engine: &Engine) {
 /// Records are settled beside each other and beside the loop: one whose server or guest is silent keeps neither the
 /// others waiting nor the news of them.
 pub async fn run(engine: &Engine) {
-    let mut events = engine.device_events();
+    let mut events = engine.domain_events();
     let mut clock = tokio::time::interval(INTERVAL);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut asks = tokio::time::interval(ASK);
@@ -95,6 +97,7 @@ pub async fn run(engine: &Engine) {
     let mut rounds = FuturesUnordered::new();
     let mut turns = Turns::default();
     let (done, mut ended) = mpsc::unbounded_channel();
+    let mut just_ended = Vec::new();
     let mut orphans = Vec::new();
     let mut reviews = tokio::time::interval(INTERVAL);
     reviews.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -118,12 +121,16 @@ pub async fn run(engine: &Engine) {
             _ = clock.tick() => turns.next(ids(engine.ids().await)),
             _ = asks.tick() => turns.due(engine.due_unplugs()),
             event = events.recv() => match event {
-                Ok(gone) => turns.news(ids(engine.about(&gone).await)),
+                Ok(event) => turns.news(ids(engine.about(&event).await)),
                 // News was missed: look at everything.
                 Err(RecvError::Lagged(_)) => turns.news(ids(engine.ids().await)),
                 Err(RecvError::Closed) => return,
             },
-            Some((id, settled)) = ended.recv() => turns.ended(id, settled),
+            // Together: news of everything during a round is one more round, not a round for each record.
+            _ = ended.recv_many(&mut just_ended, ENDED) => {
+                let each = just_ended.drain(..);
+                each.flat_map(|(id, settled)| turns.ended(id, settled)).collect()
+            }
             Some(()) = rounds.next() => continue,
         };
         if !ids.is_empty() {

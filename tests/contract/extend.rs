@@ -154,7 +154,7 @@ async fn what_failed_half_way_is_repeated() {
         struck,
         [
             "backend.find Before",
-            "hypervisor.is_plugged Before",
+            "hypervisor.observe Before",
             "hypervisor.size Before",
             "backend.extend Before",
             "hypervisor.resize Before",

@@ -9,6 +9,7 @@ use volattach::api::status::code;
 use volattach::api::v1;
 use volattach::auth::{Keystone, PeerCredentials};
 use volattach::config::Settings;
+use volattach::libvirt::DomainEnd;
 use volattach::model::{ImageFormat, Reason};
 use volattach::reconcile;
 
@@ -206,6 +207,13 @@ async fn meet(reason: Reason) -> Met {
         Reason::DiskLost => {
             attached(client, "a1").await;
             world.state().disks.clear();
+            reconcile::once(&server.engine).await;
+            let answer = client.get_attachment(get("a1")).await.unwrap();
+            Met::Attachment(Box::new(answer.into_inner()))
+        }
+        Reason::DomainGone => {
+            attached(client, "a1").await;
+            world.stop(DomainEnd::Migrated);
             reconcile::once(&server.engine).await;
             let answer = client.get_attachment(get("a1")).await.unwrap();
             Met::Attachment(Box::new(answer.into_inner()))

@@ -8,8 +8,8 @@ use tokio::sync::broadcast;
 use tokio::time::Instant;
 use uuid::Uuid;
 use volattach::libvirt::{
-    DeviceGone, Devices, DomainView, Hypervisor, HypervisorError, LibvirtError, Unplug,
-    UnplugRequest, is_in_background,
+    Devices, DomainEvent, DomainView, Hypervisor, HypervisorError, LibvirtError, ObservedDomain,
+    Unplug, UnplugRequest, is_in_background,
 };
 use volattach::model::{Dialect, DiskPlan, Domain, DomainRef, Reason, Scope};
 
@@ -84,7 +84,7 @@ impl Hypervisor for FakeHypervisor {
         }
         let uuid = match name {
             DomainRef::Uuid(uuid) if [DOMAIN, state.named].contains(uuid) => Some(*uuid),
-            DomainRef::Name(name) if name == "web" => Some(state.named),
+            DomainRef::Name(name) if *name == state.name => Some(state.named),
             _ => None,
         };
         let Some(uuid) = uuid.filter(|_| state.defined) else {
@@ -108,8 +108,9 @@ impl Hypervisor for FakeHypervisor {
         let read = |disks: &BTreeMap<String, DiskPlan>| {
             let disks = written(disks);
             Devices::read(&format!(
-                "<domain type='{kind}'><name>web</name><uuid>{uuid}</uuid>\
-                 <os><type machine='pc-i440fx-7.2'>hvm</type></os><devices>{disks}</devices>{label}</domain>"
+                "<domain type='{kind}'><name>{}</name><uuid>{uuid}</uuid>\
+                 <os><type machine='pc-i440fx-7.2'>hvm</type></os><devices>{disks}</devices>{label}</domain>",
+                state.name
             ))
             .unwrap()
         };
@@ -117,7 +118,7 @@ impl Hypervisor for FakeHypervisor {
         let config = read(&state.config);
         let domain = Domain {
             uuid,
-            name: "web".into(),
+            name: state.name.clone(),
         };
         Ok(DomainView {
             domain,
@@ -128,6 +129,7 @@ impl Hypervisor for FakeHypervisor {
             device_model: true,
             running: state.running,
             persistent: true,
+            ended: state.end.filter(|_| !state.running),
             live,
             config,
         })
@@ -146,12 +148,12 @@ impl Hypervisor for FakeHypervisor {
         Ok(state.defined && domain == DOMAIN && there.is_some())
     }
 
-    async fn are_plugged(
+    async fn observe(
         &self,
         domain: Uuid,
         disks: &[DiskPlan],
-    ) -> Result<Vec<bool>, HypervisorError> {
-        self.pass("hypervisor.is_plugged", Moment::Before).await?;
+    ) -> Result<ObservedDomain, HypervisorError> {
+        self.pass("hypervisor.observe", Moment::Before).await?;
         let mut state = self.world.state();
         state.domains_asked.push((domain, disks.len()));
         let is_plugged = |disk: &DiskPlan| {
@@ -164,7 +166,13 @@ impl Hypervisor for FakeHypervisor {
             };
             domain == OTHER_DOMAIN || state.defined && domain == DOMAIN && whole
         };
-        Ok(disks.iter().map(is_plugged).collect())
+        let exists = domain == OTHER_DOMAIN || state.defined && domain == DOMAIN;
+        Ok(ObservedDomain {
+            name: exists.then(|| state.name.clone()),
+            running: exists && state.running,
+            end: state.end,
+            plugged: disks.iter().map(is_plugged).collect(),
+        })
     }
 
     async fn plug(&self, _domain: Uuid, disk: &DiskPlan) -> Result<(), HypervisorError> {
@@ -292,7 +300,7 @@ impl Hypervisor for FakeHypervisor {
         Ok(self.shown(disk))
     }
 
-    fn events(&self) -> broadcast::Receiver<DeviceGone> {
+    fn events(&self) -> broadcast::Receiver<DomainEvent> {
         self.world.events.subscribe()
     }
 }

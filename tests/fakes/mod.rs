@@ -29,7 +29,7 @@ use volattach::connection::{
     Protocol, SmbCredentials, SmbVolume,
 };
 use volattach::journal::{Condition, Journal, Loss, Record, Room, Unreadable};
-use volattach::libvirt::DeviceGone;
+use volattach::libvirt::{DomainEnd, DomainEvent};
 use volattach::model::{
     Access, Actor, AttachmentId, Claim, Dialect, DiskOptions, DiskPlan, HostKey, Identity,
     ImageFormat, Reason, Secret, Via, VolumeOwner, WorkLimits, Wwid,
@@ -117,8 +117,12 @@ pub struct State {
     pub hollow: BTreeSet<String>,
     /// The `diskseq` of the device behind each disk as it was plugged in, by alias.
     pub opened: BTreeMap<String, Option<u64>>,
-    /// The UUID of the domain that has the name `web`.
+    /// The name of the world's domains, at first `web`.
+    pub name: String,
+    /// The UUID of the domain that has this name.
     pub named: Uuid,
+    /// How the domain ended last.
+    pub end: Option<DomainEnd>,
     /// Whether the domain runs.
     pub running: bool,
     /// Whether the domain exists.
@@ -181,7 +185,7 @@ pub struct World {
     pub gate: Gate,
     /// Notified when servers answer again.
     answers: Arc<Notify>,
-    events: broadcast::Sender<DeviceGone>,
+    events: broadcast::Sender<DomainEvent>,
 }
 
 /// An open device, closed by the drop.
@@ -279,7 +283,9 @@ impl World {
                 unplugs_asked: 0,
                 hollow: BTreeSet::new(),
                 opened: BTreeMap::new(),
+                name: "web".to_owned(),
                 named: DOMAIN,
+                end: None,
                 running: true,
                 defined: true,
                 confined: false,
@@ -439,6 +445,11 @@ impl World {
 
     /// Starts the domain with the disks of its persistent configuration; fails if a named device does not exist.
     pub fn start(&self) {
+        self.boot();
+        self.report(DomainEvent::Started { domain: DOMAIN });
+    }
+
+    fn boot(&self) {
         let mut state = self.state();
         state.running = true;
         for (alias, disk) in state.config.clone() {
@@ -456,10 +467,44 @@ impl World {
     /// The guest lets go of a disk by itself.
     pub fn let_go(&self, alias: &str) {
         self.state().disks.remove(alias);
-        let _ = self.events.send(DeviceGone {
+        self.report(DomainEvent::DiskGone {
             domain: DOMAIN,
-            alias: Some(alias.to_owned()),
+            alias: alias.to_owned(),
         });
+    }
+
+    /// The hypervisor reports an event.
+    pub fn report(&self, event: DomainEvent) {
+        let _ = self.events.send(event); // nobody listens
+    }
+
+    /// The domain stops, and exists on with its persistent configuration.
+    pub fn stop(&self, end: DomainEnd) {
+        {
+            let mut state = self.state();
+            state.running = false;
+            state.disks.clear();
+            state.end = Some(end);
+        }
+        let domain = DOMAIN;
+        self.report(DomainEvent::Stopped { domain, end });
+    }
+
+    /// The persistent configuration of the stopped domain is removed, and the domain with it.
+    pub fn undefine(&self) {
+        {
+            let mut state = self.state();
+            state.defined = false;
+            state.config.clear();
+            state.end = Some(DomainEnd::Undefined);
+        }
+        self.report(DomainEvent::Undefined { domain: DOMAIN });
+    }
+
+    /// The domain gets another name.
+    pub fn rename(&self, name: &str) {
+        self.state().name = name.to_owned();
+        self.report(DomainEvent::Defined { domain: DOMAIN });
     }
 
     /// A daemon's process on this host, with what it was configured with. The one before it is dead.

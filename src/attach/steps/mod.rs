@@ -17,8 +17,6 @@ use tokio::time::Instant;
 
 use super::Error;
 use super::inner::Inner;
-use super::resume::Reality;
-use crate::backend::Presence;
 use crate::connection::Protocol;
 use crate::journal::{Kind, Record, Step};
 use crate::model::{DiskSpec, HostPlan};
@@ -103,31 +101,6 @@ pub(super) fn of(kind: Kind) -> &'static [Step] {
 }
 
 impl Inner {
-    /// Whether everything promised by the record exists. A rebooted host has no mounts and no plugged disks, but the persistent
-    /// configuration of a domain still has its disk.
-    pub(super) async fn is_whole(&self, record: &Record) -> Result<bool, Error> {
-        Ok(self.observe(record).await? != Reality::Broken)
-    }
-
-    /// Looks for everything promised by the record, as [`Self::is_whole`].
-    pub(super) async fn observe(&self, record: &Record) -> Result<Reality, Error> {
-        let mut presence = Presence::Present;
-        for &step in of(record.kind()) {
-            let is_done = match step {
-                Step::Connect => {
-                    presence = self.find(record).await?;
-                    presence.is_connected()
-                }
-                Step::Inspect => true,
-                Step::Attach => self.is_plugged(record).await?,
-            };
-            if !is_done {
-                return Ok(Reality::Broken);
-            }
-        }
-        Ok(Reality::of(record, presence))
-    }
-
     /// Runs a step under the locks `held`; returns whether the volume is inspected after it.
     pub(super) async fn run(
         &self,

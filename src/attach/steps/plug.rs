@@ -10,6 +10,7 @@ use super::{Forward, Why, outcome};
 use crate::attach::Error;
 use crate::attach::guard::Wait;
 use crate::attach::inner::Inner;
+use crate::attach::observe::has_its_disk;
 use crate::attach::work::in_time;
 use crate::journal::{Direction, Key, Record, Step};
 use crate::libvirt::{DomainView, HypervisorError, Unplug, UnplugRequest, check_state, plan_disk};
@@ -127,9 +128,9 @@ impl Inner {
         let Some(domain) = &record.domain else {
             return Ok(true);
         };
-        let same = record.disk.sequence == record.host.sequence();
         let hypervisor = &self.parts.hypervisor;
-        Ok(same && hypervisor.is_plugged(domain.uuid, &record.disk).await?)
+        let is_plugged = hypervisor.is_plugged(domain.uuid, &record.disk).await?;
+        Ok(has_its_disk(record, is_plugged))
     }
 
     /// Makes the guest release the disk, if the disk is this attachment's.

@@ -28,7 +28,7 @@ use uuid::Uuid;
 use self::place::{Place, ask_loop, look};
 use self::store::StoreError;
 use self::vbd::{SECTOR, Vbd, XenbusState};
-use super::DeviceGone;
+use super::DomainEvent;
 use super::error::{HypervisorError, LibvirtError};
 use super::view::DomainView;
 use crate::model::{DiskPlan, Reason};
@@ -53,7 +53,7 @@ pub(super) struct Xen {
     leaving: Mutex<HashMap<Key, PathBuf>>,
     /// Disks that a task waits for to be let go of.
     watched: Arc<Mutex<HashSet<Key>>>,
-    gone: broadcast::Sender<DeviceGone>,
+    news: broadcast::Sender<DomainEvent>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -68,12 +68,12 @@ fn looking(view: &DomainView, source: StoreError) -> HypervisorError {
 }
 
 impl Xen {
-    /// `gone`: who is told of disks that guests have let go of at last.
-    pub(super) fn new(gone: broadcast::Sender<DeviceGone>) -> Self {
+    /// `news`: takes the events of disks that guests have let go of at last.
+    pub(super) fn new(news: broadcast::Sender<DomainEvent>) -> Self {
         Self {
             leaving: Mutex::default(),
             watched: Arc::default(),
-            gone,
+            news,
         }
     }
 
@@ -302,7 +302,7 @@ impl Xen {
         if !lock(&self.watched).insert(key.clone()) {
             return;
         }
-        let (watched, gone, disk) = (Arc::clone(&self.watched), self.gone.clone(), disk.clone());
+        let (watched, news, disk) = (Arc::clone(&self.watched), self.news.clone(), disk.clone());
         tokio::spawn(async move {
             let place = Place::new(domain, id, &disk);
             let has = |vbd: Vbd| !vbd.is_let_go();
@@ -312,8 +312,7 @@ impl Xen {
             }
             lock(&watched).remove(&key);
             let (domain, alias) = key;
-            let alias = Some(alias);
-            let _ = gone.send(DeviceGone { domain, alias }); // nobody listening is fine
+            let _ = news.send(DomainEvent::DiskGone { domain, alias }); // nobody listening is fine
         });
     }
 

@@ -265,7 +265,11 @@ async fn without_a_session_only_the_caller_can_log_in() {
     fs::remove_file(session.join("password")).unwrap();
     let volume = host.volume();
     let paths = host.backend.repairable(&volume).await.unwrap();
-    let error = host.backend.repair(&volume, &paths, None).await.unwrap_err();
+    let error = host
+        .backend
+        .repair(&volume, &paths, None)
+        .await
+        .unwrap_err();
     assert_eq!(error.reason(), Reason::LoginFailed);
     assert!(error.to_string().contains("by the same request"), "{error}");
     assert!(!host.has_second_session());

@@ -186,7 +186,10 @@ async fn a_new_path_to_another_volume_is_taken_away() {
     // One that does not answer stays, and is told.
     let silent = r#"{"failed":{"step":"ask","errno":5}}"#;
     let (tree, volume, paths) = one_path_less(DONE, silent).await;
-    tree.backend.repair(&volume, &paths, None).await.unwrap_err();
+    tree.backend
+        .repair(&volume, &paths, None)
+        .await
+        .unwrap_err();
     assert_eq!(tree.ours(&volume).await, ["nvme0", "nvme1"]);
 }
 

@@ -73,7 +73,11 @@ async fn a_flipped_byte_is_harmless_or_noticed() {
     let flips: usize = flips.unwrap_or(FLIPS);
     let used = |at: &usize| bytes[*at] != 0 || flips >= bytes.len();
     let used: Vec<usize> = (320..bytes.len()).filter(used).collect();
-    println!("{} bytes, {} of them to choose from", bytes.len(), used.len());
+    println!(
+        "{} bytes, {} of them to choose from",
+        bytes.len(),
+        used.len()
+    );
     let step = used.len() / flips + 1;
     let mut came_to = BTreeMap::new();
     for at in (0..320).step_by(3).chain(used.into_iter().step_by(step)) {
