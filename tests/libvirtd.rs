@@ -5,6 +5,9 @@
 
 #![cfg(test)]
 
+mod fakes;
+#[path = "libvirtd/life.rs"]
+mod life;
 #[path = "embed/scratch.rs"]
 mod scratch;
 

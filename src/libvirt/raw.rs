@@ -301,3 +301,38 @@ unsafe extern "C" fn on_close(_: sys::virConnectPtr, reason: c_int, opaque: *mut
     let sink = unsafe { &*opaque.cast::<CloseSink>() };
     let _ = catch_unwind(AssertUnwindSafe(|| sink(reason)));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lifecycle_of_domains_is_reported_where_disks_come_and_go() {
+        let domain = Uuid::from_u128(1);
+        let stopped = |end| Some(DomainEvent::Stopped { domain, end });
+        for (event, detail, expected) in [
+            // virDomainEventType and the detail's own type, in libvirt-domain.h.
+            (0, 0, Some(DomainEvent::Defined { domain })),
+            (0, 2, Some(DomainEvent::Defined { domain })),
+            (1, 0, Some(DomainEvent::Undefined { domain })),
+            (1, 1, None),
+            (2, 0, Some(DomainEvent::Started { domain })),
+            (2, 1, Some(DomainEvent::Started { domain })),
+            (3, 1, None),
+            (4, 1, None),
+            (5, 0, stopped(DomainEnd::ShutOff)),
+            (5, 1, stopped(DomainEnd::ShutOff)),
+            (5, 2, stopped(DomainEnd::Crashed)),
+            (5, 3, stopped(DomainEnd::Migrated)),
+            (5, 4, stopped(DomainEnd::Saved)),
+            (5, 5, stopped(DomainEnd::Crashed)),
+            (5, 6, stopped(DomainEnd::ShutOff)),
+            (5, 99, stopped(DomainEnd::ShutOff)),
+            (8, 0, None),
+            (99, 0, None),
+        ] {
+            let reported = lifecycle_event(domain, event, detail);
+            assert_eq!(reported, expected, "{event}, {detail}");
+        }
+    }
+}

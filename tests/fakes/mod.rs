@@ -29,7 +29,7 @@ use volattach::connection::{
     Protocol, SmbCredentials, SmbVolume,
 };
 use volattach::journal::{Condition, Journal, Loss, Record, Room, Unreadable};
-use volattach::libvirt::{DomainEnd, DomainEvent};
+use volattach::libvirt::{DomainEnd, DomainEvent, Hypervisor};
 use volattach::model::{
     Access, Actor, AttachmentId, Claim, Dialect, DiskOptions, DiskPlan, HostKey, Identity,
     ImageFormat, Reason, Secret, Via, VolumeOwner, WorkLimits, Wwid,
@@ -528,10 +528,32 @@ impl World {
         protocols.map(|it| Arc::new(storage::FakeBackend::new(self, it)) as Arc<dyn Backend>)
     }
 
+    /// The same, over a real hypervisor: of this world there are journal and storage alone.
+    pub fn engine_over(&self, hypervisor: Arc<dyn Hypervisor>) -> Engine {
+        let journal = Arc::new(storage::FakeJournal::new(self));
+        self.engine_with_all(
+            journal,
+            self.backends(),
+            hypervisor,
+            Duration::from_secs(60),
+        )
+    }
+
     fn engine_of(
         &self,
         journal: Arc<dyn Journal>,
         backends: impl IntoIterator<Item = Arc<dyn Backend>>,
+        unplug_timeout: Duration,
+    ) -> Engine {
+        let hypervisor = Arc::new(hypervisor::FakeHypervisor::new(self));
+        self.engine_with_all(journal, backends, hypervisor, unplug_timeout)
+    }
+
+    fn engine_with_all(
+        &self,
+        journal: Arc<dyn Journal>,
+        backends: impl IntoIterator<Item = Arc<dyn Backend>>,
+        hypervisor: Arc<dyn Hypervisor>,
         unplug_timeout: Duration,
     ) -> Engine {
         self.state().soon.clear();
@@ -543,7 +565,7 @@ impl World {
         Engine::new(Parts {
             journal,
             backends: Backends::new(backends),
-            hypervisor: Arc::new(hypervisor::FakeHypervisor::new(self)),
+            hypervisor,
             key: HostKey::new([7; 32]),
             unplug_timeout,
             work,
