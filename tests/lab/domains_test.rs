@@ -1,4 +1,7 @@
-//! Several domains of one node: volumes of one share and of one target go to guests of their own, and one volume to both.
+//! Several domains of one node: volumes of one share and of one target go to guests of their own, and one volume to both; and the end
+//! of one of them.
+
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
@@ -7,16 +10,27 @@ use super::{
     Lab, Test,
     agent::Agent,
     guest::{self, Second},
+    machine::Kind,
     nfs_servers::NfsServer,
     nvme_servers::{A, B, NvmeServer},
+    process::wait_for,
     servers::{SmbServer, smb_info},
     targets::{Targets, head_hex, iscsi_info},
 };
 
-pub(crate) const TESTS: &[Test] = &[Test {
-    name: "domains_share_connections_and_volumes",
-    run: two_domains,
-}];
+pub(crate) const TESTS: &[Test] = &[
+    Test {
+        name: "domains_share_connections_and_volumes",
+        run: two_domains,
+    },
+    Test {
+        name: "domains_end_is_shown_at_once",
+        run: end_of_domain,
+    },
+];
+
+/// Time for what libvirt reports to be shown: a part of the minute between two rounds.
+const SOON: Duration = Duration::from_secs(20);
 
 /// What the two guests use of one connection.
 struct Pair {
@@ -125,5 +139,59 @@ fn two_domains(lab: &Lab) -> Result<()> {
     }
     agent.detach("a1")??;
     agent.detach("a2")??;
+    Ok(())
+}
+
+/// A domain that ends, then gets another name (which libvirt's libxl driver has no call for), then is undefined: its attachment shows each
+/// at once, and no other's does. The detach of what is gone clears the host.
+pub(crate) fn end_of_domain(lab: &Lab) -> Result<()> {
+    let node = &lab.node;
+    let agent = Agent::start(node, "[local]\nroots = [\"/srv/local\"]\n")?;
+    let second = Second::start(node)?;
+    node.sh("mkdir -p /srv/local && truncate -s 8M /srv/local/one.raw /srv/local/two.raw")?;
+    let info = |name| {
+        let path = format!("/srv/local/{name}.raw");
+        json!({"driver_volume_type": "local", "data": {"device_path": path}})
+    };
+    agent.attach_to(Second::NAME, "a1", "one", &info("one"), &[])??;
+    agent.attach("a2", "two", &info("two"), &[])??;
+    second.sees("one")?;
+    let shows = |reason: &str, words: &str| {
+        wait_for(&format!("a1 shows: {words}"), SOON, || {
+            let shown = agent.call(&["show", "a1"], "")??;
+            let error = &shown["error"];
+            let message = error["message"].as_str().unwrap_or_default();
+            Ok((error["reason"] == reason && message.contains(words)).then_some(()))
+        })
+    };
+    let (end, words) = match node.kind {
+        Kind::Kvm => (
+            "kill -9 \"$(cat /run/libvirt/qemu/second.pid)\"",
+            "crashed, and no longer has the disk",
+        ),
+        Kind::Xen | Kind::XenHvm => (
+            "virsh -q destroy second",
+            "was shut off, and no longer has the disk",
+        ),
+    };
+    node.sh(end)?;
+    shows("DISK_LOST", words)?;
+    let mut name = Second::NAME;
+    if node.kind == Kind::Kvm {
+        node.sh("virsh -q domrename second third")?;
+        name = "third";
+        wait_for("a1 shows the new name", SOON, || {
+            let shown = agent.call(&["show", "a1"], "")??;
+            Ok((shown["domain"]["name"] == name).then_some(()))
+        })?;
+    }
+    node.sh(&format!("virsh -q undefine {name}"))?;
+    shows("DOMAIN_GONE", "was undefined")?;
+    let other = agent.call(&["show", "a2"], "")??;
+    ensure!(other["state"] == "attached", "{other}");
+    agent.detach("a1")??;
+    agent.detach("a2")??;
+    guest::gone(node, "two")?;
+    node.sh("rm -r /srv/local")?;
     Ok(())
 }

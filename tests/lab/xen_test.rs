@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{
     Lab, Test,
     agent::{Agent, Failure},
+    domains_test,
     fault_test,
     guest::{self, Second},
     iscsi_test, local_test,
@@ -59,6 +60,10 @@ pub(crate) const TESTS: &[Test] = &[
     Test {
         name: "xen_disks_grow_and_get_lost",
         run: grow_and_get_lost,
+    },
+    Test {
+        name: "xen_domains_end_is_shown_at_once",
+        run: domains_test::end_of_domain,
     },
     Test {
         name: "xen_what_is_refused",
