@@ -198,9 +198,7 @@ pub enum Error {
         fate: Option<String>,
     },
     /// The domain of the attachment has left this host.
-    #[error(
-        "{domain} {fate}, and with it the disk of attachment {id}: detach it here; where the domain runs now, another attachment serves it"
-    )]
+    #[error("{domain} {fate}, and with it the disk of attachment {id}: detach it on this host")]
     DomainGone {
         /// The id.
         id: AttachmentId,

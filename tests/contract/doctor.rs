@@ -6,6 +6,7 @@ use serde_json::Value;
 use volattach::api::v1::{self, Finding, Severity};
 use volattach::backend::Unrecorded;
 use volattach::journal::{Loss, Room, Unreadable};
+use volattach::libvirt::DomainEnd;
 use volattach::model::Reason;
 
 use crate::cli::run;
@@ -192,6 +193,10 @@ async fn a_lost_attachment_is_found() {
     volattach::reconcile::once(&server.engine).await;
     let mend = "volattach attach … again by the same request, or volattach detach a1";
     expect(&server, Severity::Error, "a1", "lost: ", mend).await;
+    // Of a domain that has left this host, nothing can be attached again here.
+    server.world.stop(DomainEnd::Migrated);
+    volattach::reconcile::once(&server.engine).await;
+    assert_eq!(only(&server).await.mend, "volattach detach a1");
 }
 
 #[tokio::test]

@@ -496,7 +496,10 @@ impl World {
             let mut state = self.state();
             state.defined = false;
             state.config.clear();
-            state.end = Some(DomainEnd::Undefined);
+            // A migration removes the configuration last.
+            if state.end != Some(DomainEnd::Migrated) {
+                state.end = Some(DomainEnd::Undefined);
+            }
         }
         self.report(DomainEvent::Undefined { domain: DOMAIN });
     }

@@ -8,8 +8,7 @@ use serde_json::{Value, json};
 use super::{
     Lab, Test,
     agent::{Agent, Failure},
-    domains_test,
-    fault_test,
+    domains_test, fault_test,
     guest::{self, Second},
     iscsi_test, local_test,
     nfs_servers::NfsServer,

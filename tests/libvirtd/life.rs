@@ -7,7 +7,8 @@ use tokio::task::JoinHandle;
 use virt::domain::Domain;
 use volattach::attach::{AttachRequest, Engine, Filter};
 use volattach::connection::Protocol;
-use volattach::model::{Attachment, State};
+use volattach::libvirt::DomainEnd;
+use volattach::model::{Attachment, DiskPlan, State};
 use volattach::reconcile;
 
 use super::*;
@@ -170,4 +171,53 @@ async fn what_happened_without_libvirtd_is_shown_as_soon_as_it_is_back() {
     let lost = "no longer has the disk of attachment a1";
     watched.lost(Reason::DiskLost, lost).await;
     watched.end().await;
+}
+
+/// libvirt itself keeps how a domain ended that still exists; and an end explains a loss until every disk was seen in the domain since.
+#[tokio::test]
+async fn an_end_is_known_without_its_event_and_explains_what_came_after_it_alone() {
+    let daemon = Daemon::start("ends");
+    let connect = daemon.connect().await;
+    let idle = idle(&connect);
+    let hypervisor = daemon.hypervisor(Duration::from_secs(15));
+    let view = domain(&hypervisor).await;
+    let uuid = view.domain.uuid;
+    let plan = plan_disk(&view, &spec(&daemon)).unwrap();
+    let seen = async |by: &Libvirt| {
+        let disks = std::slice::from_ref(&plan);
+        by.observe(uuid, disks).await.unwrap()
+    };
+    kill(daemon.qemu("idle"), Signal::SIGKILL).unwrap();
+    let deadline = Instant::now() + LONG;
+    while seen(&hypervisor).await.running {
+        assert!(Instant::now() < deadline, "it runs without its QEMU");
+        sleep(Duration::from_millis(20)).await;
+    }
+    // Another daemon's process, which has heard of nothing.
+    let other = daemon.hypervisor(Duration::from_secs(15));
+    domain(&other).await;
+    let ended = seen(&other).await;
+    assert_eq!(ended.name.as_deref(), Some("idle"));
+    assert_eq!(
+        (ended.running, ended.end),
+        (false, Some(DomainEnd::Crashed))
+    );
+
+    let mut events = hypervisor.events();
+    idle.create().unwrap();
+    let started = DomainEvent::Started { domain: uuid };
+    while timeout(LONG, events.recv()).await.unwrap().unwrap() != started {}
+    let without = seen(&hypervisor).await;
+    assert_eq!(
+        (without.running, without.end),
+        (true, Some(DomainEnd::Crashed))
+    );
+    hypervisor.plug(uuid, &plan).await.unwrap();
+    assert_eq!(seen(&hypervisor).await.plugged, [true]);
+    let never = DiskPlan {
+        alias: "ua-volattach-never".to_owned(),
+        ..plan.clone()
+    };
+    let missing = hypervisor.observe(uuid, &[never]).await.unwrap();
+    assert_eq!((missing.plugged, missing.end), (vec![false], None));
 }

@@ -196,6 +196,15 @@ async fn a_disk_of_the_persistent_configuration_outlives_the_domains_end() {
     let message = watched.loss(Reason::DomainGone).await;
     contains(&message, "was undefined, and with it");
     watched.end().await;
+
+    // A migration that leaves the configuration here leaves the disk in it.
+    let mut watched = Watched::new(Scope::LiveAndConfig).await;
+    watched.world.stop(DomainEnd::Migrated);
+    watched.nothing().await;
+    watched.world.undefine();
+    let message = watched.loss(Reason::DomainGone).await;
+    contains(&message, "was migrated to another host, and with it");
+    watched.end().await;
 }
 
 #[tokio::test(start_paused = true)]
