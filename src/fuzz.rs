@@ -42,6 +42,7 @@ const TARGETS: &[(&str, Input)] = &[
     ("smb_credentials", Text(backend::smb::fuzz::smb_credentials)),
     ("smb_negotiate", Bytes(backend::smb::fuzz::smb_negotiate)),
     ("smb_options", Text(connection::fuzz::smb_options)),
+    ("watch_token", Text(api::fuzz::watch_token)),
     ("words", Text(model::fuzz::words)),
     ("worker", Bytes(sys::fuzz::worker)),
     ("xenstore", Bytes(libvirt::fuzz::xenstore)),

@@ -30,6 +30,8 @@ mod server;
 #[path = "contract/services.rs"]
 mod services;
 mod socket;
+#[path = "contract/watch.rs"]
+mod watch;
 
 use volattach::model::Dialect;
 

@@ -20,6 +20,8 @@ mod permissions;
 mod subsystem;
 #[path = "saga/unreadable.rs"]
 mod unreadable;
+#[path = "saga/watch.rs"]
+mod watch;
 #[path = "saga/work.rs"]
 mod work;
 
@@ -30,7 +32,7 @@ use tokio::task::JoinHandle;
 use fakes::{
     DOMAIN, Fault, Guest, World, attach, by_root, connect, end, iscsi, local, nfs, nvme, smb,
 };
-use volattach::attach::{Engine, Error, Filter};
+use volattach::attach::{Engine, Error, Filter, Told, WatchRequest};
 use volattach::connection::ConnectionInfo;
 use volattach::model::{Access, AccessSource, Attachment, AttachmentId, Dialect, Reason, State};
 use volattach::reconcile;
@@ -306,9 +308,14 @@ async fn a_guest_that_does_not_let_go_is_not_asked_again_too_soon_and_completes_
     let shown = engine.get(by_root(id("a1"))).await.unwrap();
     assert_eq!(shown.error.unwrap().reason, Reason::UnplugPending);
 
-    let (_, mut changes) = engine.watch(by_root(Filter::default())).await.unwrap();
+    let all = WatchRequest::default();
+    let mut changes = engine.watch(by_root(all)).await.unwrap();
     world.let_go("ua-volattach-a1");
-    while changes.recv().await.unwrap().state != State::Gone {}
+    let gone = |told: Told| {
+        told.event
+            .is_some_and(|it| it.attachment.state == State::Gone)
+    };
+    while !gone(changes.next().await.unwrap()) {}
     nothing_left(&world);
     engine.drain().await;
     reconciling.await.unwrap();

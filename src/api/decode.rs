@@ -6,9 +6,10 @@ mod volume;
 use std::error::Error;
 use std::str::FromStr;
 
-use super::{page, v1};
+use super::{page, revision, v1};
 use crate::attach::{
-    AttachRequest, ConnectRequest, EndRequest, ExtendRequest, Filter, ListQuery, PermissionsRequest,
+    AttachRequest, ConnectRequest, EndRequest, ExtendRequest, Filter, ListQuery,
+    PermissionsRequest, WatchRequest,
 };
 use crate::connection::ConnectionError;
 use crate::model::{
@@ -224,11 +225,28 @@ pub(super) fn list(request: v1::ListAttachmentsRequest) -> Result<ListQuery> {
     })
 }
 
-/// Which attachments a list or watch is about.
+/// What WatchAttachments asks.
 ///
 /// # Errors
 /// Where a field is malformed.
-pub(super) fn filter(filter: Option<v1::AttachmentFilter>) -> Result<Filter> {
+pub(super) fn watch(request: v1::WatchAttachmentsRequest) -> Result<WatchRequest> {
+    let after = match request.resume_after.as_str() {
+        "" => None,
+        token => Some(revision::parse(token).ok_or_else(|| {
+            field(
+                "resume_after",
+                "it is not the revision of an earlier message: watch without it, which begins with everything as it is",
+            )
+        })?),
+    };
+    Ok(WatchRequest {
+        filter: filter(request.filter)?,
+        after,
+    })
+}
+
+/// Which attachments a list or watch is about.
+fn filter(filter: Option<v1::AttachmentFilter>) -> Result<Filter> {
     let filter = filter.unwrap_or_default();
     let present = |text: &String| !text.is_empty();
     let domain = Some(&filter.domain).filter(|text| present(text));

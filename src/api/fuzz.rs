@@ -3,7 +3,7 @@
 use prost::Message;
 
 use super::decode::{self, DecodeError};
-use super::{deadline, page, v1};
+use super::{deadline, page, revision, v1};
 use crate::connection::Protocol;
 use crate::model::chain;
 
@@ -35,6 +35,13 @@ pub(crate) fn grpc_timeout(text: &str) {
     );
 }
 
+/// Any text as the token of a watch: none of ours, or exactly the one that its revision has.
+pub(crate) fn watch_token(text: &str) {
+    if let Some(found) = revision::parse(text) {
+        assert_eq!(revision::token(found), text);
+    }
+}
+
 /// Any bytes as a message: the first says which, the rest is the message. A request that was taken is valid as a whole, and
 /// one that was not is told in one line.
 pub(crate) fn grpc(bytes: &[u8]) {
@@ -57,11 +64,7 @@ pub(crate) fn grpc(bytes: &[u8]) {
         4 => decoded(wire, decode::extend, |request| {
             assert_ne!(request.bytes, Some(0))
         }),
-        _ => decoded(
-            wire,
-            |watch: v1::WatchAttachmentsRequest| decode::filter(watch.filter),
-            drop,
-        ),
+        _ => decoded(wire, decode::watch, drop),
     }
 }
 

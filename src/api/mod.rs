@@ -16,6 +16,7 @@ pub(crate) mod fuzz;
 mod limit;
 mod page;
 mod peer;
+mod revision;
 mod serve;
 mod service;
 pub mod status;

@@ -17,7 +17,7 @@ use super::status::{Subject, later, limited, status};
 use super::target::{Asks, Target};
 use super::{MAX_RESPONSE, deadline, encode, page, v1, watch};
 use crate::admission::{Admission, Admitted, Object};
-use crate::attach::{self, Engine, ListQuery};
+use crate::attach::{self, Engine, ListQuery, WatchRequest};
 use crate::auth::{AuthError, Authenticator, Peer, Presented};
 use crate::host::Host;
 use crate::model::{Actor, Attachment, Reason, Secret, chain};
@@ -299,21 +299,19 @@ impl v1::volume_attach_server::VolumeAttach for Service {
         &self,
         request: Request<v1::WatchAttachmentsRequest>,
     ) -> Answer<watch::Stream> {
-        let filter = |message: v1::WatchAttachmentsRequest| decode::filter(message.filter);
-        let run = |admitted: Admitted<attach::Filter>| async {
-            let filter = admitted.request().clone();
+        let run = |admitted: Admitted<WatchRequest>| async {
             let grant = admitted.grant().clone();
             let held = match self.limiter.watch(grant.actor()) {
                 Ok(held) => held,
                 Err(error) => return Ok(Err(error)),
             };
-            let (now, changes) = self.engine.watch(admitted).await?;
+            let feed = self.engine.watch(admitted).await?;
             let (admission, stopping) = (self.admission.clone(), self.stopping.clone());
-            let watch = watch::Watch::new(now, changes, filter, admission, grant, stopping, held);
+            let watch = watch::Watch::new(feed, admission, grant, stopping, held);
             Ok(Ok(watch.stream()))
         };
         let stream = self
-            .call(Rpc::WatchAttachments, request, filter, run)
+            .call(Rpc::WatchAttachments, request, decode::watch, run)
             .await?;
         Ok(Response::new(stream.map_err(|error| over(&error))?))
     }

@@ -61,7 +61,9 @@ pub fn code(reason: Reason) -> Code {
 
         Reason::AttachmentConflict => Code::AlreadyExists,
 
-        Reason::OperationInProgress | Reason::WatchLagged => Code::Aborted,
+        Reason::OperationInProgress => Code::Aborted,
+
+        Reason::WatchExpired => Code::OutOfRange,
 
         Reason::AttachmentNotFound
         | Reason::DomainNotFound

@@ -2,7 +2,8 @@
 
 use crate::admission::Object;
 use crate::attach::{
-    AttachRequest, ConnectRequest, EndRequest, ExtendRequest, Filter, ListQuery, PermissionsRequest,
+    AttachRequest, ConnectRequest, EndRequest, ExtendRequest, ListQuery, PermissionsRequest,
+    WatchRequest,
 };
 use crate::model::{Access, AttachmentId, VolumeFacts, VolumeId, VolumeOwner};
 use crate::policy::Privilege;
@@ -170,7 +171,7 @@ impl Asks for ListQuery {
     fn disown(&mut self) {} // makes no claim about a volume
 }
 
-impl Asks for Filter {
+impl Asks for WatchRequest {
     fn target(&self) -> Target<'_> {
         Target::Each
     }

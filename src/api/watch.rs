@@ -1,29 +1,30 @@
-//! The stream of WatchAttachments: everything as it is, then each change.
+//! The stream of WatchAttachments: everything as it is or what changed since a revision, then each change.
 //!
-//! It ends with an error and never silently: `WATCH_LAGGED` when the caller was too slow and changes are lost,
+//! It ends with an error and never silently: `WATCH_EXPIRED` when the caller was so slow that changes are forgotten,
 //! `SHUTTING_DOWN` when the daemon stops, `UNAUTHENTICATED` when the caller's token has expired, or a caller over the network
 //! was let in too long ago, `PERMISSION_DENIED` when the policy cannot be evaluated for a change: it is not left out as if it
 //! had not been. Each change is shown by the policy of its moment.
 
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::broadcast::{Receiver, error::RecvError};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::limit::Guard;
 use super::status::{Subject, status};
-use super::{encode, v1};
+use super::{encode, revision, v1};
 use crate::admission::{Admission, Grant, Object};
-use crate::attach::Filter;
-use crate::model::{Attachment, Reason, Via};
+use crate::attach::{Event, Feed, Revision, Told};
+use crate::model::{Reason, Via};
 
 /// How long a watch over the network, or by a token, goes on: certificates end, their authorities are changed, tokens are
 /// revoked. To watch again takes one call.
 const LIFE: Duration = Duration::from_secs(3600);
+
+/// Changes of others after which a watcher is sent a revision, so that it does not come back with one that is long past.
+const UNSAID: u32 = 1000;
 
 /// How often the clock is looked at while a watch may go on.
 const CLOCK: Duration = Duration::from_secs(60);
@@ -44,35 +45,23 @@ pub(super) struct ShuttingDown;
 )]
 struct Expired;
 
-/// The caller was too slow.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "the watch was too slow and missed {missed} changes: watch again, which begins with everything as it is"
-)]
-struct Lagged {
-    missed: u64,
-}
-
 /// What one caller watches.
 pub(super) struct Watch {
-    now: VecDeque<Attachment>,
-    changes: Receiver<Attachment>,
-    filter: Filter,
+    feed: Feed,
     admission: Arc<Admission>,
     grant: Grant,
     until: Option<SystemTime>,
     stopping: CancellationToken,
+    /// Changes since the last message.
+    unsaid: u32,
     /// Counts it among its caller's.
     _held: Guard,
 }
 
 impl Watch {
-    /// All of `now`, then of `changes`, that match `filter` and that the caller may see, until what let it in no longer
-    /// counts.
+    /// All of `feed` that the caller may see, until what let it in no longer counts.
     pub(super) fn new(
-        now: Vec<Attachment>,
-        changes: Receiver<Attachment>,
-        filter: Filter,
+        feed: Feed,
         admission: Arc<Admission>,
         grant: Grant,
         stopping: CancellationToken,
@@ -85,13 +74,12 @@ impl Watch {
             Via::Certificate(_) | Via::Keystone => SystemTime::now().checked_add(LIFE),
         };
         Self {
-            now: now.into(),
-            changes,
-            filter,
+            feed,
             admission,
             until: actor.until.into_iter().chain(life).min(),
             grant,
             stopping,
+            unsaid: 0,
             _held: held,
         }
     }
@@ -101,64 +89,72 @@ impl Watch {
         Box::pin(futures::stream::unfold(Some(self), |watch| async {
             let mut watch = watch?;
             match watch.next().await {
-                Ok(attachment) => {
-                    let message = v1::WatchAttachmentsResponse {
-                        attachment: Some(encode::attachment(attachment)),
-                    };
-                    Some((Ok(message), Some(watch)))
-                }
+                Ok(message) => Some((Ok(message), Some(watch))),
                 Err(status) => Some((Err(status), None)),
             }
         }))
     }
 
-    async fn next(&mut self) -> Result<Attachment, Status> {
-        if let Some(attachment) = self.now.pop_front() {
-            return Ok(attachment);
-        }
-        let until = self.until;
+    async fn next(&mut self) -> Result<v1::WatchAttachmentsResponse, Status> {
         loop {
-            // However fast changes come.
-            if until.is_some_and(|until| until <= SystemTime::now()) {
-                return Err(expired());
-            }
-            let change = tokio::select! {
-                biased;
-                // A change that already happened is told before the end is.
-                change = self.changes.recv() => change,
-                () = self.stopping.cancelled() => Err(RecvError::Closed),
-                () = ended(until) => return Err(expired()),
+            let told = self.take().await?;
+            let seen = match told.event {
+                Some(event) => self.sees(event).await?,
+                None => None,
             };
-            match change {
-                Ok(it) if self.filter.matches(&it) => {
-                    let object = Object::from(&it);
-                    let sees = async {
-                        self.grant = self.admission.renewed(self.grant.clone()).await;
-                        self.grant.sees(&object).await
-                    };
-                    let sees = tokio::select! {
-                        biased;
-                        sees = sees => sees,
-                        () = self.stopping.cancelled() => return Err(shutting_down()),
-                        () = ended(until) => return Err(expired()),
-                    };
-                    match sees {
-                        Ok(true) => return Ok(it),
-                        Ok(false) => {}
-                        Err(undecided) => {
-                            let reason = undecided.reason();
-                            return Err(status(&undecided, reason, &Subject::default()));
-                        }
-                    }
-                }
-                Ok(_) => {}
-                Err(RecvError::Lagged(missed)) => {
-                    let error = Lagged { missed };
-                    return Err(status(&error, Reason::WatchLagged, &Subject::default()));
-                }
-                Err(RecvError::Closed) => return Err(shutting_down()),
+            self.unsaid += u32::from(told.revision.is_some());
+            if seen.is_some() || told.up_to_date || self.unsaid >= UNSAID {
+                self.unsaid = 0;
+                return Ok(message(told.revision, seen));
             }
         }
+    }
+
+    /// What happened next.
+    async fn take(&mut self) -> Result<Told, Status> {
+        let until = self.until;
+        // However fast changes come.
+        if until.is_some_and(|until| until <= SystemTime::now()) {
+            return Err(expired());
+        }
+        let told = tokio::select! {
+            biased;
+            // A change that already happened is told before the end is.
+            told = self.feed.next() => told,
+            () = self.stopping.cancelled() => return Err(shutting_down()),
+            () = ended(until) => return Err(expired()),
+        };
+        told.map_err(|error| status(&error, error.reason(), &Subject::default()))
+    }
+
+    /// The event, if the caller may see its attachment.
+    async fn sees(&mut self, event: Event) -> Result<Option<Event>, Status> {
+        let (until, object) = (self.until, Object::from(&event.attachment));
+        let sees = async {
+            self.grant = self.admission.renewed(self.grant.clone()).await;
+            self.grant.sees(&object).await
+        };
+        let sees = tokio::select! {
+            biased;
+            sees = sees => sees,
+            () = self.stopping.cancelled() => return Err(shutting_down()),
+            () = ended(until) => return Err(expired()),
+        };
+        match sees {
+            Ok(sees) => Ok(sees.then_some(event)),
+            Err(undecided) => {
+                let reason = undecided.reason();
+                Err(status(&undecided, reason, &Subject::default()))
+            }
+        }
+    }
+}
+
+fn message(revision: Option<Revision>, event: Option<Event>) -> v1::WatchAttachmentsResponse {
+    v1::WatchAttachmentsResponse {
+        revision: revision.map(revision::token).unwrap_or_default(),
+        left_filter: event.as_ref().is_some_and(|event| event.left),
+        attachment: event.map(|event| encode::attachment(event.attachment)),
     }
 }
 

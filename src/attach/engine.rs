@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use tokio::sync::broadcast;
 use tokio::time::Instant;
 use tracing::Instrument;
 
@@ -10,9 +9,7 @@ use super::Error;
 use super::guard::BusyGuard;
 use super::inner::{Inner, Parts};
 use super::plan::{AttachPlan, plan_attach};
-use super::request::{
-    AttachRequest, ConnectRequest, EndRequest, ExtendRequest, Filter, ListQuery, Wanted,
-};
+use super::request::{AttachRequest, ConnectRequest, EndRequest, ExtendRequest, ListQuery, Wanted};
 use super::steps::Why;
 use super::work::{Job, Turn};
 use crate::admission::{Admitted, Grant};
@@ -113,26 +110,6 @@ impl Engine {
     pub async fn list(&self, query: Admitted<ListQuery>) -> Result<Vec<Attachment>, Error> {
         let (grant, query) = query.into_parts();
         self.0.page(query, &grant).await
-    }
-
-    /// The attachments that the caller may see as they are, and a channel of every change from now on (of all attachments:
-    /// filter them, and ask of each whether the caller may see it).
-    ///
-    /// # Errors
-    /// Where the journal fails.
-    pub async fn watch(
-        &self,
-        filter: Admitted<Filter>,
-    ) -> Result<(Vec<Attachment>, broadcast::Receiver<Attachment>), Error> {
-        // Subscribed before looking, so that no change falls between.
-        let changes = self.0.changes.subscribe();
-        let (grant, filter) = filter.into_parts();
-        let query = ListQuery {
-            filter,
-            after: None,
-            limit: usize::MAX,
-        };
-        Ok((self.0.page(query, &grant).await?, changes))
     }
 
     /// What an attach would do; touches nothing.

@@ -264,6 +264,12 @@ pub enum Error {
         /// What was to come next, as a clause.
         before: &'static str,
     },
+    /// The changes since a watch's revision are not known.
+    #[error(
+        "cannot tell what changed since that revision: it is of an earlier life of the daemon, or too much is gone since then. Watch again \
+         without resume_after, which begins with everything as it is"
+    )]
+    WatchExpired,
     /// The daemon is stopping.
     #[error("the daemon is stopping and takes no new work: ask again when it is back")]
     ShuttingDown,
@@ -304,6 +310,7 @@ impl Error {
             Self::Undo { .. } => Reason::UndoFailed,
             Self::TooMuchWork(_) => Reason::TooMuchWork,
             Self::DeadlinePassed { .. } => Reason::DeadlinePassed,
+            Self::WatchExpired => Reason::WatchExpired,
             Self::ShuttingDown => Reason::ShuttingDown,
             Self::Internal(_) => Reason::Internal,
         }

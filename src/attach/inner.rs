@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use tokio::sync::{Mutex, Semaphore, broadcast};
+use tokio::sync::{Mutex, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::Error;
+use super::changes::Changes;
 use super::guard::{Busy, Waits};
 use super::request::{Filter, ListQuery};
 use super::timers::UnplugTimers;
@@ -19,9 +20,6 @@ use crate::backend::{Backends, Locks};
 use crate::journal::{Journal, Key, Record};
 use crate::libvirt::Hypervisor;
 use crate::model::{Attachment, AttachmentId, Claim, DomainRef, HostKey, WorkLimits, Wwid};
-
-/// Changes that a slow watcher may fall behind before it is told to watch again.
-const WATCH_BACKLOG: usize = 1024;
 
 /// Records that are looked at in one go for a page of a list.
 const CANDIDATES: usize = 256;
@@ -69,7 +67,7 @@ pub(super) struct Inner {
     pub(super) plugs: AtomicU64,
     /// Held for a look of reconcile.
     pub(super) looks: Semaphore,
-    pub(super) changes: broadcast::Sender<Attachment>,
+    pub(super) changes: Changes,
     pub(super) tasks: TaskTracker,
     pub(super) stopping: CancellationToken,
 }
@@ -89,7 +87,7 @@ impl Inner {
             domains: Locks::default(),
             plugs: AtomicU64::new(0),
             looks: Semaphore::new(LOOKS),
-            changes: broadcast::channel(WATCH_BACKLOG).0,
+            changes: Changes::new(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         }
@@ -146,7 +144,7 @@ impl Inner {
     }
 
     /// The next records after that id that may match, ordered by id; none: there are no more.
-    async fn candidates(
+    pub(super) async fn candidates(
         &self,
         filter: &Filter,
         after: Option<&AttachmentId>,
@@ -170,9 +168,8 @@ impl Inner {
         Ok(())
     }
 
-    /// Tells the watchers.
+    /// Tells the watchers of a record that was there before.
     pub(super) fn tell(&self, record: &Record) {
-        // An error only says that nobody watches.
-        let _ = self.changes.send(record.to_attachment());
+        self.changes.put(record.to_attachment(), false);
     }
 }

@@ -22,10 +22,12 @@
 
 mod access;
 mod cancel;
+mod changes;
 mod diagnose;
 mod engine;
 mod error;
 mod extend;
+mod feed;
 mod guard;
 mod inner;
 mod known;
@@ -47,9 +49,11 @@ mod timers;
 mod work;
 
 pub use access::KnownVolume;
+pub use changes::Revision;
 pub use diagnose::{Finding, Severity};
 pub use engine::Engine;
 pub use error::Error;
+pub use feed::{Event, Feed, Told};
 pub use inner::Parts;
 pub(crate) use observe::told_loss;
 pub use observe::{Observed, Reality};
@@ -57,7 +61,8 @@ pub use orphans::Orphan;
 pub use permissions::VolumePermissions;
 pub use plan::{AttachPlan, plan_attach};
 pub use request::{
-    AttachRequest, ConnectRequest, EndRequest, ExtendRequest, Filter, ListQuery, PermissionsRequest,
+    AttachRequest, ConnectRequest, EndRequest, ExtendRequest, Filter, ListQuery,
+    PermissionsRequest, WatchRequest,
 };
 pub use resume::Action;
 pub(crate) use round::Looked;

@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use tokio::time::Instant;
 
+use super::changes::{Revision, Varying};
 use crate::connection::ConnectionInfo;
 use crate::model::{
     Access, Asker, Attachment, AttachmentId, DiskOptions, DomainRef, Holder, HostKey, Permissions,
@@ -175,32 +176,47 @@ impl Filter {
     /// Whether an attachment matches.
     #[must_use]
     pub fn matches(&self, attachment: &Attachment) -> bool {
+        self.matches_fixed(attachment) && self.matches_varying(&attachment.into())
+    }
+
+    /// Whether the parts of an attachment match that stay the same while it lasts.
+    pub(super) fn matches_fixed(&self, attachment: &Attachment) -> bool {
         let domain = match (&self.domain, &attachment.domain) {
             (None, _) => true,
             (Some(_), None) => false,
             (Some(DomainRef::Uuid(uuid)), Some(domain)) => domain.uuid == *uuid,
             (Some(DomainRef::Name(name)), Some(domain)) => domain.name == *name,
         };
-        let reason = attachment
-            .error
-            .as_ref()
-            .map(|error| error.reason.to_string());
         domain
             && is(self.volume.as_ref(), &attachment.volume)
-            && is(self.state.as_ref(), &attachment.state)
             && is(self.protocol.as_ref(), &attachment.protocol)
             && self
                 .server
                 .as_ref()
                 .is_none_or(|it| attachment.servers.contains(it))
+            && self.created_before.is_none_or(|it| attachment.created < it)
+    }
+
+    /// Whether the parts of an attachment match that change while it lasts.
+    pub(super) fn matches_varying(&self, varying: &Varying) -> bool {
+        let reason = varying.reason.as_ref().map(ToString::to_string);
+        is(self.state.as_ref(), &varying.state)
             && (self.reason.is_none() || self.reason == reason)
             && (!self.failing || reason.is_some())
-            && self.created_before.is_none_or(|it| attachment.created < it)
     }
 }
 
 fn is<T: PartialEq>(wanted: Option<&T>, value: &T) -> bool {
     wanted.is_none_or(|wanted| wanted == value)
+}
+
+/// A watch.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct WatchRequest {
+    /// Which attachments.
+    pub filter: Filter,
+    /// Only what changed after this. `None`: everything as it is first.
+    pub after: Option<Revision>,
 }
 
 /// One page of attachments, ordered by id.

@@ -117,7 +117,7 @@ impl Inner {
             }
         }
         record.gone();
-        let _ = self.changes.send(record.to_attachment());
+        self.changes.gone(record.to_attachment());
         tracing::info!("gone");
         Ok(())
     }

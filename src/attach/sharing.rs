@@ -73,7 +73,8 @@ impl Inner {
         new.ordered(order);
         self.parts.journal.put_soon(new).await?;
         *last = Some(order);
-        self.tell(new);
+        let again = records.iter().any(|record| record.id == new.id);
+        self.changes.put(new.to_attachment(), !again);
         Ok(true)
     }
 

@@ -120,7 +120,7 @@ pub(super) enum Command {
         /// The attachment's id
         id: String,
     },
-    /// Print attachments as they are, then each change of them, until interrupted
+    /// Print attachments as they are, then each change of them, until interrupted; resumes after a broken connection
     Watch(FilterArgs),
     /// Tell what attach would do, and touch nothing
     Plan(PlanArgs),

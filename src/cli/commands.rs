@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::args::{AttachArgs, Command, ConnectArgs, FilterArgs, Format, Global, Mode, PlanArgs};
 use super::client::Client;
 use super::failure::Failure;
-use super::{output, progress, request};
+use super::{output, progress, request, watch};
 use crate::api::v1;
 
 type Result<T> = std::result::Result<T, Failure>;
@@ -48,7 +48,7 @@ pub(super) async fn run(global: Global, command: Command) -> Result<()> {
             let attachment = client.answer(answer)?;
             output::to_stdout(&output::attachment(format, &attachment))
         }
-        Command::Watch(filter) => watch(Client::connect(&global).await?, format, filter).await,
+        Command::Watch(filter) => watch::run(&global, filter).await,
         Command::Plan(args) => plan(&global, args).await,
         Command::Connector => {
             let mut client = Client::connect(&global).await?;
@@ -212,25 +212,6 @@ async fn list(mut client: Client, filter: FilterArgs) -> Result<Vec<v1::Attachme
             found.sort_by_key(|attachment| attachment.error_reason.is_empty());
             return Ok(found);
         }
-    }
-}
-
-async fn watch(mut client: Client, format: Format, filter: FilterArgs) -> Result<()> {
-    let message = client.request_of_stream(v1::WatchAttachmentsRequest {
-        filter: Some(filter.into()),
-    });
-    let answer = client.rpc.watch_attachments(message).await;
-    let mut changes = client.answer(answer)?;
-    loop {
-        let change = changes.message().await;
-        let change = change.map_err(|status| client.failure(&status))?;
-        let Some(attachment) = change.and_then(|change| change.attachment) else {
-            return Err(Failure::local("the daemon ended the watch"));
-        };
-        output::to_stdout(&match format {
-            Format::Table => output::change(&attachment),
-            Format::Json => output::attachment_json(&attachment).to_string(),
-        })?;
     }
 }
 

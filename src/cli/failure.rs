@@ -126,6 +126,22 @@ impl Failure {
         }
     }
 
+    /// Whether it is for this reason.
+    pub(super) fn is(&self, reason: Reason) -> bool {
+        self.reason == reason.as_str()
+    }
+
+    /// Whether the daemon is away, or was: it may be there again.
+    pub(super) fn ends_connection(&self) -> bool {
+        let local = [DAEMON_UNREACHABLE, CLIENT_TIMEOUT];
+        local.contains(&self.reason.as_str()) || self.is(Reason::ShuttingDown)
+    }
+
+    /// Why, in words.
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// For people.
     pub(super) fn to_text(&self) -> String {
         let mut text = format!("error: {}\n  reason: {}", self.message, self.reason);

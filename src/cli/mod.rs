@@ -15,6 +15,7 @@ mod offline;
 mod output;
 mod progress;
 mod request;
+mod watch;
 
 use std::process::ExitCode;
 

@@ -248,8 +248,13 @@ pub(super) fn attachment(format: Format, attachment: &v1::Attachment) -> String 
     text
 }
 
-/// A line of `watch` for people.
-pub(super) fn change(attachment: &v1::Attachment) -> String {
+/// A line of `watch`. `left`: the attachment no longer matches the filter.
+pub(super) fn change(format: Format, attachment: &v1::Attachment, left: bool) -> String {
+    if format == Format::Json {
+        let mut line = attachment_json(attachment);
+        line["left_filter"] = left.into();
+        return line.to_string();
+    }
     let mut line = format!(
         "{} {} {} {} {}",
         attachment.attachment_id,
@@ -261,6 +266,9 @@ pub(super) fn change(attachment: &v1::Attachment) -> String {
     if !attachment.error_reason.is_empty() {
         let error = format!(" {}: {}", attachment.error_reason, attachment.error);
         line.push_str(&error);
+    }
+    if left {
+        line.push_str(" (no longer matches)");
     }
     visible(&line).into_owned()
 }

@@ -150,8 +150,8 @@ reasons! {
     TooManyWatches = "TOO_MANY_WATCHES",
     /// The daemon is stopping and takes no new work.
     ShuttingDown = "SHUTTING_DOWN",
-    /// A watcher was too slow and missed changes: watch again.
-    WatchLagged = "WATCH_LAGGED",
+    /// The changes since the revision of a watch are not known any more: watch anew.
+    WatchExpired = "WATCH_EXPIRED",
     /// The configuration is invalid.
     ConfigurationInvalid = "CONFIGURATION_INVALID",
     /// The journal cannot be read or written.

@@ -12,7 +12,7 @@ use volattach::model::Reason;
 use crate::fakes::{Fault, Guest};
 use crate::server::{Server, cinder, soon};
 
-fn volattach(server: &Server, arguments: &[&str]) -> Command {
+pub(super) fn volattach(server: &Server, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_volattach"));
     command
         .env_clear()
@@ -233,7 +233,7 @@ async fn plan_and_connector_are_shown() {
 #[tokio::test]
 async fn watch_prints_a_json_object_a_line() {
     let server = Server::start().await;
-    let mut watch = volattach(&server, &["watch", "-o", "json"])
+    let mut watch = volattach(&server, &["watch", "-o", "json", "--timeout", "1"])
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
@@ -243,6 +243,7 @@ async fn watch_prints_a_json_object_a_line() {
         let line = soon(lines.next_line()).await.unwrap().unwrap();
         let change: Value = serde_json::from_str(&line).unwrap();
         assert_eq!(change["attachment_id"], "a1");
+        assert_eq!(change["left_filter"], false);
         states.push(change["state"].as_str().unwrap().to_owned());
     }
     server.api.drain().await;

@@ -114,6 +114,8 @@ async fn a_drain_ends_watches_and_new_calls_but_not_those_under_way() {
         .await
         .unwrap()
         .into_inner();
+    let listed = soon(changes.message()).await.unwrap().unwrap();
+    assert_eq!(listed.attachment, None);
 
     // A call that stands still in the world is under way while the drain begins.
     server.world.gate.arm(0, Fault::Die);

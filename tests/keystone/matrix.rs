@@ -308,7 +308,10 @@ impl Server {
                 format!("sees {seen}")
             }
             "WatchAttachments" => {
-                ask!(watch_attachments(v1::WatchAttachmentsRequest { filter }));
+                ask!(watch_attachments(v1::WatchAttachmentsRequest {
+                    filter,
+                    ..Default::default()
+                }));
                 yes
             }
             "GetConnector" => {
@@ -691,8 +694,12 @@ async fn a_watch_leaves_out_what_the_caller_may_not_see() {
     attach_of("hidden", keystone.id("other")).await;
     attach_of("shown", keystone.id("demo")).await;
     let mut next = async || {
-        let change = tokio::time::timeout(LONG, changes.message()).await.unwrap();
-        change.unwrap().unwrap().attachment.unwrap()
+        loop {
+            let change = tokio::time::timeout(LONG, changes.message()).await.unwrap();
+            if let Some(attachment) = change.unwrap().unwrap().attachment {
+                return attachment;
+            }
+        }
     };
     loop {
         let change = next().await;

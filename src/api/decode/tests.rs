@@ -255,7 +255,7 @@ fn lists_and_watches_are_checked_too() {
     let none = v1::AttachmentFilter::default();
     let all = list_with("", none.clone()).unwrap();
     assert_eq!(
-        (all.filter, all.after, all.limit),
+        (all.filter.clone(), all.after.clone(), all.limit),
         (Filter::default(), None, 101)
     );
 
@@ -275,6 +275,14 @@ fn lists_and_watches_are_checked_too() {
             "filter.volume_id",
         ),
         (list_with("", filter(|f| f.state = 99)), "filter.state"),
+        (
+            watch(v1::WatchAttachmentsRequest {
+                resume_after: "x".into(),
+                ..Default::default()
+            })
+            .map(|_| all.clone()),
+            "resume_after",
+        ),
     ] {
         let error = error.unwrap_err();
         assert_eq!(error.reason(), Reason::InvalidRequest);
