@@ -15,6 +15,8 @@ mod extend;
 mod fakes;
 #[path = "hostile/fields.rs"]
 mod fields;
+#[path = "contract/forget.rs"]
+mod forget;
 #[path = "contract/hostile.rs"]
 mod hostile;
 #[path = "contract/limits.rs"]

@@ -6,6 +6,8 @@
 #[path = "saga/detach.rs"]
 mod detach;
 mod fakes;
+#[path = "saga/forget.rs"]
+mod forget;
 #[path = "saga/identity.rs"]
 mod identity;
 #[path = "saga/life.rs"]

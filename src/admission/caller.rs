@@ -84,7 +84,7 @@ pub(super) enum Allowed {
 /// behind a host's back, or have one and its path (OSSA-2023-003). What a user may attach and detach is the policy's to say.
 fn needs_service(rpc: Rpc) -> bool {
     match rpc {
-        Rpc::ConnectVolume | Rpc::DisconnectVolume => true,
+        Rpc::ConnectVolume | Rpc::DisconnectVolume | Rpc::ForgetAttachment => true,
         Rpc::AttachVolume
         | Rpc::DetachVolume
         | Rpc::CancelDetach
@@ -117,6 +117,7 @@ fn reads(rpc: Rpc) -> bool {
         | Rpc::ConnectVolume
         | Rpc::DisconnectVolume
         | Rpc::ExtendVolume
+        | Rpc::ForgetAttachment
         | Rpc::SetVolumePermissions => false,
     }
 }

@@ -121,6 +121,22 @@ fn connect_and_disconnect_need_both_halves_whatever_the_policy_says() {
 }
 
 #[test]
+fn forgetting_needs_both_halves_and_an_administrator() {
+    let about = of_project("p");
+    let both = |role| keystone(half("u", "p", &[role]), nova());
+    let alone = keystone(half("u", "p", &["admin"]), None);
+    let rpc = Rpc::ForgetAttachment;
+    let admission = with_policy("");
+    assert!(may(&admission, &both("admin"), rpc, &about));
+    assert!(!may(&admission, &both("member"), rpc, &about));
+    // Of a record that cannot be read, nothing tells whose it is.
+    assert!(may(&admission, &both("admin"), rpc, &Object::default()));
+    let open = with_policy("'volume:host_forget': '@'\n");
+    assert!(may(&open, &both("member"), rpc, &about));
+    assert!(!may(&open, &alone, rpc, &about));
+}
+
+#[test]
 fn force_needs_both_halves_and_a_rule_of_its_own() {
     let force = |policy: &str, user: &[&str], service| {
         let caller = Arc::new(now(
@@ -204,6 +220,7 @@ fn a_service_alone_may_do_nothing_and_one_that_audits_may_read() {
         Rpc::PlanAttach,
         Rpc::AttachVolume,
         Rpc::DetachVolume,
+        Rpc::ForgetAttachment,
     ] {
         assert!(!may(&open, &auditor, rpc, &about), "{rpc:?}");
     }

@@ -29,6 +29,7 @@ about! {
     AttachVolumeRequest { attachment: AttachmentId = attachment_id, volume: VolumeId = volume_id, domain: DomainRef = domain }
     DetachVolumeRequest { attachment: AttachmentId = attachment_id }
     CancelDetachRequest { attachment: AttachmentId = attachment_id }
+    ForgetAttachmentRequest { attachment: AttachmentId = attachment_id }
     ConnectVolumeRequest { attachment: AttachmentId = attachment_id, volume: VolumeId = volume_id }
     DisconnectVolumeRequest { attachment: AttachmentId = attachment_id }
     GetAttachmentRequest { attachment: AttachmentId = attachment_id }

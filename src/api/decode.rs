@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use super::{page, revision, v1};
 use crate::attach::{
-    AttachRequest, ConnectRequest, EndRequest, ExtendRequest, Filter, ListQuery,
+    AttachRequest, ConnectRequest, EndRequest, ExtendRequest, Filter, ForgetRequest, ListQuery,
     PermissionsRequest, WatchRequest,
 };
 use crate::connection::ConnectionError;
@@ -140,6 +140,17 @@ pub(super) fn disconnect(request: v1::DisconnectVolumeRequest) -> Result<EndRequ
     Ok(EndRequest {
         id: attachment_id(&request.attachment_id)?,
         force: request.force,
+    })
+}
+
+/// What ForgetAttachment asks.
+///
+/// # Errors
+/// Where the id is missing or malformed.
+pub(super) fn forget(request: v1::ForgetAttachmentRequest) -> Result<ForgetRequest> {
+    Ok(ForgetRequest {
+        id: attachment_id(&request.attachment_id)?,
+        confirmed: request.confirmed,
     })
 }
 

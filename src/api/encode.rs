@@ -5,7 +5,7 @@ use std::path::Path;
 use prost::Message;
 
 use super::{MAX_RESPONSE, v1};
-use crate::attach::{AttachPlan, Finding, Severity, VolumePermissions};
+use crate::attach::{AttachPlan, Finding, Forgotten, Severity, VolumePermissions};
 use crate::host::Connector;
 use crate::model::{Access, Attachment, MountPlan, Permissions, State, VolumeOwner, visible};
 
@@ -169,8 +169,29 @@ pub(super) fn connector(connector: Connector) -> v1::Connector {
 /// Room in an answer for its version, the count and the framing, in bytes.
 const FRAME: usize = 16 * 1024;
 
-/// What is wrong on this host, errors first, and never more than a client takes in one message.
-pub(super) fn findings(mut found: Vec<Finding>) -> v1::DiagnoseResponse {
+/// What is wrong on this host.
+pub(super) fn findings(found: Vec<Finding>) -> v1::DiagnoseResponse {
+    let (findings, left_out) = fitting(found);
+    v1::DiagnoseResponse {
+        findings,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        left_out,
+    }
+}
+
+/// What became of a forgotten attachment.
+pub(super) fn forgotten(forgotten: Forgotten) -> v1::ForgetAttachmentResponse {
+    let (left, left_out) = fitting(forgotten.left);
+    v1::ForgetAttachmentResponse {
+        forgotten: forgotten.forgotten,
+        left,
+        left_out,
+        kept: forgotten.kept.as_deref().map(path).unwrap_or_default(),
+    }
+}
+
+/// The findings that fit into one message as clients take it, errors first, and the number of the others.
+fn fitting(mut found: Vec<Finding>) -> (Vec<v1::Finding>, u32) {
     found.sort_by_key(|finding| finding.severity);
     let mut room = MAX_RESPONSE - FRAME;
     let all = found.len();
@@ -185,11 +206,7 @@ pub(super) fn findings(mut found: Vec<Finding>) -> v1::DiagnoseResponse {
         findings.push(message);
     }
     let left_out = all - findings.len();
-    v1::DiagnoseResponse {
-        findings,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        left_out: u32::try_from(left_out).unwrap_or(u32::MAX),
-    }
+    (findings, u32::try_from(left_out).unwrap_or(u32::MAX))
 }
 
 /// One finding. Paths and names in it come from elsewhere, so what would act on a terminal is spelt out.

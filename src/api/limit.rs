@@ -237,7 +237,8 @@ pub(super) fn is_work(rpc: Rpc) -> bool {
         | Rpc::CancelDetach
         | Rpc::ConnectVolume
         | Rpc::DisconnectVolume
-        | Rpc::ExtendVolume => true,
+        | Rpc::ExtendVolume
+        | Rpc::ForgetAttachment => true,
         Rpc::GetAttachment
         | Rpc::ListAttachments
         | Rpc::WatchAttachments

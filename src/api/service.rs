@@ -144,7 +144,15 @@ impl Service {
         target: Target<'_>,
     ) -> Result<Vec<Object>, attach::Error> {
         let there = match &target {
-            Target::Attachment(id) | Target::New(id, _) => self.engine.look(id).await?,
+            Target::Record(id) if self.engine.is_unreadable(id).await? => {
+                return Ok(vec![Object {
+                    attachment: Some((*id).clone()),
+                    ..Object::default()
+                }]);
+            }
+            Target::Attachment(id) | Target::Record(id) | Target::New(id, _) => {
+                self.engine.look(id).await?
+            }
             Target::Volume(_) | Target::Each | Target::Host => None,
         };
         let there = there.as_ref().map(Object::from);
@@ -162,7 +170,7 @@ impl Service {
                 }
                 there.into_iter().chain([asked]).collect()
             }
-            Target::Attachment(id) => vec![there.unwrap_or_else(|| Object {
+            Target::Attachment(id) | Target::Record(id) => vec![there.unwrap_or_else(|| Object {
                 attachment: Some(id.clone()),
                 ..Object::of_caller(actor)
             })],
@@ -393,6 +401,17 @@ impl v1::volume_attach_server::VolumeAttach for Service {
         let run = |admitted| self.engine.diagnose(admitted);
         let findings = self.call(Rpc::Diagnose, request, |_| Ok(()), run).await?;
         Ok(Response::new(encode::findings(findings)))
+    }
+
+    async fn forget_attachment(
+        &self,
+        request: Request<v1::ForgetAttachmentRequest>,
+    ) -> Answer<v1::ForgetAttachmentResponse> {
+        let run = |admitted| self.engine.forget(admitted);
+        let forgotten = self
+            .call(Rpc::ForgetAttachment, request, decode::forget, run)
+            .await?;
+        Ok(Response::new(encode::forgotten(forgotten)))
     }
 }
 

@@ -73,6 +73,7 @@ pub fn code(reason: Reason) -> Code {
 
         Reason::AttachmentKind
         | Reason::CleanupRequired
+        | Reason::ForgetRefused
         | Reason::VolumeInUse
         | Reason::ReadWriteRefused
         | Reason::DomainState

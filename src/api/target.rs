@@ -2,8 +2,8 @@
 
 use crate::admission::Object;
 use crate::attach::{
-    AttachRequest, ConnectRequest, EndRequest, ExtendRequest, ListQuery, PermissionsRequest,
-    WatchRequest,
+    AttachRequest, ConnectRequest, EndRequest, ExtendRequest, ForgetRequest, ListQuery,
+    PermissionsRequest, WatchRequest,
 };
 use crate::model::{Access, AttachmentId, VolumeFacts, VolumeId, VolumeOwner};
 use crate::policy::Privilege;
@@ -12,6 +12,8 @@ use crate::policy::Privilege;
 pub(super) enum Target<'a> {
     /// An attachment that there may be: whose it is, its record tells.
     Attachment(&'a AttachmentId),
+    /// An attachment whose record may be one that this build cannot read: then nothing tells whose it is.
+    Record(&'a AttachmentId),
     /// An attachment to be made, or made already, of a volume that the caller tells of.
     New(&'a AttachmentId, Object),
     /// A volume, whose it is as far as this host knows.
@@ -118,6 +120,18 @@ impl Asks for EndRequest {
 
     fn privilege(&self) -> Option<Privilege> {
         self.force.then_some(Privilege::Force)
+    }
+
+    fn disown(&mut self) {} // makes no claim about a volume
+}
+
+impl Asks for ForgetRequest {
+    fn target(&self) -> Target<'_> {
+        Target::Record(&self.id)
+    }
+
+    fn privilege(&self) -> Option<Privilege> {
+        None
     }
 
     fn disown(&mut self) {} // makes no claim about a volume

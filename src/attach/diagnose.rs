@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use super::Error;
 use super::engine::Engine;
 use super::inner::Inner;
-use super::orphans::{Survey, Unseen};
+use super::orphans::{Orphan, Survey, Unseen};
 use crate::admission::{Admitted, Grant};
 use crate::journal::{Condition, Kind, Loss, Record, Room, Unreadable};
 use crate::model::{AttachmentId, Reason, State};
@@ -42,7 +42,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn error(what: String, mend: impl Into<String>) -> Self {
+    pub(super) fn error(what: String, mend: impl Into<String>) -> Self {
         Self {
             severity: Severity::Error,
             what,
@@ -51,14 +51,14 @@ impl Finding {
         }
     }
 
-    fn warning(what: String, mend: impl Into<String>) -> Self {
+    pub(super) fn warning(what: String, mend: impl Into<String>) -> Self {
         Self {
             severity: Severity::Warning,
             ..Self::error(what, mend)
         }
     }
 
-    fn of(self, id: &AttachmentId) -> Self {
+    pub(super) fn of(self, id: &AttachmentId) -> Self {
         Self {
             attachment: Some(id.clone()),
             ..self
@@ -183,7 +183,11 @@ const ANOTHER_BUILD: &str = "install the build of volattachd that wrote it; vola
 
 fn of_unreadable(record: &Unreadable) -> Finding {
     let what = format!("its record cannot be read: {}", record.why);
-    Finding::error(what, ANOTHER_BUILD).of(&record.id)
+    let mend = format!(
+        "{ANOTHER_BUILD}; volattach forget {} shows what is left if its record goes",
+        record.id
+    );
+    Finding::error(what, mend).of(&record.id)
 }
 
 /// A clock that was set back: records of the future. Their ids are not named, as the caller may not see each.
@@ -270,24 +274,25 @@ fn of_survey(survey: Survey, lost: bool, unreadable: bool) -> Vec<Finding> {
     let orphans = survey.orphans.into_iter().filter(|it| it.own || lost);
     let orphans = orphans.map(|orphan| {
         let what = format!("no record of {}", orphan.what);
-        match (unreadable, orphan.own) {
-            (true, _) => Finding::warning(
-                what,
-                format!(
-                    "unless one of the unreadable records has it: {}",
-                    orphan.mend
-                ),
-            ),
-            (false, true) => Finding::error(what, orphan.mend),
-            (false, false) => {
-                Finding::warning(format!("{what}, which others may have made"), orphan.mend)
-            }
-        }
+        of_orphan(Orphan { what, ..orphan }, unreadable)
     });
     unseen.chain(orphans).collect()
 }
 
-fn of_unseen(unseen: Unseen) -> Finding {
+/// `unreadable`: there are records that cannot be read, and one of them may have it.
+pub(super) fn of_orphan(orphan: Orphan, unreadable: bool) -> Finding {
+    let Orphan { what, mend, own } = orphan;
+    match (unreadable, own) {
+        (true, _) => Finding::warning(
+            what,
+            format!("unless one of the unreadable records has it: {mend}"),
+        ),
+        (false, true) => Finding::error(what, mend),
+        (false, false) => Finding::warning(format!("{what}, which others may have made"), mend),
+    }
+}
+
+pub(super) fn of_unseen(unseen: Unseen) -> Finding {
     let what = format!(
         "{} cannot be looked at: {}",
         unseen.what,

@@ -264,6 +264,17 @@ pub enum Error {
         /// What was to come next, as a clause.
         before: &'static str,
     },
+    /// Nothing keeps the attachment from being settled as usual.
+    #[error(
+        "attachment {id} is not forgotten: it is {state}, and not FAILED, LOST, or DETACHING or DISCONNECTING with an error. Detach or \
+         disconnect it, and forget it if that fails"
+    )]
+    NotStuck {
+        /// The id.
+        id: AttachmentId,
+        /// Where it stands.
+        state: &'static str,
+    },
     /// The changes since a watch's revision are not known.
     #[error(
         "cannot tell what changed since that revision: it is of an earlier life of the daemon, or too much is gone since then. Watch again \
@@ -310,6 +321,7 @@ impl Error {
             Self::Undo { .. } => Reason::UndoFailed,
             Self::TooMuchWork(_) => Reason::TooMuchWork,
             Self::DeadlinePassed { .. } => Reason::DeadlinePassed,
+            Self::NotStuck { .. } => Reason::ForgetRefused,
             Self::WatchExpired => Reason::WatchExpired,
             Self::ShuttingDown => Reason::ShuttingDown,
             Self::Internal(_) => Reason::Internal,

@@ -4,11 +4,13 @@
 //! (docs/decisions/018-a-lost-journal.md).
 
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::Error;
 use super::engine::Engine;
 use super::inner::Inner;
 use crate::admission::Grant;
+use crate::backend::{BackendError, Unrecorded};
 use crate::journal::{Kind, Record};
 use crate::libvirt::{DiskView, DomainView, HypervisorError, Unplug};
 use crate::model::{AttachmentId, Dialect, DiskPlan, Domain, DomainRef, HostVolume, Reason, Scope};
@@ -22,6 +24,16 @@ pub struct Orphan {
     pub mend: String,
     /// Whether volattach made it for sure.
     pub own: bool,
+}
+
+impl From<Unrecorded> for Orphan {
+    fn from(it: Unrecorded) -> Self {
+        Self {
+            what: it.what,
+            mend: it.mend,
+            own: it.own,
+        }
+    }
 }
 
 /// Orphans, as far as this host can be looked at.
@@ -40,7 +52,7 @@ pub(super) struct Unseen {
 }
 
 /// A disk with the alias of an attachment that has no record.
-struct Disk {
+pub(super) struct Disk {
     id: AttachmentId,
     domain: Domain,
     dialect: Dialect,
@@ -71,6 +83,21 @@ impl Disk {
                 let target = &self.view.target;
                 format!("virsh detach-disk {domain} {target}{live}{config}")
             }
+        }
+    }
+
+    /// `lost`: as for [`Self::mend`].
+    pub(super) fn orphan(&self, lost: bool) -> Orphan {
+        Orphan {
+            what: format!(
+                "disk {} of attachment {} in {}, from {}",
+                self.view.target,
+                self.id,
+                self.domain,
+                self.plan().source.display()
+            ),
+            mend: self.mend(lost),
+            own: true,
         }
     }
 
@@ -147,35 +174,33 @@ impl Inner {
         let parts = &self.parts;
         let lost = parts.journal.loss().await?.is_some();
         let (disks, unseen) = self.survey_disks().await;
-        let orphans = disks.iter().map(|disk| Orphan {
-            what: format!(
-                "disk {} of attachment {} in {}, from {}",
-                disk.view.target,
-                disk.id,
-                disk.domain,
-                disk.plan().source.display()
-            ),
-            mend: disk.mend(lost),
-            own: true,
-        });
+        let orphans = disks.iter().map(|disk| disk.orphan(lost));
         let mut survey = Survey {
             orphans: orphans.collect(),
             unseen,
+        };
+        let connections = self.survey_connections().await?;
+        survey.orphans.extend(connections.orphans);
+        survey.unseen.extend(connections.unseen);
+        Ok(survey)
+    }
+
+    /// The connections alone.
+    pub(super) async fn survey_connections(&self) -> Result<Survey, Error> {
+        let parts = &self.parts;
+        let mut survey = Survey {
+            orphans: Vec::new(),
+            unseen: Vec::new(),
         };
         let records = parts.journal.all().await?.into_iter();
         let volumes: Vec<HostVolume> = records.map(|record| record.host.clone()).collect();
         for backend in parts.backends.iter() {
             match backend.unrecorded(&volumes).await {
-                Ok(found) => survey.orphans.extend(found.into_iter().map(|it| Orphan {
-                    what: it.what,
-                    mend: it.mend,
-                    own: it.own,
-                })),
-                Err(error) => survey.unseen.push(Unseen {
-                    what: format!("connections of {}", backend.protocol()),
-                    mend: "journalctl -u volattachd".to_owned(),
-                    error: error.into(),
-                }),
+                Ok(found) => survey.orphans.extend(found.into_iter().map(Orphan::from)),
+                Err(error) => {
+                    let unseen = Unseen::connections(backend.protocol(), error);
+                    survey.unseen.push(unseen);
+                }
             }
         }
         Ok(survey)
@@ -265,16 +290,43 @@ impl Inner {
 
     /// The same, as far as domains can be looked at.
     async fn survey_disks(&self) -> (Vec<Disk>, Vec<Unseen>) {
+        let (disks, unseen) = self.marked_disks(None).await;
+        let mut orphans = Vec::new();
+        for disk in disks {
+            // A record that cannot be read is a record too.
+            if matches!(self.parts.journal.get(&disk.id).await, Ok(None)) {
+                orphans.push(disk);
+            }
+        }
+        (orphans, unseen)
+    }
+
+    /// Finds the disks of an attachment in its domain, or (`None`) in any.
+    pub(super) async fn disks_of(
+        &self,
+        id: &AttachmentId,
+        domain: Option<Uuid>,
+    ) -> (Vec<Disk>, Vec<Unseen>) {
+        let (mut disks, unseen) = self.marked_disks(domain).await;
+        disks.retain(|disk| disk.id == *id);
+        (disks, unseen)
+    }
+
+    /// Finds the disks with an attachment's alias, in one domain or (`None`) in all.
+    async fn marked_disks(&self, domain: Option<Uuid>) -> (Vec<Disk>, Vec<Unseen>) {
         let hypervisor = &self.parts.hypervisor;
         let (mut found, mut unseen) = (Vec::new(), Vec::new());
-        let domains = match hypervisor.domains().await {
-            Ok(domains) => domains,
-            Err(error) => return (found, vec![Unseen::domains(error)]),
+        let domains = match domain {
+            Some(domain) => vec![domain],
+            None => match hypervisor.domains().await {
+                Ok(domains) => domains,
+                Err(error) => return (found, vec![Unseen::domains(error)]),
+            },
         };
         for uuid in domains {
             let both = Scope::LiveAndConfig;
             match hypervisor.domain(&DomainRef::Uuid(uuid), both).await {
-                Ok(view) => self.orphans_in(&view, &mut found).await,
+                Ok(view) => found.extend(marked_in(&view)),
                 Err(HypervisorError::DomainNotFound { .. }) => {}
                 // Each further domain would take as long to fail.
                 Err(error) if error.reason() == Reason::HypervisorUnavailable => {
@@ -290,36 +342,43 @@ impl Inner {
         }
         (found, unseen)
     }
+}
 
-    /// Adds the orphans among one domain's disks.
-    async fn orphans_in(&self, view: &DomainView, found: &mut Vec<Disk>) {
-        let uuid = view.domain.uuid;
-        for disk in view.live.disks.iter().chain(&view.config.disks) {
-            let Some(id) = disk.alias.as_deref().and_then(AttachmentId::of_alias) else {
-                continue;
-            };
-            let known = |it: &Disk| it.id == id && it.domain.uuid == uuid;
-            // A record that cannot be read is a record too.
-            if found.iter().any(known) || !matches!(self.parts.journal.get(&id).await, Ok(None)) {
-                continue;
-            }
-            let has = |disks: &[DiskView]| disks.iter().any(|it| it.alias == disk.alias);
-            found.push(Disk {
-                id,
-                domain: view.domain.clone(),
-                dialect: view.dialect,
-                scope: match (has(&view.live.disks), has(&view.config.disks)) {
-                    (true, true) => Scope::LiveAndConfig,
-                    (true, false) => Scope::Live,
-                    (false, _) => Scope::Config,
-                },
-                view: disk.clone(),
-            });
+/// The disks of one domain with an attachment's alias.
+fn marked_in(view: &DomainView) -> Vec<Disk> {
+    let mut found: Vec<Disk> = Vec::new();
+    for disk in view.live.disks.iter().chain(&view.config.disks) {
+        let Some(id) = disk.alias.as_deref().and_then(AttachmentId::of_alias) else {
+            continue;
+        };
+        if found.iter().any(|it| it.id == id) {
+            continue;
         }
+        let has = |disks: &[DiskView]| disks.iter().any(|it| it.alias == disk.alias);
+        found.push(Disk {
+            id,
+            domain: view.domain.clone(),
+            dialect: view.dialect,
+            scope: match (has(&view.live.disks), has(&view.config.disks)) {
+                (true, true) => Scope::LiveAndConfig,
+                (true, false) => Scope::Live,
+                (false, _) => Scope::Config,
+            },
+            view: disk.clone(),
+        });
     }
+    found
 }
 
 impl Unseen {
+    pub(super) fn connections(protocol: &str, error: BackendError) -> Self {
+        Self {
+            what: format!("connections of {protocol}"),
+            mend: "journalctl -u volattachd".to_owned(),
+            error: error.into(),
+        }
+    }
+
     fn domains(error: HypervisorError) -> Self {
         Self {
             what: "the domains".to_owned(),

@@ -82,6 +82,14 @@ pub(super) enum Command {
         /// The attachment's id
         id: String,
     },
+    /// Show what forgetting an attachment that cannot be detached would leave on this host; with --yes forget it
+    Forget {
+        /// The attachment's id
+        id: String,
+        /// Forget it: its record goes, and what is left stays as it is
+        #[arg(long)]
+        yes: bool,
+    },
     /// Connect a volume to this host only
     Connect(ConnectArgs),
     /// Disconnect what connect connected; one that is not connected is fine

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::args::{AttachArgs, Command, ConnectArgs, FilterArgs, Format, Global, Mode, PlanArgs};
 use super::client::Client;
 use super::failure::Failure;
-use super::{output, progress, request, watch};
+use super::{doctor, output, progress, request, watch};
 use crate::api::v1;
 
 type Result<T> = std::result::Result<T, Failure>;
@@ -27,6 +27,7 @@ pub(super) async fn run(global: Global, command: Command) -> Result<()> {
             let attachment = client.answer(answer)?.attachment.unwrap_or_default();
             output::to_stdout(&output::attachment(format, &attachment))
         }
+        Command::Forget { id, yes } => forget(&global, id, yes).await,
         Command::Connect(args) => connect(&global, args).await,
         Command::Disconnect { id, force } => disconnect(&global, id, force).await,
         Command::Extend { id, size } => extend(&global, id, size).await,
@@ -135,6 +136,27 @@ async fn detach(global: &Global, id: String, force: bool) -> Result<()> {
     output::to_stdout(&match global.output {
         Format::Table => format!("{id} is detached"),
         Format::Json => json!({ "attachment_id": id, "detached": true }).to_string(),
+    })
+}
+
+async fn forget(global: &Global, id: String, confirmed: bool) -> Result<()> {
+    let mut client = Client::connect(global).await?;
+    let message = client.request(v1::ForgetAttachmentRequest {
+        attachment_id: id.clone(),
+        confirmed,
+    });
+    let answer = client.rpc.forget_attachment(message).await;
+    let forgotten = client.answer(answer)?;
+    output::to_stdout(&match global.output {
+        Format::Table => doctor::forgotten(&id, &forgotten),
+        Format::Json => json!({
+            "attachment_id": id,
+            "forgotten": forgotten.forgotten,
+            "left": doctor::findings(&forgotten.left),
+            "left_out": forgotten.left_out,
+            "kept": Some(forgotten.kept).filter(|kept| !kept.is_empty()),
+        })
+        .to_string(),
     })
 }
 

@@ -62,17 +62,7 @@ fn text(diagnosis: &v1::DiagnoseResponse) -> String {
     if is_sound(diagnosis) {
         return "nothing is wrong".to_owned();
     }
-    let lines = diagnosis.findings.iter().map(|finding| {
-        let subject = match finding.attachment_id.as_str() {
-            "" => String::new(),
-            id => format!("attachment {id}: "),
-        };
-        let weight = severity(finding);
-        let what = visible(&finding.what);
-        let mend = visible(&finding.mend);
-        format!("{weight}: {}{what}\n  mend: {mend}", visible(&subject))
-    });
-    let mut lines: Vec<String> = lines.collect();
+    let mut lines: Vec<String> = diagnosis.findings.iter().map(line).collect();
     if diagnosis.left_out > 0 {
         let more = diagnosis.left_out;
         lines.push(format!("and {more} more findings: mend these first"));
@@ -80,9 +70,59 @@ fn text(diagnosis: &v1::DiagnoseResponse) -> String {
     lines.join("\n")
 }
 
+/// What forgetting an attachment leaves, for people.
+pub(super) fn forgotten(id: &str, forgotten: &v1::ForgetAttachmentResponse) -> String {
+    let mut lines: Vec<String> = forgotten.left.iter().map(line).collect();
+    if forgotten.left_out > 0 {
+        lines.push(format!("and {} more things", forgotten.left_out));
+    }
+    let nothing = lines.is_empty();
+    let (left, end) = match forgotten.forgotten {
+        true => ("leaves this behind", format!("{id} is forgotten")),
+        false => (
+            "would leave this behind",
+            format!("nothing is forgotten yet: volattach forget {id} --yes"),
+        ),
+    };
+    let head = match nothing {
+        true => "no leftover is found on this host".to_owned(),
+        false => format!("{id} {left}, without a record:"),
+    };
+    lines.insert(0, head);
+    if !forgotten.kept.is_empty() {
+        lines.push(format!(
+            "the record is kept in {}",
+            visible(&forgotten.kept)
+        ));
+    }
+    lines.push(end);
+    lines.join("\n")
+}
+
+fn line(finding: &v1::Finding) -> String {
+    let subject = match finding.attachment_id.as_str() {
+        "" => String::new(),
+        id => format!("attachment {id}: "),
+    };
+    let weight = severity(finding);
+    let what = visible(&finding.what);
+    let mend = visible(&finding.mend);
+    format!("{weight}: {}{what}\n  mend: {mend}", visible(&subject))
+}
+
 /// For programs.
 fn document(diagnosis: &v1::DiagnoseResponse) -> Value {
-    let findings = diagnosis.findings.iter().map(|finding| {
+    json!({
+        "findings": findings(&diagnosis.findings),
+        "left_out": diagnosis.left_out,
+        "daemon_version": diagnosis.version,
+        "program_version": VERSION,
+    })
+}
+
+/// Findings, for programs.
+pub(super) fn findings(findings: &[v1::Finding]) -> Vec<Value> {
+    let documents = findings.iter().map(|finding| {
         let id = Some(&finding.attachment_id).filter(|id| !id.is_empty());
         json!({
             "severity": severity(finding),
@@ -91,12 +131,7 @@ fn document(diagnosis: &v1::DiagnoseResponse) -> Value {
             "attachment_id": id,
         })
     });
-    json!({
-        "findings": findings.collect::<Vec<_>>(),
-        "left_out": diagnosis.left_out,
-        "daemon_version": diagnosis.version,
-        "program_version": VERSION,
-    })
+    documents.collect()
 }
 
 #[cfg(test)]

@@ -3,9 +3,9 @@
 //! redb has a checksum for each page, and trusts a file that was closed cleanly unless it is told to check. So every open checks: a value
 //! that was changed on the disk is never read as another valid one, and values need no checksum of their own.
 
-use std::fs::{self, File, Permissions};
-use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::PermissionsExt;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -149,17 +149,39 @@ pub(super) fn hold_directory(path: &Path) -> io::Result<File> {
 
 /// Renames a file that cannot be used to a name that no other file has, with the time in it, and returns that name.
 pub(super) fn set_aside(path: &Path, directory: &File) -> io::Result<PathBuf> {
-    let now = prost_types::Timestamp::from(SystemTime::now());
-    let now = prost_types::Timestamp { nanos: 0, ..now };
-    let stem = format!("{}.{}", path.display(), now.to_string().replace(':', ""));
-    let mut kept = PathBuf::from(format!("{stem}.corrupt"));
-    let mut number = 1;
-    while kept.symlink_metadata().is_ok() {
-        number += 1;
-        kept = format!("{stem}.{number}.corrupt").into();
-    }
+    let kept = unused(path, "corrupt");
     fs::rename(path, &kept)?;
     fs::set_permissions(&kept, Permissions::from_mode(0o600))?;
     directory.sync_all()?;
     Ok(kept)
+}
+
+/// Writes an entry of the journal to a file of its own beside it, and returns that file's name.
+pub(super) fn keep(path: &Path, id: &str, bytes: &[u8]) -> io::Result<PathBuf> {
+    let kept = unused(path, &format!("{id}.forgotten"));
+    let mut options = OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&kept)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    let directory = path.parent().filter(|it| !it.as_os_str().is_empty());
+    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()?;
+    Ok(kept)
+}
+
+/// A name that no file has: the path's, with the time and an end.
+fn unused(path: &Path, end: &str) -> PathBuf {
+    let now = prost_types::Timestamp::from(SystemTime::now());
+    let now = prost_types::Timestamp { nanos: 0, ..now };
+    let stem = format!("{}.{}", path.display(), now.to_string().replace(':', ""));
+    let mut name = PathBuf::from(format!("{stem}.{end}"));
+    let mut number = 1;
+    while name.symlink_metadata().is_ok() {
+        number += 1;
+        name = format!("{stem}.{number}.{end}").into();
+    }
+    name
 }

@@ -64,6 +64,8 @@ pub trait Journal: Send + Sync {
     async fn put_soon(&self, record: &Record) -> Result<(), JournalError>;
     /// Removes a record; an absent one is success.
     async fn remove(&self, id: &AttachmentId) -> Result<(), JournalError>;
+    /// Removes a record that this build cannot read, and keeps it in a file beside the journal, whose path it returns.
+    async fn set_aside(&self, id: &AttachmentId) -> Result<PathBuf, JournalError>;
     /// The permissions that were set here for a volume.
     async fn permissions(&self, volume: &VolumeId) -> Result<Option<SetPermissions>, JournalError>;
     /// Writes a volume's permissions, or (`None`) forgets them; when this returns, it is on disk.

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use nix::sys::statvfs::statvfs;
 use tokio::sync::watch;
 
+use super::file;
 use super::store::{Change, Kept, Shared, Store, lock};
 use super::writer::{Cause, Writer};
 use super::{Condition, Journal, JournalError, Key, Loss, Record, Room, Unreadable};
@@ -143,6 +144,25 @@ impl Journal for RedbJournal {
 
     async fn remove(&self, id: &AttachmentId) -> Result<(), JournalError> {
         self.write(Change::Record(id.clone(), None)).await
+    }
+
+    async fn set_aside(&self, id: &AttachmentId) -> Result<PathBuf, JournalError> {
+        let bytes = {
+            let contents = lock(&self.contents);
+            let kept = contents.unreadable.get(id);
+            kept.map(|kept| kept.bytes().to_owned())
+        };
+        let Some(bytes) = bytes else {
+            let why = format!("the entry of {id} can be read, or is not there");
+            return Err(self.failed("write", why.into()));
+        };
+        let (path, name) = (self.path.clone(), id.to_string());
+        // Kept before the entry goes.
+        let kept = tokio::task::spawn_blocking(move || file::keep(&path, &name, &bytes)).await;
+        let kept = kept.map_err(|error| self.failed("write", error.into()))?;
+        let kept = kept.map_err(|error| self.failed("write", error.into()))?;
+        self.write(Change::Record(id.clone(), None)).await?;
+        Ok(kept)
     }
 
     async fn permissions(&self, volume: &VolumeId) -> Result<Option<SetPermissions>, JournalError> {

@@ -54,6 +54,11 @@ impl Kept {
         }
     }
 
+    /// The value.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// The value as text, and why it cannot be read.
     pub(super) fn to_json(&self) -> Value {
         json!({"value": String::from_utf8_lossy(&self.bytes), "why": self.why})
@@ -91,7 +96,10 @@ impl Contents {
     pub(super) fn apply(&mut self, change: Change) {
         match change {
             Change::Record(_, Some(record)) => self.records.insert(record),
-            Change::Record(id, None) => self.records.remove(&id),
+            Change::Record(id, None) => {
+                self.records.remove(&id);
+                self.unreadable.remove(&id);
+            }
             Change::Permissions(volume, Some(set)) => {
                 self.permissions.insert(volume, *set);
             }

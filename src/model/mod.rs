@@ -12,6 +12,8 @@
 //!
 //!   Detaching, or Failed with the disk still in the guest ──▶ Attached       (the guest refused) CancelDetach
 //!
+//!   Failed, or anything lost or with a failed undo ──▶ (none)                ForgetAttachment: the host stays as it is
+//!
 //!   (none) ──▶ Connecting ──▶ Connected ──▶ Disconnecting ──▶ (none)        ConnectVolume, DisconnectVolume
 //! ```
 

@@ -54,6 +54,8 @@ reasons! {
     AttachmentKind = "ATTACHMENT_KIND",
     /// An earlier undo failed; detach or disconnect first.
     CleanupRequired = "CLEANUP_REQUIRED",
+    /// The attachment may be settled as usual: its record is not forgotten.
+    ForgetRefused = "FORGET_REFUSED",
     /// Another attachment on this host uses the volume, and they may not share it.
     VolumeInUse = "VOLUME_IN_USE",
     /// The volume can only be attached read-only, and read-write was required.

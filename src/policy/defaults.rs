@@ -80,6 +80,8 @@ pub enum Rpc {
     SetVolumePermissions,
     /// `Diagnose`
     Diagnose,
+    /// `ForgetAttachment`
+    ForgetAttachment,
 }
 
 impl Rpc {
@@ -101,6 +103,7 @@ impl Rpc {
             Self::GetVolumePermissions => "volume:permissions_get",
             Self::SetVolumePermissions => "volume:permissions_update",
             Self::Diagnose => "volume:host_diagnose",
+            Self::ForgetAttachment => "volume:host_forget",
         }
     }
 
@@ -129,6 +132,7 @@ impl Rpc {
             Self::GetVolumePermissions => "/volattach.v1.VolumeAttach/GetVolumePermissions",
             Self::SetVolumePermissions => "/volattach.v1.VolumeAttach/SetVolumePermissions",
             Self::Diagnose => "/volattach.v1.VolumeAttach/Diagnose",
+            Self::ForgetAttachment => "/volattach.v1.VolumeAttach/ForgetAttachment",
         }
     }
 }
@@ -302,6 +306,11 @@ pub const DEFAULTS: &[RuleDefault] = &[
         Diagnose,
         "rule:admin_api",
         "Show what is wrong on this host, with everybody's attachments and what they left behind. It belongs to no project."
+    ),
+    rpc!(
+        ForgetAttachment,
+        "rule:admin_api",
+        "Forget an attachment that cannot be detached, and leave what is left of it on this host and in its domain."
     ),
 ];
 

@@ -530,6 +530,7 @@ async fn every_field_has_a_limit() {
         cancel_detach(CancelDetachRequest { attachment_id: "a1".into() }),
         disconnect_volume(DisconnectVolumeRequest { attachment_id: "a1".into(), ..Default::default() }),
         get_attachment(GetAttachmentRequest { attachment_id: "a1".into() }),
+        forget_attachment(ForgetAttachmentRequest { attachment_id: "a1".into(), ..Default::default() }),
         list_attachments(ListAttachmentsRequest { ..Default::default() }),
         watch_attachments(WatchAttachmentsRequest { ..Default::default() }),
         extend_volume(ExtendVolumeRequest { attachment_id: "a1".into(), ..Default::default() }),

@@ -16,7 +16,7 @@ use volattach::reconcile;
 use crate::fakes::{Fault, Guest};
 use crate::limits;
 use crate::server::{
-    Client, Server, attach, cancel, cinder, connect, detach, extend, get, info, soon,
+    Client, Server, attach, cancel, cinder, connect, detach, extend, forget, get, info, soon,
 };
 
 /// How a reason reaches a caller.
@@ -283,6 +283,15 @@ async fn meet(reason: Reason) -> Met {
         Reason::ShuttingDown => {
             server.api.drain().await;
             refused(client, attach("a1")).await
+        }
+        Reason::ForgetRefused => {
+            attached(client, "a1").await;
+            Met::Status(
+                client
+                    .forget_attachment(forget("a1", true))
+                    .await
+                    .unwrap_err(),
+            )
         }
         Reason::WatchExpired => Met::Status(watch_from_elsewhere(client).await),
         Reason::JournalFailed => journal_failure().await,

@@ -216,6 +216,13 @@ pub(crate) fn cancel(id: &str) -> v1::CancelDetachRequest {
     }
 }
 
+pub(crate) fn forget(id: &str, confirmed: bool) -> v1::ForgetAttachmentRequest {
+    v1::ForgetAttachmentRequest {
+        attachment_id: id.to_owned(),
+        confirmed,
+    }
+}
+
 pub(crate) fn extend(id: &str, size_bytes: u64) -> v1::ExtendVolumeRequest {
     v1::ExtendVolumeRequest {
         attachment_id: id.to_owned(),

@@ -37,6 +37,7 @@ async fn all_calls(client: &mut Client) -> Vec<(&'static str, Code)> {
         "GetVolumePermissions": get_volume_permissions(v1::GetVolumePermissionsRequest::default()),
         "SetVolumePermissions": set_volume_permissions(v1::SetVolumePermissionsRequest::default()),
         "Diagnose": diagnose(v1::DiagnoseRequest {}),
+        "ForgetAttachment": forget_attachment(v1::ForgetAttachmentRequest::default()),
     }
 }
 

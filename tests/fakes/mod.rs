@@ -163,6 +163,8 @@ pub struct State {
     pub unrecorded: Vec<Unrecorded>,
     /// Connections that the next look alone finds without a record: a call writes the record meanwhile.
     pub recorded_meanwhile: Vec<Unrecorded>,
+    /// Whether mounts of SMB that no record has are listed with those.
+    pub mounts_listed: bool,
     /// Whether the connections of this host cannot be looked at.
     pub host_unseen: bool,
     /// Condition of the journal's storage.
@@ -306,6 +308,7 @@ impl World {
                 domain_fails: None,
                 unrecorded: Vec::new(),
                 recorded_meanwhile: Vec::new(),
+                mounts_listed: false,
                 host_unseen: false,
                 condition: Condition {
                     write_failure: None,

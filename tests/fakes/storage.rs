@@ -329,8 +329,19 @@ impl Backend for FakeBackend {
         }
     }
 
-    async fn unrecorded(&self, _recorded: &[HostVolume]) -> Result<Vec<Unrecorded>, BackendError> {
+    async fn unrecorded(&self, recorded: &[HostVolume]) -> Result<Vec<Unrecorded>, BackendError> {
         let mut state = self.world.state();
+        if self.protocol == "smbfs" && state.mounts_listed {
+            let claims = recorded.iter().flat_map(|it| &it.plan.claims);
+            let held: Vec<String> = claims.map(ToString::to_string).collect();
+            let there = state.connections.keys().filter(|it| !held.contains(it));
+            let mount = |name: &String| Unrecorded {
+                what: format!("mount {name}"),
+                mend: format!("umount {name}"),
+                own: true,
+            };
+            return Ok(there.map(mount).collect());
+        }
         if self.protocol != "nfs" {
             return Ok(Vec::new());
         }
@@ -601,6 +612,14 @@ impl FakeJournal {
 #[async_trait]
 impl Journal for FakeJournal {
     async fn get(&self, id: &AttachmentId) -> Result<Option<Record>, JournalError> {
+        let unreadable = self.world.state().unreadable.clone();
+        if let Some(unreadable) = unreadable.into_iter().find(|it| it.id == *id) {
+            return Err(JournalError {
+                action: "read",
+                path: "/journal".into(),
+                source: unreadable.why.into(),
+            });
+        }
         let records = self.world.records();
         Ok(records.into_iter().find(|record| record.id == *id))
     }
@@ -658,6 +677,13 @@ impl Journal for FakeJournal {
             state.records.remove(id.as_str());
         }
         self.pass("journal.remove", Moment::After).await
+    }
+
+    async fn set_aside(&self, id: &AttachmentId) -> Result<PathBuf, JournalError> {
+        self.pass("journal.set_aside", Moment::Before).await?;
+        self.world.state().unreadable.retain(|it| it.id != *id);
+        self.pass("journal.set_aside", Moment::After).await?;
+        Ok(format!("/journal.{id}.forgotten").into())
     }
 
     async fn permissions(&self, volume: &VolumeId) -> Result<Option<SetPermissions>, JournalError> {

@@ -1,5 +1,7 @@
 //! Tests of the journal in a file.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::time::SystemTime;
 
 use super::*;
@@ -253,6 +255,22 @@ async fn an_unreadable_record_is_refused_alone_and_kept() {
     let table = transaction.open_table(RECORDS).unwrap();
     let kept = table.get("later").unwrap().map(|it| it.value().to_owned());
     assert_eq!(kept.as_deref(), Some(LATER));
+    drop((table, transaction, raw));
+
+    // Set aside: out of the journal for good, and in a file of its own.
+    let later = "later".parse().unwrap();
+    let journal = RedbJournal::open(&path, false).unwrap();
+    assert!(journal.set_aside(&record("a").id).await.is_err());
+    let file = journal.set_aside(&later).await.unwrap();
+    assert_eq!(fs::read(&file).unwrap(), LATER);
+    let mode = fs::metadata(&file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(file.parent(), path.parent());
+    assert_eq!(journal.get(&later).await.unwrap(), None);
+    drop(journal);
+    let journal = RedbJournal::open(&path, false).unwrap();
+    assert_eq!(journal.unreadable().await.unwrap(), []);
+    assert_eq!(journal.all().await.unwrap(), [Arc::new(record("a"))]);
 }
 
 /// Permissions of a later build are told with the condition.
