@@ -8,7 +8,8 @@ mod thousand;
 
 use std::time::Duration;
 
-use fakes::{DOMAIN, Fault, OTHER_DOMAIN, World, attach, by_root, end, iscsi, smb};
+use fakes::{Changes, DOMAIN, Fault, OTHER_DOMAIN, World, attach, by_root, end, iscsi, smb};
+use tokio::time::timeout;
 use volattach::attach::Engine;
 use volattach::libvirt::DomainEvent;
 use volattach::model::{PathCount, Reason, State};
@@ -135,16 +136,13 @@ const BOTH: PathCount = PathCount {
     planned: 2,
 };
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_path_that_is_lost_or_was_down_is_shown_and_made_once_its_portal_answers() {
     let world = World::new();
     let engine = world.engine();
     let portal = "[fd00::1]:3260";
-    let (_, mut changes) = engine
-        .watch(by_root(volattach::attach::Filter::default()))
-        .await
-        .unwrap();
     for down_before in [true, false] {
+        let mut changes = Changes::of(&engine).await;
         world.state().down.clear();
         let down = || world.state().down.insert(portal.to_owned(), false);
         down_before.then(down);
@@ -169,7 +167,7 @@ async fn a_path_that_is_lost_or_was_down_is_shown_and_made_once_its_portal_answe
         let now = shown(world.records()[0].to_attachment());
         assert_eq!(now, (BOTH, State::Attached, None));
         let mut told = Vec::new();
-        while let Ok(change) = changes.try_recv() {
+        while let Ok(change) = timeout(Duration::from_secs(1), changes.next()).await {
             told.extend(change.paths);
         }
         told.dedup();
@@ -180,7 +178,6 @@ async fn a_path_that_is_lost_or_was_down_is_shown_and_made_once_its_portal_answe
             "watchers see it"
         );
         engine.detach(by_root(end("a"))).await.unwrap();
-        while changes.try_recv().is_ok() {}
     }
 }
 

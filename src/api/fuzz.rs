@@ -3,7 +3,7 @@
 use prost::Message;
 
 use super::decode::{self, DecodeError};
-use super::{deadline, page, revision, v1};
+use super::{deadline, page, revision};
 use crate::connection::Protocol;
 use crate::model::chain;
 

@@ -239,6 +239,7 @@ mod tests {
             domain: None,
             protocol: "local".into(),
             servers: Vec::new(),
+            paths: None,
             access: AccessDecision::from_sources(vec![]),
             rights: VolumeRights::default(),
             holder: None,

@@ -21,7 +21,9 @@ use futures::FutureExt;
 use tokio::sync::{Notify, broadcast};
 use uuid::Uuid;
 use volattach::admission::{Admission, Admitted, Object};
-use volattach::attach::{AttachRequest, ConnectRequest, EndRequest, Engine, Parts};
+use volattach::attach::{
+    AttachRequest, ConnectRequest, EndRequest, Engine, Feed, Filter, Parts, WatchRequest,
+};
 use volattach::backend::{Backend, Backends, Presence, Release, Unrecorded};
 use volattach::config::Settings;
 use volattach::connection::{
@@ -31,8 +33,8 @@ use volattach::connection::{
 use volattach::journal::{Condition, Journal, Loss, Record, Room, Unreadable};
 use volattach::libvirt::{DomainEnd, DomainEvent, Hypervisor};
 use volattach::model::{
-    Access, Actor, AttachmentId, Claim, Dialect, DiskOptions, DiskPlan, HostKey, Identity,
-    ImageFormat, Reason, Secret, Via, VolumeOwner, WorkLimits, Wwid,
+    Access, Actor, Attachment, AttachmentId, Claim, Dialect, DiskOptions, DiskPlan, HostKey,
+    Identity, ImageFormat, Reason, Secret, Via, VolumeOwner, WorkLimits, Wwid,
 };
 use volattach::policy::{PolicyFiles, PolicyStore, Rpc};
 
@@ -715,6 +717,30 @@ pub fn iscsi(name: &str) -> ConnectionInfo {
             enforce_multipath: true,
             discovery: None,
         }),
+    }
+}
+
+/// The changes of all attachments from now on.
+pub struct Changes(Feed);
+
+impl Changes {
+    pub async fn of(engine: &Engine) -> Self {
+        let request = WatchRequest {
+            filter: Filter::default(),
+            after: None,
+        };
+        let mut feed = engine.watch(by_root(request)).await.unwrap();
+        while !feed.next().await.unwrap().up_to_date {}
+        Self(feed)
+    }
+
+    /// The next change.
+    pub async fn next(&mut self) -> Attachment {
+        loop {
+            if let Some(event) = self.0.next().await.unwrap().event {
+                return event.attachment;
+            }
+        }
     }
 }
 

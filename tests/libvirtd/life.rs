@@ -2,17 +2,16 @@
 
 use std::sync::Arc;
 
-use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
 use virt::domain::Domain;
-use volattach::attach::{AttachRequest, Engine, Filter};
+use volattach::attach::{AttachRequest, Engine};
 use volattach::connection::Protocol;
 use volattach::libvirt::DomainEnd;
 use volattach::model::{Attachment, DiskPlan, State};
 use volattach::reconcile;
 
 use super::*;
-use crate::fakes::{World, attach, by_root, local};
+use crate::fakes::{Changes, World, attach, by_root, local};
 
 /// A part of the minute between two rounds.
 const SOON: Duration = Duration::from_secs(20);
@@ -21,7 +20,7 @@ const SOON: Duration = Duration::from_secs(20);
 struct Watched {
     engine: Engine,
     request: AttachRequest,
-    changes: broadcast::Receiver<Attachment>,
+    changes: Changes,
     reconciling: JoinHandle<()>,
 }
 
@@ -45,7 +44,7 @@ impl Watched {
             let engine = engine.clone();
             tokio::spawn(async move { reconcile::run(&engine).await })
         };
-        let (_, changes) = engine.watch(by_root(Filter::default())).await.unwrap();
+        let changes = Changes::of(&engine).await;
         let watched = Self {
             engine,
             request,
@@ -67,7 +66,7 @@ impl Watched {
         let mut last = None;
         let shown = timeout(SOON, async {
             loop {
-                let change = self.changes.recv().await.unwrap();
+                let change = self.changes.next().await;
                 if is(&change) {
                     return change;
                 }

@@ -1,11 +1,11 @@
 //! What happens to a domain is shown on its attachments at once, long before the next round looks at everything.
 
-use tokio::sync::broadcast;
 use volattach::attach::ExtendRequest;
 use volattach::libvirt::{DomainEnd, DomainEvent};
 use volattach::model::Scope;
 
 use super::*;
+use crate::fakes::Changes;
 
 /// A small part of the time between two rounds; the clock is paused, and passes when nobody has anything to do.
 const SOON: Duration = Duration::from_secs(5);
@@ -14,7 +14,7 @@ const SOON: Duration = Duration::from_secs(5);
 struct Watched {
     world: World,
     engine: Engine,
-    changes: broadcast::Receiver<Attachment>,
+    changes: Changes,
     reconciling: JoinHandle<()>,
 }
 
@@ -31,8 +31,8 @@ impl Watched {
             tokio::spawn(async move { reconcile::run(&engine).await })
         };
         tokio::time::sleep(SOON).await;
-        let (now, changes) = engine.watch(by_root(Filter::default())).await.unwrap();
-        assert_eq!(now[0].state, State::Attached);
+        let changes = Changes::of(&engine).await;
+        assert_eq!(world.records()[0].course.state(), State::Attached);
         Self {
             world,
             engine,
@@ -43,10 +43,8 @@ impl Watched {
 
     /// The next change that watchers see, within a time in which no round begins.
     async fn change(&mut self, why: &str) -> Attachment {
-        let change = tokio::time::timeout(SOON, self.changes.recv()).await;
-        change
-            .unwrap_or_else(|_| panic!("not told: {why}"))
-            .unwrap()
+        let change = tokio::time::timeout(SOON, self.changes.next()).await;
+        change.unwrap_or_else(|_| panic!("not told: {why}"))
     }
 
     /// The next change, which is a loss for this reason; gives its words.
@@ -59,7 +57,7 @@ impl Watched {
 
     /// Nothing changes.
     async fn nothing(&mut self) {
-        let change = tokio::time::timeout(SOON, self.changes.recv()).await;
+        let change = tokio::time::timeout(SOON, self.changes.next()).await;
         assert!(change.is_err(), "{change:?}");
     }
 
