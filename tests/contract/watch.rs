@@ -111,6 +111,30 @@ async fn an_attachment_that_leaves_the_filter_is_told() {
     assert!(!message.left_filter);
 }
 
+/// A watcher of one volume, of which nothing changes, is sent a revision now and then: it does not come back with one that is long past.
+#[tokio::test]
+async fn a_watcher_of_others_changes_gets_their_revision() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    client.attach_volume(attach("kept")).await.unwrap();
+    let request = v1::WatchAttachmentsRequest {
+        filter: Some(v1::AttachmentFilter {
+            volume_id: "v-kept".to_owned(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let mut changes = begin(&mut client, request).await;
+    let (_, before) = catch_up(&mut changes).await;
+    for _ in 0..300 {
+        client.attach_volume(attach("a1")).await.unwrap();
+        client.detach_volume(detach("a1")).await.unwrap();
+    }
+    let message = soon(changes.message()).await.unwrap().unwrap();
+    assert_eq!(message.attachment, None);
+    assert_ne!(message.revision, before);
+}
+
 /// Watches without reading while far more happens than anything between can hold.
 #[tokio::test]
 async fn a_slow_watcher_is_told_the_present_state_and_keeps_its_place() {

@@ -55,7 +55,9 @@ async fn a_failed_attachment_is_forgotten_and_its_mount_is_told() {
         told.event
             .is_some_and(|it| it.attachment.state == State::Gone)
     };
-    while !gone(changes.next().await.unwrap()) {}
+    let told = async { while !gone(changes.next().await.unwrap()) {} };
+    let told = tokio::time::timeout(Duration::from_secs(30), told);
+    told.await.expect("watchers are told");
     // What is left has no record now.
     let orphans = engine.orphans().await.unwrap();
     assert_eq!(orphans[0].what, format!("mount {mount}"));
