@@ -18,6 +18,8 @@ mod lost;
 mod orphans;
 #[path = "saga/permissions.rs"]
 mod permissions;
+#[path = "saga/quarantine.rs"]
+mod quarantine;
 #[path = "saga/subsystem.rs"]
 mod subsystem;
 #[path = "saga/unreadable.rs"]

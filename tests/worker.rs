@@ -14,8 +14,8 @@ use nix::sched::{CloneFlags, unshare};
 use volattach::sys::beneath::{FileKind, Found};
 use volattach::sys::mountinfo::Mounts;
 use volattach::sys::worker::{
-    FlushJob, HoldJob, InspectJob, Job, MountJob, NamespaceJob, ProtectJob, Reply, RunAs, ScanJob,
-    SysfsJob, WorkerError, Workers,
+    FlushJob, HoldJob, InspectJob, Job, MountJob, NamespaceJob, PER_SERVER, ProtectJob, Reply,
+    RunAs, ScanJob, SysfsJob, WorkerError, Workers,
 };
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -515,4 +515,145 @@ async fn mounts_come_and_go() {
         ),
         "{error}"
     );
+}
+
+/// Length of a request's header (linux/fuse.h, `struct fuse_in_header`).
+const FUSE_HEADER: usize = 40;
+/// The kernel's first request (`FUSE_INIT`).
+const FUSE_INIT: u32 = 26;
+
+/// A FUSE file system whose server answers the kernel's first request and takes all others without a word: who waits for those sleeps
+/// where no signal ends it (fs/fuse/dev.c, `request_wait_answer`). The drop has the kernel end them all.
+struct SilentMount {
+    target: PathBuf,
+    server: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Drop for SilentMount {
+    fn drop(&mut self) {
+        use nix::mount::{MntFlags, umount2};
+        umount2(&self.target, MntFlags::MNT_FORCE | MntFlags::MNT_DETACH).unwrap();
+        let ended = self.server.take().map(std::thread::JoinHandle::join);
+        assert!(matches!(ended, Some(Ok(()))));
+    }
+}
+
+/// Mounts one; `None`, loudly, where that is not permitted.
+fn silent_mount(target: &Path) -> Option<SilentMount> {
+    use std::io::{Read, Write};
+    use std::os::fd::AsRawFd;
+
+    let device = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse");
+    let mut device = match device {
+        Ok(device) => device,
+        Err(error) => {
+            skip::skipped(&format!("/dev/fuse cannot be opened: {error}"));
+            return None;
+        }
+    };
+    let data = format!(
+        "fd={},rootmode=40000,user_id=0,group_id=0",
+        device.as_raw_fd()
+    );
+    let mounted = nix::mount::mount(
+        Some("silent"),
+        target,
+        Some("fuse"),
+        MsFlags::empty(),
+        Some(data.as_str()),
+    );
+    if let Err(errno) = mounted {
+        skip::skipped(&format!("a FUSE file system cannot be mounted: {errno}"));
+        return None;
+    }
+    let server = std::thread::spawn(move || {
+        let mut request = vec![0; 1 << 20];
+        while let Ok(length) = device.read(&mut request) {
+            assert!(length >= FUSE_HEADER);
+            if request[4..8] == FUSE_INIT.to_ne_bytes() {
+                // Header, then version 7.31 and nothing that is asked for (`struct fuse_init_out`).
+                let mut reply = Vec::new();
+                reply.extend(80u32.to_ne_bytes());
+                reply.extend(0u32.to_ne_bytes());
+                reply.extend(&request[8..16]);
+                reply.extend(7u32.to_ne_bytes());
+                reply.extend(31u32.to_ne_bytes());
+                reply.resize(16 + 20, 0);
+                reply.extend(4096u32.to_ne_bytes());
+                reply.resize(80, 0);
+                device.write_all(&reply).unwrap();
+            }
+        }
+    });
+    Some(SilentMount {
+        target: target.to_owned(),
+        server: Some(server),
+    })
+}
+
+#[tokio::test]
+async fn workers_that_outlive_their_kill_are_counted_until_they_go_and_bounded() {
+    if !own_mount_namespace() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (silent, well) = (dir.path().join("silent"), dir.path().join("well"));
+    for directory in [&silent, &well] {
+        std::fs::create_dir(directory).unwrap();
+    }
+    std::fs::write(well.join("v"), b"0123456789").unwrap();
+    let Some(mount) = silent_mount(&silent) else {
+        return;
+    };
+    let workers = workers();
+    // Time for the worker to reach the file system; it gets no answer in any.
+    let within = Duration::from_secs(2);
+    let of_ill = workers.of("ill");
+    let look = || of_ill.run(inspect(&silent, "v", false), within);
+    // Also a worker that nobody waits for any more.
+    assert!(tokio::time::timeout(within / 2, look()).await.is_err());
+    let deadline = Instant::now() + DEADLINE;
+    while workers.registry().stuck().is_empty() {
+        assert!(Instant::now() < deadline, "never counted");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for number in 2..=PER_SERVER {
+        let outcome = look().await;
+        assert!(
+            matches!(outcome, Err(WorkerError::Deadline { reaped: false, .. })),
+            "{outcome:?}"
+        );
+        assert_eq!(workers.registry().stuck().len(), number);
+    }
+    let stuck = workers.registry().stuck();
+    for worker in &stuck {
+        assert!(Path::new(&format!("/proc/{}", worker.pid)).exists());
+        assert_eq!(worker.server, "ill");
+        assert_eq!(worker.job, format!("open {}", silent.join("v").display()));
+    }
+    let refused = look().await.unwrap_err();
+    let pids: Vec<u32> = stuck.iter().map(|worker| worker.pid).collect();
+    assert!(
+        matches!(&refused, WorkerError::Stuck { server, pids: named } if server == "ill" && *named == pids),
+        "{refused}"
+    );
+    // Another server's workers do as ever.
+    let other = workers.of("well");
+    other
+        .run(inspect(&well, "v", false), DEADLINE)
+        .await
+        .unwrap();
+    drop(mount);
+    let deadline = Instant::now() + DEADLINE;
+    while !workers.registry().stuck().is_empty() {
+        assert!(Instant::now() < deadline, "never reaped");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    of_ill
+        .run(inspect(&well, "v", false), DEADLINE)
+        .await
+        .unwrap();
 }

@@ -13,7 +13,7 @@ use tracing::Instrument;
 use super::about::About;
 use super::decode::{self, DecodeError};
 use super::limit::{LimitError, Limiter, is_work};
-use super::status::{Subject, later, limited, status};
+use super::status::{Subject, limited, status};
 use super::target::{Asks, Target};
 use super::{MAX_RESPONSE, deadline, encode, page, v1, watch};
 use crate::admission::{Admission, Admitted, Object};
@@ -128,13 +128,7 @@ impl Service {
             .map_err(|error| failed(&error, error.reason(), subject))?;
         run(admitted)
             .await
-            .map_err(|error| match error.retry_after() {
-                Some(after) => log(
-                    error.reason(),
-                    later(&error, error.reason(), subject, after),
-                ),
-                None => failed(&error, error.reason(), subject),
-            })
+            .map_err(|error| failed(&error, error.reason(), subject))
     }
 
     /// Everything that the caller must be allowed: what is there already, and what it asks for.
@@ -199,12 +193,8 @@ fn span(rpc: Rpc, actor: &Actor, subject: &Subject) -> tracing::Span {
 }
 
 /// Logs a failure in its request's span and makes its status.
-fn failed(error: &dyn Error, reason: Reason, subject: &Subject) -> Status {
-    log(reason, status(error, reason, subject))
-}
-
-/// Logs a failure in its request's span.
-fn log(reason: Reason, status: Status) -> Status {
+fn failed(error: &(dyn Error + 'static), reason: Reason, subject: &Subject) -> Status {
+    let status = status(error, reason, subject);
     tracing::warn!(%reason, code = ?status.code(), error = status.message(), "failed");
     status
 }

@@ -12,6 +12,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::limit::LimitError;
+use crate::attach;
 use crate::model::{Reason, chain, visible};
 
 /// The `domain` of every `google.rpc.ErrorInfo`.
@@ -113,6 +114,8 @@ pub fn code(reason: Reason) -> Code {
         | Reason::IdentityUnavailable
         | Reason::NameResolution
         | Reason::ServerUnreachable
+        | Reason::ServerQuarantined
+        | Reason::WorkersStuck
         | Reason::ShuttingDown => Code::Unavailable,
 
         Reason::UnplugPending | Reason::ServerTimeout | Reason::DeadlinePassed => {
@@ -153,22 +156,19 @@ pub fn code_name(code: Code) -> &'static str {
 
 /// The status of a call that comes too early: it says when to try again (`google.rpc.RetryInfo`).
 pub(super) fn limited(error: &LimitError) -> Status {
-    later(error, error.reason(), &Subject::default(), error.after())
-}
-
-/// The same, of a call about `subject` that is to be tried again after that time.
-pub(super) fn later(
-    error: &dyn Error,
-    reason: Reason,
-    subject: &Subject,
-    after: Duration,
-) -> Status {
-    make(error, reason, subject, Some(after))
+    let subject = Subject::default();
+    make(error, error.reason(), &subject, Some(error.after()))
 }
 
 /// The status of a call about `subject` that failed with `error`, whose reason is `reason`.
-pub(super) fn status(error: &dyn Error, reason: Reason, subject: &Subject) -> Status {
-    make(error, reason, subject, None)
+pub(super) fn status(error: &(dyn Error + 'static), reason: Reason, subject: &Subject) -> Status {
+    make(error, reason, subject, retry_after(error))
+}
+
+/// When to try again a call that failed with `error`, if one of its causes knows.
+fn retry_after(error: &(dyn Error + 'static)) -> Option<Duration> {
+    let mut causes = std::iter::successors(Some(error), |&error| error.source());
+    causes.find_map(|it| it.downcast_ref::<attach::Error>()?.retry_after())
 }
 
 fn make(error: &dyn Error, reason: Reason, subject: &Subject, after: Option<Duration>) -> Status {

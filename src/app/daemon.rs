@@ -22,7 +22,7 @@ use crate::backend::local::LocalBackend;
 use crate::backend::nfs::NfsBackend;
 use crate::backend::nvmeof::NvmeBackend;
 use crate::backend::smb::SmbBackend;
-use crate::backend::{Backend, Backends};
+use crate::backend::{Backend, Backends, Quarantine};
 use crate::config::{Limits, Settings};
 use crate::host::{self, Host};
 use crate::libvirt::Libvirt;
@@ -63,6 +63,7 @@ impl Daemon {
     pub(super) async fn new(settings: &Settings, workers: Workers) -> anyhow::Result<Self> {
         let state = state::open(settings)?;
         let host = Arc::new(Host::this());
+        let quarantine = Quarantine::new(workers.registry().clone());
         let backends: [Arc<dyn Backend>; 5] = [
             Arc::new(LocalBackend::new(settings.local.clone())),
             Arc::new(SmbBackend::new(
@@ -79,17 +80,22 @@ impl Daemon {
                 workers.clone(),
                 host.clone(),
             )),
-            Arc::new(IscsiBackend::new(settings.iscsi.clone(), workers.clone())),
+            Arc::new(IscsiBackend::new(
+                settings.iscsi.clone(),
+                workers.clone(),
+                quarantine.clone(),
+            )),
             Arc::new(NvmeBackend::new(
                 settings.nvmeof.clone(),
                 host.clone(),
                 workers,
+                quarantine.clone(),
             )),
         ];
         let failing = state.journal.failing();
         let engine = Engine::new(Parts {
             journal: Arc::new(state.journal),
-            backends: Backends::new(backends),
+            backends: Backends::new(backends, quarantine),
             hypervisor: Arc::new(Libvirt::new(&settings.libvirt)),
             key: state.key,
             unplug_timeout: settings.detach.unplug_timeout,

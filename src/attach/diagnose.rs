@@ -1,5 +1,6 @@
 //! Compares the journal with this host for the operator: what is wrong, and the command that mends it.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::Error;
@@ -7,6 +8,7 @@ use super::engine::Engine;
 use super::inner::Inner;
 use super::orphans::{Orphan, Survey, Unseen};
 use crate::admission::{Admitted, Grant};
+use crate::backend::Quarantined;
 use crate::journal::{Condition, Kind, Loss, Record, Room, Unreadable};
 use crate::model::{AttachmentId, Reason, State};
 
@@ -102,10 +104,53 @@ impl Inner {
                 findings.extend(findings_of_record);
             }
         }
+        findings.extend(self.of_servers(&records));
         let survey = self.survey_host().await?;
         findings.extend(of_survey(survey, loss.is_some(), !unreadable.is_empty()));
         Ok(findings)
     }
+
+    /// Servers that hang, and the workers that hang for them.
+    fn of_servers(&self, records: &[Arc<Record>]) -> Vec<Finding> {
+        let quarantine = self.parts.backends.quarantine();
+        let servers = quarantine.servers().into_iter().map(|it| {
+            let uses = |record: &&Arc<Record>| record.host.plan.reached_by().contains(&it.server);
+            of_server(&it, records.iter().filter(uses).count())
+        });
+        let workers = quarantine.stuck_workers().into_iter().map(|it| {
+            let what = format!(
+                "the worker process {} for {} has slept in the kernel since {}, beyond its deadline and SIGKILL; its job: {}",
+                it.pid,
+                it.server,
+                time(it.since),
+                it.job
+            );
+            let mend = format!(
+                "bring the server back; cat /proc/{}/stack shows where it sleeps; restart this host if it never goes",
+                it.pid
+            );
+            Finding::warning(what, mend)
+        });
+        servers.chain(workers).collect()
+    }
+}
+
+/// A quarantined server. Its attachments are not named, as the caller may not see each.
+fn of_server(it: &Quarantined, attachments: usize) -> Finding {
+    let what = format!(
+        "the server {} has not answered since {} ({}), and calls that need it fail; it is asked for a sign of life again in {} s; attachments on \
+         it: {attachments}",
+        it.server,
+        time(it.since),
+        it.why,
+        it.after.as_secs().max(1)
+    );
+    let host = &it.server.host;
+    let mend = format!(
+        "start the server, or mend the way to it (ping {host}); volattach list --server {host} shows its attachments; calls go on by themselves once \
+         it answers"
+    );
+    Finding::error(what, mend)
 }
 
 /// A time as the API writes it.

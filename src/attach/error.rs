@@ -328,10 +328,15 @@ impl Error {
         }
     }
 
-    /// When to ask again, where the call only came at a bad time.
+    /// Time after which a repeat may succeed, where that is known.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
-        matches!(self, Self::TooMuchWork(_)).then_some(LATER)
+        match self {
+            Self::TooMuchWork(_) => Some(LATER),
+            Self::Backend(error) => error.retry_after(),
+            Self::Undo { cause, .. } => cause.retry_after(),
+            _ => None,
+        }
     }
 
     /// The whole chain in words, for a place that keeps one string.

@@ -32,7 +32,8 @@ impl Inner {
     async fn make_paths(&self, record: &mut Record, info: Option<&Protocol>) -> Result<(), Error> {
         let backend = self.parts.backends.get(&record.host.plan.protocol)?;
         // Asks servers, so without the lock that callers wait for. The record keeps its claims meanwhile: nobody takes down what it uses.
-        let paths = backend.repairable(&record.host).await?;
+        let paths = backend.repairable(vec![record.host.clone()]).await;
+        let paths = paths.into_iter().next().unwrap_or_default();
         if paths.is_empty() {
             return Ok(());
         }

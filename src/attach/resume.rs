@@ -1,6 +1,7 @@
 //! What [`crate::reconcile`] may do to a record: look again under the record's own guard, then settle it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tokio::sync::broadcast;
 
@@ -10,6 +11,7 @@ use super::inner::Inner;
 use super::observe::{Observed, Reality};
 use super::saga::told;
 use super::steps::Why;
+use crate::backend::Backends;
 use crate::journal::{Direction, Key, Record};
 use crate::libvirt::{DomainEvent, in_background};
 use crate::model::{AttachmentId, HostVolume};
@@ -103,6 +105,27 @@ impl Engine {
     /// What happens to domains, in order.
     pub(crate) fn domain_events(&self) -> broadcast::Receiver<DomainEvent> {
         self.0.parts.hypervisor.events()
+    }
+
+    /// Asks quarantined servers for signs of life. Never ends.
+    pub(crate) async fn keep_quarantine(&self) {
+        let backends = &self.0.parts.backends;
+        backends.quarantine().keep(backends).await;
+    }
+
+    /// Servers, in words, that what failed before may succeed with now.
+    pub(crate) fn released_servers(&self) -> broadcast::Receiver<Arc<str>> {
+        self.0.parts.backends.quarantine().released()
+    }
+
+    /// The records of volumes that a server serves.
+    ///
+    /// # Errors
+    /// Where the journal fails.
+    pub(crate) async fn served_by(&self, server: &str) -> Result<Vec<AttachmentId>, Error> {
+        let mut records = self.0.parts.journal.all().await?;
+        records.retain(|record| Backends::concerns(server, &record.host.plan));
+        Ok(records.iter().map(|record| record.id.clone()).collect())
     }
 
     /// Resolves when the engine drains.

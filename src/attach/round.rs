@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::future::{FutureExt, join_all};
 use futures::stream::{self, FuturesUnordered, Stream, StreamExt};
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -38,6 +38,9 @@ pub(crate) enum Looked {
 /// A function that decides what to do about a record.
 type Decide = fn(&Record, &Observed) -> Action;
 
+/// A record's outcome; `None`: only paths are missing, and what servers answer decides.
+type Judged = (AttachmentId, Option<Looked>);
+
 /// A record, and what was found of its connection.
 type Connected = (Arc<Record>, Presence);
 
@@ -67,31 +70,51 @@ impl Engine {
             // Looked at step by step: a record that goes backward, and one that a call works on, once that call has ended.
             match record.course.direction() {
                 Direction::Forward if !self.0.busy.has(&record.id) => forward.push(record),
-                _ => looked.push((record.id.clone(), Looked::Unsettled)),
+                _ => looked.push((record.id.clone(), Some(Looked::Unsettled))),
             }
         }
-        looked.extend(wanted.into_iter().map(|id| (id, without)));
+        looked.extend(wanted.into_iter().map(|id| (id, Some(without))));
         let mut domains: BTreeMap<Uuid, Vec<Connected>> = BTreeMap::new();
+        let mut degraded = Vec::new();
         for (record, found) in self.0.find_all(forward).await {
-            match (found, &record.domain) {
-                (Ok(found), Some(domain)) => {
-                    let its = domains.entry(domain.uuid).or_default();
-                    its.push((record, found));
+            match found {
+                Ok(found) => {
+                    if found.degraded().or(record.degraded).is_some() {
+                        degraded.push((record.clone(), found));
+                    }
+                    match &record.domain {
+                        Some(domain) => {
+                            let its = domains.entry(domain.uuid).or_default();
+                            its.push((record, found));
+                        }
+                        None => looked.push(judge(&record, &of_connection(&record, found), decide)),
+                    }
                 }
-                (Ok(found), None) => {
-                    let seen = of_connection(&record, found);
-                    looked.push(judge(&record, &seen, decide));
-                }
-                (Err(error), _) => {
+                Err(error) => {
                     tracing::warn!(attachment = %record.id, reason = %error.reason(), error = %error.chain(), "not looked at");
-                    looked.push((record.id.clone(), Looked::Unseen));
+                    looked.push((record.id.clone(), Some(Looked::Unseen)));
                 }
             }
         }
         let domains = domains.into_iter();
         let domains = domains.map(|(domain, its)| self.0.look_at_domain(domain, its, decide));
         let domains: FuturesUnordered<_> = domains.collect();
-        stream::iter(looked).chain(domains.flat_map(stream::iter))
+        // Servers are asked while domains are looked at.
+        let repairable = self.0.repairable(degraded).shared();
+        let looked = stream::iter(looked).chain(domains.flat_map(stream::iter));
+        looked
+            .map(move |(id, looked)| {
+                let repairable = repairable.clone();
+                async move {
+                    let looked = match looked {
+                        Some(looked) => looked,
+                        None if repairable.await.contains(&id) => Looked::Unsettled,
+                        None => Looked::Settled,
+                    };
+                    (id, looked)
+                }
+            })
+            .buffer_unordered(usize::MAX)
     }
 }
 
@@ -101,12 +124,7 @@ impl Inner {
         &self,
         records: Vec<Arc<Record>>,
     ) -> Vec<(Arc<Record>, Result<Presence, Error>)> {
-        let mut by_protocol: BTreeMap<String, Vec<Arc<Record>>> = BTreeMap::new();
-        for record in records {
-            let protocol = record.host.plan.protocol.clone();
-            by_protocol.entry(protocol).or_default().push(record);
-        }
-        let finds = by_protocol
+        let finds = by_protocol(records)
             .into_iter()
             .map(|(protocol, records)| async move {
                 let volumes: Vec<HostVolume> = records.iter().map(|it| it.host.clone()).collect();
@@ -129,13 +147,38 @@ impl Inner {
         join_all(finds).await.into_iter().flatten().collect()
     }
 
+    /// Finds those whose records do not say how many paths work, or whose missing paths can be made now.
+    async fn repairable(&self, records: Vec<Connected>) -> Arc<HashSet<AttachmentId>> {
+        let (known, news): (Vec<_>, Vec<_>) = records
+            .into_iter()
+            .partition(|(record, found)| found.degraded() == record.degraded);
+        let mut repairable: HashSet<AttachmentId> =
+            news.iter().map(|(record, _)| record.id.clone()).collect();
+        let known = known.into_iter().map(|(record, _)| record).collect();
+        let asks = by_protocol(known)
+            .into_iter()
+            .map(|(protocol, records)| async move {
+                let volumes = records.iter().map(|it| it.host.clone()).collect();
+                let paths = match self.parts.backends.get(&protocol) {
+                    Ok(backend) => timeout(FOUND, backend.repairable(volumes)).await.ok(),
+                    Err(_) => None,
+                };
+                let each = records.into_iter().zip(paths.unwrap_or_default());
+                let some = each.filter(|(_, paths)| !paths.is_empty());
+                some.map(|(record, _)| record.id.clone())
+                    .collect::<Vec<_>>()
+            });
+        repairable.extend(join_all(asks).await.into_iter().flatten());
+        Arc::new(repairable)
+    }
+
     /// Looks at a domain with all these records.
     async fn look_at_domain(
         &self,
         domain: Uuid,
         records: Vec<Connected>,
         decide: Decide,
-    ) -> Vec<(AttachmentId, Looked)> {
+    ) -> Vec<Judged> {
         let _turn = self.looks.acquire().await;
         let disks: Vec<DiskPlan> = records.iter().map(|(it, _)| it.disk.clone()).collect();
         let look = self.parts.hypervisor.observe(domain, &disks);
@@ -154,7 +197,7 @@ impl Inner {
                 let each = records.iter();
                 each.map(|(record, connection)| match unseen(record, *connection) {
                     Some(seen) => judge(record, &seen, decide),
-                    None => (record.id.clone(), Looked::Unseen),
+                    None => (record.id.clone(), Some(Looked::Unseen)),
                 })
                 .collect()
             }
@@ -162,12 +205,22 @@ impl Inner {
     }
 }
 
-fn judge(record: &Record, seen: &Observed, decide: Decide) -> (AttachmentId, Looked) {
+fn judge(record: &Record, seen: &Observed, decide: Decide) -> Judged {
     let looked = match decide(record, seen) {
-        Action::Nothing => Looked::Settled,
-        _ => Looked::Unsettled,
+        Action::Nothing => Some(Looked::Settled),
+        Action::Repair => None,
+        _ => Some(Looked::Unsettled),
     };
     (record.id.clone(), looked)
+}
+
+fn by_protocol(records: Vec<Arc<Record>>) -> BTreeMap<String, Vec<Arc<Record>>> {
+    let mut sorted: BTreeMap<String, Vec<Arc<Record>>> = BTreeMap::new();
+    for record in records {
+        let protocol = record.host.plan.protocol.clone();
+        sorted.entry(protocol).or_default().push(record);
+    }
+    sorted
 }
 
 /// The error of a look that hangs.

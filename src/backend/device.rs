@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use tokio::time::Instant;
 
-use super::{BackendError, Pinned, mount};
+use super::{BackendError, Pinned, mount, workers_of};
 use crate::model::{HostVolume, Scope};
 use crate::sys::worker::{HoldJob, WorkerError, Workers};
 
@@ -35,7 +35,10 @@ pub(super) async fn pin(
         false => volume.path().to_owned(),
     };
     let held: Box<dyn Send + Sync> = match volume.sequence() {
-        Some(sequence) => Box::new(hold(workers, &path, sequence, called).await?),
+        Some(sequence) => {
+            let workers = workers_of(workers, &volume.plan);
+            Box::new(hold(&workers, &path, sequence, called).await?)
+        }
         None => Box::new(()),
     };
     Ok(Pinned { path, held })
@@ -106,6 +109,7 @@ async fn hold(
         WorkerError::Deadline { within, .. } => BackendError::ServerLost {
             path: path.to_owned(),
             why: format!("it could not be opened within {} s", within.as_secs()),
+            silent: true,
         },
         error => mount::host(|| format!("open {}", path.display()))(error),
     })

@@ -3,9 +3,10 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use crate::model::{ImageFormat, Reason};
+use crate::model::{ImageFormat, Reason, Server};
+use crate::sys::worker::WorkerError;
 
 /// One address of a server that was tried, and what came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub struct Attempt {
     pub address: SocketAddr,
     /// What came of it, in words.
     pub outcome: String,
+    /// Whether it ran into a deadline, rather than being answered or refused.
+    pub silent: bool,
 }
 
 /// `10.0.0.5:445 (connection refused), 10.0.0.6:445 (no answer within 3 s)`
@@ -146,7 +149,28 @@ pub enum BackendError {
         path: PathBuf,
         /// How that was noticed.
         why: String,
+        /// Whether it was noticed by a deadline.
+        silent: bool,
     },
+    /// The server was silent before, and is left alone until it gives a sign of life.
+    #[error(
+        "the server {server} has not answered since {} and is not asked again before it gives a sign of life, which is tried in {} s; \
+         try again then (the first error: {why})",
+        prost_types::Timestamp::from(*.since), after.as_secs().max(1)
+    )]
+    Quarantined {
+        /// The server.
+        server: Server,
+        /// Time of the first silence, UTC.
+        since: SystemTime,
+        /// The first error, in words.
+        why: String,
+        /// Time until the server is asked for a sign of life.
+        after: Duration,
+    },
+    /// Too many workers for the same server outlived their deadline and their kill.
+    #[error(transparent)]
+    WorkersStuck(WorkerError),
     /// mount(2) failed otherwise, or did not do what was asked.
     #[error("cannot mount {share} on {target:?}: {why}")]
     MountFailed {
@@ -164,6 +188,8 @@ pub enum BackendError {
         target: PathBuf,
         /// Why, and what to do.
         why: String,
+        /// Whether the unmount ran into its deadline.
+        silent: bool,
     },
     /// The target refuses the credentials.
     #[error("the target {target} refuses {who}: {why}")]
@@ -224,6 +250,14 @@ pub enum BackendError {
     /// A device, a map over devices or a session cannot be released.
     #[error("cannot release {device}: {why}")]
     DeviceBusy {
+        /// Which.
+        device: String,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// A device, a map over devices or a controller was not released by the deadline.
+    #[error("cannot release {device}: {why}")]
+    DeviceTimeout {
         /// Which.
         device: String,
         /// Why, and what to do.
@@ -366,6 +400,41 @@ impl BackendError {
         matches!(self, Self::ServerLost { .. } | Self::OtherLogin { .. })
     }
 
+    /// Whether a server let a deadline pass: nobody was refused, and nothing failed promptly. The one place that decides what counts for a
+    /// quarantine.
+    #[must_use]
+    pub fn is_silence(&self) -> bool {
+        match self {
+            Self::Silent { attempts, .. } => attempts.iter().any(|it| it.silent),
+            Self::ServerLost { silent, .. } | Self::UnmountFailed { silent, .. } => *silent,
+            Self::MountTimeout { .. } | Self::DeviceTimeout { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// Whether a silence of several servers may be this one's.
+    pub(super) fn may_be_of(&self, server: &Server) -> bool {
+        let is_at = |address: &SocketAddr| {
+            server.host == address.ip().to_string() && server.port == Some(address.port())
+        };
+        match self {
+            Self::Silent { attempts, .. } => {
+                let mut silent = attempts.iter().filter(|it| it.silent);
+                silent.any(|attempt| is_at(&attempt.address))
+            }
+            _ => true,
+        }
+    }
+
+    /// Time after which a repeat may succeed, where that is known.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Quarantined { after, .. } => Some((*after).max(Duration::from_secs(1))),
+            _ => None,
+        }
+    }
+
     /// The stable reason.
     #[must_use]
     pub fn reason(&self) -> Reason {
@@ -380,6 +449,8 @@ impl BackendError {
             Self::Silent { .. } | Self::MountTimeout { .. } | Self::ServerLost { .. } => {
                 Reason::ServerTimeout
             }
+            Self::Quarantined { .. } => Reason::ServerQuarantined,
+            Self::WorkersStuck(_) => Reason::WorkersStuck,
             Self::VersionRefused { .. } => Reason::ProtocolVersion,
             Self::LogonRefused { .. } | Self::NoTicket { .. } => Reason::LogonFailure,
             Self::ShareNotFound { .. } => Reason::ShareNotFound,
@@ -392,7 +463,7 @@ impl BackendError {
             Self::DeviceIdentity { .. } => Reason::DeviceIdentity,
             Self::NoLastingName { .. } => Reason::DiskOptionInvalid,
             Self::OtherHost { .. } => Reason::InvalidConnectionInfo,
-            Self::DeviceBusy { .. } => Reason::DeviceBusy,
+            Self::DeviceBusy { .. } | Self::DeviceTimeout { .. } => Reason::DeviceBusy,
             Self::MultipathFailed { .. } => Reason::MultipathFailed,
             Self::VolumeNotFound { .. } => Reason::VolumeNotFound,
             Self::PathUnsafe { .. } => Reason::VolumePathUnsafe,
@@ -404,5 +475,70 @@ impl BackendError {
             Self::SelinuxBoolean { .. } => Reason::SelinuxBoolean,
             Self::Host { .. } | Self::NotMine { .. } => Reason::Internal,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn silent(silent: bool) -> BackendError {
+        let address = ([10, 0, 0, 1], 3260).into();
+        let outcome = "x".to_owned();
+        BackendError::Silent {
+            host: "iqn.a".to_owned(),
+            attempts: vec![Attempt {
+                address,
+                outcome,
+                silent,
+            }],
+        }
+    }
+
+    fn lost(silent: bool) -> BackendError {
+        let (path, why) = ("/mnt/x/v".into(), "x".to_owned());
+        BackendError::ServerLost { path, why, silent }
+    }
+
+    #[test]
+    fn a_deadline_is_a_silence_and_a_prompt_error_is_none() {
+        let (share, target, why) = (
+            "//nas/v".to_owned(),
+            PathBuf::from("/mnt/x"),
+            "x".to_owned(),
+        );
+        let unmount = |silent| BackendError::UnmountFailed {
+            target: target.clone(),
+            why: why.clone(),
+            silent,
+        };
+        let mount = BackendError::MountTimeout {
+            share,
+            target: target.clone(),
+            within: Duration::from_secs(30),
+        };
+        let timeout = BackendError::DeviceTimeout {
+            device: "sda".to_owned(),
+            why: why.clone(),
+        };
+        for error in [silent(true), lost(true), unmount(true), mount, timeout] {
+            assert!(error.is_silence(), "{error}");
+        }
+        let refused = BackendError::Unreachable {
+            host: "nas".to_owned(),
+            attempts: vec![],
+        };
+        for error in [silent(false), lost(false), unmount(false), refused] {
+            assert!(!error.is_silence(), "{error}");
+        }
+    }
+
+    #[test]
+    fn of_several_portals_the_silent_one_is_silent() {
+        let portal = |portal| Server::at("iscsi", portal);
+        assert!(silent(true).may_be_of(&portal("10.0.0.1:3260")));
+        assert!(!silent(true).may_be_of(&portal("10.0.0.1:3261")));
+        assert!(!silent(false).may_be_of(&portal("10.0.0.1:3260")));
+        assert!(lost(true).may_be_of(&portal("10.0.0.2:3260")));
     }
 }

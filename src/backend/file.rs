@@ -122,11 +122,13 @@ pub(super) fn failure(
             BackendError::ServerLost {
                 path,
                 why: format!("{errno:?}"),
+                silent: errno == Errno::ETIMEDOUT,
             }
         }
         Errno::ESTALE => BackendError::ServerLost {
             path,
             why: "ESTALE: the server does not know any more what was mounted".to_owned(),
+            silent: false,
         },
         Errno::EACCES | Errno::EPERM | Errno::EROFS => BackendError::Unreadable {
             path,

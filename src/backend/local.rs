@@ -20,7 +20,8 @@ use super::{
 use crate::config;
 use crate::connection::{LocalVolume, Protocol};
 use crate::model::{
-    Access, Claim, Connection, Found, HostPlan, HostVolume, LocalDevice, Scope, SourceKind,
+    Access, Claim, Connection, Found, HostPlan, HostVolume, LocalDevice, Scope, Server, SourceKind,
+    TargetPath,
 };
 use crate::sys::block;
 use look::{DEVICES, blocking, device, failure, found, look, mount_table, real, verified};
@@ -167,6 +168,10 @@ impl Backend for LocalBackend {
         }
     }
 
+    async fn sign_of_life(&self, _server: &Server) -> Result<(), BackendError> {
+        Ok(()) // has no server
+    }
+
     async fn unrecorded(&self, _recorded: &[HostVolume]) -> Result<Vec<Unrecorded>, BackendError> {
         Ok(Vec::new()) // makes no connection
     }
@@ -288,6 +293,19 @@ impl Backend for LocalBackend {
     async fn extend(&self, volume: &HostVolume) -> Result<u64, BackendError> {
         self.protect(volume).await?;
         self.look(volume).await
+    }
+
+    async fn repairable(&self, volumes: Vec<HostVolume>) -> Vec<Vec<TargetPath>> {
+        vec![Vec::new(); volumes.len()] // a volume without paths
+    }
+
+    async fn repair(
+        &self,
+        _volume: &HostVolume,
+        _paths: &[TargetPath],
+        _info: Option<&Protocol>,
+    ) -> Result<(), BackendError> {
+        Ok(())
     }
 
     async fn disconnect(&self, volume: &HostVolume, how: &Release) -> Result<(), BackendError> {

@@ -20,6 +20,7 @@ mod mount;
 pub mod nfs;
 pub mod nvmeof;
 mod protect;
+mod quarantine;
 mod release;
 pub mod smb;
 
@@ -31,11 +32,14 @@ use async_trait::async_trait;
 
 pub use error::{Attempt, BackendError};
 pub(crate) use locks::Locks;
+pub use quarantine::{Quarantine, Quarantined};
 
 use crate::connection::Protocol;
 use crate::model::{
-    Access, Claim, Found, HostPlan, HostVolume, PathCount, Scope, TargetPath, Wwid, chain,
+    Access, Claim, Found, HostPlan, HostVolume, PathCount, Scope, Server, TargetPath, Wwid, chain,
 };
+use crate::sys::worker::Workers;
+use quarantine::Guarded;
 
 /// Whether something that a plan names is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,6 +183,13 @@ pub trait Backend: Send + Sync {
     /// Where it may not.
     fn check_confined(&self, plan: &HostPlan) -> Result<(), BackendError>;
 
+    /// Asks a server that was silent for a sign of life, from user space and within the probe's deadline. `Ok`: it answers, or refuses
+    /// promptly.
+    ///
+    /// # Errors
+    /// A silence ([`BackendError::is_silence`]), or this host's trouble.
+    async fn sign_of_life(&self, server: &Server) -> Result<(), BackendError>;
+
     /// Finds connections of this kind that volattach made, or may have made, and that none of these volumes has. Looks at this host alone.
     ///
     /// # Errors
@@ -242,15 +253,9 @@ pub trait Backend: Send + Sync {
     /// on an error, guests see what they saw before. It never makes a volume larger or smaller itself.
     async fn extend(&self, volume: &HostVolume) -> Result<u64, BackendError>;
 
-    /// Finds the missing paths of a degraded connection ([`Presence::Degraded`]) that can be made now: their servers answer, and no secret is
-    /// needed that the caller alone has. Called without a lock, so it may wait for servers.
-    ///
-    /// # Errors
-    /// Where this host cannot be looked at, or why none of the missing paths can be made.
-    async fn repairable(&self, volume: &HostVolume) -> Result<Vec<TargetPath>, BackendError> {
-        let _ = volume;
-        Ok(Vec::new())
-    }
+    /// Finds the missing paths of each of these connected volumes that can be made now: their servers answer. From one look at this host's
+    /// state, and each server is asked once. Called without a lock, so it may wait for servers.
+    async fn repairable(&self, volumes: Vec<HostVolume>) -> Vec<Vec<TargetPath>>;
 
     /// Makes missing paths of a connected volume, and verifies the identity of the device on each as [`Backend::connect`] does. What works
     /// stays untouched, and a path that fails leaves nothing behind. `info`: the repeated request of the caller, with the secrets that no
@@ -263,34 +268,53 @@ pub trait Backend: Send + Sync {
         volume: &HostVolume,
         paths: &[TargetPath],
         info: Option<&Protocol>,
-    ) -> Result<(), BackendError> {
-        let _ = (volume, paths, info);
-        Ok(())
-    }
+    ) -> Result<(), BackendError>;
 
     /// Takes the connection down, whole or partial; nothing there is success. Called for each volume. While others hold every claim, a
     /// block device is only written out.
     async fn disconnect(&self, volume: &HostVolume, how: &Release) -> Result<(), BackendError>;
 }
 
-/// The backends of this build, by protocol.
+/// The backends of this build, by protocol, each behind the quarantine of its servers.
 #[derive(Clone)]
-pub struct Backends(BTreeMap<&'static str, Arc<dyn Backend>>);
+pub struct Backends {
+    by_protocol: BTreeMap<&'static str, Arc<dyn Backend>>,
+    quarantine: Quarantine,
+}
 
 impl Backends {
-    /// A registry of these.
-    pub fn new(backends: impl IntoIterator<Item = Arc<dyn Backend>>) -> Self {
-        Self(
-            backends
-                .into_iter()
-                .map(|backend| (backend.protocol(), backend))
-                .collect(),
-        )
+    /// A registry of these, behind this quarantine.
+    pub fn new(
+        backends: impl IntoIterator<Item = Arc<dyn Backend>>,
+        quarantine: Quarantine,
+    ) -> Self {
+        let guarded = backends.into_iter().map(|backend| {
+            let protocol = backend.protocol();
+            let guarded: Arc<dyn Backend> = Arc::new(Guarded::new(backend, quarantine.clone()));
+            (protocol, guarded)
+        });
+        Self {
+            by_protocol: guarded.collect(),
+            quarantine,
+        }
+    }
+
+    /// The servers that hang.
+    #[must_use]
+    pub fn quarantine(&self) -> &Quarantine {
+        &self.quarantine
+    }
+
+    /// Whether what failed for a server, in words ([`Quarantine::released`]), may have failed for the plan's volume.
+    #[must_use]
+    pub fn concerns(server: &str, plan: &HostPlan) -> bool {
+        let mut servers = plan.reached_by().into_iter();
+        servers.any(|it| it.to_string() == server) || counted_under(plan) == server
     }
 
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<dyn Backend>> {
-        self.0.values()
+        self.by_protocol.values()
     }
 
     /// The backend of that protocol.
@@ -298,12 +322,28 @@ impl Backends {
     /// # Errors
     /// Where there is none: the journal of a build that had it, or connection info that this one cannot serve.
     pub fn get(&self, protocol: &str) -> Result<&Arc<dyn Backend>, BackendError> {
-        self.0
+        let known = &self.by_protocol;
+        known
             .get(protocol)
             .ok_or_else(|| BackendError::UnknownProtocol {
                 protocol: protocol.to_owned(),
-                known: self.0.keys().copied().collect::<Vec<_>>().join(", "),
+                known: known.keys().copied().collect::<Vec<_>>().join(", "),
             })
+    }
+}
+
+/// The workers for a volume, counted under its servers.
+fn workers_of(workers: &Workers, plan: &HostPlan) -> Workers {
+    workers.of(&counted_under(plan))
+}
+
+/// A volume's servers in words, or its root where it has none.
+fn counted_under(plan: &HostPlan) -> String {
+    let servers = plan.reached_by().into_iter();
+    let names: Vec<String> = servers.map(|server| server.to_string()).collect();
+    match names.is_empty() {
+        true => plan.root.display().to_string(),
+        false => names.join(", "),
     }
 }
 

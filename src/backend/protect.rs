@@ -61,13 +61,18 @@ impl Protected {
                 ..
             }) => {}
             Err(error) if force => tracing::warn!(device = %path, %error, "stays read-only"),
+            Err(error @ WorkerError::Stuck { .. }) => {
+                return Err(BackendError::WorkersStuck(error));
+            }
             Err(error) => {
-                return Err(busy(
-                    path.to_string(),
-                    format!(
-                        "it is to be writable again: {error}; try again when its server answers, or by force, which leaves it read-only"
-                    ),
-                ));
+                let device = path.to_string();
+                let why = format!(
+                    "it is to be writable again: {error}; try again when its server answers, or by force, which leaves it read-only"
+                );
+                return Err(match error {
+                    WorkerError::Deadline { .. } => BackendError::DeviceTimeout { device, why },
+                    _ => busy(device, why),
+                });
             }
         }
         self.forget(device);

@@ -5,6 +5,10 @@ use nix::errno::Errno;
 use super::BackendError;
 use crate::sys::worker::WorkerError;
 
+/// Advice for a device that was not flushed.
+const LATER: &str =
+    "try again when its server answers, or by force, which gives up what was written last";
+
 /// Who uses a device besides guests.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Use {
@@ -59,12 +63,12 @@ pub(super) fn judge<T>(
             format!("/dev/{name}"),
             format!("{error}: what was written last is lost; detach it again to go on without"),
         )),
-        error => Err(busy(
-            format!("/dev/{name}"),
-            format!(
-                "{error}; try again when its server answers, or by force, which gives up what was written last"
-            ),
-        )),
+        error @ WorkerError::Stuck { .. } => Err(BackendError::WorkersStuck(error)),
+        error @ WorkerError::Deadline { .. } => Err(BackendError::DeviceTimeout {
+            device: format!("/dev/{name}"),
+            why: format!("{error}; {LATER}"),
+        }),
+        error => Err(busy(format!("/dev/{name}"), format!("{error}; {LATER}"))),
     }
 }
 

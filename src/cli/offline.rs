@@ -15,7 +15,7 @@ use crate::backend::local::LocalBackend;
 use crate::backend::nfs::NfsBackend;
 use crate::backend::nvmeof::NvmeBackend;
 use crate::backend::smb::SmbBackend;
-use crate::backend::{Backend, Backends};
+use crate::backend::{Backend, Backends, Quarantine};
 use crate::config::{DEFAULT_PATH, Settings};
 use crate::host::Host;
 use crate::libvirt::DomainView;
@@ -58,6 +58,7 @@ fn backends(settings: Settings) -> Backends {
     let key = HostKey::new([0; 32]);
     // Never run: a plan is made without.
     let workers = Workers::from_executable(PathBuf::new());
+    let quarantine = Quarantine::new(workers.registry().clone());
     let local: Arc<dyn Backend> = Arc::new(LocalBackend::new(settings.local));
     let base = settings.mount_base;
     let host = Arc::new(Host::this());
@@ -69,13 +70,16 @@ fn backends(settings: Settings) -> Backends {
         host.clone(),
     );
     let nfs = NfsBackend::new(settings.nfs, base, key, workers.clone(), host.clone());
-    let iscsi = IscsiBackend::new(settings.iscsi, workers.clone());
-    let nvme = NvmeBackend::new(settings.nvmeof, host, workers);
-    Backends::new([
-        local,
-        Arc::new(smb),
-        Arc::new(nfs),
-        Arc::new(iscsi),
-        Arc::new(nvme),
-    ])
+    let iscsi = IscsiBackend::new(settings.iscsi, workers.clone(), quarantine.clone());
+    let nvme = NvmeBackend::new(settings.nvmeof, host, workers, quarantine.clone());
+    Backends::new(
+        [
+            local,
+            Arc::new(smb),
+            Arc::new(nfs),
+            Arc::new(iscsi),
+            Arc::new(nvme),
+        ],
+        quarantine,
+    )
 }

@@ -62,7 +62,7 @@ pub use plan::{
 };
 pub use reason::{Reason, RecordedReason};
 pub use secret::Secret;
-pub use server::server_name;
+pub use server::{Server, server_name};
 pub use visible::visible;
 pub use volume::{InvalidPermissions, Permissions, Use, VolumeFacts, VolumeOwner};
 pub use work::WorkLimits;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Access, AttachmentId, Claim, DiskOptions, ImageFormat, Scope, VolumeId, Wwid};
+use super::{Access, AttachmentId, Claim, DiskOptions, ImageFormat, Scope, Server, VolumeId, Wwid};
 
 /// A mount that a connection needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,17 +110,53 @@ impl HostPlan {
     /// The volume's servers, by name or address, without ports; none for a volume of this host.
     #[must_use]
     pub fn servers(&self) -> Vec<String> {
-        let mut servers: Vec<String> = match &self.connection {
+        let mut servers: Vec<String> = self.reached_by().into_iter().map(|it| it.host).collect();
+        servers.sort();
+        servers.dedup();
+        servers
+    }
+
+    /// The servers that the volume is reached by, each alone; none for a volume of this host.
+    #[must_use]
+    pub fn reached_by(&self) -> Vec<Server> {
+        let mut servers: Vec<Server> = match &self.connection {
             Connection::None => Vec::new(),
-            Connection::Mount(mount) => vec![mount.server().to_owned()],
+            Connection::Mount(mount) => vec![Server {
+                protocol: self.protocol.clone(),
+                host: mount.server().to_owned(),
+                port: mount.port(),
+            }],
             Connection::Iscsi(target) | Connection::Nvme(target) => {
-                let addresses = target.paths.iter().map(|path| address(&path.portal));
-                addresses.collect()
+                let paths = target.paths.iter();
+                let portals = paths.map(|path| Server::at(&self.protocol, &path.portal));
+                portals.collect()
             }
         };
         servers.sort();
         servers.dedup();
         servers
+    }
+}
+
+impl Server {
+    /// The server at a portal, such as `10.0.0.1:3260` or `[fd00::2]:4420`.
+    #[must_use]
+    pub fn at(protocol: &str, portal: &str) -> Self {
+        let parsed = portal.parse::<SocketAddr>().ok();
+        Self {
+            protocol: protocol.to_owned(),
+            host: parsed.map_or_else(|| portal.to_owned(), |it| it.ip().to_string()),
+            port: parsed.map(|it| it.port()),
+        }
+    }
+
+    /// The portal, as [`Self::at`] takes it.
+    #[must_use]
+    pub fn portal(&self) -> String {
+        match (self.host.parse(), self.port) {
+            (Ok(address), Some(port)) => SocketAddr::new(address, port).to_string(),
+            _ => self.host.clone(),
+        }
     }
 }
 
@@ -136,12 +172,12 @@ impl MountPlan {
             .map_or(source.as_str(), |(server, _)| server);
         server.trim_start_matches('[').trim_end_matches(']')
     }
-}
 
-/// The address of a portal, such as `10.0.0.1:3260` or `[fd00::2]:4420`.
-fn address(portal: &str) -> String {
-    let address = portal.parse::<SocketAddr>().map(|it| it.ip().to_string());
-    address.unwrap_or_else(|_| portal.to_owned())
+    /// The port among the options.
+    fn port(&self) -> Option<u16> {
+        let mut options = self.options.split(',');
+        options.find_map(|option| option.strip_prefix("port=")?.parse().ok())
+    }
 }
 
 /// Everything that decides a disk's XML but the domain.
@@ -222,7 +258,27 @@ mod tests {
             };
             assert_eq!(mount.server(), server, "{source}");
         }
-        assert_eq!(address("10.0.0.1:3260"), "10.0.0.1");
-        assert_eq!(address("[fd00::2]:4420"), "fd00::2");
+    }
+
+    #[test]
+    fn another_port_is_another_server() {
+        let shown = |server: Server| server.to_string();
+        for (portal, server) in [
+            ("10.0.0.1:3260", "10.0.0.1:3260 (iscsi)"),
+            ("[fd00::2]:4420", "[fd00::2]:4420 (iscsi)"),
+            ("nas", "nas (iscsi)"),
+        ] {
+            assert_eq!(shown(Server::at("iscsi", portal)), server);
+            assert_eq!(Server::at("iscsi", portal).portal(), portal);
+        }
+        let mount = |options: &str| MountPlan {
+            source: "//nas/volumes".to_owned(),
+            fstype: "cifs".to_owned(),
+            options: options.to_owned(),
+            target: PathBuf::new(),
+            login: None,
+        };
+        assert_eq!(mount("rw,soft,port=4450,vers=3.1.1").port(), Some(4450));
+        assert_eq!(mount("rw,mountport=99").port(), None);
     }
 }

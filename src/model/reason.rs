@@ -98,6 +98,10 @@ reasons! {
     ServerUnreachable = "SERVER_UNREACHABLE",
     /// The server did not answer within the deadline.
     ServerTimeout = "SERVER_TIMEOUT",
+    /// The server was silent before, and is not asked again until it gives a sign of life.
+    ServerQuarantined = "SERVER_QUARANTINED",
+    /// Too many worker processes of the server are stuck in the kernel to start another.
+    WorkersStuck = "WORKERS_STUCK",
     /// Client and server have no protocol version in common that both allow.
     ProtocolVersion = "PROTOCOL_VERSION",
     /// The server refuses the credentials, or their access to the share.

@@ -1,6 +1,35 @@
 //! Names and addresses of servers, each with one spelling.
 
+use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// A storage server as one protocol reaches it: what falls silent and answers again as a whole. Another service of the same machine is
+/// another server.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Server {
+    /// The connection info's protocol, such as `nfs`.
+    pub protocol: String,
+    /// Name or address, in the spelling of [`server_name`].
+    pub host: String,
+    /// Port; `None`: the protocol's own.
+    pub port: Option<u16>,
+}
+
+impl fmt::Display for Server {
+    /// `nas (smbfs)`, `[fd00::2]:4420 (nvmeof)`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            protocol,
+            host,
+            port,
+        } = self;
+        match port {
+            None => write!(f, "{host} ({protocol})"),
+            Some(port) if host.contains(':') => write!(f, "[{host}]:{port} ({protocol})"),
+            Some(port) => write!(f, "{host}:{port} ({protocol})"),
+        }
+    }
+}
 
 /// How Windows writes an IPv6 address as a host name: `-` for `:` (MS-DTYP 2.2.57).
 const IPV6_LITERAL: &str = ".ipv6-literal.net";

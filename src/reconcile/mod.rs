@@ -83,8 +83,8 @@ pub async fn once(engine: &Engine) {
     round(engine, ids, |_, _| {}).await;
 }
 
-/// Settles every record now and from time to time, and those that the hypervisor has news of at once. Ends when the engine
-/// drains.
+/// Settles every record now and from time to time, and at once those that the hypervisor has news of and those of a server whose quarantine
+/// ends; asks quarantined servers for signs of life. Ends when the engine drains.
 ///
 /// Records are settled beside each other and beside the loop: one whose server or guest is silent keeps neither the
 /// others waiting nor the news of them.
@@ -114,9 +114,13 @@ pub async fn run(engine: &Engine) {
         }
     };
     tokio::pin!(reviewing);
+    let probing = engine.keep_quarantine();
+    tokio::pin!(probing);
+    let mut released = engine.released_servers();
     loop {
         let ids = tokio::select! {
             () = &mut reviewing => return,
+            () = &mut probing => return,
             () = engine.stopping() => return,
             _ = clock.tick() => turns.next(ids(engine.ids().await)),
             _ = asks.tick() => turns.due(engine.due_unplugs()),
@@ -131,6 +135,11 @@ pub async fn run(engine: &Engine) {
                 let each = just_ended.drain(..);
                 each.flat_map(|(id, settled)| turns.ended(id, settled)).collect()
             }
+            server = released.recv() => match server {
+                Ok(server) => turns.news(ids(engine.served_by(&server).await)),
+                Err(RecvError::Lagged(_)) => turns.news(ids(engine.ids().await)),
+                Err(RecvError::Closed) => return,
+            },
             Some(()) = rounds.next() => continue,
         };
         if !ids.is_empty() {

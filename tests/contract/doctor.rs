@@ -269,6 +269,39 @@ async fn a_disk_without_a_record_is_found() {
     assert_eq!(findings(&server).await.len(), 1, "the loss");
 }
 
+#[tokio::test]
+async fn a_server_that_is_silent_is_found() {
+    let server = Server::start().await;
+    attached(&server, "a1").await;
+    let mut client = server.client().await;
+    let mut stranger = connect("c1");
+    stranger.volume_id = "v2".into();
+    server.world.state().silent.insert("files".into());
+    for _ in 0..2 {
+        client.connect_volume(stranger.clone()).await.unwrap_err();
+    }
+    let finding = only(&server).await;
+    let what = "the server files (smbfs) has not answered since 2";
+    assert!(finding.what.contains(what), "{finding:?}");
+    let what = "attachments on it: 1";
+    let mend = "volattach list --server files";
+    expect(&server, Severity::Error, "", what, mend).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_is_stuck_is_found() {
+    let server = Server::start().await;
+    let entry = server.world.workers.enter(&"files (smbfs)".into()).unwrap();
+    assert_eq!(findings(&server).await, [], "it has time left");
+    entry.started(4711);
+    entry.outlived();
+    let what = "the worker process 4711 for files (smbfs) has slept in the kernel since ";
+    let mend = "cat /proc/4711/stack";
+    expect(&server, Severity::Warning, "", what, mend).await;
+    drop(entry);
+    assert_eq!(findings(&server).await, []);
+}
+
 /// A connection that others may have made is theirs, unless a journal was lost.
 #[tokio::test]
 async fn a_connection_without_a_record_is_found() {

@@ -45,7 +45,7 @@ async fn busy() -> Server {
         ..limits()
     })
     .await;
-    server.world.state().silent.insert("files".into());
+    server.world.state().mute.insert("files".into());
     let mut client = server.client().await;
     tokio::spawn(async move { client.attach_volume(attach("busy")).await });
     asked(&server, 1).await;
@@ -55,7 +55,7 @@ async fn busy() -> Server {
 /// Waits until storage servers that do not answer were asked so often.
 async fn asked(server: &Server, times: usize) {
     soon(async {
-        while server.world.state().unanswered < times {
+        while server.world.state().kept_waiting < times {
             tokio::task::yield_now().await;
         }
     })
@@ -123,11 +123,11 @@ async fn who_gives_up_leaves_bounded_work_behind() {
 #[tokio::test]
 async fn a_deadline_goes_with_its_call() {
     let server = Server::start().await;
-    server.world.state().silent.insert("files".into());
+    server.world.state().mute.insert("files".into());
     let mut client = server.client().await;
     // A slow machine may need more than one call to come so far.
     let mut calls = 0;
-    while server.world.state().unanswered == 0 {
+    while server.world.state().kept_waiting == 0 {
         calls += 1;
         let request = attach_within(&format!("a{calls}"), Duration::from_millis(300));
         client.attach_volume(request).await.unwrap_err();
@@ -150,7 +150,7 @@ async fn work_takes_no_part_of_the_calls() {
         ..limits()
     })
     .await;
-    server.world.state().silent.insert("files".into());
+    server.world.state().mute.insert("files".into());
     let mut client = server.client().await;
     let mut stuck = client.clone();
     let stuck = tokio::spawn(async move { stuck.attach_volume(attach("a1")).await });

@@ -1,6 +1,7 @@
 //! Every reason, as a caller meets it.
 
 use std::io::Write;
+use std::time::Duration;
 
 use tempfile::NamedTempFile;
 use tonic::{Code, Status};
@@ -12,8 +13,9 @@ use volattach::config::Settings;
 use volattach::libvirt::DomainEnd;
 use volattach::model::{ImageFormat, Reason};
 use volattach::reconcile;
+use volattach::sys::worker::PER_SERVER;
 
-use crate::fakes::{Fault, Guest};
+use crate::fakes::{Fault, Guest, World};
 use crate::limits;
 use crate::server::{
     Client, Server, attach, cancel, cinder, connect, detach, extend, forget, get, info, soon,
@@ -232,6 +234,21 @@ async fn meet(reason: Reason) -> Met {
             client.connect_volume(connect("a1")).await.unwrap();
             extend_refused(client, 0).await
         }
+        Reason::ServerQuarantined => {
+            silence(client, world).await;
+            refused(client, attach("a1")).await
+        }
+        Reason::WorkersStuck => {
+            let mut entries = Vec::new();
+            for _ in 0..PER_SERVER {
+                let entry = world.workers.enter(&"files (smbfs)".into()).unwrap();
+                entry.outlived();
+                entries.push(entry);
+            }
+            attached(client, "a1").await;
+            world.state().silent.insert("files".into());
+            detach_refused(client, "a1").await
+        }
         Reason::NameResolution
         | Reason::ServerUnreachable
         | Reason::ServerTimeout
@@ -298,6 +315,36 @@ async fn meet(reason: Reason) -> Met {
         // A daemon with such a configuration serves no calls.
         Reason::ConfigurationInvalid => Met::Never,
     }
+}
+
+/// Has the server of `attach` fall silent, and lets two calls find that out.
+pub(crate) async fn silence(client: &mut Client, world: &World) {
+    world.state().silent.insert("files".into());
+    for _ in 0..2 {
+        let silent = client.attach_volume(attach("a0")).await.unwrap_err();
+        let info = silent.get_details_error_info().unwrap();
+        assert_eq!(info.reason, Reason::ServerTimeout.as_str());
+    }
+}
+
+#[tokio::test]
+async fn a_call_refused_for_a_silent_server_says_when_to_try_again() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    silence(&mut client, &server.world).await;
+    let refused = client.attach_volume(attach("a1")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    let retry = refused.get_details_retry_info().unwrap();
+    assert_eq!(retry.retry_delay, Some(Duration::from_secs(1)));
+    for words in [
+        "files (smbfs) has not answered since 2",
+        "no answer within 3 s",
+        "tried in 1 s",
+    ] {
+        assert!(refused.message().contains(words), "{refused:?}");
+    }
+    let shown = client.get_attachment(get("a1")).await.unwrap_err();
+    assert_eq!(shown.code(), Code::NotFound, "nothing was begun");
 }
 
 fn with_token() -> tonic::Request<v1::AttachVolumeRequest> {

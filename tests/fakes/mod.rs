@@ -24,7 +24,7 @@ use volattach::admission::{Admission, Admitted, Object};
 use volattach::attach::{
     AttachRequest, ConnectRequest, EndRequest, Engine, Feed, Filter, Parts, WatchRequest,
 };
-use volattach::backend::{Backend, Backends, Presence, Release, Unrecorded};
+use volattach::backend::{Backend, Backends, Presence, Quarantine, Release, Unrecorded};
 use volattach::config::Settings;
 use volattach::connection::{
     Chap, Common, ConnectionInfo, IscsiPath, IscsiVolume, LocalVolume, NfsVolume, NvmeVolume,
@@ -37,6 +37,7 @@ use volattach::model::{
     Identity, ImageFormat, Reason, Secret, Via, VolumeOwner, WorkLimits, Wwid,
 };
 use volattach::policy::{PolicyFiles, PolicyStore, Rpc};
+use volattach::sys::worker::{Entry, Registry};
 
 pub use gate::{Fault, Gate};
 pub use hypervisor::FakeHypervisor;
@@ -67,6 +68,12 @@ pub struct State {
     pub connections: BTreeMap<String, Presence>,
     /// Connections that have gone stale: they exist, and an inspect fails on them.
     pub stale: BTreeSet<String>,
+    /// Servers that leave everything unanswered, by host name.
+    pub silent: BTreeSet<String>,
+    /// What silent servers were asked: the host's name and the call.
+    pub unanswered: Vec<(String, &'static str)>,
+    /// Workers that outlived their kill, on silent servers.
+    pub stuck: Vec<Entry>,
     /// Identities that volumes report instead of their own, by target and number.
     pub identities: BTreeMap<(String, u64), String>,
     /// The `diskseq` of each existing block device, by name.
@@ -175,10 +182,10 @@ pub struct State {
     pub work: WorkLimits,
     /// How many disks were plugged in.
     pub plugs: usize,
-    /// Servers that answer no connect and no disconnect.
-    pub silent: BTreeSet<String>,
-    /// How often a server was asked that does not answer.
-    pub unanswered: usize,
+    /// Servers that keep each connect and disconnect waiting until they are told to answer.
+    pub mute: BTreeSet<String>,
+    /// How many connects and disconnects were kept waiting.
+    pub kept_waiting: usize,
 }
 
 /// A host.
@@ -189,6 +196,8 @@ pub struct World {
     pub gate: Gate,
     /// Notified when servers answer again.
     answers: Arc<Notify>,
+    /// The worker processes of this host.
+    pub workers: Registry,
     events: broadcast::Sender<DomainEvent>,
 }
 
@@ -261,6 +270,9 @@ impl World {
             state: Arc::new(Mutex::new(State {
                 connections: BTreeMap::new(),
                 stale: BTreeSet::new(),
+                silent: BTreeSet::new(),
+                unanswered: Vec::new(),
+                stuck: Vec::new(),
                 identities: BTreeMap::new(),
                 sequences: BTreeMap::new(),
                 first_device: 0,
@@ -323,12 +335,13 @@ impl World {
                 },
                 work: Settings::built_in().limits.work,
                 plugs: 0,
-                silent: BTreeSet::new(),
-                unanswered: 0,
+                mute: BTreeSet::new(),
+                kept_waiting: 0,
             })),
             san: Arc::default(),
             gate: Gate::default(),
             answers: Arc::default(),
+            workers: Registry::default(),
             events: broadcast::channel(64).0,
         }
     }
@@ -359,10 +372,10 @@ impl World {
             answers.as_mut().enable();
             {
                 let mut state = self.state();
-                if !servers.iter().any(|server| state.silent.contains(server)) {
+                if !servers.iter().any(|server| state.mute.contains(server)) {
                     return;
                 }
-                state.unanswered += 1;
+                state.kept_waiting += 1;
             }
             answers.await;
         }
@@ -370,7 +383,7 @@ impl World {
 
     /// Lets all servers answer again.
     pub fn answer(&self) {
-        self.state().silent.clear();
+        self.state().mute.clear();
         self.answers.notify_waiters();
     }
 
@@ -572,7 +585,7 @@ impl World {
         };
         Engine::new(Parts {
             journal,
-            backends: Backends::new(backends),
+            backends: Backends::new(backends, Quarantine::new(self.workers.clone())),
             hypervisor,
             key: HostKey::new([7; 32]),
             unplug_timeout,

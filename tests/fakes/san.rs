@@ -14,8 +14,8 @@ use volattach::backend::{
 };
 use volattach::connection::Protocol;
 use volattach::model::{
-    Access, Claim, Connection, Device, Found, HostPlan, HostVolume, ImageFormat, Scope, SourceKind,
-    TargetPath, TargetPlan, Wwid,
+    Access, Claim, Connection, Device, Found, HostPlan, HostVolume, ImageFormat, Scope, Server,
+    SourceKind, TargetPath, TargetPlan, Wwid,
 };
 
 use volattach::sys::scsi::Told;
@@ -401,6 +401,10 @@ impl Backend for SanBackend {
         Ok(Vec::new())
     }
 
+    async fn sign_of_life(&self, _server: &Server) -> Result<(), BackendError> {
+        Ok(())
+    }
+
     async fn find(&self, volume: &HostVolume) -> Result<Presence, BackendError> {
         let passed = self.world.gate.pass("backend.find", Moment::Before).await;
         passed.map_err(|Failed| silent())?;
@@ -497,6 +501,19 @@ impl Backend for SanBackend {
 
     async fn extend(&self, _volume: &HostVolume) -> Result<u64, BackendError> {
         unreachable!("no history extends")
+    }
+
+    async fn repairable(&self, volumes: Vec<HostVolume>) -> Vec<Vec<TargetPath>> {
+        vec![Vec::new(); volumes.len()]
+    }
+
+    async fn repair(
+        &self,
+        _volume: &HostVolume,
+        _paths: &[TargetPath],
+        _info: Option<&Protocol>,
+    ) -> Result<(), BackendError> {
+        Ok(())
     }
 
     async fn disconnect(&self, volume: &HostVolume, how: &Release) -> Result<(), BackendError> {

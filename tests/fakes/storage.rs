@@ -3,22 +3,29 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use volattach::backend::{
-    Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release, Setting,
-    Unrecorded,
+    Attempt, Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release,
+    Setting, Unrecorded,
 };
 use volattach::connection::{ConnectionInfo, Protocol};
 use volattach::journal::{Condition, Journal, JournalError, Key, Loss, Record, Unreadable};
 use volattach::model::{
     Access, AttachmentId, Claim, Connection, Device, Found, HostKey, HostPlan, HostVolume,
-    ImageFormat, MountPlan, PathCount, Reason, Scope, SetPermissions, SourceKind, TargetPath,
-    TargetPlan, VolumeId,
+    ImageFormat, MountPlan, PathCount, Reason, Scope, Server, SetPermissions, SourceKind,
+    TargetPath, TargetPlan, VolumeId,
 };
 
 use super::World;
 use super::gate::{Failed, Moment};
+
+/// Deadline of a call to a server.
+const PROBE: Duration = Duration::from_millis(3);
+
+/// Deadline of an unmount.
+const UNMOUNT: Duration = Duration::from_millis(90);
 
 pub struct FakeBackend {
     world: World,
@@ -36,6 +43,57 @@ impl FakeBackend {
     async fn pass(&self, call: &str, moment: Moment) -> Result<(), BackendError> {
         let passed = self.world.gate.pass(call, moment).await;
         passed.map_err(|Failed| fail(Reason::ServerUnreachable))
+    }
+
+    /// Waits out the deadline of a call if every server of the plan is silent.
+    async fn ask(&self, plan: &HostPlan, call: &'static str) -> Result<(), BackendError> {
+        self.ask_all(&plan.reached_by(), call).await
+    }
+
+    async fn ask_all(&self, servers: &[Server], call: &'static str) -> Result<(), BackendError> {
+        let is_silent = |server: &Server| self.world.state().silent.contains(&server.host);
+        if servers.is_empty() || !servers.iter().all(is_silent) {
+            return Ok(());
+        }
+        let mut tried = Vec::new();
+        for server in servers {
+            let asked = (server.host.clone(), call);
+            self.world.state().unanswered.push(asked);
+            let address = server.portal().parse();
+            tried.push(Attempt {
+                address: address.unwrap_or(([10, 0, 0, 1], 445).into()),
+                outcome: "no answer within 3 s".to_owned(),
+                silent: true,
+            });
+        }
+        tokio::time::sleep(PROBE).await;
+        Err(BackendError::Silent {
+            host: servers[0].host.clone(),
+            attempts: tried,
+        })
+    }
+
+    /// An unmount from a silent server: its worker outlives its kill.
+    async fn hang(&self, plan: &HostPlan) -> Result<(), BackendError> {
+        let Some(server) = plan.reached_by().into_iter().next() else {
+            return Ok(());
+        };
+        if !self.world.state().silent.contains(&server.host) {
+            return Ok(());
+        }
+        let entry = self.world.workers.enter(&server.to_string().into());
+        let entry = entry.map_err(BackendError::WorkersStuck)?;
+        entry.started(4242);
+        let asked = (server.host, "disconnect");
+        self.world.state().unanswered.push(asked);
+        tokio::time::sleep(UNMOUNT).await;
+        entry.outlived();
+        self.world.state().stuck.push(entry);
+        Err(BackendError::UnmountFailed {
+            target: plan.root.clone(),
+            why: "its server is silent".to_owned(),
+            silent: true,
+        })
     }
 
     fn there(&self, volume: &HostVolume) -> Presence {
@@ -86,7 +144,11 @@ fn fail(reason: Reason) -> BackendError {
         },
         Reason::ServerTimeout => BackendError::Silent {
             host,
-            attempts: vec![],
+            attempts: vec![Attempt {
+                address: ([10, 0, 0, 1], 445).into(),
+                outcome: "no answer within 3 s".to_owned(),
+                silent: true,
+            }],
         },
         Reason::ProtocolVersion => BackendError::VersionRefused {
             host,
@@ -100,7 +162,11 @@ fn fail(reason: Reason) -> BackendError {
         },
         Reason::ShareNotFound => BackendError::ShareNotFound { share, why },
         Reason::MountFailed => BackendError::MountFailed { share, target, why },
-        Reason::UnmountFailed => BackendError::UnmountFailed { target, why },
+        Reason::UnmountFailed => BackendError::UnmountFailed {
+            target,
+            why,
+            silent: false,
+        },
         Reason::LoginFailed => BackendError::LoginFailed { target: share, why },
         Reason::DeviceNotFound => BackendError::DeviceNotFound {
             volume: share,
@@ -355,6 +421,10 @@ impl Backend for FakeBackend {
         }
     }
 
+    async fn sign_of_life(&self, server: &Server) -> Result<(), BackendError> {
+        self.ask_all(std::slice::from_ref(server), "probe").await
+    }
+
     async fn find(&self, volume: &HostVolume) -> Result<Presence, BackendError> {
         self.pass("backend.find", Moment::Before).await?;
         Ok(self.there(volume))
@@ -382,6 +452,7 @@ impl Backend for FakeBackend {
     ) -> Result<Connected, BackendError> {
         let plan = &volume.plan;
         assert!(!plan.claims.is_empty(), "there is nothing to connect");
+        self.ask(plan, "connect").await?;
         self.pass("backend.connect", Moment::Before).await?;
         self.world.answered(&plan.servers()).await;
         if let Some(reason) = self.world.state().connect_fails.take() {
@@ -430,15 +501,15 @@ impl Backend for FakeBackend {
         })
     }
 
-    async fn repairable(&self, volume: &HostVolume) -> Result<Vec<TargetPath>, BackendError> {
-        self.pass("backend.repairable", Moment::Before).await?;
+    async fn repairable(&self, volumes: Vec<HostVolume>) -> Vec<Vec<TargetPath>> {
+        let passed = self.pass("backend.repairable", Moment::Before).await;
         let state = self.world.state();
         let answers = |path: &&TargetPath| state.down.get(&path.portal) == Some(&true);
-        let paths = target_of(&volume.plan).map_or(&[][..], |target| &target.paths);
-        match paths.iter().filter(answers).cloned().collect::<Vec<_>>() {
-            none if none.is_empty() => Err(fail(Reason::ServerTimeout)),
-            answering => Ok(answering),
-        }
+        let answering = |volume: &HostVolume| match (&passed, target_of(&volume.plan)) {
+            (Ok(()), Some(target)) => target.paths.iter().filter(answers).cloned().collect(),
+            _ => Vec::new(),
+        };
+        volumes.iter().map(answering).collect()
     }
 
     async fn repair(
@@ -478,6 +549,7 @@ impl Backend for FakeBackend {
     }
 
     async fn inspect(&self, volume: &HostVolume) -> Result<(), BackendError> {
+        self.ask(&volume.plan, "inspect").await?;
         self.pass("backend.inspect", Moment::Before).await?;
         if volume.sequence() != self.world.state().sequences.get(volume.path()).copied() {
             return Err(fail(Reason::DeviceIdentity));
@@ -497,6 +569,7 @@ impl Backend for FakeBackend {
             return Err(BackendError::ServerLost {
                 path: volume.path().to_owned(),
                 why: "ESTALE".to_owned(),
+                silent: false,
             });
         }
         state
@@ -529,6 +602,7 @@ impl Backend for FakeBackend {
     }
 
     async fn extend(&self, volume: &HostVolume) -> Result<u64, BackendError> {
+        self.ask(&volume.plan, "extend").await?;
         self.pass("backend.extend", Moment::Before).await?;
         assert_eq!(self.there(volume), Presence::Present, "not mounted");
         let mut state = self.world.state();
@@ -543,6 +617,12 @@ impl Backend for FakeBackend {
         let own: Vec<String> = own.map(ToString::to_string).collect();
         if own.is_empty() && !plan.claims.is_empty() {
             return self.pass("backend.write_out", Moment::Before).await;
+        }
+        if own
+            .iter()
+            .any(|it| self.world.state().connections.contains_key(it))
+        {
+            self.hang(plan).await?;
         }
         self.pass("backend.disconnect", Moment::Before).await?;
         self.world.answered(&plan.servers()).await;

@@ -218,6 +218,14 @@ impl<'node> Agent<'node> {
         Ok(())
     }
 
+    /// Waits until no server is quarantined.
+    pub(crate) fn released(&self) -> Result<()> {
+        let script = "! { volattach doctor || true; } | grep -q 'has not answered since'";
+        let patience = Duration::from_secs(90); // a probe comes each minute at least
+        let what = "no server is quarantined";
+        self.node.wait(what, script, patience)
+    }
+
     /// Detaches.
     pub(crate) fn detach(&self, id: &str) -> Result<Result<Value, Failure>> {
         self.call(&["detach", id], "")

@@ -105,6 +105,7 @@ fn stopped_server(lab: &Lab) -> Result<()> {
     ensure!(guest::sees(&lab.node, "well")?.write == Ok(()));
     agent.detach("well")??;
     ill.resume()?;
+    agent.released()?;
     agent.attach("ill", "ill", &info(&ill), &[])??;
     agent.detach("ill")??;
     Ok(())

@@ -215,6 +215,7 @@ fn several_paths(lab: &Lab) -> Result<()> {
         read.stderr
     );
     targets.run(&["unsilence", "21"])?;
+    agent.released()?;
     agent.detach("a")??;
     guest::gone(&lab.node, "va")?;
     expect(lab, "0 sessions 0 disks 0 maps")?;
@@ -226,6 +227,7 @@ fn several_paths(lab: &Lab) -> Result<()> {
     expect(lab, "1 sessions 1 disks 1 maps")?;
     agent.disconnect("b")??;
     targets.run(&["unsilence", "22"])?;
+    agent.released()?;
 
     // Paths to different volumes, and a volume that is not the one asked for.
     let mixed = multipath_info(&[(21, "t"), (23, "other")], 1);
@@ -289,6 +291,7 @@ fn silent_and_absent(lab: &Lab) -> Result<()> {
         "SERVER_TIMEOUT",
     )?;
     targets.run(&["unsilence", "21"])?;
+    agent.released()?;
     expect(lab, "0 sessions 0 disks 0 maps")?;
     unwritten(lab, &agent, &targets)?;
 
@@ -298,6 +301,7 @@ fn silent_and_absent(lab: &Lab) -> Result<()> {
     // Within its deadlines, whatever comes of it.
     let _ = agent.call(&["--timeout", "140", "detach", "a"], "")?;
     targets.run(&["unsilence", "21"])?;
+    agent.released()?;
     lab.node.wait(
         "the volume is detached",
         "volattach detach a && ! volattach show a",
@@ -334,6 +338,7 @@ fn unwritten(lab: &Lab, agent: &Agent<'_>, targets: &Targets<'_>) -> Result<()> 
         ensure!(!failure.message.contains("uses it"), "{failure:?}");
     }
     targets.run(&["unsilence", "21"])?;
+    agent.released()?;
     node.sh("systemctl kill -s KILL writer")?;
     node.wait(
         "the volume is disconnected",

@@ -249,6 +249,7 @@ fn refusals(lab: &Lab) -> Result<()> {
     let silent = try_with("vol_uuid", json!(A), info(), "SERVER_TIMEOUT");
     server.verb("unsilence {}")?;
     silent?;
+    agent.released()?;
     // A device that the host itself uses is not taken away.
     let connected = agent.connect("c1", "v", &info(), &[])??;
     node.sh(&format!(
@@ -326,6 +327,7 @@ fn paths(node: &Node, ill: &NvmeServer<'_>, well: &NvmeServer<'_>) -> Result<()>
     ensure!(guest::sees(node, "volume-a")?.write == Ok(()));
     ensure!(controllers(node)?.len() == 1, "{:?}", controllers(node)?);
     ill.verb("unsilence {} 20")?;
+    agent.released()?;
     // Another volume of the subsystem brings the path back for both.
     let connected = agent.connect("c1", "volume-b", &ill.info(B), &[])??;
     ensure!(controllers(node)?.len() == 2, "{:?}", controllers(node)?);
@@ -366,6 +368,7 @@ fn paths(node: &Node, ill: &NvmeServer<'_>, well: &NvmeServer<'_>) -> Result<()>
     unwritten(node, &agent, "c1", text(&connected, "host_path"))?;
     ended(node, &agent, "c1", || ill.verb("unsilence {} 21").map(drop))?;
     ill.verb("open {} 20")?;
+    agent.released()?;
     no_controllers(node)
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use volattach::attach::{Engine, Parts};
 use volattach::backend::iscsi::IscsiBackend;
-use volattach::backend::{Backend, Backends};
+use volattach::backend::{Backend, Backends, Quarantine};
 use volattach::config::Settings;
 use volattach::journal::{Journal, Record, RedbJournal};
 use volattach::model::{Claim, Connection, Device, HostKey, TargetPath, Wwid};
@@ -121,11 +121,13 @@ async fn engine(world: &World, dir: &Path) -> Engine {
     }
     let workers = Workers::from_executable(PathBuf::new());
     let settings = Settings::built_in().iscsi;
-    let backend: Arc<dyn Backend> = Arc::new(IscsiBackend::beneath(dir, settings, workers));
+    let quarantine = Quarantine::new(workers.registry().clone());
+    let backend = IscsiBackend::beneath(dir, settings, workers, quarantine.clone());
+    let backend: Arc<dyn Backend> = Arc::new(backend);
     let limits = world.state().work;
     Engine::new(Parts {
         journal: Arc::new(journal),
-        backends: Backends::new([backend]),
+        backends: Backends::new([backend], quarantine),
         hypervisor: Arc::new(FakeHypervisor::new(world)),
         key: HostKey::new([7; 32]),
         unplug_timeout: Duration::from_secs(1),

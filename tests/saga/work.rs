@@ -54,11 +54,11 @@ async fn stuck(
     engine: &Engine,
     count: usize,
 ) -> Vec<JoinHandle<Result<Attachment, Error>>> {
-    world.state().silent.insert("dead".into());
+    world.state().mute.insert("dead".into());
     let calls = (0..count).map(|number| attaching(engine, "dead", &format!("s{number}")));
     let calls = calls.collect();
     until("the server is asked", async || {
-        world.state().unanswered == count
+        world.state().kept_waiting == count
     })
     .await;
     calls
@@ -67,7 +67,7 @@ async fn stuck(
 #[tokio::test(start_paused = true)]
 async fn callers_who_give_up_leave_no_more_than_the_bound_behind() {
     let (world, engine) = limited(2);
-    world.state().silent.insert("dead".into());
+    world.state().mute.insert("dead".into());
     let give_up = Duration::from_millis(50);
     let calls = (0..12).map(|number| {
         let (engine, id) = (engine.clone(), format!("a{number}"));
@@ -87,14 +87,14 @@ async fn callers_who_give_up_leave_no_more_than_the_bound_behind() {
     }
     // Two are at work for callers who are gone; four have waited for their turn.
     assert_eq!((gone, late, refused), (2, 4, 6));
-    assert_eq!((world.records().len(), world.state().unanswered), (2, 2));
+    assert_eq!((world.records().len(), world.state().kept_waiting), (2, 2));
     // However many follow.
     for number in 12..112 {
         let id = format!("a{number}");
         let call = engine.attach(within(give_up, attach(&id, &id, on("dead", &id))));
         assert_eq!(reason(call.await), Reason::DeadlinePassed);
     }
-    assert_eq!((world.records().len(), world.state().unanswered), (2, 2));
+    assert_eq!((world.records().len(), world.state().kept_waiting), (2, 2));
     world.answer();
     until("all is undone", async || world.records().is_empty()).await;
     until("all is forgotten", async || {
@@ -110,12 +110,12 @@ async fn callers_who_give_up_leave_no_more_than_the_bound_behind() {
 async fn a_dead_server_leaves_its_caller_the_calls_to_other_servers() {
     let world = World::new();
     let engine = world.engine();
-    world.state().silent.insert("dead".into());
+    world.state().mute.insert("dead".into());
     let calls: Vec<_> = (0..300)
         .map(|number| attaching(&engine, "dead", &format!("s{number}")))
         .collect();
     until("the server is asked", async || {
-        world.state().unanswered == 32
+        world.state().kept_waiting == 32
     })
     .await;
     for number in 0..3 {
@@ -149,9 +149,9 @@ async fn a_dead_server_leaves_its_caller_the_calls_to_other_servers() {
 #[tokio::test(start_paused = true)]
 async fn an_attach_that_comes_too_late_is_undone_and_its_guest_never_sees_the_disk() {
     let (world, engine) = limited(2);
-    world.state().silent.insert("files".into());
+    world.state().mute.insert("files".into());
     for attaches in [true, false] {
-        let asked = world.state().unanswered;
+        let asked = world.state().kept_waiting;
         let call = {
             let (engine, second) = (engine.clone(), Duration::from_secs(1));
             tokio::spawn(async move {
@@ -170,7 +170,7 @@ async fn an_attach_that_comes_too_late_is_undone_and_its_guest_never_sees_the_di
             })
         };
         until("the server is asked", async || {
-            world.state().unanswered > asked
+            world.state().kept_waiting > asked
         })
         .await;
         sleep(Duration::from_secs(2)).await;
@@ -180,7 +180,7 @@ async fn an_attach_that_comes_too_late_is_undone_and_its_guest_never_sees_the_di
         assert_eq!(late.reason(), Reason::DeadlinePassed, "{}", late.chain());
         assert_eq!(world.state().plugs, 0);
         nothing_left(&world);
-        world.state().silent.insert("files".into());
+        world.state().mute.insert("files".into());
     }
     // The same request again, with time.
     world.answer();
@@ -227,7 +227,7 @@ async fn who_waits_for_another_call_on_the_same_share_gives_up_in_time() {
     let late = engine.attach(within(Duration::from_secs(1), attach("a1", "v1", volume)));
     let late = timeout(Duration::from_secs(2), late).await;
     assert_eq!(reason(late.unwrap()), Reason::DeadlinePassed);
-    assert_eq!((world.records().len(), world.state().unanswered), (1, 1));
+    assert_eq!((world.records().len(), world.state().kept_waiting), (1, 1));
     world.answer();
     for call in calls {
         call.await.unwrap().unwrap();
@@ -247,11 +247,11 @@ async fn a_detach_goes_on_past_its_callers_deadline_and_an_attach_past_its_calle
         records.len() == 1 && records[0].course.state() == State::Attached
     })
     .await;
-    world.state().silent.insert("dead".into());
-    let asked = world.state().unanswered;
+    world.state().mute.insert("dead".into());
+    let asked = world.state().kept_waiting;
     let second = Duration::from_secs(1);
     let call = timeout(second, engine.detach(within(second, end("s0")))).await;
-    assert!(call.is_err() && world.state().unanswered > asked);
+    assert!(call.is_err() && world.state().kept_waiting > asked);
     world.answer();
     until("it is detached", async || world.state().records.is_empty()).await;
     nothing_left(&world);
@@ -279,23 +279,23 @@ async fn reconcile_leaves_a_dead_server_to_its_callers() {
         engine.detach(by_root(end(&id))).await.unwrap_err();
     }
     // Of six to settle, two are tried at a time.
-    world.state().silent.insert("dead".into());
+    world.state().mute.insert("dead".into());
     let rounds = async || {
         for _ in 0..3 {
             let _ = timeout(Duration::from_secs(60), reconcile::once(&engine)).await;
         }
     };
     rounds().await;
-    assert_eq!(world.state().unanswered, 2);
+    assert_eq!(world.state().kept_waiting, 2);
     // And the callers have the other turns.
     let calls = (0..7).map(|number| attaching(&engine, "dead", &format!("s{number}")));
     let mut calls: Vec<_> = calls.collect();
     until("callers ask the server", async || {
-        world.state().unanswered == 8
+        world.state().kept_waiting == 8
     })
     .await;
     rounds().await;
-    assert_eq!(world.state().unanswered, 8, "all turns are taken");
+    assert_eq!(world.state().kept_waiting, 8, "all turns are taken");
     world.answer();
     for call in calls.drain(..) {
         call.await.unwrap().unwrap();

@@ -231,6 +231,8 @@ pub(super) fn worst(mut errors: Vec<BackendError>) -> BackendError {
         BackendError::DeviceNotFound { .. } => 2,
         BackendError::Silent { .. } => 4,
         BackendError::Unreachable { .. } => 5,
+        // Nobody has asked there.
+        BackendError::Quarantined { .. } => 6,
         _ => 3,
     };
     errors.sort_by_key(rank);

@@ -11,9 +11,9 @@ use super::login::POLL;
 use super::sysfs::{Cached, Map, Sysfs, Unit};
 use super::{DEVICE, IscsiBackend, node, read, wwids};
 use crate::backend::release::{self, Use};
-use crate::backend::{BackendError, mount};
+use crate::backend::{BackendError, mount, workers_of};
 use crate::model::{HostVolume, TargetPath, Wwid};
-use crate::sys::worker::{FlushJob, Job, Reply, SysfsJob, WorkerError};
+use crate::sys::worker::{FlushJob, Job, Reply, SysfsJob, WorkerError, Workers};
 
 /// Disks, each with the path by which it is reached.
 type Units = Vec<(TargetPath, Unit)>;
@@ -122,7 +122,8 @@ impl IscsiBackend {
         // What is written to a map is flushed there, and its paths have nothing of their own.
         let cached = match &map {
             Some((map, true)) => {
-                self.flush_map(map, force).await?;
+                let workers = workers_of(&self.workers, &volume.plan);
+                self.flush_map(&workers, map, force).await?;
                 self.remove_map(map, DEVICE).await?;
                 Cached::Nothing
             }
@@ -155,12 +156,17 @@ impl IscsiBackend {
     }
 
     /// Writes out the cache of a map and of its partitions; fails if this host uses any of them.
-    async fn flush_map(&self, map: &Map, force: bool) -> Result<(), BackendError> {
+    async fn flush_map(
+        &self,
+        workers: &Workers,
+        map: &Map,
+        force: bool,
+    ) -> Result<(), BackendError> {
         let its = map.clone();
         let partitions = read(self.sysfs(), move |sysfs| sysfs.partitions_of(&its)).await?;
         let map = (&map.block, !partitions.is_empty());
         for (block, shared) in partitions.iter().map(|it| (it, false)).chain([map]) {
-            let flushed = self.workers.run(flush(block, shared), DEVICE).await;
+            let flushed = workers.run(flush(block, shared), DEVICE).await;
             if release::judge(block, flushed, force)? == Use::ByHost {
                 return Err(release::used_by_host(block));
             }
@@ -261,9 +267,10 @@ impl IscsiBackend {
         let deleted = match &unit.block {
             Some(block) if cached != Cached::Nothing => {
                 let force = cached == Cached::Expendable;
-                self.flush_and_delete(block, force, delete).await?
+                let workers = self.workers_at(path);
+                flush_and_delete(&workers, block, force, delete).await?
             }
-            _ => self.workers.run(delete(), DEVICE).await,
+            _ => self.workers_at(path).run(delete(), DEVICE).await,
         };
         while deleted.is_ok() && is_there().await? && Instant::now() < until {
             tokio::time::sleep(POLL).await;
@@ -276,7 +283,7 @@ impl IscsiBackend {
             |block| format!("/dev/{block}"),
         );
         match deleted {
-            Ok(_) | Err(WorkerError::Deadline { .. }) => Err(BackendError::DeviceBusy {
+            Ok(_) | Err(WorkerError::Deadline { .. }) => Err(BackendError::DeviceTimeout {
                 device,
                 why: "it is not gone: its target may be silent; try again when it answers"
                     .to_owned(),
@@ -284,31 +291,31 @@ impl IscsiBackend {
             Err(error) => Err(mount::host(|| format!("remove {device}"))(error)),
         }
     }
+}
 
-    /// Both by one worker; gives what became of the deletion.
-    async fn flush_and_delete(
-        &self,
-        block: &str,
-        force: bool,
-        delete: impl Fn() -> Job,
-    ) -> Result<Result<Reply, WorkerError>, BackendError> {
-        let jobs = [flush(block, false), delete()];
-        let flushed = async {
-            let mut worker = self.workers.start()?;
-            worker.give(&jobs).await?;
-            worker.reply(DEVICE).await?;
-            Ok(worker)
-        };
-        Ok(match flushed.await {
-            Ok(mut worker) => worker.reply(DEVICE).await,
-            Err(error) => {
-                if release::judge::<()>(block, Err(error), force)? == Use::ByHost {
-                    return Err(release::used_by_host(block));
-                }
-                self.workers.run(delete(), DEVICE).await
+/// Flushes and deletes a disk by one worker; returns the outcome of the deletion.
+async fn flush_and_delete(
+    workers: &Workers,
+    block: &str,
+    force: bool,
+    delete: impl Fn() -> Job,
+) -> Result<Result<Reply, WorkerError>, BackendError> {
+    let jobs = [flush(block, false), delete()];
+    let flushed = async {
+        let mut worker = workers.start()?;
+        worker.give(&jobs).await?;
+        worker.reply(DEVICE).await?;
+        Ok(worker)
+    };
+    Ok(match flushed.await {
+        Ok(mut worker) => worker.reply(DEVICE).await,
+        Err(error) => {
+            if release::judge::<()>(block, Err(error), force)? == Use::ByHost {
+                return Err(release::used_by_host(block));
             }
-        })
-    }
+            workers.run(delete(), DEVICE).await
+        }
+    })
 }
 
 /// Makes multipathd forget the volume. A failure only leaves a line in a file.

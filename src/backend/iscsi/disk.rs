@@ -113,6 +113,7 @@ impl IscsiBackend {
                 Err(BackendError::ServerLost {
                     path: by_path(path),
                     why: format!("/dev/{block} did not answer while another path was up"),
+                    silent: false,
                 })
             });
             if let Some(same) = still(scanned.as_ref(), now)? {
@@ -150,6 +151,7 @@ impl IscsiBackend {
                         path: by_path(path),
                         why: "this host's session there broke while the LUN was looked for"
                             .to_owned(),
+                        silent: true,
                     });
                 }
                 return Err(BackendError::DeviceNotFound {
@@ -213,7 +215,8 @@ impl IscsiBackend {
         path: &TargetPath,
         block: &str,
     ) -> Result<Identity, BackendError> {
-        let asked = self.workers.run(Job::Identify(node(block)), DEVICE).await;
+        let workers = self.workers_at(path);
+        let asked = workers.run(Job::Identify(node(block)), DEVICE).await;
         heard(path, block, asked)
     }
 }

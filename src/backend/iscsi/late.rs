@@ -52,7 +52,7 @@ impl IscsiBackend {
         patience: &Patience,
     ) -> Result<Reply, BackendError> {
         let begun = Instant::now();
-        let workers = self.workers.clone();
+        let workers = self.workers_at(path);
         let mut scan = tokio::spawn(async move { workers.run(Job::Scan(job), SCAN).await });
         let disk = format!("the disk at LUN {}", path.lun.unwrap_or_default());
         let scanned = tokio::time::timeout(within, &mut scan);
@@ -67,6 +67,7 @@ impl IscsiBackend {
                 Err(BackendError::ServerLost {
                     path: by_path(path),
                     why: format!("nothing within {} s", begun.elapsed().as_secs()),
+                    silent: true,
                 })
             }
         }

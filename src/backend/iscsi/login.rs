@@ -15,15 +15,15 @@ use tokio::time::Instant;
 
 use super::lock::DatabaseLock;
 use super::patience::Patience;
-use super::read;
 use super::record::Record;
 use super::release::Refused;
 use super::sysfs::{Session, Sysfs};
+use super::{PROTOCOL, read};
 use crate::backend::mount::probe;
-use crate::backend::{Attempt, BackendError, mount};
+use crate::backend::{Attempt, BackendError, Quarantine, mount};
 use crate::config;
 use crate::connection::Chap;
-use crate::model::TargetPath;
+use crate::model::{Server, TargetPath};
 use crate::sys::exec::{self, Ended};
 
 /// How much longer than a login iscsiadm itself may take.
@@ -54,6 +54,7 @@ pub(super) struct Initiator {
     /// The program that talks to iscsid.
     pub(super) iscsiadm: String,
     pub(super) lock: Arc<DatabaseLock>,
+    pub(super) quarantine: Quarantine,
     gates: Arc<Mutex<HashMap<TargetPath, Weak<Gate>>>>,
     pub(super) refused: Refused,
 }
@@ -63,12 +64,13 @@ pub(super) struct Initiator {
 pub(super) struct Gate(pub(super) tokio::sync::Mutex<()>);
 
 impl Initiator {
-    pub(super) fn new(settings: config::Iscsi, sysfs: Sysfs) -> Self {
+    pub(super) fn new(settings: config::Iscsi, sysfs: Sysfs, quarantine: Quarantine) -> Self {
         Self {
             settings,
             sysfs,
             iscsiadm: "iscsiadm".to_owned(),
             lock: Arc::default(),
+            quarantine,
             gates: Arc::default(),
             refused: Refused::default(),
         }
@@ -113,7 +115,12 @@ impl Initiator {
         };
         let session = match self.find(path).await? {
             Some(session) => session,
-            None => self.make(path, chap, patience).await?,
+            None => {
+                // A portal that is silent is passed over where the volume has others.
+                let portal = Server::at(PROTOCOL, &path.portal);
+                let login = self.make(path, chap, patience);
+                self.quarantine.watch(&portal, login).await?
+            }
         };
         drop(turn);
         let given = chap.cloned();
@@ -217,11 +224,28 @@ impl Initiator {
                 Err(_) => (true, format!("no answer within {} s", within.as_secs_f64())),
             };
         let host = path.name.clone();
-        let attempts = vec![Attempt { address, outcome }];
+        let attempts = vec![Attempt {
+            address,
+            outcome,
+            silent,
+        }];
         Err(match silent {
             true => BackendError::Silent { host, attempts },
             false => BackendError::Unreachable { host, attempts },
         })
+    }
+
+    /// Whether the portal takes connections, or refuses them promptly.
+    ///
+    /// # Errors
+    /// Where it does neither in time.
+    pub(super) async fn sign_of_life(&self, portal: &Server) -> Result<(), BackendError> {
+        let path = TargetPath {
+            portal: portal.portal(),
+            name: portal.to_string(),
+            lun: None,
+        };
+        self.probe(&path, address(&path)?).await
     }
 
     /// iscsid goes on with a login that nobody waits for any more: when it succeeds after all, it is taken back.
@@ -412,6 +436,7 @@ fn unfinished(path: &TargetPath, why: &str) -> Result<BackendError, BackendError
         attempts: vec![Attempt {
             address: address(path)?,
             outcome: why.to_owned(),
+            silent: false,
         }],
     })
 }
@@ -457,7 +482,12 @@ pub(super) fn meaning(
 ) -> BackendError {
     let silent = |outcome: String| BackendError::Silent {
         host: path.name.clone(),
-        attempts: vec![Attempt { address, outcome }],
+        attempts: vec![Attempt {
+            address,
+            outcome,
+            // The portal took a connection. A target that does not exist looks the same, and must not close the portal for others.
+            silent: false,
+        }],
     };
     let failed = |why: String| BackendError::LoginFailed {
         target: at(path),
@@ -491,6 +521,7 @@ pub(super) fn meaning(
             attempts: vec![Attempt {
                 address,
                 outcome: "it took a connection, and broke it off during the login".to_owned(),
+                silent: false,
             }],
         },
         // iscsiadm cannot: what the daemon starts may load no module.

@@ -39,13 +39,13 @@ use async_trait::async_trait;
 use futures::future::join_all;
 
 use super::{
-    Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release, Setting,
-    Unrecorded, device, each, file, mount, protect::Protected,
+    Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Quarantine, Release,
+    Setting, Unrecorded, device, each, file, mount, protect::Protected, workers_of,
 };
 use crate::config;
 use crate::connection::{Discovery, IscsiVolume, Protocol};
 use crate::model::{
-    Access, Claim, Connection, Found, HostPlan, HostVolume, ImageFormat, Scope, SourceKind,
+    Access, Claim, Connection, Found, HostPlan, HostVolume, ImageFormat, Scope, Server, SourceKind,
     TargetPath, TargetPlan, Wwid,
 };
 use crate::sys::worker::{Job, SysfsJob, Workers};
@@ -79,15 +79,20 @@ pub struct IscsiBackend {
 impl IscsiBackend {
     /// Touches nothing.
     #[must_use]
-    pub fn new(settings: config::Iscsi, workers: Workers) -> Self {
-        Self::beneath("/sys", settings, workers)
+    pub fn new(settings: config::Iscsi, workers: Workers, quarantine: Quarantine) -> Self {
+        Self::beneath("/sys", settings, workers, quarantine)
     }
 
     /// A backend that reads a directory which looks like /sys.
     #[must_use]
-    pub fn beneath(sys: impl Into<PathBuf>, settings: config::Iscsi, workers: Workers) -> Self {
+    pub fn beneath(
+        sys: impl Into<PathBuf>,
+        settings: config::Iscsi,
+        workers: Workers,
+        quarantine: Quarantine,
+    ) -> Self {
         Self {
-            initiator: Initiator::new(settings, Sysfs::new(sys.into())),
+            initiator: Initiator::new(settings, Sysfs::new(sys.into()), quarantine),
             workers,
             seen: Arc::default(),
             own: Arc::default(),
@@ -106,6 +111,12 @@ impl IscsiBackend {
         let mut own = self.clone();
         own.initiator.sysfs = self.sysfs().indexed();
         own
+    }
+
+    /// The workers for a disk by that path.
+    fn workers_at(&self, path: &TargetPath) -> Workers {
+        let portal = Server::at(PROTOCOL, &path.portal);
+        self.workers.of(&portal.to_string())
     }
 
     /// Whether the volume's connection exists.
@@ -336,6 +347,10 @@ impl Backend for IscsiBackend {
         each(count, read(self, look).await)
     }
 
+    async fn sign_of_life(&self, server: &Server) -> Result<(), BackendError> {
+        self.initiator.sign_of_life(server).await
+    }
+
     async fn survey(&self, plan: &HostPlan) -> Result<Found, BackendError> {
         // Only disks need a survey: the node record of a session shows who made it.
         let paths = target_of(plan)?.paths.clone();
@@ -387,7 +402,8 @@ impl Backend for IscsiBackend {
 
     async fn inspect(&self, volume: &HostVolume) -> Result<(), BackendError> {
         if let Some(device) = volume.found.protected_device() {
-            self.protected.set(&self.workers, device).await?;
+            let workers = workers_of(&self.workers, &volume.plan);
+            self.protected.set(&workers, device).await?;
         }
         mount::inspect(&self.workers, volume, None).await.map(drop)
     }
@@ -421,7 +437,7 @@ impl Backend for IscsiBackend {
                 directory: Some(unit.id),
                 value: "1".to_owned(),
             };
-            self.workers
+            self.workers_at(path)
                 .run(Job::WriteSysfs(rescan), DEVICE)
                 .await
                 .map_err(mount::host(|| format!("rescan /dev/{block}")))?;
@@ -444,8 +460,8 @@ impl Backend for IscsiBackend {
         mount::inspect(&self.workers, volume, None).await
     }
 
-    async fn repairable(&self, volume: &HostVolume) -> Result<Vec<TargetPath>, BackendError> {
-        self.makeable(volume).await
+    async fn repairable(&self, volumes: Vec<HostVolume>) -> Vec<Vec<TargetPath>> {
+        self.makeable(volumes).await
     }
 
     async fn repair(
@@ -475,7 +491,8 @@ impl Backend for IscsiBackend {
         {
             match self.find(volume).await?.is_connected() {
                 true => {
-                    let unset = self.protected.unset(&self.workers, device, how.force);
+                    let workers = workers_of(&self.workers, &volume.plan);
+                    let unset = self.protected.unset(&workers, device, how.force);
                     unset.await?;
                 }
                 false => self.protected.forget(device),

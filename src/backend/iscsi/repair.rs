@@ -8,18 +8,24 @@
 //! fresh answer was the identity in the record; what fails leaves nothing new. The login is the one of the volume's other sessions, which
 //! the kernel holds, so no secret is kept for a repair.
 
+use std::collections::{HashMap, HashSet};
+
 use async_trait::async_trait;
 use futures::future::join_all;
+use futures::stream::{self, StreamExt};
 
 use super::connect::worst;
 use super::disk::Live;
 use super::login::{address, at};
 use super::patience::Patience;
 use super::sysfs::Unit;
-use super::{IscsiBackend, paths_of, read, volume_at};
+use super::{IscsiBackend, PROTOCOL, paths_of, read, volume_at};
 use crate::backend::{BackendError, Owners, Presence};
 use crate::connection::Chap;
-use crate::model::{Device, HostVolume, PathCount, Secret, TargetPath, Wwid};
+use crate::model::{Device, HostVolume, PathCount, Secret, Server, TargetPath, Wwid, chain};
+
+/// Portals that are asked at a time.
+const PROBES: usize = 64;
 
 /// A missing path, as this host has it.
 enum Missing {
@@ -94,32 +100,53 @@ impl IscsiBackend {
         Ok(each.collect())
     }
 
-    /// The missing paths that can be made now.
-    pub(super) async fn makeable(
-        &self,
-        volume: &HostVolume,
-    ) -> Result<Vec<TargetPath>, BackendError> {
-        let its = volume.clone();
-        let missing = read(self, move |own| own.missing(&its)).await??;
-        let tried = missing.into_iter().map(async |(path, state)| match state {
-            Missing::Broken => Ok(None),
-            Missing::Disk => Ok(Some(path)),
-            Missing::Session => {
-                let probed = self.initiator.probe(&path, address(&path)?).await;
-                probed.map(|()| Some(path))
+    /// The missing paths of each volume that can be made now.
+    pub(super) async fn makeable(&self, volumes: Vec<HostVolume>) -> Vec<Vec<TargetPath>> {
+        let count = volumes.len();
+        let look = move |own: &Self| {
+            let now = own.indexed();
+            let missing = volumes.iter().map(|volume| now.missing(volume));
+            missing.collect::<Result<Vec<_>, BackendError>>()
+        };
+        let missing = match read(self, look).await.flatten() {
+            Ok(missing) => missing,
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "cannot look for missing paths");
+                return vec![Vec::new(); count];
             }
-        });
-        let (mut paths, mut errors) = (Vec::new(), Vec::new());
-        for outcome in join_all(tried).await {
-            match outcome {
-                Ok(path) => paths.extend(path),
-                Err(error) => errors.push(error),
-            }
-        }
-        match paths.is_empty() && !errors.is_empty() {
-            true => Err(worst(errors)),
-            false => Ok(paths),
-        }
+        };
+        let sessions = missing.iter().flatten();
+        let sessions = sessions.filter(|(_, state)| matches!(state, Missing::Session));
+        let portals: HashMap<String, TargetPath> = sessions
+            .map(|(path, _)| (path.portal.clone(), path.clone()))
+            .collect();
+        let answers: HashSet<String> = stream::iter(portals)
+            .map(async |(portal, path)| match self.ask(&path).await {
+                Ok(()) => Some(portal),
+                Err(error) => {
+                    tracing::debug!(portal, error = %chain(&error), "a missing path cannot be made");
+                    None
+                }
+            })
+            .buffer_unordered(PROBES)
+            .filter_map(std::future::ready)
+            .collect()
+            .await;
+        let makeable = |(path, state): (TargetPath, Missing)| match state {
+            Missing::Broken => None,
+            Missing::Disk => Some(path),
+            Missing::Session => answers.contains(&path.portal).then_some(path),
+        };
+        let each = missing.into_iter();
+        each.map(|missing| missing.into_iter().filter_map(makeable).collect())
+            .collect()
+    }
+
+    /// Asks a portal for a sign of life, unless the portal is quarantined.
+    async fn ask(&self, path: &TargetPath) -> Result<(), BackendError> {
+        let probe = self.initiator.probe(path, address(path)?);
+        let portal = Server::at(PROTOCOL, &path.portal);
+        self.initiator.quarantine.watch(&portal, probe).await
     }
 
     /// The login by which the volume's sessions were made. Not those of the volume's other portals: another caller may have made these.

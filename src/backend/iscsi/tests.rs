@@ -18,7 +18,7 @@ use crate::backend::NoOthers;
 use crate::connection::ConnectionInfo;
 use crate::model::{Device, Reason};
 use crate::sys::exec::Ended;
-use crate::sys::worker::{Reply, WorkerError};
+use crate::sys::worker::{Registry, Reply, WorkerError};
 
 fn wwid(text: &str) -> Wwid {
     Wwid::as_spelled(text.to_owned())
@@ -48,7 +48,8 @@ fn backend(sys: &Path) -> IscsiBackend {
         login_timeout: Duration::from_secs(10),
         device_timeout: Duration::from_secs(30),
     };
-    let mut initiator = Initiator::new(settings, Sysfs::new(sys.to_owned()));
+    let quarantine = Quarantine::new(Registry::default());
+    let mut initiator = Initiator::new(settings, Sysfs::new(sys.to_owned()), quarantine);
     initiator.lock = Arc::new(lock::DatabaseLock::new(sys.join("lock.write")));
     IscsiBackend {
         initiator,
@@ -338,12 +339,51 @@ fn a_plan_names_all_that_takes_it_down_and_no_secret() {
     );
 }
 
+/// A portal that takes connections, and says so to nobody.
+#[tokio::test]
+async fn a_quarantined_portal_is_not_asked() {
+    let sys = tempfile::tempdir().unwrap();
+    let initiator = backend(sys.path()).initiator;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let path = TargetPath {
+        portal: listener.local_addr().unwrap().to_string(),
+        name: "iqn.a".into(),
+        lun: Some(1),
+    };
+    let portal = Server::at(PROTOCOL, &path.portal);
+    for _ in 0..2 {
+        let began = tokio::time::Instant::now();
+        let why = "no answer within 3 s".to_owned();
+        initiator.quarantine.silent(&portal, began, why, false);
+    }
+    let refused = initiator
+        .login(&path, None, &Patience::default())
+        .await
+        .map(drop)
+        .unwrap_err();
+    assert_eq!(refused.reason(), Reason::ServerQuarantined, "{refused}");
+    assert!(!refused.is_silence());
+    let asked = listener.accept().map(drop).unwrap_err();
+    assert_eq!(asked.kind(), std::io::ErrorKind::WouldBlock);
+    // The portal's other error says more.
+    let silent = BackendError::Silent {
+        host: "iqn.a".into(),
+        attempts: vec![],
+    };
+    let worst = worst(vec![refused, silent]);
+    assert_eq!(worst.reason(), Reason::ServerTimeout);
+    initiator.sign_of_life(&portal).await.unwrap();
+    listener.accept().unwrap();
+}
+
 #[test]
 fn of_several_errors_the_most_telling_is_told_and_every_portal_tried() {
     let attempt = |port| {
         vec![super::super::Attempt {
             address: ([10, 0, 0, 1], port).into(),
             outcome: "x".into(),
+            silent: true,
         }]
     };
     let silent = |port| BackendError::Silent {

@@ -82,6 +82,7 @@ pub(super) fn untold(path: &TargetPath, disk: &str, error: WorkerError) -> Backe
                 "{disk} is gone, or the kernel has it offline ({errno:?}): if its target answers and /sys/block/*/device/state says \
                  offline, write running there"
             ),
+            silent: false,
         },
         error => mount::host(|| format!("ask {disk} who it is"))(error),
     }
@@ -96,6 +97,7 @@ pub(super) fn silent(path: &TargetPath, disk: &str, error: WorkerError) -> Backe
         } => BackendError::ServerLost {
             path: by_path(path),
             why: format!("cannot {step}, of {disk}: ETIMEDOUT"),
+            silent: true,
         },
         WorkerError::Failed { step, errno } => BackendError::DeviceIdentity {
             volume: volume_at(path),
@@ -107,6 +109,7 @@ pub(super) fn silent(path: &TargetPath, disk: &str, error: WorkerError) -> Backe
         WorkerError::Deadline { within, .. } => BackendError::ServerLost {
             path: by_path(path),
             why: format!("nothing within {} s", within.as_secs()),
+            silent: true,
         },
         error => mount::host(|| format!("ask {disk} who it is"))(error),
     }

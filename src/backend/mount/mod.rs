@@ -21,9 +21,9 @@ use std::time::Duration;
 use nix::errno::Errno;
 use zeroize::Zeroizing;
 
-use super::{BackendError, Presence, Unrecorded, each, file};
+use super::{BackendError, Presence, Unrecorded, each, file, workers_of};
 use crate::config::Shares;
-use crate::model::{Access, HostPlan, HostVolume, MountPlan};
+use crate::model::{Access, HostPlan, HostVolume, MountPlan, Server};
 use crate::sys::Resolver;
 use crate::sys::mountinfo::{Mount, Mounts};
 use crate::sys::worker::{Job, MountJob, Reply, RunAs, Worker, WorkerError, Workers};
@@ -153,12 +153,12 @@ impl Mounter {
         mount: &MountPlan,
     ) -> Result<(), BackendError> {
         // It starts while the mount point is made and the server asked.
-        let worker = self.workers.start();
-        self.make_mount_point(mount).await?;
+        let worker = workers_of(&self.workers, &volume.plan).start();
+        self.make_mount_point(&volume.plan, mount).await?;
         let result = self.mount(worker, share, volume, mount).await;
         if result.is_err() {
             // What fails here is still found, and taken down by `disconnect`; the first error says more.
-            let _ = self.take_down(&mount.target).await;
+            let _ = self.take_down(&volume.plan, mount).await;
         }
         result
     }
@@ -171,9 +171,38 @@ impl Mounter {
         inspect(&self.workers, volume, self.user.as_ref()).await
     }
 
-    /// Unmounts everything on and beneath the mount point, and removes it. Nothing there is success.
-    pub(in crate::backend) async fn take_down(&self, target: &Path) -> Result<(), BackendError> {
-        unmount::take_down(&self.workers, target).await
+    /// Unmounts everything on and beneath the plan's mount point, and removes it. Nothing there is success.
+    pub(in crate::backend) async fn take_down(
+        &self,
+        plan: &HostPlan,
+        mount: &MountPlan,
+    ) -> Result<(), BackendError> {
+        unmount::take_down(&workers_of(&self.workers, plan), &mount.target).await
+    }
+
+    /// Asks a server's addresses for a sign of life until one answers or refuses.
+    ///
+    /// # Errors
+    /// Where the name does not resolve, or every address is silent.
+    pub(in crate::backend) async fn sign_of_life<T, A>(
+        &self,
+        server: &Server,
+        port: u16,
+        within: Duration,
+        ask: impl Fn(SocketAddr) -> A,
+    ) -> Result<(), BackendError>
+    where
+        A: Future<Output = Outcome<T>>,
+    {
+        let mut tried = Tried::default();
+        let port = server.port.unwrap_or(port);
+        for address in self.resolve(&server.host, port).await? {
+            match ask(address).await {
+                Outcome::Silent => tried.add::<T>(address, Outcome::Silent, within),
+                Outcome::Speaks(_) | Outcome::Refused(_) | Outcome::Unreachable(_) => return Ok(()),
+            }
+        }
+        Err(tried.into_error(&server.host, String::new()))
     }
 
     /// Resolves the server's name: a literal address is itself.
@@ -188,17 +217,21 @@ impl Mounter {
     }
 
     /// Makes the directory to mount on, with nothing on it.
-    async fn make_mount_point(&self, plan: &MountPlan) -> Result<(), BackendError> {
+    async fn make_mount_point(
+        &self,
+        plan: &HostPlan,
+        mount: &MountPlan,
+    ) -> Result<(), BackendError> {
         let make = || {
-            let target = plan.target.clone();
+            let target = mount.target.clone();
             blocking(
-                || format!("make the mount point {}", plan.target.display()),
+                || format!("make the mount point {}", mount.target.display()),
                 move || mountpoint::make(&target),
             )
         };
         if !make().await? {
             // Whatever a crash or an earlier failure left: from the beginning.
-            self.take_down(&plan.target).await?;
+            self.take_down(plan, mount).await?;
             make().await?;
         }
         Ok(())
@@ -215,7 +248,8 @@ impl Mounter {
         let access = volume.plan.access;
         let mut started = Some(worker);
         let mut next_worker = || {
-            let worker = started.take().unwrap_or_else(|| self.workers.start());
+            let start = || workers_of(&self.workers, &volume.plan).start();
+            let worker = started.take().unwrap_or_else(start);
             worker.map_err(host(|| "start a worker".to_owned()))
         };
         let mut tried = Tried::default();
@@ -259,8 +293,12 @@ impl Mounter {
                         tried.unreachable(address, why);
                         break;
                     }
-                    Err(Meaning::Silent(why) | Meaning::Broke(why)) => {
+                    Err(Meaning::Silent(why)) => {
                         tried.silent(address, why);
+                        break;
+                    }
+                    Err(Meaning::Broke(why)) => {
+                        tried.broke(address, why);
                         break;
                     }
                 }
@@ -329,6 +367,7 @@ pub(in crate::backend) async fn inspect(
     user: Option<&RunAs>,
 ) -> Result<u64, BackendError> {
     let job = Job::Inspect(file::job(volume, user)?);
+    let workers = workers_of(workers, &volume.plan);
     found(volume, user, workers.run(job, INSPECT_TIMEOUT).await)
 }
 
@@ -349,11 +388,13 @@ fn found(
         }) if is_soft(volume) => Err(BackendError::ServerLost {
             path: volume.path().to_owned(),
             why: "EIO, on a mount with the option soft".to_owned(),
+            silent: true,
         }),
         Err(WorkerError::Failed { step, errno }) => Err(file::failure(volume, user, &step, errno)),
         Err(WorkerError::Deadline { within, .. }) => Err(BackendError::ServerLost {
             path: volume.path().to_owned(),
             why: format!("nothing within {} s", within.as_secs()),
+            silent: true,
         }),
         Err(error) => Err(host(|| format!("look at {}", volume.path().display()))(
             error,
@@ -383,13 +424,25 @@ pub(in crate::backend) fn for_kernel(address: SocketAddr) -> String {
     }
 }
 
-/// Makes an error of this host's of another.
+/// Makes an error of this host's of another. A worker that is not started as too many are stuck keeps its own reason.
 pub(in crate::backend) fn host<E: std::error::Error + Send + Sync + 'static>(
     action: impl FnOnce() -> String,
 ) -> impl FnOnce(E) -> BackendError {
-    |source| BackendError::Host {
-        action: action(),
-        source: source.into(),
+    |source| {
+        let source: Box<dyn std::error::Error + Send + Sync> = source.into();
+        match source.downcast::<WorkerError>() {
+            Ok(stuck) if matches!(*stuck, WorkerError::Stuck { .. }) => {
+                BackendError::WorkersStuck(*stuck)
+            }
+            Ok(other) => BackendError::Host {
+                action: action(),
+                source: other,
+            },
+            Err(source) => BackendError::Host {
+                action: action(),
+                source,
+            },
+        }
     }
 }
 

@@ -34,6 +34,7 @@ impl Mounter {
                 why: format!(
                     "its share is mounted from {was}, which is no address of {name} any more"
                 ),
+                silent: false,
             });
         }
         self.inspect(volume).await

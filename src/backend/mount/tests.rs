@@ -13,15 +13,24 @@ async fn an_empty_mount_point_is_partial_and_goes() {
     };
     let find = || async { mounter.find(&mount, Access::ReadWrite).await.unwrap() };
     assert_eq!(find().await, Presence::Absent);
-    mounter.make_mount_point(&mount).await.unwrap();
+    mounter
+        .make_mount_point(&of(&mount).plan, &mount)
+        .await
+        .unwrap();
     assert_eq!(find().await, Presence::Partial);
     for _ in 0..2 {
-        mounter.take_down(&mount.target).await.unwrap();
+        mounter.take_down(&of(&mount).plan, &mount).await.unwrap();
         assert_eq!(find().await, Presence::Absent);
     }
-    mounter.make_mount_point(&mount).await.unwrap();
+    mounter
+        .make_mount_point(&of(&mount).plan, &mount)
+        .await
+        .unwrap();
     std::fs::write(mount.target.join("stray"), b"").unwrap();
-    let error = mounter.take_down(&mount.target).await.unwrap_err();
+    let error = mounter
+        .take_down(&of(&mount).plan, &mount)
+        .await
+        .unwrap_err();
     assert!(
         error.to_string().contains("remove the mount point"),
         "{error}"
@@ -192,4 +201,42 @@ fn a_soft_mount_tells_that_its_server_is_lost() {
         let error = found(&of(&mount), None, reply).unwrap_err();
         assert_eq!(error.is_of_connection(), is_lost, "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_server_lives_if_one_of_its_addresses_answers_or_refuses() {
+    let mounter = Mounter::new(Workers::from_executable("/nonexistent".into()), None);
+    let server = Server {
+        protocol: "smbfs".to_owned(),
+        host: "127.0.0.1".to_owned(),
+        port: Some(4450),
+    };
+    let within = std::time::Duration::from_secs(3);
+    let asked = async |outcome: fn() -> Outcome<()>| {
+        let ask = |address: SocketAddr| async move {
+            assert_eq!(address.port(), 4450);
+            outcome()
+        };
+        mounter.sign_of_life(&server, 445, within, ask).await
+    };
+    let silent = asked(|| Outcome::Silent).await.unwrap_err();
+    assert!(silent.is_silence(), "{silent}");
+    asked(|| Outcome::Speaks(())).await.unwrap();
+    asked(|| Outcome::Refused("no".into())).await.unwrap();
+    asked(|| Outcome::Unreachable("no".into())).await.unwrap();
+}
+
+#[test]
+fn a_worker_that_is_not_started_keeps_its_reason() {
+    let stuck = WorkerError::Stuck {
+        server: "nas (smbfs)".to_owned(),
+        pids: vec![7, 8],
+    };
+    let error = host(|| "unmount /mnt/x".to_owned())(stuck);
+    assert_eq!(error.reason(), crate::model::Reason::WorkersStuck);
+    let text = error.to_string();
+    assert!(
+        text.contains("nas (smbfs)") && text.contains("pid 7, 8"),
+        "{text}"
+    );
 }

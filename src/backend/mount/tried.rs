@@ -34,12 +34,26 @@ impl Tried {
     }
 
     pub(super) fn unreachable(&mut self, address: SocketAddr, outcome: String) {
-        self.attempts.push(Attempt { address, outcome });
+        self.note(address, outcome, false);
     }
 
     pub(super) fn silent(&mut self, address: SocketAddr, outcome: String) {
         self.silent = true;
-        self.attempts.push(Attempt { address, outcome });
+        self.note(address, outcome, true);
+    }
+
+    /// The kernel's connection broke.
+    pub(super) fn broke(&mut self, address: SocketAddr, outcome: String) {
+        self.silent = true;
+        self.note(address, outcome, false);
+    }
+
+    fn note(&mut self, address: SocketAddr, outcome: String, silent: bool) {
+        self.attempts.push(Attempt {
+            address,
+            outcome,
+            silent,
+        });
     }
 
     /// Why the server cannot be used, with the versions that it was asked for.

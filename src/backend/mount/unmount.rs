@@ -68,6 +68,7 @@ async fn mount_table() -> Result<Mounts, BackendError> {
 
 /// Why the mount is still there.
 fn failure(target: &Path, mount_point: &Path, error: Option<WorkerError>) -> BackendError {
+    let silent = matches!(error, Some(WorkerError::Deadline { .. }));
     let why = match error {
         None => {
             "umount2(2) succeeded, but the mount is still in the mount table; look for who mounts \
@@ -97,5 +98,6 @@ fn failure(target: &Path, mount_point: &Path, error: Option<WorkerError>) -> Bac
     BackendError::UnmountFailed {
         target: target.to_owned(),
         why,
+        silent,
     }
 }

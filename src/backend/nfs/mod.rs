@@ -31,12 +31,14 @@ use crate::config::{self, Shares};
 use crate::connection::{NfsVolume, Protocol};
 use crate::host::Host;
 use crate::model::{
-    Access, Claim, Connection, Found, HostKey, HostPlan, HostVolume, MountPlan, Scope, SourceKind,
+    Access, Claim, Connection, Found, HostKey, HostPlan, HostVolume, MountPlan, Scope, Server,
+    SourceKind, TargetPath,
 };
 use crate::sys::mountinfo::Mounts;
 use crate::sys::worker::{RunAs, Workers};
 use probe::Offer;
 use share::Export;
+use version::Version;
 
 /// The name in connection info (`driver_volume_type`).
 const PROTOCOL: &str = "nfs";
@@ -189,6 +191,18 @@ impl Backend for NfsBackend {
         }
     }
 
+    async fn sign_of_life(&self, server: &Server) -> Result<(), BackendError> {
+        let shares = &self.settings.shares;
+        let within = shares.probe_timeout;
+        let (names, _) = shares.versions_for(&server.host);
+        let names = names.iter().filter_map(|name| Version::from_name(name));
+        let versions: Vec<Version> = names.collect();
+        let ask = |address| probe::probe(address, &versions, None, within);
+        self.mounter
+            .sign_of_life(server, share::PORT, within, ask)
+            .await
+    }
+
     async fn unrecorded(&self, recorded: &[HostVolume]) -> Result<Vec<Unrecorded>, BackendError> {
         mount::unrecorded(&self.mount_base, &["nfs", "nfs4"], recorded).await
     }
@@ -257,12 +271,25 @@ impl Backend for NfsBackend {
         self.mounter.inspect(volume).await
     }
 
+    async fn repairable(&self, volumes: Vec<HostVolume>) -> Vec<Vec<TargetPath>> {
+        vec![Vec::new(); volumes.len()] // a volume without paths
+    }
+
+    async fn repair(
+        &self,
+        _volume: &HostVolume,
+        _paths: &[TargetPath],
+        _info: Option<&Protocol>,
+    ) -> Result<(), BackendError> {
+        Ok(())
+    }
+
     async fn disconnect(&self, volume: &HostVolume, how: &Release) -> Result<(), BackendError> {
         let mount = mount::of(&volume.plan, PROTOCOL)?;
         if !how.is_last(&volume.plan.claims) {
             return Ok(());
         }
-        self.mounter.take_down(&mount.target).await
+        self.mounter.take_down(&volume.plan, mount).await
     }
 }
 

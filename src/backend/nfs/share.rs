@@ -11,6 +11,9 @@ use crate::model::mount_options::{EffectiveOption, Origin};
 use crate::model::{Access, HostKey};
 use crate::sys::mount;
 
+/// The port of servers for which no other is named.
+pub(super) const PORT: u16 = 2049;
+
 /// The longest address that `addr=` takes: IPv6 with a scope (kernel net/core/utils.c, `INET6_ADDRSTRLEN` and a name).
 const LONGEST_ADDRESS: usize = 64;
 
@@ -135,9 +138,8 @@ impl<'a> Export<'a> {
 
     /// The port that the server listens on.
     pub(super) fn port(&self) -> Result<u16, BackendError> {
-        let port = self.value("port").unwrap_or("2049");
-        port.parse()
-            .map_err(|_| self.invalid("port", "it is no port number"))
+        let port = self.value("port").map_or(Ok(PORT), str::parse);
+        port.map_err(|_| self.invalid("port", "it is no port number"))
     }
 
     /// The port that the server's mountd listens on, where somebody sets one.

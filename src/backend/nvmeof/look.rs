@@ -8,13 +8,14 @@ use tokio::time::Instant;
 use super::fabric::{Block, Controller, State};
 use super::verify::Wanted;
 use super::{
-    DEVICES, FURTHER_PATHS, INSPECT_TIMEOUT, LOOK, NvmeBackend, RESCAN, nqn, path, portals, target,
+    DEVICES, FURTHER_PATHS, INSPECT_TIMEOUT, LOOK, NvmeBackend, PROTOCOL, RESCAN, nqn, path,
+    portals, target,
 };
 use crate::backend::BackendError;
 use crate::backend::mount::blocking;
 use crate::host::NvmeHost;
-use crate::model::{Device, HostVolume, TargetPath, TargetPlan};
-use crate::sys::worker::{Job, SysfsJob};
+use crate::model::{Device, HostVolume, Server, TargetPath, TargetPlan};
+use crate::sys::worker::{Job, SysfsJob, Workers};
 
 impl NvmeBackend {
     /// Reads this host's names for NVMe storage, and makes the missing ones.
@@ -78,6 +79,16 @@ impl NvmeBackend {
         blocking(action, move || fabric.blocks(&nqn)).await
     }
 
+    /// The workers for what goes by a controller.
+    pub(super) fn workers_at(&self, controller: &Controller) -> Workers {
+        match controller.portal {
+            Some(portal) => self
+                .workers
+                .of(&Server::at(PROTOCOL, &portal.to_string()).to_string()),
+            None => self.workers.of(&controller.name),
+        }
+    }
+
     /// Makes live controllers look for namespaces. Controllers do so by themselves; this covers changes reported while nobody listened.
     pub(super) async fn rescan(&self, controllers: &[Controller]) {
         let live = controllers.iter().filter(|it| it.state == State::Live);
@@ -89,7 +100,7 @@ impl NvmeBackend {
                 directory: Some(controller.id),
                 value,
             });
-            self.workers.run(job, INSPECT_TIMEOUT)
+            async { self.workers_at(controller).run(job, INSPECT_TIMEOUT).await }
         });
         for failed in futures::future::join_all(scans)
             .await

@@ -31,14 +31,14 @@ use tokio::time::Instant;
 use super::mount;
 use super::protect::Protected;
 use super::{
-    Backend, BackendError, Connected, Description, Locks, Owners, Pinned, Presence, Release,
-    Setting, Unrecorded, device, each, file,
+    Backend, BackendError, Connected, Description, Locks, Owners, Pinned, Presence, Quarantine,
+    Release, Setting, Unrecorded, device, each, file, workers_of,
 };
 use crate::config;
 use crate::connection::{NvmeVolume, Protocol};
 use crate::host::{Host, NvmeHost};
 use crate::model::{
-    Access, Claim, Connection, Found, HostPlan, HostVolume, Scope, SourceKind, TargetPath,
+    Access, Claim, Connection, Found, HostPlan, HostVolume, Scope, Server, SourceKind, TargetPath,
     TargetPlan, Wwid,
 };
 use crate::sys::worker::Workers;
@@ -71,6 +71,7 @@ pub struct NvmeBackend {
     settings: config::Nvmeof,
     own: Arc<Host>,
     workers: Workers,
+    quarantine: Quarantine,
     fabric: Fabric,
     made: Arc<Made>,
     /// Held while the kernel connects to a portal of a subsystem: by the subsystem's name and the portal.
@@ -81,11 +82,17 @@ pub struct NvmeBackend {
 impl NvmeBackend {
     /// Touches nothing.
     #[must_use]
-    pub fn new(settings: config::Nvmeof, own: Arc<Host>, workers: Workers) -> Self {
+    pub fn new(
+        settings: config::Nvmeof,
+        own: Arc<Host>,
+        workers: Workers,
+        quarantine: Quarantine,
+    ) -> Self {
         Self {
             settings,
             own,
             workers,
+            quarantine,
             fabric: Fabric::new(Path::new("/sys")),
             made: Arc::default(),
             connects: Arc::default(),
@@ -306,6 +313,10 @@ impl Backend for NvmeBackend {
         found
     }
 
+    async fn sign_of_life(&self, server: &Server) -> Result<(), BackendError> {
+        path::sign_of_life(server, self.settings.probe_timeout).await
+    }
+
     async fn survey(&self, plan: &HostPlan) -> Result<Found, BackendError> {
         Ok(Found {
             controllers_of_others: self.of_others(target(plan)?).await?,
@@ -346,7 +357,8 @@ impl Backend for NvmeBackend {
         let protected = self.protected.is_due(&device, access, block.read_only);
         if !access.is_read_only() && block.read_only {
             // The device stays while other volumes of the subsystem are connected, and keeps the access of its last user.
-            self.protected.unset(&self.workers, &device, false).await?;
+            let workers = workers_of(&self.workers, &volume.plan);
+            self.protected.unset(&workers, &device, false).await?;
         }
         tracing::info!(device = %device.path.display(), identity = %device.identity, "connected");
         let connected = HostVolume {
@@ -379,7 +391,8 @@ impl Backend for NvmeBackend {
     async fn inspect(&self, volume: &HostVolume) -> Result<(), BackendError> {
         self.verify_again(volume).await?;
         if let Some(device) = volume.found.protected_device() {
-            self.protected.set(&self.workers, device).await?;
+            let workers = workers_of(&self.workers, &volume.plan);
+            self.protected.set(&workers, device).await?;
         }
         let inspected = mount::inspect(&self.workers, volume, None).await;
         inspected.map(drop)
@@ -416,14 +429,15 @@ impl Backend for NvmeBackend {
                         "the kernel takes it for {} bytes, and the storage for {size}",
                         block.size
                     ),
+                    silent: false,
                 });
             }
             tokio::time::sleep(LOOK).await;
         }
     }
 
-    async fn repairable(&self, volume: &HostVolume) -> Result<Vec<TargetPath>, BackendError> {
-        self.answering(volume).await
+    async fn repairable(&self, volumes: Vec<HostVolume>) -> Vec<Vec<TargetPath>> {
+        self.answering(&volumes).await
     }
 
     async fn repair(

@@ -4,17 +4,18 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use tokio::time::Instant;
 
 use super::fabric::{Controller, State};
 use super::made::Which;
-use super::{NvmeBackend, portals, probe};
+use super::{NvmeBackend, PROTOCOL, portals, probe};
 use crate::backend::mount::host;
 use crate::backend::mount::probe::Outcome;
 use crate::backend::{Attempt, BackendError};
 use crate::config;
 use crate::connection::NvmeVolume;
 use crate::host::NvmeHost;
-use crate::model::TargetPlan;
+use crate::model::{Server, TargetPlan};
 use crate::sys::worker::{Job, WorkerError};
 
 /// Why a portal does not do.
@@ -24,6 +25,8 @@ pub(super) enum Fault {
     Unreachable(String),
     /// It said nothing in time; what it was asked.
     Silent(String),
+    /// It was silent before, and is not asked; since when and why.
+    Quarantined(String),
     /// It answers, and does not let this host in; why.
     Refused(String),
     /// This host cannot ask it.
@@ -90,17 +93,44 @@ impl NvmeBackend {
             }
             return Ok(());
         }
-        self.ask(portal).await?;
-        let _turn = self.connects.lock((nqn.to_owned(), portal)).await;
-        // Another volume's connect may have made the controller meanwhile.
-        match self.controller_at(nqn, portal, own).await? {
-            Some(_) => Ok(()),
-            None => self.make_controller(nqn, portal, own).await,
-        }
+        let connecting = async {
+            self.probe(portal).await?;
+            let _turn = self.connects.lock((nqn.to_owned(), portal)).await;
+            // Another volume's connect may have made the controller meanwhile.
+            match self.controller_at(nqn, portal, own).await? {
+                Some(_) => Ok(()),
+                None => self.make_controller(nqn, portal, own).await,
+            }
+        };
+        self.watch(portal, connecting).await
     }
 
-    /// Asks the portal for a sign of life.
+    /// Asks the portal for a sign of life, unless the portal is quarantined.
     pub(super) async fn ask(&self, portal: SocketAddr) -> Result<(), Fault> {
+        self.watch(portal, self.probe(portal)).await
+    }
+
+    /// Runs what needs the portal, unless the portal is quarantined: the volume may have others.
+    async fn watch(
+        &self,
+        portal: SocketAddr,
+        work: impl Future<Output = Result<(), Fault>>,
+    ) -> Result<(), Fault> {
+        let server = Server::at(PROTOCOL, &portal.to_string());
+        if let Err(error) = self.quarantine.check(std::slice::from_ref(&server)) {
+            return Err(Fault::Quarantined(error.to_string()));
+        }
+        let began = Instant::now();
+        let outcome = work.await;
+        match &outcome {
+            Ok(()) => self.quarantine.answered(&server, false),
+            Err(Fault::Silent(why)) => self.quarantine.silent(&server, began, why.clone(), false),
+            Err(_) => {}
+        }
+        outcome
+    }
+
+    async fn probe(&self, portal: SocketAddr) -> Result<(), Fault> {
         let within = self.settings.probe_timeout;
         match probe::probe(portal, within).await {
             Outcome::Speaks(()) => Ok(()),
@@ -120,7 +150,10 @@ impl NvmeBackend {
         let within = self.settings.connect_timeout;
         // Note this first, as the call may be given up meanwhile.
         let before = self.made.note(nqn, portal, Which::Next);
-        let connected = self.workers.run(Job::ConnectNvme(options), within).await;
+        let workers = self
+            .workers
+            .of(&Server::at(PROTOCOL, &portal.to_string()).to_string());
+        let connected = workers.run(Job::ConnectNvme(options), within).await;
         self.settle((nqn, portal), &connected, before).await;
         match connected {
             Ok(_) => {
@@ -137,6 +170,23 @@ impl NvmeBackend {
             Err(WorkerError::Deadline { .. }) => Err(Fault::Silent(no_answer(within))),
             Err(error) => Err(Fault::Here(host(|| format!("connect to {portal}"))(error))),
         }
+    }
+}
+
+/// Whether a portal initializes a connection, or refuses promptly.
+///
+/// # Errors
+/// Where it does neither in time.
+pub(super) async fn sign_of_life(server: &Server, within: Duration) -> Result<(), BackendError> {
+    let portal = server.portal();
+    let address = portal.parse::<SocketAddr>();
+    let address = address.map_err(host(|| format!("use the portal {portal:?}")))?;
+    match probe::probe(address, within).await {
+        Outcome::Silent => {
+            let silent = Fault::Silent(no_answer(within));
+            Err(worst(&portal, vec![(address, silent)]))
+        }
+        Outcome::Speaks(()) | Outcome::Refused(_) | Outcome::Unreachable(_) => Ok(()),
     }
 }
 
@@ -201,10 +251,16 @@ fn meaning(step: &str, errno: Errno) -> Fault {
 pub(super) fn worst(nqn: &str, faults: Vec<(SocketAddr, Fault)>) -> BackendError {
     let (mut attempts, mut refused, mut silent) = (Vec::new(), None, false);
     for (address, fault) in faults {
+        let mut waited = false;
         let outcome = match fault {
             Fault::Here(error) => return error,
             Fault::Unreachable(why) => why,
             Fault::Silent(why) => {
+                waited = true;
+                silent = true;
+                why
+            }
+            Fault::Quarantined(why) => {
                 silent = true;
                 why
             }
@@ -213,7 +269,11 @@ pub(super) fn worst(nqn: &str, faults: Vec<(SocketAddr, Fault)>) -> BackendError
                 why
             }
         };
-        attempts.push(Attempt { address, outcome });
+        attempts.push(Attempt {
+            address,
+            outcome,
+            silent: waited,
+        });
     }
     let host = nqn.to_owned();
     match refused {
@@ -234,6 +294,7 @@ pub(super) fn lost(target: &TargetPlan) -> BackendError {
     let attempts = portals(&target.paths).map(|address| Attempt {
         address,
         outcome: "connected, but lost: the kernel tries to reconnect".to_owned(),
+        silent: true,
     });
     BackendError::Silent {
         host: target

@@ -10,9 +10,9 @@ use tokio::time::Instant;
 use super::fabric::{Block, Controller};
 use super::{DEVICES, INSPECT_TIMEOUT, LOOK, NvmeBackend, nqn, portals, target};
 use crate::backend::release::{self, Use, busy};
-use crate::backend::{BackendError, Release};
+use crate::backend::{BackendError, Release, workers_of};
 use crate::model::{Claim, HostVolume, TargetPath};
-use crate::sys::worker::{FlushJob, Job, SysfsJob, WorkerError};
+use crate::sys::worker::{FlushJob, Job, SysfsJob, WorkerError, Workers};
 
 /// How long controllers may take to go. One whose server is silent waits for a command that times out after 60 s at most (the
 /// module nvme-core's `admin_timeout`); with a keep-alive of 5 s some 8 s were seen.
@@ -33,7 +33,8 @@ impl NvmeBackend {
             // It may stay, by controllers of others or for other volumes of the subsystem.
             match self.device(volume).await? {
                 Some(_) => {
-                    let unset = self.protected.unset(&self.workers, device, how.force);
+                    let workers = workers_of(&self.workers, &volume.plan);
+                    let unset = self.protected.unset(&workers, device, how.force);
                     unset.await?;
                 }
                 None => self.protected.forget(device),
@@ -51,8 +52,9 @@ impl NvmeBackend {
         self.keep_claimed(&mut blocks, &target.paths, &controllers)
             .await?;
         let own = |block: &&Block| volume.identity() == Some(&block.wwid);
+        let workers = &workers_of(&self.workers, &volume.plan);
         if let Some(block) = blocks.iter().find(own)
-            && self.flush(block, how.force).await? == Use::ByHost
+            && self.flush(workers, block, how.force).await? == Use::ByHost
         {
             return Err(release::used_by_host(&block.name));
         }
@@ -70,7 +72,7 @@ impl NvmeBackend {
         // What others than volattach use of the subsystem needs its controllers.
         let shared = how.held.contains(&Claim::Subsystem(nqn.to_owned()));
         for block in blocks.iter().filter(|block| !shared && !own(block)) {
-            if self.flush(block, how.force).await? == Use::ByHost {
+            if self.flush(workers, block, how.force).await? == Use::ByHost {
                 tracing::warn!(
                     device = block.name,
                     "the controllers stay: this host itself uses another namespace"
@@ -85,13 +87,18 @@ impl NvmeBackend {
     }
 
     /// Writes out what is cached of a device, if it is nobody's; `force`: where that fails, it is lost.
-    async fn flush(&self, block: &Block, force: bool) -> Result<Use, BackendError> {
+    async fn flush(
+        &self,
+        workers: &Workers,
+        block: &Block,
+        force: bool,
+    ) -> Result<Use, BackendError> {
         let device = Path::new(DEVICES).join(&block.name);
         let job = FlushJob {
             device,
             shared: false,
         };
-        let flushed = self.workers.run(Job::Flush(job), INSPECT_TIMEOUT).await;
+        let flushed = workers.run(Job::Flush(job), INSPECT_TIMEOUT).await;
         release::judge(&block.name, flushed, force)
     }
 
@@ -111,13 +118,13 @@ impl NvmeBackend {
             let names: Vec<&str> = ours.all().map(|it| it.name.as_str()).collect();
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(busy(
-                    names.join(", "),
-                    format!(
+                return Err(BackendError::DeviceTimeout {
+                    device: names.join(", "),
+                    why: format!(
                         "the kernel has not let go within {} s: its server is silent; it goes on by itself, try again then",
                         DEADLINE.as_secs()
                     ),
-                ));
+                });
             }
             let ends = ours
                 .controllers
@@ -136,7 +143,7 @@ impl NvmeBackend {
             directory: Some(controller.id),
             value: "1".to_owned(),
         });
-        match self.workers.run(job, within).await {
+        match self.workers_at(controller).run(job, within).await {
             Ok(_) => {
                 tracing::info!(controller = controller.name, "controller ended");
                 Ok(())
@@ -150,6 +157,7 @@ impl NvmeBackend {
                 }
                 | WorkerError::Deadline { .. },
             ) => Ok(()),
+            Err(error @ WorkerError::Stuck { .. }) => Err(BackendError::WorkersStuck(error)),
             Err(error) => Err(busy(controller.name.clone(), error.to_string())),
         }
     }

@@ -3,17 +3,23 @@
 //! A path works while the portal has a live controller under this host's own name that leads to the volume's device. A controller that
 //! reconnects is left to the kernel. No path needs a secret: DH-HMAC-CHAP is refused at the attach.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 
 use futures::future::join_all;
+use futures::stream::{self, StreamExt};
 use tokio::time::Instant;
 
 use super::fabric::{Block, Controller, State};
 use super::path::{Fault, worst};
 use super::verify::Wanted;
 use super::{LOOK, NvmeBackend, RESCAN, nqn, portals, target};
+use crate::backend::mount::blocking;
 use crate::backend::{BackendError, Presence};
-use crate::model::{HostVolume, PathCount, TargetPath, TargetPlan};
+use crate::model::{HostVolume, PathCount, TargetPath, TargetPlan, chain};
+
+/// Portals that are asked at a time.
+const PROBES: usize = 64;
 
 impl NvmeBackend {
     /// How many of the volume's paths lead to its device, which exists.
@@ -50,36 +56,60 @@ impl NvmeBackend {
         }))
     }
 
-    /// Finds the paths whose portals have no controller and answer a probe.
-    ///
-    /// # Errors
-    /// Why no missing portal answers.
-    pub(super) async fn answering(
+    /// Finds the paths of each volume whose portals have no controller and answer a probe.
+    pub(super) async fn answering(&self, volumes: &[HostVolume]) -> Vec<Vec<TargetPath>> {
+        let own = self.clone();
+        let action = || "list the NVMe controllers in /sys".to_owned();
+        let now = match blocking(action, move || own.indexed()).await {
+            Ok(now) => now,
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "cannot look for missing paths");
+                return vec![Vec::new(); volumes.len()];
+            }
+        };
+        let mut missing = Vec::with_capacity(volumes.len());
+        for volume in volumes {
+            missing.push(now.missing(volume).await.unwrap_or_else(|error| {
+                tracing::warn!(error = %chain(&error), "cannot look for missing paths");
+                Vec::new()
+            }));
+        }
+        let portals: HashSet<SocketAddr> = missing.iter().flatten().map(|(_, at)| *at).collect();
+        let answers: HashSet<SocketAddr> = stream::iter(portals)
+            .map(async |portal| match self.ask(portal).await {
+                Ok(()) => Some(portal),
+                Err(fault) => {
+                    tracing::debug!(%portal, ?fault, "a missing path cannot be made");
+                    None
+                }
+            })
+            .buffer_unordered(PROBES)
+            .filter_map(std::future::ready)
+            .collect()
+            .await;
+        let answering =
+            |(path, portal): (TargetPath, SocketAddr)| answers.contains(&portal).then_some(path);
+        let each = missing.into_iter();
+        each.map(|missing| missing.into_iter().filter_map(answering).collect())
+            .collect()
+    }
+
+    /// Finds the paths of a volume whose portals have no controller.
+    async fn missing(
         &self,
         volume: &HostVolume,
-    ) -> Result<Vec<TargetPath>, BackendError> {
+    ) -> Result<Vec<(TargetPath, SocketAddr)>, BackendError> {
         let target = target(&volume.plan)?;
-        let nqn = nqn(target)?;
         let all: Vec<SocketAddr> = portals(&target.paths).collect();
         // Listed first: a connect that has begun may have become a controller by the second look.
         let mut known = self.own_beginning(&all).await?;
-        known.extend(self.own_controllers(nqn).await?);
-        let probes = target.paths.iter().filter_map(|path| {
+        known.extend(self.own_controllers(nqn(target)?).await?);
+        let missing = target.paths.iter().filter_map(|path| {
             let portal: SocketAddr = path.portal.parse().ok()?;
             let has_controller = known.iter().any(|it| it.portal == Some(portal));
-            (!has_controller).then(|| async move { (path, portal, self.ask(portal).await) })
+            (!has_controller).then(|| (path.clone(), portal))
         });
-        let (mut answering, mut faults) = (Vec::new(), Vec::new());
-        for (path, portal, answer) in join_all(probes).await {
-            match answer {
-                Ok(()) => answering.push(path.clone()),
-                Err(fault) => faults.push((portal, fault)),
-            }
-        }
-        match answering.is_empty() && !faults.is_empty() {
-            true => Err(worst(nqn, faults)),
-            false => Ok(answering),
-        }
+        Ok(missing.collect())
     }
 
     /// Connects to these portals, and verifies the volume's identity by each new path.
@@ -130,6 +160,7 @@ impl NvmeBackend {
                 why: format!(
                     "the new path {controller} does not report which volume it leads to: {error}"
                 ),
+                silent: false,
             });
         }
         let Err(other) = wanted.agreed(&block, answers) else {

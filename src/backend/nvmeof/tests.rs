@@ -19,7 +19,9 @@ const UUID: &str = "7c9e6679-7425-40de-944b-e07fc1f90ae7";
 
 fn backend() -> NvmeBackend {
     let workers = Workers::from_executable(PathBuf::new());
-    NvmeBackend::new(Settings::built_in().nvmeof, Arc::new(Host::this()), workers)
+    let quarantine = Quarantine::new(workers.registry().clone());
+    let own = Arc::new(Host::this());
+    NvmeBackend::new(Settings::built_in().nvmeof, own, workers, quarantine)
 }
 
 const OWN: &str = "nqn.me";
@@ -385,4 +387,38 @@ async fn a_portal_has_one_connect_at_a_time() {
     drop(turn);
     let made_by_the_other = connect.await;
     assert!(made_by_the_other.is_ok(), "{made_by_the_other:?}");
+}
+
+/// Of two portals the quarantined one is not asked, and the other's failure is the volume's.
+#[tokio::test]
+async fn a_quarantined_portal_is_passed_over() {
+    let tree = Tree::new();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let silent = listener.local_addr().unwrap();
+    let closed = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap()
+    };
+    let mut info = info(&format!(r#""vol_uuid":"{UUID}""#));
+    let Protocol::Nvme(volume) = &mut info else {
+        panic!("an NVMe volume")
+    };
+    volume.portals = vec![silent, closed];
+    let quarantine = &tree.backend.quarantine;
+    let portal = Server::at(PROTOCOL, &silent.to_string());
+    for _ in 0..2 {
+        let why = "no answer within 3 s".to_owned();
+        quarantine.silent(&portal, Instant::now(), why, false);
+    }
+    let own = tree.backend.own_name().await.unwrap();
+    let failed = tree.backend.connect_paths(volume, &own).await.unwrap_err();
+    let text = failed.to_string();
+    assert!(
+        text.contains("has not answered since") && text.contains("connection refused"),
+        "{text}"
+    );
+    assert!(!failed.is_silence(), "nobody was waited for");
+    let asked = listener.accept().map(drop).unwrap_err();
+    assert_eq!(asked.kind(), std::io::ErrorKind::WouldBlock);
 }

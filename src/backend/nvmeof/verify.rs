@@ -224,7 +224,7 @@ impl NvmeBackend {
                 controller: Path::new(super::DEVICES).join(&controller.name),
                 nsid: block.nsid,
             });
-            let answer = match self.workers.run(job, INSPECT_TIMEOUT).await {
+            let answer = match self.workers_at(controller).run(job, INSPECT_TIMEOUT).await {
                 Ok(Reply::Namespace(namespace)) => Ok(namespace),
                 Ok(_) => Err(WorkerError::Failed {
                     step: "understand a worker".to_owned(),

@@ -37,7 +37,8 @@ use crate::config::{self, Shares};
 use crate::connection::{Protocol, SmbCredentials, SmbVolume};
 use crate::host::Host;
 use crate::model::{
-    Access, Claim, Connection, Found, HostKey, HostPlan, HostVolume, MountPlan, Scope, SourceKind,
+    Access, Claim, Connection, Found, HostKey, HostPlan, HostVolume, MountPlan, Scope, Server,
+    SourceKind, TargetPath,
 };
 use crate::sys::worker::Workers;
 use dialect::Dialect;
@@ -274,6 +275,18 @@ impl Backend for SmbBackend {
         }
     }
 
+    async fn sign_of_life(&self, server: &Server) -> Result<(), BackendError> {
+        let shares = &self.settings.shares;
+        let within = shares.probe_timeout;
+        let (names, _) = shares.versions_for(&server.host);
+        let names = names.iter().filter_map(|name| Dialect::from_name(name));
+        let dialects: Vec<Dialect> = names.collect();
+        let ask = |address| probe::probe(address, None, &dialects, within);
+        self.mounter
+            .sign_of_life(server, share::PORT, within, ask)
+            .await
+    }
+
     async fn unrecorded(&self, recorded: &[HostVolume]) -> Result<Vec<Unrecorded>, BackendError> {
         mount::unrecorded(&self.mount_base, &["cifs", "smb3"], recorded).await
     }
@@ -393,10 +406,23 @@ impl Backend for SmbBackend {
         }
     }
 
+    async fn repairable(&self, volumes: Vec<HostVolume>) -> Vec<Vec<TargetPath>> {
+        vec![Vec::new(); volumes.len()] // a volume without paths
+    }
+
+    async fn repair(
+        &self,
+        _volume: &HostVolume,
+        _paths: &[TargetPath],
+        _info: Option<&Protocol>,
+    ) -> Result<(), BackendError> {
+        Ok(())
+    }
+
     async fn disconnect(&self, volume: &HostVolume, how: &Release) -> Result<(), BackendError> {
         match volume.plan.mount() {
             Some(mount) if how.is_last(&volume.plan.claims) => {
-                self.mounter.take_down(&mount.target).await?;
+                self.mounter.take_down(&volume.plan, mount).await?;
                 self.logins.forget(&mount.target);
                 Ok(())
             }

@@ -13,6 +13,9 @@ use crate::model::mount_options::{EffectiveOption, Origin};
 use crate::model::{Access, HostKey, Secret};
 use crate::sys::mount;
 
+/// The port of servers for which no other is named.
+pub(super) const PORT: u16 = 445;
+
 /// The longest address that `ip=` takes: IPv6 with a scope (kernel net/core/utils.c, `INET6_ADDRSTRLEN` and a name).
 const LONGEST_ADDRESS: usize = 64;
 
@@ -161,9 +164,8 @@ impl<'a> Share<'a> {
 
     /// The port that the server listens on.
     pub(super) fn port(&self) -> Result<u16, BackendError> {
-        let port = self.value("port").unwrap_or("445");
-        port.parse()
-            .map_err(|_| self.invalid("port", "it is no port number"))
+        let port = self.value("port").map_or(Ok(PORT), str::parse);
+        port.map_err(|_| self.invalid("port", "it is no port number"))
     }
 
     /// The address to connect from, where the deployer sets one.

@@ -41,6 +41,35 @@ pub enum Job {
     IdentifyNamespace(NamespaceJob),
 }
 
+impl Job {
+    /// The job in words, without secrets: `unmount /mnt/x`.
+    pub(super) fn in_words(&self) -> String {
+        match self {
+            Self::Mount(job) => format!("mount {} on {}", job.source, job.target.display()),
+            Self::Unmount(target) => format!("unmount {}", target.display()),
+            Self::Inspect(job) => {
+                let volume = job.root.join(&job.relative);
+                format!("open {}", volume.display())
+            }
+            Self::Identify(device) => format!("ask {} who it is", device.display()),
+            Self::Scan(job) => format!("scan for {}", job.unit.display()),
+            Self::Protect(job) if job.read_only => {
+                format!("make {} read-only", job.device.display())
+            }
+            Self::Protect(job) => format!("make {} writable", job.device.display()),
+            Self::Flush(job) => format!("flush {}", job.device.display()),
+            Self::Hold(job) => format!("hold {} open", job.device.display()),
+            Self::WriteSysfs(job) => format!("write to {}", job.path.display()),
+            Self::ConnectNvme(_) => "connect an NVMe controller".to_owned(),
+            Self::IdentifyNamespace(job) => format!(
+                "ask {} for namespace {}",
+                job.controller.display(),
+                job.nsid
+            ),
+        }
+    }
+}
+
 /// What mount(2) gets. Wiped from memory when dropped.
 #[derive(Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 #[serde(deny_unknown_fields)]

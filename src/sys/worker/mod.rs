@@ -6,12 +6,13 @@
 //! not the daemon's own executable: to load that with libvirt takes some 20 ms, as long as all the rest of an attach.
 //!
 //! Invariants: whoever waits for a reply gets one at the deadline, also when the worker sleeps unkillably in the kernel;
-//! a worker past its deadline is sent SIGKILL at once and reaped when it goes; secrets are in the pipe alone, never on a
-//! command line or in the environment.
+//! a worker past its deadline is sent SIGKILL at once and reaped when it goes; each worker is counted under the server that it works
+//! for until it is reaped ([`Registry`]); secrets are in the pipe alone, never on a command line or in the environment.
 
 mod child;
 mod filter;
 mod job;
+mod registry;
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -31,6 +32,7 @@ pub use job::{
     FlushJob, HoldJob, InspectJob, Job, MountJob, NamespaceJob, ProtectJob, Reply, RunAs, ScanJob,
     SysfsJob,
 };
+pub use registry::{Entry, IN_ALL, PER_SERVER, Registry, StuckWorker};
 
 /// The name of a worker's executable, and its `argv[0]`.
 const NAME: &str = "volattachd-worker";
@@ -44,8 +46,14 @@ const REPLY_MAX: u64 = 4 * 1024 * 1024;
 /// How much of a worker's standard error is kept, in bytes.
 const STDERR_MAX: u64 = 2048;
 
-/// How long a killed worker may take to go before its reaping is left to the background.
+/// How long a killed worker may take to go before its reaping is left to the background, and it counts as stuck.
 const REAP: Duration = Duration::from_millis(500);
+
+/// How long a worker that replied to its last job may take to go before it counts as stuck: to close a device may be I/O.
+const LEAVE: Duration = Duration::from_secs(5);
+
+/// Label of workers that no server is named for.
+const THIS_HOST: &str = "this host";
 
 /// Starts workers.
 #[derive(Debug, Clone)]
@@ -53,6 +61,9 @@ pub struct Workers {
     executable: PathBuf,
     /// Keeps what `executable` names.
     _open: Option<Arc<File>>,
+    /// The server that they work for, in words.
+    server: Arc<str>,
+    registry: Registry,
 }
 
 /// Why a worker did not do its job.
@@ -77,6 +88,19 @@ pub enum WorkerError {
         within: Duration,
         /// Whether it is gone already.
         reaped: bool,
+    },
+    /// Too many workers for the same server are stuck, so that no other was started.
+    #[error(
+        "no worker process is started for {server}: {} ended neither by its deadline nor by SIGKILL (pid {}) and will go when the \
+        kernel lets it; bring the server back, look where it sleeps (cat /proc/PID/stack), or restart this host",
+        match pids.len() { 1 => "one".to_owned(), number => format!("each of {number}") },
+        pids.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    Stuck {
+        /// The server, in words.
+        server: String,
+        /// The stuck workers.
+        pids: Vec<u32>,
     },
     /// It ended without a reply.
     #[error("the worker process ended without a reply ({status}): {stderr}")]
@@ -118,9 +142,10 @@ impl Workers {
             File::open(&executable)
         });
         let open = open.map_err(|source| WorkerError::Start { executable, source })?;
+        let path = format!("/proc/self/fd/{}", open.as_raw_fd());
         Ok(Self {
-            executable: format!("/proc/self/fd/{}", open.as_raw_fd()).into(),
             _open: Some(Arc::new(open)),
+            ..Self::from_executable(path.into())
         })
     }
 
@@ -130,7 +155,24 @@ impl Workers {
         Self {
             executable,
             _open: None,
+            server: THIS_HOST.into(),
+            registry: Registry::default(),
         }
+    }
+
+    /// The same workers, counted under the server that they work for.
+    #[must_use]
+    pub fn of(&self, server: &str) -> Self {
+        Self {
+            server: server.into(),
+            ..self.clone()
+        }
+    }
+
+    /// The workers that exist.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     /// Has a worker do a job: [`Self::start`], [`Worker::give`] and [`Worker::reply`].
@@ -161,8 +203,9 @@ impl Workers {
     /// worker with the *thread* that started it (prctl(2), `PR_SET_PDEATHSIG`).
     ///
     /// # Errors
-    /// Where it could not be started.
+    /// Where it could not be started; [`WorkerError::Stuck`] at once where too many for the same server are stuck.
     pub fn start(&self) -> Result<Worker, WorkerError> {
+        let entry = self.registry.enter(&self.server)?;
         let child = Command::new(&self.executable)
             .arg0(NAME)
             .env_clear()
@@ -176,12 +219,13 @@ impl Workers {
             executable: self.executable.clone(),
             source,
         })?;
+        entry.started(child.id().unwrap_or_default());
         Ok(Worker {
             executable: self.executable.clone(),
             stdin: child.stdin.take(),
             stdout: child.stdout.take().map(BufReader::new),
             jobs: 0,
-            child: Some(child),
+            process: Some(Process { child, entry }),
         })
     }
 }
@@ -189,7 +233,7 @@ impl Workers {
 /// A block device that is kept open until this is dropped.
 pub struct Held(#[expect(dead_code, reason = "dropping it is what it is for")] Worker);
 
-/// A worker that was started.
+/// A worker that was started. The drop kills it.
 pub struct Worker {
     executable: PathBuf,
     stdin: Option<ChildStdin>,
@@ -197,7 +241,44 @@ pub struct Worker {
     /// How many replies are to come.
     jobs: usize,
     /// `None`: it is being seen to its end elsewhere.
-    child: Option<Child>,
+    process: Option<Process>,
+}
+
+/// A worker's process, and its place among those that exist.
+struct Process {
+    child: Child,
+    entry: Entry,
+}
+
+impl Process {
+    /// Waits until the process is reaped; it counts as stuck from `within` on.
+    async fn see_off(mut self, within: Duration) {
+        if tokio::time::timeout(within, self.child.wait())
+            .await
+            .is_err()
+        {
+            self.entry.outlived();
+            self.reap().await;
+        }
+    }
+
+    /// Waits until the process is reaped.
+    async fn reap(mut self) {
+        // It fails only for a process that is reaped already.
+        let _ = self.child.wait().await;
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            // It fails only for a process that is gone already.
+            let _ = process.child.start_kill();
+            runtime.spawn(process.see_off(REAP));
+        }
+    }
 }
 
 impl Worker {
@@ -209,6 +290,10 @@ impl Worker {
         let mut bytes = Zeroizing::new(Vec::with_capacity(JOBS_MAX));
         serde_json::to_writer(&mut *bytes, jobs).map_err(|error| self.broken(error.into()))?;
         self.jobs = jobs.len();
+        if let Some(process) = &self.process {
+            let each: Vec<String> = jobs.iter().map(Job::in_words).collect();
+            process.entry.given(each.join(", then "));
+        }
         if let Some(mut stdin) = self.stdin.take() {
             // A worker that ended early says why itself.
             let _ = stdin.write_all(&bytes).await;
@@ -255,16 +340,17 @@ impl Worker {
 
     /// It has no more to say, and goes.
     fn ended(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            tokio::spawn(async move { child.wait().await });
+        if let Some(process) = self.process.take() {
+            tokio::spawn(process.see_off(LEAVE));
         }
     }
 
     /// It said nothing, or nonsense.
     async fn died(&mut self) -> WorkerError {
-        let Some(mut child) = self.child.take() else {
+        let Some(process) = &mut self.process else {
             return self.broken(std::io::ErrorKind::UnexpectedEof.into());
         };
+        let child = &mut process.child;
         let pid = child.id().unwrap_or_default();
         let mut said = Vec::new();
         let stderr = child.stderr.take();
@@ -274,7 +360,9 @@ impl Worker {
             }
             child.wait().await
         };
-        match see.await {
+        let seen = see.await;
+        self.process = None; // reaped
+        match seen {
             Ok(status) if status.signal() == Some(libc::SIGSYS) => WorkerError::Forbidden { pid },
             Ok(status) => WorkerError::Died {
                 status,
@@ -294,13 +382,16 @@ impl Worker {
     /// Kills it, and sees it gone where that is quick.
     async fn abandon(&mut self, within: Duration) -> WorkerError {
         let (mut pid, mut reaped) = (0, true);
-        if let Some(mut child) = self.child.take() {
+        if let Some(mut process) = self.process.take() {
+            let child = &mut process.child;
             pid = child.id().unwrap_or_default();
             // It fails only for a process that is gone already.
             let _ = child.start_kill();
             reaped = tokio::time::timeout(REAP, child.wait()).await.is_ok();
             if !reaped {
-                tokio::spawn(async move { child.wait().await });
+                // At once: the next worker is started, or not, by this count.
+                process.entry.outlived();
+                tokio::spawn(process.reap());
             }
         }
         WorkerError::Deadline {

@@ -71,11 +71,10 @@ async fn a_path_is_made_where_no_controller_is_and_the_portal_answers() {
     let volume = connected(&tree, &[first, closed]);
     tree.controller("nvme0", &first.to_string(), OWN);
     let repairable = async |volume: &HostVolume| {
-        let paths = tree.backend.repairable(volume).await;
-        let paths = paths.map(|paths| portals(&paths).collect::<Vec<_>>());
-        paths.map_err(|error| error.reason())
+        let paths = tree.backend.repairable(vec![volume.clone()]).await;
+        portals(&paths[0]).collect::<Vec<_>>()
     };
-    assert_eq!(repairable(&volume).await, Err(Reason::ServerUnreachable));
+    assert_eq!(repairable(&volume).await, [], "no portal answers");
     tree.controller("nvme1", &closed.to_string(), OWN);
     for (attribute, value) in [
         ("state", "live"),
@@ -84,11 +83,11 @@ async fn a_path_is_made_where_no_controller_is_and_the_portal_answers() {
         ("subsysnqn", "(efault)"),
     ] {
         tree.set("nvme1", attribute, value);
-        assert_eq!(repairable(&volume).await, Ok(vec![]), "{value}");
+        assert_eq!(repairable(&volume).await, [], "{value}");
     }
     tree.gone("nvme1");
     tree.gone("nvme0");
-    assert_eq!(repairable(&volume).await, Ok(vec![first]));
+    assert_eq!(repairable(&volume).await, [first]);
 }
 
 /// A kernel that makes the controller nvme1 when it is asked to connect, and answers each job like this.
@@ -140,7 +139,11 @@ async fn one_path_less(connect: &str, identify: &str) -> (Tree, HostVolume, Vec<
     tree.leads("nvme0");
     tree.backend.recall(std::slice::from_ref(&volume));
     kernel(&mut tree, portals[1], connect, identify);
-    let paths = tree.backend.repairable(&volume).await.unwrap();
+    let paths = tree
+        .backend
+        .repairable(vec![volume.clone()])
+        .await
+        .remove(0);
     assert_eq!(paths.len(), 1);
     (tree, volume, paths)
 }

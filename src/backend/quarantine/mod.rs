@@ -1,0 +1,199 @@
+//! Quarantine of servers that hang: their volumes' calls fail at once until the server gives a sign of life.
+//!
+//! Invariants: a server is quarantined only by operations that ran into their deadlines ([`BackendError::is_silence`]), never by a prompt
+//! error; whatever answers ends the quarantine; one probe of a server is under way at a time; another server's calls do not notice.
+//! Nothing that takes things away is refused: a disconnect is tried as ever, a few of a server at a time, so that the workers that may
+//! hang in it stay few.
+
+mod guarded;
+mod state;
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tokio::sync::{Notify, broadcast};
+use tokio::time::Instant;
+
+pub(super) use guarded::Guarded;
+pub use state::Quarantined;
+use state::{Cases, Silence};
+
+use super::{BackendError, Backends};
+use crate::model::{Server, chain};
+use crate::sys::worker::{Registry, StuckWorker};
+
+/// Servers let go that a slow listener may fall behind.
+const BACKLOG: usize = 64;
+
+/// The servers that hang, and the workers that hang for them. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct Quarantine(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    cases: Mutex<Cases>,
+    /// Something is due earlier than before.
+    changed: Notify,
+    released: broadcast::Sender<Arc<str>>,
+    workers: Registry,
+}
+
+impl Quarantine {
+    /// No server is quarantined. `workers`: those that the backends start.
+    #[must_use]
+    pub fn new(workers: Registry) -> Self {
+        Self(Arc::new(Shared {
+            cases: Mutex::default(),
+            changed: Notify::new(),
+            released: broadcast::channel(BACKLOG).0,
+            workers,
+        }))
+    }
+
+    /// The quarantined servers.
+    #[must_use]
+    pub fn servers(&self) -> Vec<Quarantined> {
+        self.cases().all(Instant::now())
+    }
+
+    /// The workers that outlived their kill.
+    #[must_use]
+    pub fn stuck_workers(&self) -> Vec<StuckWorker> {
+        self.0.workers.stuck()
+    }
+
+    /// The servers, in words, whose quarantine ends, or a stuck worker of which is gone, from now on: what failed for that may succeed.
+    #[must_use]
+    pub fn released(&self) -> broadcast::Receiver<Arc<str>> {
+        self.0.released.subscribe()
+    }
+
+    /// Refuses what needs one of these servers if each of them is quarantined; no servers: never.
+    ///
+    /// # Errors
+    /// `SERVER_QUARANTINED`, of the server that is asked first.
+    pub(super) fn check(&self, servers: &[Server]) -> Result<(), BackendError> {
+        let (cases, now) = (self.cases(), Instant::now());
+        let mut soonest: Option<Quarantined> = None;
+        for server in servers {
+            let Some(quarantined) = cases.quarantined(server, now) else {
+                return Ok(());
+            };
+            if soonest
+                .as_ref()
+                .is_none_or(|it| it.after > quarantined.after)
+            {
+                soonest = Some(quarantined);
+            }
+        }
+        soonest.map_or(Ok(()), |it| Err(it.into()))
+    }
+
+    /// Runs what uses one server alone, unless that is quarantined, and learns from the outcome.
+    ///
+    /// # Errors
+    /// `SERVER_QUARANTINED` at once; and the operation's own.
+    pub(super) async fn watch<T>(
+        &self,
+        server: &Server,
+        operation: impl Future<Output = Result<T, BackendError>>,
+    ) -> Result<T, BackendError> {
+        self.check(std::slice::from_ref(server))?;
+        let began = Instant::now();
+        let outcome = operation.await;
+        match &outcome {
+            Ok(_) => self.answered(server, false),
+            Err(error) if error.is_silence() => self.silent(server, began, chain(error), false),
+            Err(_) => {}
+        }
+        outcome
+    }
+
+    /// Notes that an operation on a server ended with an answer; `shared`: or on another of its volume's servers.
+    pub(super) fn answered(&self, server: &Server, shared: bool) {
+        let ended = self.cases().answered(server, shared);
+        if ended {
+            self.release(server, "it answered a call");
+        }
+    }
+
+    /// Notes that an operation on a server ran into its deadline; `shared`: or on another of its volume's servers.
+    pub(super) fn silent(&self, server: &Server, began: Instant, why: String, shared: bool) {
+        tracing::debug!(%server, error = why, "silent");
+        let silence = Silence {
+            began,
+            at: SystemTime::now(),
+            why,
+            shared,
+        };
+        let begun = self.cases().silent(server, silence, Instant::now());
+        if begun {
+            tracing::warn!(%server, "quarantined: the server is silent");
+            self.0.changed.notify_one();
+        }
+    }
+
+    fn release(&self, server: &Server, why: &str) {
+        tracing::info!(%server, why, "quarantine ended");
+        self.tell(server.to_string().into());
+    }
+
+    fn tell(&self, server: Arc<str>) {
+        // An error only means that nobody listens.
+        let _ = self.0.released.send(server);
+    }
+
+    /// Asks quarantined servers for signs of life, each when its pause is over. Never ends.
+    pub async fn keep(&self, backends: &Backends) {
+        let mut freed = self.0.workers.freed();
+        let mut probes = FuturesUnordered::new();
+        loop {
+            let due = self.cases().due(Instant::now());
+            probes.extend(due.into_iter().map(|server| self.probe(backends, server)));
+            let next = self.cases().next();
+            let pause = async {
+                match next {
+                    Some(next) => tokio::time::sleep_until(next).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = pause => {}
+                () = self.0.changed.notified() => {}
+                Some(()) = probes.next() => {}
+                // Missed: the next round looks at everything.
+                Ok(server) = freed.recv() => self.tell(server),
+            }
+        }
+    }
+
+    async fn probe(&self, backends: &Backends, server: Server) {
+        let outcome = match backends.get(&server.protocol) {
+            Ok(backend) => backend.sign_of_life(&server).await,
+            Err(error) => Err(error),
+        };
+        // A refusal is an answer too: calls end promptly.
+        let answers = !outcome.as_ref().is_err_and(BackendError::is_silence);
+        if self.cases().probed(&server, answers, Instant::now()) {
+            self.release(&server, "it answered a probe");
+        }
+    }
+
+    fn cases(&self) -> MutexGuard<'_, Cases> {
+        self.0.cases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl From<Quarantined> for BackendError {
+    fn from(it: Quarantined) -> Self {
+        Self::Quarantined {
+            server: it.server,
+            since: it.since,
+            why: it.why,
+            after: it.after,
+        }
+    }
+}
