@@ -11,7 +11,7 @@ use volattach::model::{Attachment, Reason, State, WorkLimits};
 use volattach::reconcile;
 
 use super::{attached, id, nothing_left, reason, state, until};
-use crate::fakes::{Guest, World, attach, by_root, connect, end, smb};
+use crate::fakes::{World, attach, by_root, connect, end, smb};
 
 /// A world with so many turns for each server, and its engine.
 fn limited(per_server: u32) -> (World, Engine) {
@@ -92,7 +92,8 @@ async fn callers_who_give_up_leave_no_more_than_the_bound_behind() {
     for number in 12..112 {
         let id = format!("a{number}");
         let call = engine.attach(within(give_up, attach(&id, &id, on("dead", &id))));
-        assert_eq!(reason(call.await), Reason::DeadlinePassed);
+        let late = timeout(2 * give_up, call).await;
+        assert_eq!(reason(late.expect("it waits on")), Reason::DeadlinePassed);
     }
     assert_eq!((world.records().len(), world.state().kept_waiting), (2, 2));
     world.answer();
@@ -196,8 +197,8 @@ async fn a_call_that_waits_has_begun_nothing() {
     let before = world.state().records.clone();
     let second = Duration::from_secs(1);
     // By its deadline.
-    let late = engine.detach(within(second, end("a1"))).await;
-    assert_eq!(reason(late), Reason::DeadlinePassed);
+    let late = timeout(2 * second, engine.detach(within(second, end("a1")))).await;
+    assert_eq!(reason(late.expect("it waits on")), Reason::DeadlinePassed);
     // By a deadline that has passed already, though there is room.
     let late = engine
         .attach(within(Duration::ZERO, attach("a2", "v2", smb("v2"))))
@@ -216,7 +217,8 @@ async fn a_call_that_waits_has_begun_nothing() {
         call.await.unwrap().unwrap();
     }
     // The line is empty again.
-    engine.detach(by_root(end("a1"))).await.unwrap();
+    let detached = timeout(second, engine.detach(by_root(end("a1")))).await;
+    detached.expect("it waits on").unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -259,13 +261,58 @@ async fn a_detach_goes_on_past_its_callers_deadline_and_an_attach_past_its_calle
 
 #[tokio::test(start_paused = true)]
 async fn a_cancel_comes_through_while_all_turns_wait_for_guests() {
-    let (world, engine) = limited(1);
+    let (world, _) = limited(1);
+    let hour = Duration::from_secs(3600);
+    let engine = world.engine_with(hour);
     attached(&engine, "a1", "v1").await;
-    let detach = super::unanswered_detach(&world, &engine).await;
-    let cancelled = engine.cancel_detach(by_root(id("a1"))).await.unwrap();
+    attached(&engine, "a2", "v2").await;
+    let first = super::unanswered_detach(&world, &engine).await;
+    let second = {
+        let engine = engine.clone();
+        tokio::spawn(async move { engine.detach(by_root(end("a2"))).await })
+    };
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(state(&engine, "a2").await, State::Attached, "it waits");
+    // The second has the turn of the first, and waits for its guest in turn.
+    let cancel = timeout(hour / 2, engine.cancel_detach(by_root(id("a1")))).await;
+    let cancelled = cancel.expect("it waits on").unwrap();
     assert_eq!(cancelled.state, State::Attached);
-    assert_eq!(reason(detach.await.unwrap()), Reason::DetachCancelled);
-    world.state().guest = Guest::Obeys;
+    assert_eq!(reason(first.await.unwrap()), Reason::DetachCancelled);
+    until("the other guest is asked", async || {
+        world.state().unplugs_asked == 2
+    })
+    .await;
+    world.let_go("ua-volattach-a2");
+    second.abort();
+}
+
+/// A record without a turn has not failed: the pauses after failures are none of its own.
+#[tokio::test(start_paused = true)]
+async fn a_record_without_a_turn_is_looked_at_in_each_round() {
+    let (world, engine) = limited(1);
+    let request = by_root(attach("a1", "v1", on("dead", "v1")));
+    engine.attach(request).await.unwrap();
+    world.state().disconnect_fails = Some(Reason::UnmountFailed);
+    engine.detach(by_root(end("a1"))).await.unwrap_err();
+    let calls = stuck(&world, &engine, 1).await;
+    let reconciling = tokio::spawn({
+        let engine = engine.clone();
+        async move { reconcile::run(&engine).await }
+    });
+    sleep(Duration::from_secs(10 * 60)).await;
+    assert_eq!(world.records().len(), 2);
+    world.answer();
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    sleep(Duration::from_secs(70)).await;
+    assert_eq!(
+        world.records().len(),
+        1,
+        "left alone for longer than a round"
+    );
+    engine.drain().await;
+    reconciling.await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -314,7 +361,9 @@ async fn a_stop_ends_the_wait() {
             .await
             .is_err()
     );
-    assert_eq!(reason(waiting.await.unwrap()), Reason::ShuttingDown);
+    let ended = timeout(Duration::from_secs(1), waiting).await;
+    let ended = ended.expect("it waits on").unwrap();
+    assert_eq!(reason(ended), Reason::ShuttingDown);
     world.answer();
     calls.remove(0).await.unwrap().unwrap();
     engine.drain().await;
