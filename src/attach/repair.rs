@@ -5,6 +5,7 @@ use super::inner::Inner;
 use crate::backend::Backend;
 use crate::connection::Protocol;
 use crate::journal::{Record, Step};
+use crate::model::PathCount;
 
 impl Inner {
     /// Makes the missing paths that can be made now, and notes on the attachment how many of its paths work. `info`: of the request that
@@ -27,6 +28,31 @@ impl Inner {
             }
         }
         repaired
+    }
+
+    /// Notes how many paths work by a look at many volumes, unless a call works on the record or has changed the record since.
+    pub(super) async fn note_paths(
+        &self,
+        seen: &Record,
+        degraded: Option<PathCount>,
+    ) -> Result<(), Error> {
+        let Some(_busy) = self.busy.enter(&seen.id) else {
+            return Ok(());
+        };
+        let journal = &self.parts.journal;
+        if journal.get(&seen.id).await?.as_ref() != Some(seen) {
+            return Ok(());
+        }
+        let record = Record {
+            degraded,
+            ..seen.clone()
+        };
+        journal.put_soon(&record).await?;
+        self.tell(&record);
+        if let Some(paths) = record.paths() {
+            tracing::info!(attachment = %record.id, working = paths.working, planned = paths.planned, "paths");
+        }
+        Ok(())
     }
 
     async fn make_paths(&self, record: &mut Record, info: Option<&Protocol>) -> Result<(), Error> {

@@ -147,15 +147,19 @@ impl Inner {
         join_all(finds).await.into_iter().flatten().collect()
     }
 
-    /// Finds those whose records do not say how many paths work, or whose missing paths can be made now.
-    async fn repairable(&self, records: Vec<Connected>) -> Arc<HashSet<AttachmentId>> {
-        let (known, news): (Vec<_>, Vec<_>) = records
-            .into_iter()
-            .partition(|(record, found)| found.degraded() == record.degraded);
-        let mut repairable: HashSet<AttachmentId> =
-            news.iter().map(|(record, _)| record.id.clone()).collect();
-        let known = known.into_iter().map(|(record, _)| record).collect();
-        let asks = by_protocol(known)
+    /// Notes how many paths of each work; returns those whose missing paths can be made now.
+    async fn repairable(&self, degraded: Vec<Connected>) -> Arc<HashSet<AttachmentId>> {
+        for (record, found) in &degraded {
+            if found.degraded() != record.degraded
+                && let Err(error) = self.note_paths(record, found.degraded()).await
+            {
+                tracing::error!(attachment = %record.id, error = %error.chain(), "cannot note its paths");
+            }
+        }
+        let missing = degraded.into_iter();
+        let missing = missing.filter(|(_, found)| found.degraded().is_some());
+        let missing = missing.map(|(record, _)| record).collect();
+        let asks = by_protocol(missing)
             .into_iter()
             .map(|(protocol, records)| async move {
                 let volumes = records.iter().map(|it| it.host.clone()).collect();
@@ -168,8 +172,8 @@ impl Inner {
                 some.map(|(record, _)| record.id.clone())
                     .collect::<Vec<_>>()
             });
-        repairable.extend(join_all(asks).await.into_iter().flatten());
-        Arc::new(repairable)
+        let repairable = join_all(asks).await.into_iter().flatten();
+        Arc::new(repairable.collect())
     }
 
     /// Looks at a domain with all these records.

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use volattach::attach::{Engine, Parts};
+use volattach::attach::{Engine, ListQuery, Parts};
 use volattach::backend::iscsi::IscsiBackend;
 use volattach::backend::{Backend, Backends, Quarantine};
 use volattach::config::Settings;
 use volattach::journal::{Journal, Record, RedbJournal};
-use volattach::model::{Claim, Connection, Device, HostKey, TargetPath, Wwid};
+use volattach::model::{Attachment, Claim, Connection, Device, HostKey, TargetPath, Wwid};
 use volattach::reconcile;
 use volattach::sys::worker::Workers;
 
@@ -65,10 +65,12 @@ fn sys(root: &Path) {
             file(format!("{connection}/persistent_port"), b"3260\n");
             let class = format!("class/iscsi_session/session{number}");
             file(format!("{class}/targetname"), target(volume).as_bytes());
+            file(format!("{class}/state"), b"LOGGED_IN\n");
             symlink(root.join(&device), root.join(&class).join("device")).unwrap();
             let unit = format!("{device}/target{number}:0:0/{number}:0:0:1");
             let disk = format!("sd{number}");
             fs::create_dir_all(root.join(&unit).join("block").join(&disk)).unwrap();
+            fs::create_dir_all(root.join(&map).join("slaves").join(&disk)).unwrap();
             let hex = identity(volume);
             let naa = (0..16).map(|at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap());
             let page = [0, 0x83, 0, 20, 1, 3, 0, 16].into_iter().chain(naa);
@@ -182,7 +184,22 @@ async fn a_thousand_volumes_do_not_hold_up_the_runtime() {
     // Every volume was found, or its domain were not asked.
     let asked = [(OTHER_DOMAIN, VOLUMES)];
     assert_eq!(world.state().domains_asked, asked);
-    for (what, (took, late)) in [("recall", recall), ("round", round)] {
+    // Every volume loses one of its paths: that is noted without another look.
+    for volume in 0..VOLUMES {
+        let state = format!("class/iscsi_session/session{}/state", 2 * volume);
+        fs::write(dir.path().join(state), "FAILED\n").unwrap();
+    }
+    world.state().domains_asked.clear();
+    let degraded = timed(reconcile::once(&engine)).await;
+    assert_eq!(world.state().domains_asked, asked);
+    let listed = ListQuery {
+        limit: VOLUMES,
+        ..ListQuery::default()
+    };
+    let listed = engine.list(by_root(listed)).await.unwrap();
+    let has_one = |it: &&Attachment| it.paths.is_some_and(|paths| paths.working == 1);
+    assert_eq!(listed.iter().filter(has_one).count(), VOLUMES);
+    for (what, (took, late)) in [("recall", recall), ("round", round), ("degraded", degraded)] {
         println!("{what}: {took:?} in all, the timer {late:?} late at most");
         assert!(
             took > LATE,
