@@ -42,6 +42,7 @@ mod permission_test;
 mod process;
 mod profile;
 mod qemu;
+mod quarantine_test;
 mod refusal_test;
 mod runner;
 mod secret_test;
@@ -83,6 +84,7 @@ const TESTS: &[(Kind, &[&[Test]])] = &[
             self_test::TESTS,
             // The longest first: they would keep one node busy when the other has nothing left to do.
             dead_server_test::TESTS,
+            quarantine_test::TESTS,
             hostile_test::TESTS,
             nvme_test::TESTS,
             nvme_paths_test::TESTS,
