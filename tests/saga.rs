@@ -10,6 +10,8 @@ mod fakes;
 mod forget;
 #[path = "saga/identity.rs"]
 mod identity;
+#[path = "saga/last_look.rs"]
+mod last_look;
 #[path = "saga/life.rs"]
 mod life;
 #[path = "saga/lost.rs"]

@@ -1,5 +1,9 @@
 //! The executor: runs the steps, or undoes them, with the journal at every turn.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use super::Error;
 use super::inner::Inner;
 use super::observe::{Observed, Reality};
@@ -7,6 +11,10 @@ use super::steps::{self, Forward, Held, Why};
 use super::work::{in_time, passed};
 use crate::journal::{Kind, Record, Step};
 use crate::model::{Attachment, AttachmentError, Reason};
+
+/// How old the last look at a volume may be when its disk is plugged in: QEMU opens the image under a lock that each processor of the guest
+/// needs, so a server that has fallen silent since the look would stop the guest.
+const FRESH: Duration = Duration::from_secs(1);
 
 impl Inner {
     /// Runs the steps of a journaled record. On an error, undoes the steps and removes the record, unless the undo fails. A reattached
@@ -63,12 +71,16 @@ impl Inner {
             if forward.ready && step == Step::Connect || inspected && step == Step::Inspect {
                 continue;
             }
+            let waiting = Instant::now();
             let mut held = tokio::select! {
                 held = self.lock(record, step) => held,
                 // Another call may hold the lock for as long as its server is silent.
                 () = passed(forward.deadline) => Held::default(),
             };
             in_time(forward.deadline, steps::outcome(step))?;
+            if step == Step::Attach && waiting.elapsed() > FRESH {
+                self.inspect(&record.host).await?;
+            }
             tracing::info!(step = step.as_str(), "step");
             inspected = self.run(step, record, forward, &mut held).await?;
         }
