@@ -19,8 +19,9 @@ impl Inner {
         info: Option<&Protocol>,
     ) -> Result<(), Error> {
         let repaired = self.make_paths(record, info).await;
-        let degraded = self.find(record).await?.degraded();
-        if record.degraded != degraded {
+        let found = self.find(record).await?;
+        let degraded = found.degraded();
+        if found.is_connected() && record.degraded != degraded {
             record.degraded = degraded;
             self.put(record).await?;
             if let Some(paths) = record.paths() {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::{FutureExt, join_all};
+use futures::future::{FutureExt, join_all, ready};
 use futures::stream::{self, FuturesUnordered, Stream, StreamExt};
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -17,12 +17,15 @@ use super::inner::Inner;
 use super::observe::{Observed, of_connection, unseen};
 use super::resume::Action;
 use crate::backend::{BackendError, Presence};
-use crate::journal::{Direction, Record};
+use crate::journal::{Direction, JournalError, Record};
 use crate::libvirt::in_background;
 use crate::model::{AttachmentId, DiskPlan, HostVolume};
 
 /// Time limit for a backend's look at all volumes: one whose look hangs in the kernel keeps no other's records waiting.
 const FOUND: Duration = Duration::from_secs(30);
+
+/// How many records are read one by one rather than all.
+const FEW: usize = 64;
 
 /// Outcome of a look at a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,10 +55,7 @@ impl Engine {
         decide: Decide,
     ) -> impl Stream<Item = (AttachmentId, Looked)> {
         let mut wanted: HashSet<AttachmentId> = ids.into_iter().collect();
-        let records = self.0.parts.journal.all().await.map(|mut records| {
-            records.retain(|record| wanted.contains(&record.id));
-            records
-        });
+        let records = self.0.some(&wanted).await;
         let (records, without) = match records {
             Ok(records) => (records, Looked::Settled),
             Err(error) => {
@@ -79,7 +79,8 @@ impl Engine {
         for (record, found) in self.0.find_all(forward).await {
             match found {
                 Ok(found) => {
-                    if found.degraded().or(record.degraded).is_some() {
+                    let is_news = found.degraded().or(record.degraded).is_some();
+                    if found.is_connected() && is_news {
                         degraded.push((record.clone(), found));
                     }
                     match &record.domain {
@@ -102,7 +103,9 @@ impl Engine {
         // Servers are asked while domains are looked at.
         let repairable = self.0.repairable(degraded).shared();
         let looked = stream::iter(looked).chain(domains.flat_map(stream::iter));
-        looked
+        // Also where no record waits for its outcome: the numbers of paths are noted by it.
+        let noted = repairable.clone().into_stream().filter_map(|_| ready(None));
+        let looked = looked
             .map(move |(id, looked)| {
                 let repairable = repairable.clone();
                 async move {
@@ -114,7 +117,8 @@ impl Engine {
                     (id, looked)
                 }
             })
-            .buffer_unordered(usize::MAX)
+            .buffer_unordered(usize::MAX);
+        stream::select(looked, noted)
     }
 }
 
@@ -145,6 +149,21 @@ impl Inner {
                 records.into_iter().zip(found).collect::<Vec<_>>()
             });
         join_all(finds).await.into_iter().flatten().collect()
+    }
+
+    /// The records of those ids. News of a few does not cost a look at all.
+    async fn some(&self, ids: &HashSet<AttachmentId>) -> Result<Vec<Arc<Record>>, JournalError> {
+        let journal = &self.parts.journal;
+        if ids.len() > FEW {
+            let mut records = journal.all().await?;
+            records.retain(|record| ids.contains(&record.id));
+            return Ok(records);
+        }
+        let mut records = Vec::new();
+        for id in ids {
+            records.extend(journal.get(id).await?.map(Arc::new));
+        }
+        Ok(records)
     }
 
     /// Notes how many paths of each work; returns those whose missing paths can be made now.

@@ -1,7 +1,5 @@
 //! The executor: runs the steps, or undoes them, with the journal at every turn.
 
-use std::time::Duration;
-
 use tokio::time::Instant;
 
 use super::Error;
@@ -11,10 +9,6 @@ use super::steps::{self, Forward, Held, Why};
 use super::work::{in_time, passed};
 use crate::journal::{Kind, Record, Step};
 use crate::model::{Attachment, AttachmentError, Reason};
-
-/// How old the last look at a volume may be when its disk is plugged in: QEMU opens the image under a lock that each processor of the guest
-/// needs, so a server that has fallen silent since the look would stop the guest.
-const FRESH: Duration = Duration::from_secs(1);
 
 impl Inner {
     /// Runs the steps of a journaled record. On an error, undoes the steps and removes the record, unless the undo fails. A reattached
@@ -67,22 +61,21 @@ impl Inner {
 
     async fn run_steps(&self, record: &mut Record, forward: &Forward) -> Result<(), Error> {
         let mut inspected = forward.ready;
+        let mut looked_at = Instant::now();
         for &step in steps::of(record.kind()) {
             if forward.ready && step == Step::Connect || inspected && step == Step::Inspect {
                 continue;
             }
-            let waiting = Instant::now();
             let mut held = tokio::select! {
                 held = self.lock(record, step) => held,
                 // Another call may hold the lock for as long as its server is silent.
                 () = passed(forward.deadline) => Held::default(),
             };
             in_time(forward.deadline, steps::outcome(step))?;
-            if step == Step::Attach && waiting.elapsed() > FRESH {
-                self.inspect(&record.host).await?;
-            }
             tracing::info!(step = step.as_str(), "step");
-            inspected = self.run(step, record, forward, &mut held).await?;
+            let run = self.run(step, record, forward, &mut held, looked_at);
+            inspected = run.await?;
+            looked_at = Instant::now();
         }
         if record.kind() == Kind::Connect {
             in_time(forward.deadline, "the connect was over")?;

@@ -272,17 +272,18 @@ impl Record {
     pub fn to_attachment(&self) -> Attachment {
         let connected = self.progress(Step::Connect) == Some(Progress::Done);
         let placed = self.domain.is_none() || self.progress(Step::Attach).is_some();
+        let state = self.state();
         Attachment {
             id: self.id.clone(),
             volume: self.volume.clone(),
             domain: self.domain.clone(),
             protocol: self.host.plan.protocol.clone(),
             servers: self.host.plan.servers(),
-            paths: connected.then(|| self.paths()).flatten(),
+            paths: self.paths().filter(|_| connected && state != State::Lost),
             access: self.access.clone(),
             rights: self.rights.clone(),
             holder: self.holder.clone(),
-            state: self.state(),
+            state,
             host_path: connected.then(|| self.host.path().to_owned()),
             target: placed.then(|| self.disk.target.clone()),
             disk_xml: placed.then(|| self.disk.xml.clone()),

@@ -69,7 +69,11 @@ fn many_attachments(lab: &Lab) -> Result<()> {
         ensure!(failure.reason == reason, "not {reason}: {failure:?}");
     }
     let doctor = node.run("volattach doctor", b"", Duration::from_secs(60))?;
-    ensure!(doctor.stdout.contains("has not answered since"), "{}", doctor.stdout);
+    ensure!(
+        doctor.stdout.contains("has not answered since"),
+        "{}",
+        doctor.stdout
+    );
     // Each unmount of a dead server hangs in the kernel.
     let disturbed = thread::scope(|scope| {
         let ending = scope.spawn(|| {
@@ -80,7 +84,9 @@ fn many_attachments(lab: &Lab) -> Result<()> {
             })
         });
         let disturbed = attach_and_detach(lab, &agent, &info(&well, 0));
-        ending.join().map_err(|_| anyhow::anyhow!("a call panicked"))??;
+        ending
+            .join()
+            .map_err(|_| anyhow::anyhow!("a call panicked"))??;
         disturbed
     })?;
     println!(

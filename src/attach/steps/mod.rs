@@ -101,18 +101,19 @@ pub(super) fn of(kind: Kind) -> &'static [Step] {
 }
 
 impl Inner {
-    /// Runs a step under the locks `held`; returns whether the volume is inspected after it.
+    /// Runs a step under the locks `held`; returns whether the volume is inspected after it. `looked_at`: time of the last look at the volume.
     pub(super) async fn run(
         &self,
         step: Step,
         record: &mut Record,
         forward: &Forward,
         held: &mut Held,
+        looked_at: Instant,
     ) -> Result<bool, Error> {
         match step {
             Step::Connect => self.connect(record, forward, held).await,
             Step::Inspect => self.inspect(&record.host).await.map(|()| true),
-            Step::Attach => self.plug(record, forward).await.map(|()| true),
+            Step::Attach => self.plug(record, forward, looked_at).await.map(|()| true),
         }
     }
 

@@ -16,9 +16,19 @@ use crate::journal::{Direction, Key, Record, Step};
 use crate::libvirt::{DomainView, HypervisorError, Unplug, UnplugRequest, check_state, plan_disk};
 use crate::model::{DiskPlan, DiskSpec, DomainRef, Reason, Scope};
 
+/// How old the last look at a volume may be when its disk is plugged in: QEMU opens the image under a lock that each processor of the guest
+/// needs, so a server that has fallen silent since the look would stop the guest.
+const FRESH: Duration = Duration::from_secs(1);
+
 impl Inner {
     /// Plugs the disk in, under the domain's lock: no other plug of this daemon comes between reading the domain and plugging.
-    pub(super) async fn plug(&self, record: &mut Record, forward: &Forward) -> Result<(), Error> {
+    /// `looked_at`: time of the last look at the volume.
+    pub(super) async fn plug(
+        &self,
+        record: &mut Record,
+        forward: &Forward,
+        looked_at: Instant,
+    ) -> Result<(), Error> {
         let Some(domain) = record.domain.as_ref().map(|domain| domain.uuid) else {
             return Ok(());
         };
@@ -37,6 +47,9 @@ impl Inner {
         }
         if !record.disk.left_out.is_empty() {
             tracing::warn!(options = ?record.disk.left_out, "left out: its hypervisor has no such thing");
+        }
+        if looked_at.elapsed() > FRESH {
+            self.inspect(&record.host).await?;
         }
         let mut plugged = self.plug_in_time(domain, record, forward).await?;
         if plugged
