@@ -26,6 +26,9 @@ const MANY: usize = 50;
 /// Workers that may be stuck for one server (docs/errors.md, `WORKERS_STUCK`).
 const STUCK: usize = 4;
 
+/// Calls for one server that are at work at a time (`limits.work_per_server`).
+const TURNS: usize = 32;
+
 /// Other calls' workers that may run meanwhile.
 const OTHERS: usize = 2;
 
@@ -33,7 +36,7 @@ const OTHERS: usize = 2;
 const COUNT: &str = "systemd-run -q --collect --unit=lab-count bash -c '
     most=0
     while sleep 0.1; do
-        now=$(pgrep -c volattachd-work)
+        now=$(pgrep -fc ^volattachd-worker)
         [ $now -le $most ] || { most=$now; echo $most >/run/lab-most-workers; }
     done'";
 
@@ -75,20 +78,25 @@ fn many_attachments(lab: &Lab) -> Result<()> {
         doctor.stdout
     );
     // Each unmount of a dead server hangs in the kernel.
-    let disturbed = thread::scope(|scope| {
-        let ending = scope.spawn(|| {
-            each(|number| {
-                let words = ["--timeout", "20", "disconnect", &volume(number)];
-                agent.call(&words, "")?.ok();
-                Ok(())
-            })
-        });
-        let disturbed = attach_and_detach(lab, &agent, &info(&well, 0));
-        ending
-            .join()
-            .map_err(|_| anyhow::anyhow!("a call panicked"))??;
-        disturbed
-    })?;
+    node.sh(&format!(
+        "systemd-run -q --collect --unit=lab-disconnects bash -c '
+             for i in $(seq 0 {}); do volattach --timeout 100 disconnect ill-$i & done; wait'",
+        MANY - 1
+    ))?;
+    node.wait(
+        "all turns of the dead server are taken",
+        &format!(
+            "[ $(volattach -o json list | grep -o '\"state\":\"connected\"' | wc -l) -le {} ]",
+            MANY - TURNS
+        ),
+        Duration::from_secs(120),
+    )?;
+    let disturbed = attach_and_detach(lab, &agent, &info(&well, 0))?;
+    node.wait(
+        "the calls have ended",
+        "! systemctl is-active -q lab-disconnects",
+        Duration::from_secs(180),
+    )?;
     println!(
         "quarantine: an attach and detach of another server took {:.2} times as long beside {MANY} calls to a dead one",
         disturbed.as_secs_f64() / undisturbed.as_secs_f64()
