@@ -19,6 +19,15 @@ use crate::model::{Access, Device, Found, HostVolume, TargetPath, Wwid};
 /// How often multipathd is asked for a map that it does not make: it may not know the paths yet.
 const MAP: Duration = Duration::from_millis(500);
 
+/// Whether a map's further paths must answer when a path is taken into the map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Others {
+    /// Each of them: the map is about to be given to a guest.
+    Answer,
+    /// A guest uses the map already, and a dead path stays a path of the map.
+    MayBeDead,
+}
+
 impl IscsiBackend {
     /// Makes the map over the paths, if none exists. Returns its block device, its identity, and whether the map existed before.
     pub(super) async fn map(
@@ -26,6 +35,7 @@ impl IscsiBackend {
         path: &TargetPath,
         live: &[Live],
         wwid: &Wwid,
+        others: Others,
     ) -> Result<(String, Identity, bool), BackendError> {
         let within = self.initiator.settings.device_timeout;
         let until = Instant::now() + within;
@@ -77,26 +87,27 @@ impl IscsiBackend {
         // Whatever else it goes to, of an earlier time or another's making, must be the same volume too.
         devices.retain(|block| live.iter().all(|path| path.block != *block));
         for block in &devices {
-            self.is_of_map(path, block, wwid).await?;
+            self.check_other(path, block, wwid, others).await?;
         }
-        let told = self.is_of_map(path, &map.block, wwid).await?;
+        let told = self.identify(path, &map.block).await?;
+        let told = of_map(path, &map.block, wwid, told)?;
         Ok((map.block, told, old))
     }
 
-    /// Asks a map, or one of its paths, for its identity, which must be the map's.
-    async fn is_of_map(
+    /// Asks a further path of a map for its identity: a different answer fails, and no answer where the path must give one.
+    async fn check_other(
         &self,
         path: &TargetPath,
         block: &str,
         wwid: &Wwid,
-    ) -> Result<Identity, BackendError> {
-        let told = self.identify(path, block).await?;
-        match told.wwid == *wwid {
-            true => Ok(told),
-            false => Err(BackendError::DeviceIdentity {
-                volume: volume_at(path),
-                why: format!("/dev/{block}, of the map for {wwid}, says {}", told.wwid),
-            }),
+        others: Others,
+    ) -> Result<(), BackendError> {
+        match self.identify(path, block).await {
+            Err(error) if others == Others::MayBeDead => {
+                tracing::warn!(block, error = %crate::model::chain(&error), "a path of the map does not report which volume it leads to");
+                Ok(())
+            }
+            told => of_map(path, block, wwid, told?).map(drop),
         }
     }
 
@@ -199,7 +210,7 @@ impl IscsiBackend {
         let expected = target_of(&volume.plan)?.expected.as_ref();
         let wwid = agree(expected, path, live)?;
         let (block, told, old) = match several {
-            true => self.map(path, live, &wwid).await?,
+            true => self.map(path, live, &wwid, Others::Answer).await?,
             false => (first.block.clone(), first.told.clone(), first.old),
         };
         let device = Device {
@@ -220,6 +231,22 @@ impl IscsiBackend {
             // A disk that is new was opened as it is to be used; raw, its bytes are not looked at.
             inspected: !several && !old && !protected,
         })
+    }
+}
+
+/// Requires the map's identity of a map, or of one of its paths.
+fn of_map(
+    path: &TargetPath,
+    block: &str,
+    wwid: &Wwid,
+    told: Identity,
+) -> Result<Identity, BackendError> {
+    match told.wwid == *wwid {
+        true => Ok(told),
+        false => Err(BackendError::DeviceIdentity {
+            volume: volume_at(path),
+            why: format!("/dev/{block}, of the map for {wwid}, says {}", told.wwid),
+        }),
     }
 }
 

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use futures::future::join_all;
 use futures::stream::{self, StreamExt};
 
-use super::connect::worst;
+use super::connect::{Others, worst};
 use super::disk::Live;
 use super::login::{address, at};
 use super::patience::Patience;
@@ -254,7 +254,8 @@ impl IscsiBackend {
                 device.path.display()
             )));
         }
-        self.map(path, live, &device.identity).await.map(drop)
+        let taken = self.map(path, live, &device.identity, Others::MayBeDead);
+        taken.await.map(drop)
     }
 }
 

@@ -28,6 +28,7 @@ impl Host {
             fs::write(dir.join("class/iscsi_session/session7").join(file), value).unwrap();
         }
         fs::create_dir(dir.join("nodes")).unwrap();
+        fs::write(dir.join("first"), identity(WWID)).unwrap();
         backend.initiator.settings.nodes = dir.join("nodes");
         // Long enough for no test to wait for.
         backend.initiator.settings.device_timeout = Duration::from_secs(600);
@@ -89,6 +90,11 @@ impl Host {
     }
 }
 
+/// A worker's reply of a disk with that identity.
+fn identity(identity: &str) -> String {
+    format!(r#"{{"identity":{{"identity":"{identity}","sequence":null}}}}"#)
+}
+
 /// Makes and ends session 8, to the second portal, and keeps what it was asked and the record that it went by.
 fn iscsiadm(dir: &Path, portal: &str) -> String {
     let (dir, (address, port)) = (dir.display(), portal.split_once(':').unwrap());
@@ -127,6 +133,7 @@ fn worker(dir: &Path) -> String {
             mkdir -p $unit/block/sdb block/sdb/holders; printf '{page}' >$unit/vpd_pg83
             echo '{{"unit":{{"block":"sdb","told":{{"identity":"'$(cat mapped)'","sequence":null}}}}}}';;
         *delete*) rm -r devices/platform/host3/session8/target3:0:0 block/sdb; echo '"done"';;
+        */dev/sda*) cat first;;
         *) echo '{{"identity":{{"identity":"{WWID}","sequence":null}}}}';;
         esac"#
     )
@@ -243,6 +250,32 @@ async fn another_volume_is_never_made_a_path() {
     assert!(!host.dir().join("block/sdb").exists(), "the disk is left");
     assert!(!host.has_second_session());
     assert_eq!(host.presence().await, ONE_OF_TWO);
+}
+
+/// The guest's only live path would be taken away at each repair.
+#[tokio::test]
+async fn a_path_is_kept_beside_a_dead_one_of_its_map_and_not_beside_another_volume() {
+    let other = "36001405198dea392afc21d0700000000";
+    let dead = |errno| format!(r#"{{"failed":{{"step":"ask","errno":{errno}}}}}"#);
+    let (timed_out, gone) = (Errno::ETIMEDOUT as i32, Errno::ENXIO as i32);
+    for (first, kept) in [
+        (dead(timed_out), true),
+        (dead(gone), true),
+        (identity(other), false),
+    ] {
+        let host = Host::new();
+        let (backend, volume) = (&host.backend, host.volume());
+        let _served = host.serve();
+        host.map(WWID);
+        fs::write(host.dir().join("first"), &first).unwrap();
+        let paths = repairable(backend, &volume).await;
+        let repaired = backend.repair(&volume, &paths, None).await;
+        assert_eq!(host.has_second_session(), kept, "{first}: {repaired:?}");
+        match kept {
+            true => repaired.unwrap(),
+            false => assert_eq!(repaired.unwrap_err().reason(), Reason::DeviceIdentity),
+        }
+    }
 }
 
 #[tokio::test]
