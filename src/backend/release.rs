@@ -54,7 +54,10 @@ pub(super) fn judge<T>(
             errno: Errno::ENOENT | Errno::ENXIO | Errno::ENODEV,
             ..
         } => Ok(Use::None),
-        WorkerError::Failed { .. } | WorkerError::Deadline { .. } if force => {
+        // To go on may be what frees the workers that are stuck.
+        WorkerError::Failed { .. } | WorkerError::Deadline { .. } | WorkerError::Stuck { .. }
+            if force =>
+        {
             tracing::warn!(device = name, error = %crate::model::chain(&error), "not flushed");
             Ok(Use::None)
         }
@@ -101,6 +104,11 @@ mod tests {
             let given_up = force.then_some(Use::None);
             assert_eq!(judged(failed(Errno::EIO)), given_up);
             assert_eq!(judged(silent()), given_up);
+            let stuck = WorkerError::Stuck {
+                server: "iscsi 10.0.0.1:3260".to_owned(),
+                pids: vec![1],
+            };
+            assert_eq!(judged(Err(stuck)), given_up);
             // Nobody has tried to flush it.
             let no_worker = WorkerError::Start {
                 executable: "/usr/sbin/volattachd-worker".into(),
