@@ -141,7 +141,7 @@ impl NvmeBackend {
                 // An existing device only lacks a live path.
                 return Err(match live && found.is_none() {
                     true => wanted.absent(&blocks, self.settings.device_timeout),
-                    false => path::lost(target),
+                    false => path::lost(target, true),
                 });
             }
             if found.is_none() && Instant::now() >= rescan {

@@ -33,6 +33,15 @@ pub(super) enum Fault {
     Here(BackendError),
 }
 
+/// How a portal came to be connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Connect {
+    /// By this connect.
+    Made,
+    /// Before, or meanwhile by somebody else.
+    Found,
+}
+
 impl NvmeBackend {
     /// Connects every portal that is not connected, all at once. One that does will do. Connects of other volumes to other portals, and those
     /// that wait for their namespaces, keep none of this waiting: only a connect to the same portal does.
@@ -76,13 +85,14 @@ impl NvmeBackend {
         Ok(known.into_iter().find(at))
     }
 
-    /// Connects the portal, if no controller under this host's own name is connected there.
+    /// Connects the portal, if no controller under this host's own name is connected there. Callers queue for a portal that hangs: each
+    /// looks again at its turn whether the portal is quarantined by now.
     pub(super) async fn connect_path(
         &self,
         nqn: &str,
         portal: SocketAddr,
         own: &NvmeHost,
-    ) -> Result<(), Fault> {
+    ) -> Result<Connect, Fault> {
         if let Some(controller) = self.controller_at(nqn, portal, own).await? {
             if !self.made.has(nqn, &controller) {
                 tracing::warn!(
@@ -91,18 +101,18 @@ impl NvmeBackend {
                     "others made this path, and it stays theirs: how long I/O waits for a server that is dead is theirs to say"
                 );
             }
-            return Ok(());
+            return Ok(Connect::Found);
         }
-        let connecting = async {
-            self.probe(portal).await?;
-            let _turn = self.connects.lock((nqn.to_owned(), portal)).await;
-            // Another volume's connect may have made the controller meanwhile.
-            match self.controller_at(nqn, portal, own).await? {
-                Some(_) => Ok(()),
-                None => self.make_controller(nqn, portal, own).await,
+        self.ask(portal).await?;
+        let _turn = self.connects.lock((nqn.to_owned(), portal)).await;
+        // Another volume's connect may have made the controller meanwhile.
+        match self.controller_at(nqn, portal, own).await? {
+            Some(_) => Ok(Connect::Found),
+            None => {
+                let making = self.make_controller(nqn, portal, own);
+                self.watch(portal, making).await
             }
-        };
-        self.watch(portal, connecting).await
+        }
     }
 
     /// Asks the portal for a sign of life, unless the portal is quarantined.
@@ -111,11 +121,11 @@ impl NvmeBackend {
     }
 
     /// Runs what needs the portal, unless the portal is quarantined: the volume may have others.
-    async fn watch(
+    async fn watch<T>(
         &self,
         portal: SocketAddr,
-        work: impl Future<Output = Result<(), Fault>>,
-    ) -> Result<(), Fault> {
+        work: impl Future<Output = Result<T, Fault>>,
+    ) -> Result<T, Fault> {
         let server = Server::at(PROTOCOL, &portal.to_string());
         if let Err(error) = self.quarantine.check(std::slice::from_ref(&server)) {
             return Err(Fault::Quarantined(error.to_string()));
@@ -123,7 +133,7 @@ impl NvmeBackend {
         let began = Instant::now();
         let outcome = work.await;
         match &outcome {
-            Ok(()) => self.quarantine.answered(&server, false),
+            Ok(_) => self.quarantine.answered(&server, false),
             Err(Fault::Silent(why)) => self.quarantine.silent(&server, began, why.clone(), false),
             Err(_) => {}
         }
@@ -145,7 +155,7 @@ impl NvmeBackend {
         nqn: &str,
         portal: SocketAddr,
         own: &NvmeHost,
-    ) -> Result<(), Fault> {
+    ) -> Result<Connect, Fault> {
         let options = options(&self.settings, nqn, portal, own);
         let within = self.settings.connect_timeout;
         // Note this first, as the call may be given up meanwhile.
@@ -158,13 +168,13 @@ impl NvmeBackend {
         match connected {
             Ok(_) => {
                 tracing::info!(nqn, %portal, "path connected");
-                Ok(())
+                Ok(Connect::Made)
             }
             // Another program has connected there meanwhile: its controller serves as well.
             Err(WorkerError::Failed {
                 errno: Errno::EALREADY,
                 ..
-            }) => Ok(()),
+            }) => Ok(Connect::Found),
             Err(WorkerError::Failed { step, errno }) => Err(meaning(&step, errno)),
             // What the kernel has begun it may still bring to its end: the undo waits for that, and takes it down.
             Err(WorkerError::Deadline { .. }) => Err(Fault::Silent(no_answer(within))),
@@ -289,12 +299,12 @@ pub(super) fn worst(nqn: &str, faults: Vec<(SocketAddr, Fault)>) -> BackendError
     }
 }
 
-/// Every path of the target is there, and none is alive.
-pub(super) fn lost(target: &TargetPlan) -> BackendError {
+/// Every path of the target is there, and none is alive; `silent`: one of them let a deadline pass.
+pub(super) fn lost(target: &TargetPlan, silent: bool) -> BackendError {
     let attempts = portals(&target.paths).map(|address| Attempt {
         address,
         outcome: "connected, but lost: the kernel tries to reconnect".to_owned(),
-        silent: true,
+        silent,
     });
     BackendError::Silent {
         host: target

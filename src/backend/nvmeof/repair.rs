@@ -11,12 +11,14 @@ use futures::stream::{self, StreamExt};
 use tokio::time::Instant;
 
 use super::fabric::{Block, Controller, State};
-use super::path::{Fault, worst};
+use super::made::Which;
+use super::path::{Connect, Fault, worst};
 use super::verify::Wanted;
 use super::{LOOK, NvmeBackend, RESCAN, nqn, portals, target};
 use crate::backend::mount::blocking;
 use crate::backend::{BackendError, Presence};
 use crate::model::{HostVolume, PathCount, TargetPath, TargetPlan, chain};
+use crate::sys::worker::WorkerError;
 
 /// Portals that are asked at a time.
 const PROBES: usize = 64;
@@ -125,15 +127,15 @@ impl NvmeBackend {
         let own = &self.own_name().await?;
         let connects = portals(paths)
             .map(|portal| async move { (portal, self.connect_path(nqn, portal, own).await) });
-        let (mut made, mut faults): (_, Vec<(SocketAddr, Fault)>) = (Vec::new(), Vec::new());
-        for (portal, connected) in join_all(connects).await {
-            match connected {
-                Ok(()) => made.push(portal),
+        let (mut connected, mut faults) = (Vec::new(), Vec::new());
+        for (portal, outcome) in join_all(connects).await {
+            match outcome {
+                Ok(how) => connected.push((portal, how)),
                 Err(fault) => faults.push((portal, fault)),
             }
         }
-        if !made.is_empty() {
-            self.verify_paths(volume, &made).await?;
+        if !connected.is_empty() {
+            self.verify_paths(volume, &connected).await?;
         }
         match faults.is_empty() {
             true => Ok(()),
@@ -141,37 +143,63 @@ impl NvmeBackend {
         }
     }
 
-    /// Asks each of these portals' controllers which volume they lead to. A path to another volume is taken away at once, whoever else uses its
-    /// controller: that one would lead others astray too. A path that does not answer stays, as the kernel compares the identity itself before
+    /// Asks each of these portals' controllers which volume they lead to. A new path to another volume is taken away at once. A path that was
+    /// found stays with its attachment or program, and one that does not answer stays too, as the kernel compares the identity itself before
     /// it uses the path.
     async fn verify_paths(
         &self,
         volume: &HostVolume,
-        made: &[SocketAddr],
+        connected: &[(SocketAddr, Connect)],
     ) -> Result<(), BackendError> {
         let nqn = nqn(target(&volume.plan)?)?;
-        let (block, mut controllers) = self.follow(volume, made).await?;
-        controllers.retain(|it| made.iter().any(|portal| it.portal == Some(*portal)));
+        let portals: Vec<SocketAddr> = connected.iter().map(|(portal, _)| *portal).collect();
+        let (block, mut controllers) = self.follow(volume, &portals).await?;
+        controllers.retain(|it| portals.iter().any(|portal| it.portal == Some(*portal)));
         let wanted = Wanted::connected(nqn, volume.identity());
         let answers = self.identify(&block, &controllers).await;
-        if let Some((controller, Err(error))) = answers.iter().find(|(_, it)| it.is_err()) {
-            return Err(BackendError::ServerLost {
-                path: volume.path().to_owned(),
-                why: format!(
-                    "the new path {controller} does not report which volume it leads to: {error}"
-                ),
-                silent: false,
-            });
+        let (mut other, mut unanswered) = (None, None);
+        for (controller, (name, answer)) in controllers.iter().zip(answers) {
+            if let Err(error) = answer {
+                unanswered = Some(unverified(volume, &name, error));
+                continue;
+            }
+            let Err(objection) = wanted.agreed(&block, vec![(name, answer)]) else {
+                continue;
+            };
+            tracing::error!(controller = controller.name, error = %chain(&objection), "a path leads to another volume");
+            let is_new = connected
+                .iter()
+                .any(|(at, how)| controller.portal == Some(*at) && *how == Connect::Made);
+            if is_new {
+                self.take_away(volume, controller).await?;
+            }
+            other = Some(objection);
         }
-        let Err(other) = wanted.agreed(&block, answers) else {
+        other.or(unanswered).map_or(Ok(()), Err)
+    }
+
+    /// Ends a controller that volattach made, unless another one is at its portal by now.
+    pub(super) async fn take_away(
+        &self,
+        volume: &HostVolume,
+        controller: &Controller,
+    ) -> Result<(), BackendError> {
+        let target = target(&volume.plan)?;
+        let nqn = nqn(target)?;
+        let Some(portal) = controller.portal else {
             return Ok(());
         };
-        tracing::error!(error = %crate::model::chain(&other), "a new path leads to another volume: ending its controller");
-        let mut wrong = target(&volume.plan)?.paths.clone();
-        wrong.retain(|path| path.portal.parse().is_ok_and(|it| made.contains(&it)));
-        self.end_controllers(nqn, &wrong).await?;
-        self.made.forget(nqn, made);
-        Err(other)
+        // Until its note is forgotten: the next connect there makes a note of its own.
+        let _turn = self.connects.lock((nqn.to_owned(), portal)).await;
+        if !self.made.has(nqn, controller) {
+            return Ok(());
+        }
+        self.made.note(nqn, portal, Which::Is(controller.id));
+        let mut path = target.paths.clone();
+        path.retain(|path| path.portal.parse() == Ok(portal));
+        self.end_controllers(nqn, &path).await?;
+        self.made.forget(nqn, &[portal]);
+        Ok(())
     }
 
     /// Waits until each of these portals' controllers leads to the volume's device; returns the device and the controllers.
@@ -207,6 +235,20 @@ impl NvmeBackend {
             }
             tokio::time::sleep(LOOK).await;
         }
+    }
+}
+
+/// A path does not report which volume it leads to.
+fn unverified(volume: &HostVolume, controller: &str, error: WorkerError) -> BackendError {
+    match error {
+        WorkerError::Stuck { .. } => BackendError::WorkersStuck(error),
+        error => BackendError::ServerLost {
+            path: volume.path().to_owned(),
+            why: format!(
+                "the new path {controller} does not report which volume it leads to: {error}"
+            ),
+            silent: false,
+        },
     }
 }
 

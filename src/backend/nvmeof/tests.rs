@@ -389,6 +389,35 @@ async fn a_portal_has_one_connect_at_a_time() {
     assert!(made_by_the_other.is_ok(), "{made_by_the_other:?}");
 }
 
+/// Callers that queue for a portal that hangs do not each wait out their own time.
+#[tokio::test]
+async fn a_queued_connect_is_refused_once_its_portal_is_quarantined() {
+    let tree = Tree::new();
+    let own = tree.backend.own_name().await.unwrap();
+    let portal = portal_that_answers().await;
+    let key = ("nqn.x".to_owned(), portal);
+    let turn = tree.backend.connects.lock(key.clone()).await;
+    let mut connect = Box::pin(tree.backend.connect_path("nqn.x", portal, &own));
+    let waits = async {
+        while tree.backend.connects.users(&key) < 2 {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    tokio::select! {
+        done = &mut connect => panic!("did not wait for the other connect: {done:?}"),
+        waited = tokio::time::timeout(Duration::from_secs(30), waits) => waited.unwrap(),
+    }
+    let server = Server::at(PROTOCOL, &portal.to_string());
+    for _ in 0..2 {
+        let why = "no answer within 3 s".to_owned();
+        let quarantine = &tree.backend.quarantine;
+        quarantine.silent(&server, Instant::now(), why, false);
+    }
+    drop(turn);
+    let refused = connect.await.unwrap_err();
+    assert!(matches!(refused, path::Fault::Quarantined(_)), "{refused:?}");
+}
+
 /// Of two portals the quarantined one is not asked, and the other's failure is the volume's.
 #[tokio::test]
 async fn a_quarantined_portal_is_passed_over() {

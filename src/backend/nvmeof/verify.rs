@@ -208,9 +208,8 @@ impl NvmeBackend {
         let mut paths = self.controllers(nqn(target)?).await?;
         paths.retain(|it| it.state == State::Live && block.goes_by(it));
         let answers = self.identify(block, &paths).await;
-        wanted
-            .agreed(block, answers)?
-            .ok_or_else(|| path::lost(target))
+        let unanswered = unanswered(target, &answers);
+        wanted.agreed(block, answers)?.ok_or(unanswered)
     }
 
     /// Asks each of these controllers which volume the device is; returns their answers by the controllers' names.
@@ -236,6 +235,27 @@ impl NvmeBackend {
         });
         futures::future::join_all(asked).await
     }
+}
+
+/// No path answered; why.
+fn unanswered(
+    target: &TargetPlan,
+    answers: &[(String, Result<Namespace, WorkerError>)],
+) -> BackendError {
+    let mut silent = false;
+    for (_, answer) in answers {
+        match answer {
+            Err(WorkerError::Stuck { server, pids }) => {
+                return BackendError::WorkersStuck(WorkerError::Stuck {
+                    server: server.clone(),
+                    pids: pids.clone(),
+                });
+            }
+            Err(WorkerError::Deadline { .. }) => silent = true,
+            _ => {}
+        }
+    }
+    path::lost(target, silent)
 }
 
 #[cfg(test)]
@@ -330,6 +350,48 @@ mod tests {
         let mut connected = by_number.clone();
         connected.wwid = a.wwid();
         assert_eq!(agreed(&connected, &b, vec![Ok(b.clone())]), refused);
+    }
+
+    #[test]
+    fn only_a_deadline_that_passed_is_a_silence() {
+        let target = TargetPlan {
+            paths: vec![crate::model::TargetPath {
+                portal: "10.0.0.1:4420".to_owned(),
+                name: "nqn.x".to_owned(),
+                lun: None,
+            }],
+            transport: "tcp".to_owned(),
+            interface: None,
+            expected: None,
+        };
+        let prompt = || {
+            Err(WorkerError::Failed {
+                step: "identify".to_owned(),
+                errno: Errno::EIO,
+            })
+        };
+        let late = || {
+            Err(WorkerError::Deadline {
+                pid: 1,
+                within: Duration::from_secs(15),
+                reaped: true,
+            })
+        };
+        let stuck = || {
+            Err(WorkerError::Stuck {
+                server: "nvmeof 10.0.0.1:4420".to_owned(),
+                pids: vec![1],
+            })
+        };
+        for (answers, reason, silent) in [
+            (vec![prompt()], Reason::ServerTimeout, false),
+            (vec![prompt(), late()], Reason::ServerTimeout, true),
+            (vec![late(), stuck()], Reason::WorkersStuck, false),
+        ] {
+            let answers = answers.into_iter().map(|it| ("nvme0".to_owned(), it));
+            let error = unanswered(&target, &answers.collect::<Vec<_>>());
+            assert_eq!((error.reason(), error.is_silence()), (reason, silent));
+        }
     }
 
     #[test]

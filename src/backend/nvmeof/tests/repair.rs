@@ -196,6 +196,44 @@ async fn a_new_path_to_another_volume_is_taken_away() {
     assert_eq!(tree.ours(&volume).await, ["nvme0", "nvme1"]);
 }
 
+/// Another attachment makes the controller between the look and the repair: it is not this repair's to end.
+#[tokio::test]
+async fn a_path_of_another_attachment_stays_although_it_leads_to_another_volume() {
+    let (tree, volume, paths) = one_path_less(DONE, &namespace(OTHER)).await;
+    let portal: SocketAddr = paths[0].portal.parse().unwrap();
+    tree.controller("nvme1", &portal.to_string(), OWN);
+    tree.leads("nvme1");
+    let by_number = Which::Is(tree.id("nvme1"));
+    tree.backend.made.note("nqn.x", portal, by_number);
+    let repaired = tree.backend.repair(&volume, &paths, None).await;
+    assert_eq!(repaired.unwrap_err().reason(), Reason::DeviceIdentity);
+    assert_eq!(tree.ours(&volume).await, ["nvme0", "nvme1"]);
+}
+
+/// What is ended is ended under the portal's turn.
+#[tokio::test]
+async fn a_new_path_to_another_volume_is_taken_away_at_its_portals_turn() {
+    let (tree, volume, paths) = one_path_less(DONE, &namespace(OTHER)).await;
+    let portal: SocketAddr = paths[0].portal.parse().unwrap();
+    tree.controller("nvme1", &portal.to_string(), OWN);
+    tree.backend.made.note("nqn.x", portal, Which::Next);
+    let controllers = tree.backend.controllers("nqn.x").await.unwrap();
+    let new = controllers.iter().find(|it| it.name == "nvme1").unwrap();
+    let turn = tree
+        .backend
+        .connects
+        .lock(("nqn.x".to_owned(), portal))
+        .await;
+    let mut taken = Box::pin(tree.backend.take_away(&volume, new));
+    assert!(futures::poll!(&mut taken).is_pending());
+    // Another attachment's connect has the turn, and notes its own.
+    tree.backend.made.note("nqn.x", portal, Which::Is(99));
+    drop(turn);
+    taken.await.unwrap();
+    let note = tree.backend.made.note("nqn.x", portal, None);
+    assert_eq!(note, Some(Which::Is(99)));
+}
+
 #[tokio::test]
 async fn a_path_that_cannot_be_made_leaves_nothing() {
     let refused = r#"{"failed":{"step":"connect","errno":5}}"#;
