@@ -155,7 +155,7 @@ pub enum BackendError {
     /// The server was silent before, and is left alone until it gives a sign of life.
     #[error(
         "the server {server} has not answered since {} and is not asked again before it gives a sign of life, which is tried in {} s; \
-         try again then (the first error: {why})",
+         try again then (the first error: {why}; the daemon's log has its words)",
         prost_types::Timestamp::from(*.since), after.as_secs().max(1)
     )]
     Quarantined {
@@ -163,8 +163,8 @@ pub enum BackendError {
         server: Server,
         /// Time of the first silence, UTC.
         since: SystemTime,
-        /// The first error, in words.
-        why: String,
+        /// The first error's reason.
+        why: Reason,
         /// Time until the server is asked for a sign of life.
         after: Duration,
     },

@@ -245,7 +245,10 @@ impl Initiator {
             name: portal.to_string(),
             lun: None,
         };
-        self.probe(&path, address(&path)?).await
+        match self.probe(&path, address(&path)?).await {
+            Err(BackendError::Unreachable { .. }) => Ok(()),
+            outcome => outcome,
+        }
     }
 
     /// iscsid goes on with a login that nobody waits for any more: when it succeeds after all, it is taken back.

@@ -352,10 +352,13 @@ async fn a_quarantined_portal_is_not_asked() {
         lun: Some(1),
     };
     let portal = Server::at(PROTOCOL, &path.portal);
+    let timeout = BackendError::Silent {
+        host: "iqn.a".into(),
+        attempts: vec![],
+    };
     for _ in 0..2 {
         let began = tokio::time::Instant::now();
-        let why = "no answer within 3 s".to_owned();
-        initiator.quarantine.silent(&portal, began, why, false);
+        initiator.quarantine.silent(&portal, began, &timeout, false);
     }
     let refused = initiator
         .login(&path, None, &Patience::default())
@@ -375,6 +378,9 @@ async fn a_quarantined_portal_is_not_asked() {
     assert_eq!(worst.reason(), Reason::ServerTimeout);
     initiator.sign_of_life(&portal).await.unwrap();
     listener.accept().unwrap();
+    // A refusal is a sign of life too.
+    drop(listener);
+    initiator.sign_of_life(&portal).await.unwrap();
 }
 
 #[test]

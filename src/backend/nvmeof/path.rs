@@ -25,7 +25,7 @@ pub(super) enum Fault {
     Unreachable(String),
     /// It said nothing in time; what it was asked.
     Silent(String),
-    /// It was silent before, and is not asked; since when and why.
+    /// It was silent before, and is not asked; since when.
     Quarantined(String),
     /// It answers, and does not let this host in; why.
     Refused(String),
@@ -128,13 +128,21 @@ impl NvmeBackend {
     ) -> Result<T, Fault> {
         let server = Server::at(PROTOCOL, &portal.to_string());
         if let Err(error) = self.quarantine.check(std::slice::from_ref(&server)) {
-            return Err(Fault::Quarantined(error.to_string()));
+            return Err(Fault::Quarantined(match error {
+                BackendError::Quarantined { since, .. } => {
+                    format!("quarantined since {}", prost_types::Timestamp::from(since))
+                }
+                other => other.to_string(),
+            }));
         }
         let began = Instant::now();
         let outcome = work.await;
         match &outcome {
             Ok(_) => self.quarantine.answered(&server, false),
-            Err(Fault::Silent(why)) => self.quarantine.silent(&server, began, why.clone(), false),
+            Err(Fault::Silent(why)) => {
+                let error = silent(&server.portal(), portal, why.clone());
+                self.quarantine.silent(&server, began, &error, false);
+            }
             Err(_) => {}
         }
         outcome
@@ -192,12 +200,13 @@ pub(super) async fn sign_of_life(server: &Server, within: Duration) -> Result<()
     let address = portal.parse::<SocketAddr>();
     let address = address.map_err(host(|| format!("use the portal {portal:?}")))?;
     match probe::probe(address, within).await {
-        Outcome::Silent => {
-            let silent = Fault::Silent(no_answer(within));
-            Err(worst(&portal, vec![(address, silent)]))
-        }
+        Outcome::Silent => Err(silent(&portal, address, no_answer(within))),
         Outcome::Speaks(()) | Outcome::Refused(_) | Outcome::Unreachable(_) => Ok(()),
     }
+}
+
+fn silent(host: &str, address: SocketAddr, why: String) -> BackendError {
+    worst(host, vec![(address, Fault::Silent(why))])
 }
 
 fn no_answer(within: Duration) -> String {

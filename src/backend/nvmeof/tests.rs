@@ -389,6 +389,13 @@ async fn a_portal_has_one_connect_at_a_time() {
     assert!(made_by_the_other.is_ok(), "{made_by_the_other:?}");
 }
 
+fn timeout() -> BackendError {
+    BackendError::Silent {
+        host: "nqn.x".to_owned(),
+        attempts: vec![],
+    }
+}
+
 /// Callers that queue for a portal that hangs do not each wait out their own time.
 #[tokio::test]
 async fn a_queued_connect_is_refused_once_its_portal_is_quarantined() {
@@ -409,9 +416,8 @@ async fn a_queued_connect_is_refused_once_its_portal_is_quarantined() {
     }
     let server = Server::at(PROTOCOL, &portal.to_string());
     for _ in 0..2 {
-        let why = "no answer within 3 s".to_owned();
         let quarantine = &tree.backend.quarantine;
-        quarantine.silent(&server, Instant::now(), why, false);
+        quarantine.silent(&server, Instant::now(), &timeout(), false);
     }
     drop(turn);
     let refused = connect.await.unwrap_err();
@@ -437,14 +443,13 @@ async fn a_quarantined_portal_is_passed_over() {
     let quarantine = &tree.backend.quarantine;
     let portal = Server::at(PROTOCOL, &silent.to_string());
     for _ in 0..2 {
-        let why = "no answer within 3 s".to_owned();
-        quarantine.silent(&portal, Instant::now(), why, false);
+        quarantine.silent(&portal, Instant::now(), &timeout(), false);
     }
     let own = tree.backend.own_name().await.unwrap();
     let failed = tree.backend.connect_paths(volume, &own).await.unwrap_err();
     let text = failed.to_string();
     assert!(
-        text.contains("has not answered since") && text.contains("connection refused"),
+        text.contains("quarantined since") && text.contains("connection refused"),
         "{text}"
     );
     assert!(!failed.is_silence(), "nobody was waited for");

@@ -1,28 +1,25 @@
 //! A backend whose volumes' servers may be quarantined: refuses what would wait, and learns from what comes of the rest.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::Quarantine;
+use super::turns::{Turn, Turns};
 use crate::backend::{
     Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release, Unrecorded,
 };
 use crate::connection::Protocol;
-use crate::model::{Access, Found, HostPlan, HostVolume, Scope, Server, TargetPath, chain};
-use crate::sys::worker::PER_SERVER;
+use crate::model::{Access, Found, HostPlan, HostVolume, Scope, Server, TargetPath};
 
 /// Backend behind the quarantine.
 pub(in crate::backend) struct Guarded {
     inner: Arc<dyn Backend>,
     quarantine: Quarantine,
-    /// Turns of the disconnects of each server: an unmount may leave its worker stuck, and the first of them run before anybody knows.
-    turns: Mutex<HashMap<Server, Weak<Semaphore>>>,
+    turns: Turns,
 }
 
 impl Guarded {
@@ -30,12 +27,40 @@ impl Guarded {
         Self {
             inner,
             quarantine,
-            turns: Mutex::default(),
+            turns: Turns::default(),
         }
     }
 
-    /// Runs what needs one of the plan's servers.
+    /// Runs what needs one of the plan's servers, whose success is a sign of life.
     async fn run<T>(
+        &self,
+        plan: &HostPlan,
+        operation: impl Future<Output = Result<T, BackendError>>,
+    ) -> Result<T, BackendError> {
+        let outcome = self.try_run(plan, operation).await;
+        if outcome.is_ok() {
+            let servers = plan.reached_by();
+            for server in &servers {
+                self.quarantine.answered(server, servers.len() > 1);
+            }
+        }
+        outcome
+    }
+
+    /// The same of a look at the volume, which reads a file on a share; of a block device, there may be nothing to read.
+    async fn look<T>(
+        &self,
+        plan: &HostPlan,
+        operation: impl Future<Output = Result<T, BackendError>>,
+    ) -> Result<T, BackendError> {
+        match plan.mount() {
+            Some(_) => self.run(plan, operation).await,
+            None => self.try_run(plan, operation).await,
+        }
+    }
+
+    /// Runs what needs one of the plan's servers, and learns from its error alone.
+    async fn try_run<T>(
         &self,
         plan: &HostPlan,
         operation: impl Future<Output = Result<T, BackendError>>,
@@ -44,14 +69,8 @@ impl Guarded {
         self.quarantine.check(&servers)?;
         let began = Instant::now();
         let outcome = operation.await;
-        let shared = servers.len() > 1;
-        match &outcome {
-            Ok(_) => {
-                for server in &servers {
-                    self.quarantine.answered(server, shared);
-                }
-            }
-            Err(error) => self.learn(&servers, began, error),
+        if let Err(error) = &outcome {
+            self.learn(&servers, began, error);
         }
         outcome
     }
@@ -64,24 +83,14 @@ impl Guarded {
         let shared = servers.len() > 1;
         let silent = |server: &&Server| !shared || error.may_be_of(server);
         for server in servers.iter().filter(silent) {
-            self.quarantine.silent(server, began, chain(error), shared);
+            self.quarantine.silent(server, began, error, shared);
         }
     }
 
-    /// Waits for the turn of a disconnect: of the first server, as one volume's servers are most likely the next one's too.
-    async fn turn(&self, servers: &[Server]) -> Option<OwnedSemaphorePermit> {
-        let server = servers.first()?;
-        let turns = {
-            let mut all = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-            all.retain(|_, turns| turns.strong_count() > 0);
-            let known = all.get(server).and_then(Weak::upgrade);
-            known.unwrap_or_else(|| {
-                let new = Arc::new(Semaphore::new(PER_SERVER));
-                all.insert(server.clone(), Arc::downgrade(&new));
-                new
-            })
-        };
-        turns.acquire_owned().await.ok()
+    /// Waits for the turn of a disconnect: of a server that is ill, where the disconnect may hang; else of the first.
+    async fn turn(&self, servers: &[Server]) -> Option<Turn> {
+        let ill = servers.iter().find(|it| self.quarantine.is_ill(it));
+        Some(self.turns.take(ill.or(servers.first())?).await)
     }
 }
 
@@ -144,7 +153,7 @@ impl Backend for Guarded {
     }
 
     async fn join(&self, volume: &HostVolume) -> Result<(), BackendError> {
-        self.run(&volume.plan, self.inner.join(volume)).await
+        self.look(&volume.plan, self.inner.join(volume)).await
     }
 
     fn beside(&self, plan: &HostPlan) -> Option<HostPlan> {
@@ -152,7 +161,7 @@ impl Backend for Guarded {
     }
 
     async fn inspect(&self, volume: &HostVolume) -> Result<(), BackendError> {
-        self.run(&volume.plan, self.inner.inspect(volume)).await
+        self.look(&volume.plan, self.inner.inspect(volume)).await
     }
 
     async fn pin(
@@ -162,13 +171,8 @@ impl Backend for Guarded {
         before: &Path,
     ) -> Result<Pinned, BackendError> {
         // No answer of the server: a share's file is not touched by this.
-        self.quarantine.check(&volume.plan.reached_by())?;
-        let began = Instant::now();
-        let pinned = self.inner.pin(volume, scope, before).await;
-        if let Err(error) = &pinned {
-            self.learn(&volume.plan.reached_by(), began, error);
-        }
-        pinned
+        let pinning = self.inner.pin(volume, scope, before);
+        self.try_run(&volume.plan, pinning).await
     }
 
     async fn extend(&self, volume: &HostVolume) -> Result<u64, BackendError> {
@@ -193,11 +197,15 @@ impl Backend for Guarded {
     /// Tried also while the server is quarantined. A success is no sign of life: the kernel may have given up on the server.
     async fn disconnect(&self, volume: &HostVolume, how: &Release) -> Result<(), BackendError> {
         let servers = volume.plan.reached_by();
-        let _turn = self.turn(&servers).await;
+        let turn = self.turn(&servers).await;
         let began = Instant::now();
         let outcome = self.inner.disconnect(volume, how).await;
-        if let Err(error) = &outcome {
-            self.learn(&servers, began, error);
+        match (&outcome, turn) {
+            (Err(error), _) => self.learn(&servers, began, error),
+            (Ok(()), Some(turn)) if !servers.iter().any(|it| self.quarantine.is_ill(it)) => {
+                turn.succeeded();
+            }
+            (Ok(()), _) => {}
         }
         outcome
     }

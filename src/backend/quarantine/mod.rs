@@ -7,6 +7,7 @@
 
 mod guarded;
 mod state;
+mod turns;
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +20,7 @@ use tokio::time::Instant;
 
 pub(super) use guarded::Guarded;
 pub use state::Quarantined;
-use state::{Cases, Silence};
+use state::{Cases, Ended, Silence};
 
 use super::{BackendError, Backends};
 use crate::model::{Server, chain};
@@ -27,6 +28,9 @@ use crate::sys::worker::{Registry, StuckWorker};
 
 /// Servers let go that a slow listener may fall behind.
 const BACKLOG: usize = 64;
+
+/// Servers that are asked for a sign of life at a time.
+const PROBES: usize = 64;
 
 /// The servers that hang, and the workers that hang for them. Clones are the same.
 #[derive(Debug, Clone)]
@@ -65,7 +69,15 @@ impl Quarantine {
         self.0.workers.stuck()
     }
 
-    /// The servers, in words, whose quarantine ends, or a stuck worker of which is gone, from now on: what failed for that may succeed.
+    /// Whether a server is suspect or quarantined, or has a stuck worker.
+    pub(super) fn is_ill(&self, server: &Server) -> bool {
+        let words = server.to_string();
+        // A worker for a volume is counted under all its servers.
+        let is_its = |worker: &StuckWorker| worker.server.split(", ").any(|it| it == words);
+        self.cases().has(server) || self.stuck_workers().iter().any(is_its)
+    }
+
+    /// The servers, in words, whose quarantine ends after a silent probe, or a stuck worker of which is gone, from now on: what failed for that may succeed.
     #[must_use]
     pub fn released(&self) -> broadcast::Receiver<Arc<str>> {
         self.0.released.subscribe()
@@ -76,10 +88,10 @@ impl Quarantine {
     /// # Errors
     /// `SERVER_QUARANTINED`, of the server that is asked first.
     pub(super) fn check(&self, servers: &[Server]) -> Result<(), BackendError> {
-        let (cases, now) = (self.cases(), Instant::now());
+        let (mut cases, now) = (self.cases(), Instant::now());
         let mut soonest: Option<Quarantined> = None;
         for server in servers {
-            let Some(quarantined) = cases.quarantined(server, now) else {
+            let Some(quarantined) = cases.refusal(server, now) else {
                 return Ok(());
             };
             if soonest
@@ -106,7 +118,7 @@ impl Quarantine {
         let outcome = operation.await;
         match &outcome {
             Ok(_) => self.answered(server, false),
-            Err(error) if error.is_silence() => self.silent(server, began, chain(error), false),
+            Err(error) if error.is_silence() => self.silent(server, began, error, false),
             Err(_) => {}
         }
         outcome
@@ -115,30 +127,38 @@ impl Quarantine {
     /// Notes that an operation on a server ended with an answer; `shared`: or on another of its volume's servers.
     pub(super) fn answered(&self, server: &Server, shared: bool) {
         let ended = self.cases().answered(server, shared);
-        if ended {
-            self.release(server, "it answered a call");
+        if let Some(ended) = ended {
+            self.release(server, ended, "it answered a call");
         }
     }
 
     /// Notes that an operation on a server ran into its deadline; `shared`: or on another of its volume's servers.
-    pub(super) fn silent(&self, server: &Server, began: Instant, why: String, shared: bool) {
-        tracing::debug!(%server, error = why, "silent");
+    pub(super) fn silent(
+        &self,
+        server: &Server,
+        began: Instant,
+        error: &BackendError,
+        shared: bool,
+    ) {
+        tracing::debug!(%server, error = chain(error), "silent");
         let silence = Silence {
             began,
             at: SystemTime::now(),
-            why,
+            why: error.reason(),
             shared,
         };
         let begun = self.cases().silent(server, silence, Instant::now());
         if begun {
-            tracing::warn!(%server, "quarantined: the server is silent");
+            tracing::warn!(%server, error = chain(error), "quarantined: the server is silent");
             self.0.changed.notify_one();
         }
     }
 
-    fn release(&self, server: &Server, why: &str) {
+    fn release(&self, server: &Server, ended: Ended, why: &str) {
         tracing::info!(%server, why, "quarantine ended");
-        self.tell(server.to_string().into());
+        if ended.lasted {
+            self.tell(server.to_string().into());
+        }
     }
 
     fn tell(&self, server: Arc<str>) {
@@ -151,9 +171,14 @@ impl Quarantine {
         let mut freed = self.0.workers.freed();
         let mut probes = FuturesUnordered::new();
         loop {
-            let due = self.cases().due(Instant::now());
+            let due = self
+                .cases()
+                .due(Instant::now(), PROBES.saturating_sub(probes.len()));
             probes.extend(due.into_iter().map(|server| self.probe(backends, server)));
-            let next = self.cases().next();
+            let next = match probes.len() < PROBES {
+                true => self.cases().next(),
+                false => None, // until a probe ends
+            };
             let pause = async {
                 match next {
                     Some(next) => tokio::time::sleep_until(next).await,
@@ -175,10 +200,12 @@ impl Quarantine {
             Ok(backend) => backend.sign_of_life(&server).await,
             Err(error) => Err(error),
         };
-        // A refusal is an answer too: calls end promptly.
-        let answers = !outcome.as_ref().is_err_and(BackendError::is_silence);
-        if self.cases().probed(&server, answers, Instant::now()) {
-            self.release(&server, "it answered a probe");
+        // Not every other error: this host's own, as a name that does not resolve, is nobody's answer.
+        let ended = self
+            .cases()
+            .probed(&server, outcome.is_ok(), Instant::now());
+        if let Some(ended) = ended {
+            self.release(&server, ended, "it answered a probe");
         }
     }
 

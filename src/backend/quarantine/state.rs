@@ -9,7 +9,8 @@
 //! ```
 //!
 //! The first probe comes at once: a server that gives a sign of life while one of its volumes hangs is kept from nobody. A suspicion is
-//! forgotten after [`MEMORY`]. A silence counts only if its operation began after the one before was noted: fifty calls that wait for a
+//! forgotten after [`MEMORY`], and so is a quarantine that no call has run into for that long: probes of a server that nobody needs have no
+//! other end, and the next call finds out anew. A silence counts only if its operation began after the one before was noted: fifty calls that wait for a
 //! server at the same time are one silence.
 
 use std::collections::BTreeMap;
@@ -17,7 +18,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use crate::model::Server;
+use crate::model::{Reason, Server};
 
 /// Pauses after the first silent probe, the second and so on; the last repeats.
 pub(super) const PAUSES: [Duration; 5] = [
@@ -28,7 +29,7 @@ pub(super) const PAUSES: [Duration; 5] = [
     Duration::from_secs(60),
 ];
 
-/// Time after which a suspicion is forgotten.
+/// Time after which a suspicion is forgotten, and a quarantine that nobody asks for.
 pub(super) const MEMORY: Duration = Duration::from_secs(600);
 
 /// A server that is quarantined.
@@ -38,8 +39,8 @@ pub struct Quarantined {
     pub server: Server,
     /// Time of the first silence, UTC.
     pub since: SystemTime,
-    /// The first error, in words.
-    pub why: String,
+    /// The first error's reason. Its words are in the log alone: they name the volume of the caller who had it.
+    pub why: Reason,
     /// Time until the next probe.
     pub after: Duration,
 }
@@ -51,8 +52,8 @@ pub(super) struct Silence {
     pub(super) began: Instant,
     /// Wall clock at its end.
     pub(super) at: SystemTime,
-    /// Its error, in words.
-    pub(super) why: String,
+    /// Its error's reason.
+    pub(super) why: Reason,
     /// Whether another server may be the silent one: the operation used several.
     pub(super) shared: bool,
 }
@@ -65,12 +66,21 @@ enum Case {
     },
     Quarantined {
         first: Silence,
+        /// When a call was last silent or refused.
+        wanted: Instant,
         /// Number of probes so far.
         probes: usize,
         next: Instant,
         /// Whether the server is being asked.
         asked: bool,
     },
+}
+
+/// A quarantine that is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ended {
+    /// Whether a probe was silent. Else the server answers while something behind it hangs: no news for what failed.
+    pub(super) lasted: bool,
 }
 
 /// All servers that anything is known of.
@@ -83,13 +93,26 @@ fn pause(probes: usize) -> Duration {
 }
 
 impl Cases {
+    /// The server's quarantine, which a call runs into; `None`: it may be used.
+    pub(super) fn refusal(&mut self, server: &Server, now: Instant) -> Option<Quarantined> {
+        if let Case::Quarantined { wanted, .. } = self.0.get_mut(server)? {
+            *wanted = now;
+        }
+        self.quarantined(server, now)
+    }
+
+    /// Whether a server is suspect or quarantined.
+    pub(super) fn has(&self, server: &Server) -> bool {
+        self.0.contains_key(server)
+    }
+
     /// The server's quarantine; `None`: it may be used.
     pub(super) fn quarantined(&self, server: &Server, now: Instant) -> Option<Quarantined> {
         match self.0.get(server)? {
             Case::Quarantined { first, next, .. } => Some(Quarantined {
                 server: server.clone(),
                 since: first.at,
-                why: first.why.clone(),
+                why: first.why,
                 after: next.saturating_duration_since(now),
             }),
             Case::Suspect { .. } => None,
@@ -115,33 +138,47 @@ impl Cases {
             Some(Case::Suspect { noted, first }) if silence.began >= noted => {
                 let case = Case::Quarantined {
                     first,
+                    wanted: now,
                     probes: 0,
                     next: now,
                     asked: false,
                 };
                 (case, true)
             }
-            Some(other) => (other, false),
+            Some(mut other) => {
+                if let Case::Quarantined { wanted, .. } = &mut other {
+                    *wanted = now;
+                }
+                (other, false)
+            }
         };
         self.0.insert(server.clone(), case);
         is_new
     }
 
-    /// Notes that an operation on the server ended with an answer; whether that ends a quarantine. `shared`: another server may have
+    /// Notes that an operation on the server ended with an answer; returns the quarantine that this ends. `shared`: another server may have
     /// answered, so that only a suspicion by an operation on several servers is over.
-    pub(super) fn answered(&mut self, server: &Server, shared: bool) -> bool {
+    pub(super) fn answered(&mut self, server: &Server, shared: bool) -> Option<Ended> {
         let is_over = |case: &Case| match case {
             Case::Suspect { first, .. } => !shared || first.shared,
             Case::Quarantined { .. } => !shared,
         };
         if !self.0.get(server).is_some_and(is_over) {
-            return false;
+            return None;
         }
-        matches!(self.0.remove(server), Some(Case::Quarantined { .. }))
+        self.end(server)
     }
 
-    /// The servers to ask now, each of which counts as being asked.
-    pub(super) fn due(&mut self, now: Instant) -> Vec<Server> {
+    fn end(&mut self, server: &Server) -> Option<Ended> {
+        match self.0.remove(server)? {
+            Case::Suspect { .. } => None,
+            Case::Quarantined { probes, .. } => Some(Ended { lasted: probes > 1 }),
+        }
+    }
+
+    /// The servers to ask now, at most so many, each of which counts as being asked.
+    pub(super) fn due(&mut self, now: Instant, most: usize) -> Vec<Server> {
+        self.forget(now);
         let mut due = Vec::new();
         for (server, case) in &mut self.0 {
             if let Case::Quarantined {
@@ -152,6 +189,7 @@ impl Cases {
             } = case
                 && !*asked
                 && *next <= now
+                && due.len() < most
             {
                 *asked = true;
                 *probes += 1;
@@ -174,8 +212,8 @@ impl Cases {
         next.min()
     }
 
-    /// Notes the outcome of a probe; whether it ends the quarantine.
-    pub(super) fn probed(&mut self, server: &Server, answers: bool, now: Instant) -> bool {
+    /// Notes the outcome of a probe; returns the quarantine that this ends.
+    pub(super) fn probed(&mut self, server: &Server, answers: bool, now: Instant) -> Option<Ended> {
         let Some(Case::Quarantined {
             next,
             probes,
@@ -183,18 +221,17 @@ impl Cases {
             ..
         }) = self.0.get_mut(server)
         else {
-            return false;
+            return None;
         };
         if !*asked {
-            return false; // the probe is of an earlier quarantine
+            return None; // the probe is of an earlier quarantine
         }
         if answers {
-            self.0.remove(server);
-            return true;
+            return self.end(server);
         }
         *asked = false;
         *next = now + pause(*probes);
-        false
+        None
     }
 
     /// Forgets what is too old to mean anything.
@@ -202,7 +239,7 @@ impl Cases {
         let is_new = |at: &Instant| now.saturating_duration_since(*at) < MEMORY;
         self.0.retain(|_, case| match case {
             Case::Suspect { noted, .. } => is_new(noted),
-            Case::Quarantined { .. } => true,
+            Case::Quarantined { wanted, asked, .. } => *asked || is_new(wanted),
         });
     }
 }

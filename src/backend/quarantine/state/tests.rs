@@ -14,7 +14,7 @@ fn silence(began: Instant, shared: bool) -> Silence {
     Silence {
         began,
         at: SystemTime::UNIX_EPOCH,
-        why: "no answer within 3 s".to_owned(),
+        why: Reason::ServerTimeout,
         shared,
     }
 }
@@ -60,9 +60,13 @@ impl Story {
     /// Waits for the next probe, which ends so.
     fn probe(&mut self, answers: bool) -> bool {
         self.now = self.now.max(self.cases.next().unwrap());
-        assert_eq!(self.cases.due(self.now), std::slice::from_ref(&self.server));
-        assert_eq!(self.cases.due(self.now), [], "one at a time");
-        self.cases.probed(&self.server, answers, self.now)
+        assert_eq!(self.due(), std::slice::from_ref(&self.server));
+        assert_eq!(self.due(), [], "one at a time");
+        self.cases.probed(&self.server, answers, self.now).is_some()
+    }
+
+    fn due(&mut self) -> Vec<Server> {
+        self.cases.due(self.now, 64)
     }
 }
 
@@ -82,7 +86,7 @@ fn the_second_silence_in_a_row_quarantines() {
 fn an_answer_between_two_silences_is_none_in_a_row() {
     let mut story = Story::new();
     assert!(!story.silent());
-    assert!(!story.cases.answered(&story.server, false));
+    assert_eq!(story.cases.answered(&story.server, false), None);
     assert!(!story.silent());
     story.pass(MEMORY.as_secs());
     assert!(!story.silent(), "the first is forgotten");
@@ -131,13 +135,12 @@ fn an_answer_to_a_call_ends_a_quarantine() {
     let mut story = Story::new();
     story.silent();
     story.silent();
-    assert!(
-        !story.cases.answered(&story.server, true),
-        "of another server"
-    );
-    assert_eq!(story.cases.due(story.now).len(), 1);
-    assert!(story.cases.answered(&story.server, false));
-    assert!(!story.cases.probed(&story.server, true, story.now));
+    let by_another = story.cases.answered(&story.server, true);
+    assert_eq!(by_another, None);
+    assert_eq!(story.due().len(), 1);
+    assert!(story.cases.answered(&story.server, false).is_some());
+    let late = story.cases.probed(&story.server, true, story.now);
+    assert_eq!(late, None);
     assert_eq!(story.after(), None);
 }
 
@@ -153,6 +156,63 @@ fn an_answer_by_one_of_several_servers_ends_their_common_suspicion_alone() {
         story.cases.answered(&story.server, true);
         assert_eq!(story.silent(), again);
     }
+}
+
+/// A hanging back end behind a live front end must not have each of its records tried again at once, over and over.
+#[test]
+fn a_quarantine_lasts_once_a_probe_was_silent() {
+    for silent_probes in [0, 1] {
+        for by_probe in [true, false] {
+            let mut story = Story::new();
+            story.silent();
+            story.silent();
+            for _ in 0..silent_probes {
+                assert!(!story.probe(false));
+            }
+            story.now = story.cases.next().unwrap();
+            assert_eq!(story.due().len(), 1);
+            let ended = match by_probe {
+                true => story.cases.probed(&story.server, true, story.now),
+                false => story.cases.answered(&story.server, false),
+            };
+            let lasted = silent_probes > 0;
+            assert_eq!(ended, Some(Ended { lasted }));
+        }
+    }
+}
+
+#[test]
+fn a_quarantine_that_nobody_asks_for_is_forgotten() {
+    let mut story = Story::new();
+    story.silent();
+    story.silent();
+    while story.after().is_some() {
+        let now = story.now;
+        assert!(story.cases.refusal(&story.server, now).is_some());
+        story.pass(MEMORY.as_secs() - 1);
+        assert_eq!(story.due().len(), 1, "somebody asks");
+        story.pass(2);
+        assert_eq!(story.due(), [], "being asked");
+        assert!(story.after().is_some(), "while it is asked");
+        story.cases.probed(&story.server, false, story.now);
+        assert_eq!(story.due(), []);
+    }
+    assert_eq!(story.cases.next(), None);
+    assert!(!story.silent(), "two silences are needed again");
+    assert!(story.silent());
+}
+
+#[test]
+fn only_so_many_are_asked_at_once() {
+    let (mut cases, now) = (Cases::default(), Instant::now());
+    for number in 0..5 {
+        for _ in 0..2 {
+            cases.silent(&server(&number.to_string()), silence(now, false), now);
+        }
+    }
+    assert_eq!(cases.due(now, 3).len(), 3);
+    assert_eq!(cases.due(now, 0), []);
+    assert_eq!(cases.due(now, 3).len(), 2);
 }
 
 #[derive(Debug, Clone)]
@@ -201,20 +261,20 @@ proptest! {
                 }
                 Event::Answered { host, shared } => {
                     let was = cases.quarantined(&name(host), now).is_some();
-                    let ended = cases.answered(&name(host), shared);
+                    let ended = cases.answered(&name(host), shared).is_some();
                     prop_assert_eq!(ended, was && !shared);
                     if ended {
                         asked.remove(&host);
                     }
                 }
                 Event::Due => {
-                    for server in cases.due(now) {
+                    for server in cases.due(now, 64) {
                         let host: u8 = server.host.parse().unwrap();
                         prop_assert!(asked.insert(host), "two probes at a time");
                     }
                 }
                 Event::Probed { host, answers } if asked.remove(&host) => {
-                    let ended = cases.probed(&name(host), answers, now);
+                    let ended = cases.probed(&name(host), answers, now).is_some();
                     prop_assert_eq!(ended, answers);
                     prop_assert_eq!(cases.quarantined(&name(host), now).is_some(), !answers);
                 }
@@ -231,8 +291,8 @@ proptest! {
             cases.probed(&name(host), true, now);
         }
         now += PAUSES[4];
-        for server in cases.due(now) {
-            prop_assert!(cases.probed(&server, true, now));
+        for server in cases.due(now, 64) {
+            prop_assert!(cases.probed(&server, true, now).is_some());
         }
         prop_assert!(cases.all(now).is_empty());
     }
