@@ -397,6 +397,28 @@ async fn a_worker_past_its_deadline_is_killed_and_reaped() {
     assert!(!Path::new(&format!("/proc/{pid}")).exists());
 }
 
+/// A stand-in that replies and stays: nobody waits for its end, but it does not count as stuck for ever.
+#[tokio::test]
+async fn a_worker_that_does_not_go_after_its_reply_is_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let pid = dir.path().join("pid");
+    let line = format!(
+        "cat >/dev/null; echo $$ >{}; echo '\"done\"'; exec sleep 1000",
+        pid.display()
+    );
+    let workers = Workers::from_executable(script(dir.path(), &line));
+    let unmount = Job::Unmount("/nonexistent".into());
+    workers.run(unmount, DEADLINE).await.unwrap();
+    let pid = std::fs::read_to_string(pid).unwrap();
+    let process = Path::new("/proc").join(pid.trim());
+    let goes = async {
+        while process.exists() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, goes).await.unwrap();
+}
+
 /// A mount namespace of this thread's own, whose mounts nobody else sees; false, loudly, where that is not permitted.
 fn own_mount_namespace() -> bool {
     let private = unshare(CloneFlags::CLONE_NEWNS).and_then(|()| {

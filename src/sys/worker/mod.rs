@@ -49,7 +49,7 @@ const STDERR_MAX: u64 = 2048;
 /// How long a killed worker may take to go before its reaping is left to the background, and it counts as stuck.
 const REAP: Duration = Duration::from_millis(500);
 
-/// How long a worker that replied to its last job may take to go before it counts as stuck: to close a device may be I/O.
+/// How long a worker that replied to its last job may take to go before it is killed: to close a device may be I/O.
 const LEAVE: Duration = Duration::from_secs(5);
 
 /// Label of workers that no server is named for.
@@ -251,12 +251,20 @@ struct Process {
 }
 
 impl Process {
-    /// Waits until the process is reaped; it counts as stuck from `within` on.
+    /// Lets the process go by itself for so long, and then sees to its end.
     async fn see_off(mut self, within: Duration) {
-        if tokio::time::timeout(within, self.child.wait())
-            .await
-            .is_err()
-        {
+        let gone = tokio::time::timeout(within, self.child.wait()).await;
+        if gone.is_err() {
+            self.end().await;
+        }
+    }
+
+    /// Kills the process, and waits until it is reaped; it counts as stuck if that takes longer than [`REAP`].
+    async fn end(mut self) {
+        // It fails only for a process that is gone already.
+        let _ = self.child.start_kill();
+        let gone = tokio::time::timeout(REAP, self.child.wait()).await;
+        if gone.is_err() {
             self.entry.outlived();
             self.reap().await;
         }
@@ -274,9 +282,9 @@ impl Drop for Worker {
         if let Some(mut process) = self.process.take()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
-            // It fails only for a process that is gone already.
+            // At once: the runtime may be about to end.
             let _ = process.child.start_kill();
-            runtime.spawn(process.see_off(REAP));
+            runtime.spawn(process.end());
         }
     }
 }
