@@ -187,8 +187,16 @@ impl Initiator {
             "-m", "node", "-T", &path.name, "-p", portal, "-I", interface, "--login",
         ];
         let begun = Instant::now();
-        let ended = patience.wait(self.iscsiadm(&args, within)).await;
-        let ended = ended.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()));
+        let (own, args) = (self.clone(), args.map(str::to_owned));
+        // It runs on when nobody waits for it any more: killed at the wrong moment, it would leave the lock of its database.
+        let login = tokio::spawn(async move {
+            let args: Vec<&str> = args.iter().map(String::as_str).collect();
+            own.iscsiadm(&args, within).await
+        });
+        let ended = match patience.wait(login).await {
+            Some(ended) => ended.unwrap_or_else(|ended| Err(io::Error::other(ended))),
+            None => Err(io::ErrorKind::TimedOut.into()),
+        };
         if let Some(session) = self.find(path).await? {
             tracing::info!(
                 target = path.name,

@@ -333,3 +333,30 @@ async fn a_lun_that_one_portal_does_not_show_is_left_to_a_repair() {
     let connected = host.backend.connect(&plan, &info, &NoOthers).await.unwrap();
     assert_eq!(connected.degraded, None);
 }
+
+/// An iscsiadm that is killed may leave the lock of its database to everybody.
+#[tokio::test]
+async fn a_login_that_is_given_up_runs_on_to_its_end() {
+    let host = Host::new();
+    let _served = host.serve();
+    let script = format!(
+        "cd {}; case \"$*\" in *--login) while [ ! -e go ]; do sleep 0.1; done; touch ended;; esac; exit 8",
+        host.dir().display()
+    );
+    let mut backend = host.backend.clone();
+    let iscsiadm = program(host.dir(), "slow", &script);
+    backend.initiator.iscsiadm = iscsiadm.to_str().unwrap().to_owned();
+    backend.initiator.settings.login_timeout = Duration::from_secs(120);
+    let plan = host.volume().plan.into();
+    let connected = backend.connect(&plan, &host.info(), &NoOthers).await;
+    let degraded = connected.unwrap().degraded;
+    assert_eq!(degraded.map(Presence::Degraded), Some(ONE_OF_TWO));
+    fs::write(host.dir().join("go"), "").unwrap();
+    let ends = async {
+        while !host.dir().join("ended").exists() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let ends = tokio::time::timeout(Duration::from_secs(60), ends).await;
+    ends.expect("it was killed");
+}
