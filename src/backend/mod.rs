@@ -258,7 +258,8 @@ pub trait Backend: Send + Sync {
     async fn repairable(&self, volumes: Vec<HostVolume>) -> Vec<Vec<TargetPath>>;
 
     /// Makes missing paths of a connected volume, and verifies the identity of the device on each as [`Backend::connect`] does. What works
-    /// stays untouched, and a path that fails leaves nothing behind. `info`: the repeated request of the caller, with the secrets that no
+    /// stays untouched. A path that fails leaves nothing behind, but for an NVMe controller that is connected and has not shown the volume or its
+    /// identity yet: the kernel compares the identity before it uses the path. `info`: the repeated request of the caller, with the secrets that no
     /// journal keeps.
     ///
     /// # Errors

@@ -382,7 +382,8 @@ fn found(
         Ok(_) => Err(host(|| format!("look at {}", volume.path().display()))(
             std::io::Error::other("the worker gave another job's reply"),
         )),
-        // The option `soft` turns a silent server into EIO (nfs(5)).
+        // The option `soft` turns a silent server into EIO (nfs(5)). A server's own EIO, of its disk, comes promptly and looks the same. It
+        // counts as a silence too: the first probe of a quarantine comes at once, and such a server answers it.
         Err(WorkerError::Failed {
             errno: Errno::EIO, ..
         }) if is_soft(volume) => Err(BackendError::ServerLost {
