@@ -421,7 +421,10 @@ async fn a_queued_connect_is_refused_once_its_portal_is_quarantined() {
     }
     drop(turn);
     let refused = connect.await.unwrap_err();
-    assert!(matches!(refused, path::Fault::Quarantined(_)), "{refused:?}");
+    assert!(
+        matches!(refused, path::Fault::Quarantined(_)),
+        "{refused:?}"
+    );
 }
 
 /// Of two portals the quarantined one is not asked, and the other's failure is the volume's.

@@ -1,7 +1,7 @@
 //! Quarantine of servers that hang: their volumes' calls fail at once until the server gives a sign of life.
 //!
 //! Invariants: a server is quarantined only by operations that ran into their deadlines ([`BackendError::is_silence`]), never by a prompt
-//! error; whatever answers ends the quarantine; one probe of a server is under way at a time; another server's calls do not notice.
+//! error; whatever the server answers ends the quarantine; one probe of a server is under way at a time; another server's calls do not notice.
 //! Nothing that takes things away is refused: a disconnect is tried as ever, a few of a server at a time, so that the workers that may
 //! hang in it stay few.
 
@@ -222,5 +222,63 @@ impl From<Quarantined> for BackendError {
             why: it.why,
             after: it.after,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server that was silent twice, for a caller whose volume is secret.
+    fn quarantined(quarantine: &Quarantine) -> Server {
+        let server = Server::at("gone", "10.0.0.1:1");
+        let error = BackendError::ServerLost {
+            path: "/mnt/secret".into(),
+            why: "nothing within 15 s".to_owned(),
+            silent: true,
+        };
+        for _ in 0..2 {
+            quarantine.silent(&server, Instant::now(), &error, false);
+        }
+        server
+    }
+
+    #[tokio::test]
+    async fn this_hosts_own_error_is_no_sign_of_life() {
+        let quarantine = Quarantine::new(Registry::default());
+        let server = quarantined(&quarantine);
+        // No backend can ask it.
+        let backends = Backends::new([], quarantine.clone());
+        let due = quarantine.cases().due(Instant::now(), PROBES);
+        assert_eq!(due, std::slice::from_ref(&server));
+        quarantine.probe(&backends, server).await;
+        assert_eq!(quarantine.servers().len(), 1);
+    }
+
+    #[test]
+    fn a_refused_call_shows_nothing_of_anothers_volume() {
+        let quarantine = Quarantine::new(Registry::default());
+        let server = quarantined(&quarantine);
+        let refused = quarantine.check(&[server]).unwrap_err().to_string();
+        assert!(
+            refused.contains("SERVER_TIMEOUT") && !refused.contains("secret"),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn a_server_is_ill_while_a_worker_of_its_volumes_is_stuck() {
+        let quarantine = Quarantine::new(Registry::default());
+        let (one, other) = (
+            Server::at("iscsi", "10.0.0.1:3260"),
+            Server::at("iscsi", "10.0.0.2:3260"),
+        );
+        let both = format!("{one}, {other}").into();
+        let entry = quarantine.0.workers.enter(&both).unwrap();
+        assert!(!quarantine.is_ill(&one));
+        entry.outlived();
+        assert!(quarantine.is_ill(&one) && quarantine.is_ill(&other));
+        drop(entry);
+        assert!(!quarantine.is_ill(&one));
     }
 }
