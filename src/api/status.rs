@@ -75,6 +75,7 @@ pub fn code(reason: Reason) -> Code {
         Reason::AttachmentKind
         | Reason::CleanupRequired
         | Reason::ForgetRefused
+        | Reason::Forgotten
         | Reason::VolumeInUse
         | Reason::ReadWriteRefused
         | Reason::DomainState

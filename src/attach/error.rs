@@ -8,7 +8,7 @@ use crate::admission::Denied as NotAdmitted;
 use crate::backend::BackendError;
 use crate::journal::JournalError;
 use crate::libvirt::HypervisorError;
-use crate::model::{AccessDenied, AttachmentId, Domain, ImageFormat, Reason, VolumeId};
+use crate::model::{AccessDenied, AttachmentId, Claim, Domain, ImageFormat, Reason, VolumeId};
 
 /// How long to wait before a call is tried again that waits for others to end.
 const LATER: Duration = Duration::from_secs(1);
@@ -275,6 +275,21 @@ pub enum Error {
         /// Where it stands.
         state: &'static str,
     },
+    /// A guest would lose its disk once another attachment ends.
+    #[error(
+        "attachment {id} is not forgotten: {disk}, and attachment {other} holds {claim} too; its detach would find no other holder, and take \
+         the disk from the guest. Unplug the disk or stop the domain, then forget the attachment"
+    )]
+    DiskInUse {
+        /// The id.
+        id: AttachmentId,
+        /// The domain that has the disk, or may have it, as a clause.
+        disk: String,
+        /// The other attachment.
+        other: AttachmentId,
+        /// The thing that both hold.
+        claim: Claim,
+    },
     /// The changes since a watch's revision are not known.
     #[error(
         "cannot tell what changed since that revision: it is of an earlier life of the daemon, or too much is gone since then. Watch again \
@@ -321,7 +336,7 @@ impl Error {
             Self::Undo { .. } => Reason::UndoFailed,
             Self::TooMuchWork(_) => Reason::TooMuchWork,
             Self::DeadlinePassed { .. } => Reason::DeadlinePassed,
-            Self::NotStuck { .. } => Reason::ForgetRefused,
+            Self::NotStuck { .. } | Self::DiskInUse { .. } => Reason::ForgetRefused,
             Self::WatchExpired => Reason::WatchExpired,
             Self::ShuttingDown => Reason::ShuttingDown,
             Self::Internal(_) => Reason::Internal,

@@ -1,22 +1,27 @@
 //! Forgets attachments that nothing can settle: the record goes, and this host stays as it is.
 //!
 //! Whatever is left is named with the command that removes it, in the words of [`super::diagnose`]. A thing that another record holds too
-//! is that record's, and not left.
+//! is that record's, and not left: its last holder takes it down. So an attachment is not forgotten while a domain has its disk and another
+//! record holds the disk's device.
 
 use std::path::PathBuf;
 
 use tokio::sync::OwnedMutexGuard;
+use tokio::time::Instant;
 
 use super::Error;
 use super::diagnose::{Finding, of_orphan, of_unseen};
 use super::engine::Engine;
 use super::inner::Inner;
 use super::orphans::{Orphan, Unseen};
-use super::work::Job;
+use super::work::{Job, in_time, passed};
 use crate::admission::{Admitted, Grant};
 use crate::backend::Presence;
 use crate::journal::{Key, Record, Unreadable};
-use crate::model::{AttachmentId, Claim, HostVolume, State};
+use crate::model::{AttachmentError, AttachmentId, Claim, HostVolume, Reason, State};
+
+/// Clause of the deadline's error.
+const BEFORE: &str = "the record was removed";
 
 /// Forget an attachment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +41,13 @@ pub struct Forgotten {
     pub left: Vec<Finding>,
     /// File with the record, if this build could not read it.
     pub kept: Option<PathBuf>,
+}
+
+/// Another record with a claim of the one to be forgotten.
+#[derive(PartialEq, Eq)]
+struct Holder {
+    id: AttachmentId,
+    claim: Claim,
 }
 
 /// A record that nothing settles.
@@ -64,7 +76,8 @@ impl Engine {
     /// Removes the record of an attachment that cannot be detached, and nothing else; returns what is left on this host.
     ///
     /// # Errors
-    /// `FORGET_REFUSED` if the attachment may be settled as usual, `OPERATION_IN_PROGRESS` if a call works on it, and where the journal fails.
+    /// `FORGET_REFUSED` if the attachment may be settled as usual or its guest would lose its disk by the end of another attachment,
+    /// `OPERATION_IN_PROGRESS` if a call works on it, and where the journal fails.
     pub async fn forget(&self, request: Admitted<ForgetRequest>) -> Result<Forgotten, Error> {
         let deadline = request.deadline();
         let (grant, ForgetRequest { id, confirmed }) = request.into_parts();
@@ -72,7 +85,7 @@ impl Engine {
         // Touches no server.
         let job = Job::new(grant.actor(), Vec::new(), deadline);
         self.run(id.clone(), job, async move {
-            engine.0.forget(&grant, id, confirmed).await
+            engine.0.forget(&grant, id, confirmed, deadline).await
         })
         .await
     }
@@ -93,30 +106,41 @@ impl Inner {
         grant: &Grant,
         id: AttachmentId,
         confirmed: bool,
+        deadline: Option<Instant>,
     ) -> Result<Forgotten, Error> {
         let stuck = self.stuck(grant, &id).await?;
+        // Before the locks, for which others wait: domains and backends may be slow.
+        let disk = self.disk_in_use(&stuck).await;
+        let holders = self.holders(&stuck).await?;
+        check_unshared(&id, disk.as_deref(), &holders)?;
+        let mut left = self.left_by(&stuck).await?;
+        if !confirmed {
+            return Ok(Forgotten {
+                forgotten: false,
+                left,
+                kept: None,
+            });
+        }
         // Those who share a thing count its holders one after another.
-        let _held = match confirmed {
-            true => self.lock_claims(stuck.claims()).await,
-            false => Vec::new(),
-        };
-        let left = self.left_by(&stuck).await?;
-        let kept = match confirmed {
-            true => self.remove_stuck(&stuck).await?,
-            false => None,
-        };
-        if confirmed {
-            tracing::warn!(
-                ?kept,
-                left = left.len(),
-                "forgotten: nothing was changed on this host"
-            );
-            for Finding { what, mend, .. } in &left {
-                tracing::warn!(what, mend, "left behind");
-            }
+        let held = self.lock_claims(stuck.claims(), deadline).await?;
+        let now = self.holders(&stuck).await?;
+        if now != holders {
+            check_unshared(&id, disk.as_deref(), &now)?;
+            left = self.left_by(&stuck).await?;
+        }
+        in_time(deadline, BEFORE)?;
+        let kept = self.remove_stuck(&stuck).await?;
+        drop(held);
+        tracing::warn!(
+            ?kept,
+            left = left.len(),
+            "forgotten: nothing was changed on this host"
+        );
+        for Finding { what, mend, .. } in &left {
+            tracing::warn!(what, mend, "left behind");
         }
         Ok(Forgotten {
-            forgotten: confirmed,
+            forgotten: true,
             left,
             kept,
         })
@@ -142,12 +166,66 @@ impl Inner {
         }
     }
 
-    async fn lock_claims(&self, claims: &[Claim]) -> Vec<OwnedMutexGuard<()>> {
-        let mut locks = Vec::new();
-        for claim in claims {
-            locks.push(self.claims.lock(claim.clone()).await);
+    /// Says which domain has the attachment's disk, or may have it; `None`: no domain has.
+    async fn disk_in_use(&self, stuck: &Stuck) -> Option<String> {
+        match stuck {
+            Stuck::Record(record) => {
+                let domain = record.domain.as_ref()?;
+                let hypervisor = &self.parts.hypervisor;
+                match hypervisor.has_disk(domain.uuid, &record.disk).await {
+                    Ok(false) => None,
+                    Ok(true) => Some(format!("{domain} has its disk {}", record.disk.target)),
+                    Err(error) => {
+                        let error = crate::model::chain(&error);
+                        Some(format!("{domain} may have its disk ({error})"))
+                    }
+                }
+            }
+            Stuck::Unreadable(unreadable) => {
+                let (disks, unseen) = self.disks_of(&unreadable.id, None).await;
+                let disks = disks.iter().map(|disk| disk.orphan(false).what);
+                let unseen = unseen.into_iter();
+                let unseen = unseen.map(|it| format!("{} may have its disk", it.what));
+                disks.chain(unseen).next()
+            }
         }
-        locks
+    }
+
+    /// The other records with the claims of this one, claim by claim. A record that cannot be read counts as a holder.
+    async fn holders(&self, stuck: &Stuck) -> Result<Vec<Holder>, Error> {
+        let journal = &self.parts.journal;
+        let unreadable = journal.unreadable().await?;
+        let mut holders = Vec::new();
+        for claim in stuck.claims() {
+            let records = journal.of(Key::Claim(claim)).await?;
+            let records = records.iter().filter(|it| it.uses_connection());
+            let unread = unreadable.iter().filter(|it| it.claims.contains(claim));
+            let ids = records.map(|it| &it.id).chain(unread.map(|it| &it.id));
+            let others = ids.filter(|it| *it != stuck.id());
+            holders.extend(others.map(|id| Holder {
+                id: id.clone(),
+                claim: claim.clone(),
+            }));
+        }
+        Ok(holders)
+    }
+
+    async fn lock_claims(
+        &self,
+        claims: &[Claim],
+        deadline: Option<Instant>,
+    ) -> Result<Vec<OwnedMutexGuard<()>>, Error> {
+        let lock = async {
+            let mut locks = Vec::new();
+            for claim in claims {
+                locks.push(self.claims.lock(claim.clone()).await);
+            }
+            locks
+        };
+        tokio::select! {
+            locks = lock => Ok(locks),
+            () = passed(deadline) => Err(Error::DeadlinePassed { before: BEFORE }),
+        }
     }
 
     /// Removes the record; returns the file that keeps an unreadable one.
@@ -160,7 +238,13 @@ impl Inner {
                 self.timers.forget(&record.id);
                 let mut record = record.as_ref().clone();
                 record.gone();
-                self.changes.gone(record.to_attachment());
+                let mut attachment = record.to_attachment();
+                attachment.error = Some(AttachmentError {
+                    reason: Reason::Forgotten.into(),
+                    message: "forgotten: whatever is left of it on this host has no record"
+                        .to_owned(),
+                });
+                self.changes.gone(attachment);
                 Ok(None)
             }
         }
@@ -270,7 +354,7 @@ impl Inner {
             return false;
         }
         match self.parts.backends.get(&host.plan.protocol) {
-            Ok(backend) => matches!(backend.find(host).await, Ok(Presence::Present)),
+            Ok(backend) => backend.find(host).await.is_ok_and(Presence::is_connected),
             Err(_) => false,
         }
     }
@@ -299,5 +383,24 @@ impl Inner {
         Ok(found
             .chain(first.unseen.into_iter().map(of_unseen))
             .collect())
+    }
+}
+
+/// Refuses an attachment whose disk a domain has while another record holds the disk's device: its end would find no other holder, and
+/// take the device down under the guest. A mount that is in use cannot be taken down.
+fn check_unshared(id: &AttachmentId, disk: Option<&str>, holders: &[Holder]) -> Result<(), Error> {
+    let is_device = |claim: &Claim| match claim {
+        Claim::Lun { .. } | Claim::Subsystem(_) | Claim::Controller { .. } => true,
+        Claim::Device(_) | Claim::Mount(_) => false,
+    };
+    let shared = holders.iter().find(|it| is_device(&it.claim));
+    match (disk, shared) {
+        (Some(disk), Some(Holder { id: other, claim })) => Err(Error::DiskInUse {
+            id: id.clone(),
+            disk: disk.to_owned(),
+            other: other.clone(),
+            claim: claim.clone(),
+        }),
+        _ => Ok(()),
     }
 }

@@ -32,7 +32,7 @@ pub enum State {
     Disconnecting,
     /// An undo failed: something is left over, and a detach or disconnect tries again.
     Failed,
-    /// Nothing is left. Only watchers see it: the record is gone.
+    /// The record is gone, and nothing is left unless the error is [`Reason::Forgotten`]. Only watchers see it.
     Gone,
 }
 

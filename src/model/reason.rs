@@ -54,8 +54,10 @@ reasons! {
     AttachmentKind = "ATTACHMENT_KIND",
     /// An earlier undo failed; detach or disconnect first.
     CleanupRequired = "CLEANUP_REQUIRED",
-    /// The attachment may be settled as usual: its record is not forgotten.
+    /// The attachment may be settled as usual, or its guest would lose its disk: its record is not forgotten.
     ForgetRefused = "FORGET_REFUSED",
+    /// The record of the attachment was removed by a call, and parts of the attachment may be left.
+    Forgotten = "FORGOTTEN",
     /// Another attachment on this host uses the volume, and they may not share it.
     VolumeInUse = "VOLUME_IN_USE",
     /// The volume can only be attached read-only, and read-write was required.

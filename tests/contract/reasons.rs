@@ -310,6 +310,7 @@ async fn meet(reason: Reason) -> Met {
                     .unwrap_err(),
             )
         }
+        Reason::Forgotten => forgotten(client, world).await,
         Reason::WatchExpired => Met::Status(watch_from_elsewhere(client).await),
         Reason::JournalFailed => journal_failure().await,
         // A daemon with such a configuration serves no calls.
@@ -405,6 +406,27 @@ async fn cancelled_wait() -> Met {
         soon(waiting).await.unwrap();
     }
     Met::Never
+}
+
+/// Watches an attachment that is forgotten.
+async fn forgotten(client: &mut Client, world: &World) -> Met {
+    attached(client, "a1").await;
+    world.state().disconnect_fails = Some(Reason::UnmountFailed);
+    client.detach_volume(detach("a1")).await.unwrap_err();
+    let request = v1::WatchAttachmentsRequest::default();
+    let mut changes = client
+        .watch_attachments(request)
+        .await
+        .unwrap()
+        .into_inner();
+    client.forget_attachment(forget("a1", true)).await.unwrap();
+    loop {
+        let message = soon(changes.message()).await.unwrap().unwrap();
+        let attachment = message.attachment;
+        if let Some(gone) = attachment.filter(|it| it.state() == v1::State::Gone) {
+            return Met::Attachment(Box::new(gone));
+        }
+    }
 }
 
 /// Watches from a revision of another daemon's life.

@@ -1,8 +1,10 @@
 //! Attachments that are forgotten: the record goes, the host stays as it is, and each thing that is left is told.
 
+use tokio::time::{Instant, timeout};
 use volattach::attach::{ForgetRequest, Forgotten};
 use volattach::journal::Unreadable;
 
+use super::identity::held_at;
 use super::*;
 
 async fn forget(engine: &Engine, id: &str, confirmed: bool) -> Result<Forgotten, Error> {
@@ -52,12 +54,19 @@ async fn a_failed_attachment_is_forgotten_and_its_mount_is_told() {
     assert!(world.records().is_empty());
     assert_eq!(world.state().connections, there, "the host stays as it is");
     let gone = |told: Told| {
-        told.event
-            .is_some_and(|it| it.attachment.state == State::Gone)
+        let attachment = told.event?.attachment;
+        (attachment.state == State::Gone).then_some(attachment.error)
     };
-    let told = async { while !gone(changes.next().await.unwrap()) {} };
+    let told = async {
+        loop {
+            if let Some(error) = gone(changes.next().await.unwrap()) {
+                return error;
+            }
+        }
+    };
     let told = tokio::time::timeout(Duration::from_secs(30), told);
-    told.await.expect("watchers are told");
+    let error = told.await.expect("watchers are told").unwrap();
+    assert_eq!(error.reason, Reason::Forgotten);
     // What is left has no record now.
     let orphans = engine.orphans().await.unwrap();
     assert_eq!(orphans[0].what, format!("mount {mount}"));
@@ -273,4 +282,158 @@ async fn a_device_that_stays_read_only_is_told() {
     engine.connect(by_root(reader("c3"))).await.unwrap();
     engine.disconnect(by_root(end("c3"))).await.unwrap();
     nothing_left(&world);
+}
+
+/// The end of the other attachment would count no holder but its own, and take the device from the guest.
+#[tokio::test]
+async fn an_attachment_whose_guest_has_a_shared_device_is_not_forgotten() {
+    for info in [nvme as fn(&str) -> ConnectionInfo, iscsi] {
+        let world = World::new();
+        let engine = world.engine();
+        // Two namespaces of one subsystem; or one LUN, in the domain and on the host.
+        let shares_lun = matches!(
+            info("v1"),
+            ConnectionInfo {
+                protocol: volattach::connection::Protocol::Iscsi(_),
+                ..
+            }
+        );
+        let (volume, mut first) = match shares_lun {
+            true => ("v1", attach("a1", "v1", info("v1"))),
+            false => ("v2", attach("a1", "v1", info("v1"))),
+        };
+        first.info.common.multiattach = true;
+        let mut second = connect("a2", volume, info(volume));
+        second.info.common.multiattach = true;
+        engine.attach(by_root(first)).await.unwrap();
+        engine.connect(by_root(second)).await.unwrap();
+        world.state().guest = Guest::Ignores;
+        let pending = engine.detach(by_root(end("a1"))).await;
+        assert_eq!(reason(pending), Reason::UnplugPending);
+        for confirmed in [false, true] {
+            let refused = forget(&engine, "a1", confirmed).await.unwrap_err();
+            assert_eq!(refused.reason(), Reason::ForgetRefused);
+            let words = refused.chain();
+            assert!(
+                words.contains("has its disk vda, and attachment a2 holds "),
+                "{words}"
+            );
+        }
+        world.state().hypervisor_down = true;
+        let unseen = forget(&engine, "a1", true).await;
+        assert_eq!(reason(unseen), Reason::ForgetRefused);
+        world.state().hypervisor_down = false;
+        assert_eq!(world.records().len(), 2);
+        // Without the disk, nobody loses anything.
+        world.state().disks.clear();
+        assert!(forget(&engine, "a1", true).await.unwrap().forgotten);
+        engine.disconnect(by_root(end("a2"))).await.unwrap();
+    }
+}
+
+/// A device that is found by some of its paths is a device that is left.
+#[tokio::test]
+async fn a_device_with_a_missing_path_is_told() {
+    let world = World::new();
+    let engine = world.engine();
+    let request = connect("c1", "v1", iscsi("v1"));
+    engine.connect(by_root(request)).await.unwrap();
+    world.state().disconnect_fails = Some(Reason::DeviceBusy);
+    let ended = engine.disconnect(by_root(end("c1"))).await;
+    assert_eq!(reason(ended), Reason::DeviceBusy);
+    let whole = forget(&engine, "c1", false).await.unwrap();
+    assert!(
+        whats(&whole)
+            .iter()
+            .any(|it| it.starts_with("block device "))
+    );
+    world.state().down.insert("10.0.0.1:3260".to_owned(), true);
+    let degraded = forget(&engine, "c1", false).await.unwrap();
+    assert_eq!(whats(&degraded), whats(&whole));
+}
+
+/// The looks of a forget keep no call on the same share waiting, and what such a call changes meanwhile counts.
+#[tokio::test(start_paused = true)]
+async fn a_forget_that_looks_keeps_nobody_waiting() {
+    let world = World::new();
+    world.state().mounts_listed = true;
+    let engine = world.engine();
+    failed(&world, &engine, "a1", "v1").await;
+    for late in [true, false] {
+        let second = Duration::from_secs(1);
+        world.gate.arm(1, Fault::Hold);
+        let forgets = {
+            let engine = engine.clone();
+            let id = id("a1");
+            let request = by_root(ForgetRequest {
+                id,
+                confirmed: true,
+            });
+            let request = request.until(Some(Instant::now() + second));
+            tokio::spawn(async move { engine.forget(request).await })
+        };
+        world.gate.died().await;
+        let waits_at = world.gate.disarm();
+        assert_eq!(waits_at.as_deref(), Some("hypervisor.domain Before"));
+        if late {
+            tokio::time::sleep(2 * second).await;
+            world.gate.release();
+            assert_eq!(reason(forgets.await.unwrap()), Reason::DeadlinePassed);
+            assert_eq!(state(&engine, "a1").await, State::Failed);
+            continue;
+        }
+        let joins = timeout(second / 2, async { connected(&engine, "c2", "v2").await });
+        joins.await.expect("it waits for the forget");
+        world.gate.release();
+        let forgotten = forgets.await.unwrap().unwrap();
+        assert_eq!(whats(&forgotten), Vec::<&str>::new(), "c2 has the mount");
+    }
+    engine.disconnect(by_root(end("c2"))).await.unwrap();
+    nothing_left(&world);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forget_waits_no_longer_than_its_caller() {
+    let world = World::new();
+    let engine = world.engine();
+    failed(&world, &engine, "a1", "v1").await;
+    let other = attach("a2", "v2", smb("v2"));
+    let holds = held_at(&world, &engine, other, "backend.survey Before").await;
+    let second = Duration::from_secs(1);
+    let id = id("a1");
+    let request = by_root(ForgetRequest {
+        id,
+        confirmed: true,
+    });
+    let request = request.until(Some(Instant::now() + second));
+    let late = timeout(2 * second, engine.forget(request)).await;
+    assert_eq!(reason(late.expect("it waits on")), Reason::DeadlinePassed);
+    world.gate.release();
+    holds.await.unwrap().unwrap();
+    assert_eq!(state(&engine, "a1").await, State::Failed);
+}
+
+/// Another volume of the subsystem is connected after the first look at who holds it.
+#[tokio::test(start_paused = true)]
+async fn who_comes_while_a_forget_looks_is_counted() {
+    let world = World::new();
+    let engine = world.engine();
+    let request = attach("a1", "v1", nvme("v1"));
+    engine.attach(by_root(request)).await.unwrap();
+    world.state().guest = Guest::Ignores;
+    let pending = engine.detach(by_root(end("a1"))).await;
+    assert_eq!(reason(pending), Reason::UnplugPending);
+    world.gate.arm(1, Fault::Hold);
+    let forgets = {
+        let engine = engine.clone();
+        tokio::spawn(async move { forget(&engine, "a1", true).await })
+    };
+    world.gate.died().await;
+    let waits_at = world.gate.disarm();
+    assert_eq!(waits_at.as_deref(), Some("hypervisor.domain Before"));
+    let request = connect("c2", "v2", nvme("v2"));
+    engine.connect(by_root(request)).await.unwrap();
+    world.gate.release();
+    assert_eq!(reason(forgets.await.unwrap()), Reason::ForgetRefused);
+    assert_eq!(world.records().len(), 2);
 }
