@@ -37,6 +37,8 @@ pub(super) struct Expired;
 pub(super) struct Varying {
     pub(super) state: State,
     pub(super) reason: Option<RecordedReason>,
+    /// Name of its domain.
+    pub(super) domain: Option<String>,
 }
 
 impl From<&Attachment> for Varying {
@@ -45,6 +47,7 @@ impl From<&Attachment> for Varying {
         Self {
             state: attachment.state,
             reason: error.map(|error| error.reason.clone()),
+            domain: attachment.domain.as_ref().map(|it| it.name.clone()),
         }
     }
 }

@@ -185,7 +185,8 @@ impl Filter {
             (None, _) => true,
             (Some(_), None) => false,
             (Some(DomainRef::Uuid(uuid)), Some(domain)) => domain.uuid == *uuid,
-            (Some(DomainRef::Name(name)), Some(domain)) => domain.name == *name,
+            // Compared with the parts that change.
+            (Some(DomainRef::Name(_)), Some(_)) => true,
         };
         domain
             && is(self.volume.as_ref(), &attachment.volume)
@@ -200,7 +201,12 @@ impl Filter {
     /// Whether the parts of an attachment match that change while it lasts.
     pub(super) fn matches_varying(&self, varying: &Varying) -> bool {
         let reason = varying.reason.as_ref().map(ToString::to_string);
-        is(self.state.as_ref(), &varying.state)
+        let domain = match &self.domain {
+            Some(DomainRef::Name(name)) => varying.domain.as_ref() == Some(name),
+            Some(DomainRef::Uuid(_)) | None => true,
+        };
+        domain
+            && is(self.state.as_ref(), &varying.state)
             && (self.reason.is_none() || self.reason == reason)
             && (!self.failing || reason.is_some())
     }

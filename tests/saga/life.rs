@@ -232,6 +232,42 @@ async fn a_renamed_domain_has_its_new_name_at_once_and_in_errors() {
     watched.end().await;
 }
 
+/// A watcher of one domain name is told that the domain left, or came.
+#[tokio::test(start_paused = true)]
+async fn a_renamed_domain_leaves_one_watch_and_enters_another() {
+    let mut watched = Watched::new(Scope::LiveAndConfig).await;
+    let engine = &watched.engine;
+    let named = async |name: &str| {
+        let filter = Filter {
+            domain: name.parse().ok(),
+            ..Filter::default()
+        };
+        let request = WatchRequest {
+            filter,
+            after: None,
+        };
+        let mut feed = engine.watch(by_root(request)).await.unwrap();
+        while !feed.next().await.unwrap().up_to_date {}
+        feed
+    };
+    let (mut old, mut new) = (named("web").await, named("shop").await);
+    watched.world.rename("shop");
+    for (feed, left) in [(&mut old, true), (&mut new, false)] {
+        let told = tokio::time::timeout(SOON, feed.next()).await;
+        let event = told.expect("not told").unwrap().event.unwrap();
+        assert_eq!(event.left, left);
+        assert_eq!(event.attachment.domain.unwrap().name, "shop");
+    }
+    // Told once: the rest is none of the watcher's business.
+    watched.change("renamed").await;
+    watched.world.stop(DomainEnd::ShutOff);
+    watched.world.undefine();
+    watched.loss(Reason::DomainGone).await;
+    assert_eq!(old.next().await.unwrap().event, None);
+    assert!(new.next().await.unwrap().event.is_some());
+    watched.end().await;
+}
+
 /// libvirt is reached again, or more has happened than a slow receiver can be told.
 #[tokio::test(start_paused = true)]
 async fn missed_events_have_everything_looked_at_at_once() {
