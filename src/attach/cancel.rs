@@ -16,7 +16,7 @@ use crate::model::{Attachment, AttachmentId, DiskPlan, Scope, State};
 const LEAVE: Duration = Duration::from_secs(5);
 
 impl Engine {
-    /// Cancels a detach whose guest has not released the disk: the attachment is `Attached` again, and its guest is asked no more. An
+    /// Cancels a detach that waits for its turn, or whose guest has not released the disk: the attachment is `Attached` again, and its guest is asked no more. An
     /// attachment that nobody detaches is the answer as it is.
     ///
     /// # Errors

@@ -199,13 +199,31 @@ impl Engine {
         })
     }
 
+    /// Waits for the turn of a detach.
+    ///
+    /// # Errors
+    /// As [`Self::turn`], and where the detach is cancelled meanwhile.
+    async fn cancellable_turn(&self, id: &AttachmentId, job: Job) -> Result<Turn, Error> {
+        let wait = self.0.waits.enter(id);
+        tokio::select! {
+            biased;
+            () = wait.ended() => Err(Error::Cancelled { id: id.clone() }),
+            turn = self.turn(job) => turn,
+        }
+    }
+
     async fn end(&self, request: Admitted<EndRequest>, kind: Kind) -> Result<(), Error> {
         let deadline = request.deadline();
         let (grant, EndRequest { id, force }) = request.into_parts();
         let engine = self.clone();
         let servers = self.0.servers_of(&id).await?;
         let job = Job::new(grant.actor(), servers, deadline);
-        self.run(id.clone(), job, async move {
+        let busy = self.enter(&id)?;
+        let turn = match kind {
+            Kind::Attach => self.cancellable_turn(&id, job).await?,
+            Kind::Connect => self.turn(job).await?,
+        };
+        self.run_in(busy, Some(turn), async move {
             let Some(mut record) = engine.0.granted(&grant, &id).await? else {
                 return engine.0.end_unrecorded(&grant, id, kind).await;
             };

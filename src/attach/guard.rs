@@ -66,7 +66,7 @@ impl Drop for BusyGuard {
     }
 }
 
-/// The calls that wait for a guest to release a disk, by attachment.
+/// The detaches that wait for their turns or for guests to release disks, by attachment.
 #[derive(Debug, Default)]
 pub(super) struct Waits(Mutex<HashMap<AttachmentId, CancellationToken>>);
 
@@ -90,7 +90,7 @@ impl Waits {
         }
     }
 
-    /// Ends the wait for the attachment's guest; returns whether there was one.
+    /// Ends the wait of the attachment's detach; returns whether there was one.
     pub(super) fn end(&self, id: &AttachmentId) -> bool {
         let ended = self.lock().get(id).cloned();
         ended.inspect(CancellationToken::cancel).is_some()

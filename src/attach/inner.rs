@@ -50,7 +50,7 @@ pub(super) struct Inner {
     pub(super) busy: Busy,
     /// The turns of calls.
     pub(super) work: Work,
-    /// Calls that wait for a guest to release a disk.
+    /// Detaches that a cancel may end: they wait for their turns or for guests.
     pub(super) waits: Waits,
     /// Times of the unplug requests.
     pub(super) timers: UnplugTimers,

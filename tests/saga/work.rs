@@ -286,6 +286,29 @@ async fn a_cancel_comes_through_while_all_turns_wait_for_guests() {
     second.abort();
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_detach_that_waits_for_its_turn_is_cancelled() {
+    let (world, _) = limited(1);
+    let hour = Duration::from_secs(3600);
+    let engine = world.engine_with(hour);
+    attached(&engine, "a1", "v1").await;
+    attached(&engine, "a2", "v2").await;
+    let first = super::unanswered_detach(&world, &engine).await;
+    let second = {
+        let engine = engine.clone();
+        tokio::spawn(async move { engine.detach(by_root(end("a2"))).await })
+    };
+    sleep(Duration::from_secs(1)).await;
+    let cancelled = engine.cancel_detach(by_root(id("a2"))).await.unwrap();
+    assert_eq!(cancelled.state, State::Attached);
+    assert_eq!(reason(second.await.unwrap()), Reason::DetachCancelled);
+    assert!(!first.is_finished());
+    world.let_go("ua-volattach-a1");
+    first.await.unwrap().unwrap();
+    assert_eq!(world.state().unplugs_asked, 1, "no other guest was asked");
+    assert_eq!(state(&engine, "a2").await, State::Attached);
+}
+
 /// A record without a turn has not failed: the pauses after failures are none of its own.
 #[tokio::test(start_paused = true)]
 async fn a_record_without_a_turn_is_looked_at_in_each_round() {
