@@ -38,7 +38,9 @@ impl Inner {
                     }
                     Reality::Degraded => {
                         let info = &asked.wanted.info.protocol;
-                        if let Err(error) = self.repair(&mut record, Some(info)).await {
+                        if let Err(error) =
+                            self.repair(&mut record, Some(info), asked.deadline).await
+                        {
                             // The attachment works by its other paths.
                             tracing::warn!(error = %error.chain(), "paths are missing");
                         }

@@ -1,7 +1,10 @@
 //! Repairs an attachment that works, but not by all of its paths.
 
+use tokio::time::Instant;
+
 use super::Error;
 use super::inner::Inner;
+use super::work::passed;
 use crate::backend::Backend;
 use crate::connection::Protocol;
 use crate::journal::{Record, Step};
@@ -9,7 +12,7 @@ use crate::model::PathCount;
 
 impl Inner {
     /// Makes the missing paths that can be made now, and notes on the attachment how many of its paths work. `info`: of the request that
-    /// made the attachment, if its caller repeats the request.
+    /// made the attachment, if its caller repeats the request. `deadline`: until when that caller waits for others to release the connection.
     ///
     /// # Errors
     /// Where a path could not be made; the attachment works by the others.
@@ -17,8 +20,9 @@ impl Inner {
         &self,
         record: &mut Record,
         info: Option<&Protocol>,
+        deadline: Option<Instant>,
     ) -> Result<(), Error> {
-        let repaired = self.make_paths(record, info).await;
+        let repaired = self.make_paths(record, info, deadline).await;
         let found = self.find(record).await?;
         let degraded = found.degraded();
         if found.is_connected() && record.degraded != degraded {
@@ -56,7 +60,12 @@ impl Inner {
         Ok(())
     }
 
-    async fn make_paths(&self, record: &mut Record, info: Option<&Protocol>) -> Result<(), Error> {
+    async fn make_paths(
+        &self,
+        record: &mut Record,
+        info: Option<&Protocol>,
+        deadline: Option<Instant>,
+    ) -> Result<(), Error> {
         let backend = self.parts.backends.get(&record.host.plan.protocol)?;
         // Asks servers, so without the lock that callers wait for. The record keeps its claims meanwhile: nobody takes down what it uses.
         let paths = backend.repairable(vec![record.host.clone()]).await;
@@ -64,7 +73,10 @@ impl Inner {
         if paths.is_empty() {
             return Ok(());
         }
-        let mut held = self.lock(record, Step::Connect).await;
+        let mut held = tokio::select! {
+            held = self.lock(record, Step::Connect) => held,
+            () = passed(deadline) => return Err(Error::DeadlinePassed { before: "the missing paths were made" }),
+        };
         // Journaled before the paths are made: a crash must not make those of others look like the daemon's own.
         self.survey_again(backend.as_ref(), record).await?;
         held.recorded();

@@ -208,7 +208,7 @@ impl Inner {
                 record.lost(told(&observed.lost(&record)));
                 self.put(&record).await?;
             }
-            Action::Repair => self.repair(&mut record, None).await?,
+            Action::Repair => self.repair(&mut record, None, None).await?,
             Action::Rename => self.put(&record).await?,
             Action::Undo => self.backward(record, Why::CleanUp).await?,
         }

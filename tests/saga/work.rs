@@ -10,8 +10,9 @@ use volattach::connection::{ConnectionInfo, Protocol};
 use volattach::model::{Attachment, Reason, State, WorkLimits};
 use volattach::reconcile;
 
+use super::identity::held_at;
 use super::{attached, id, nothing_left, reason, state, until};
-use crate::fakes::{World, attach, by_root, connect, end, smb};
+use crate::fakes::{World, attach, by_root, connect, end, nvme, smb};
 
 /// A world with so many turns for each server, and its engine.
 fn limited(per_server: u32) -> (World, Engine) {
@@ -307,6 +308,25 @@ async fn a_detach_that_waits_for_its_turn_is_cancelled() {
     first.await.unwrap().unwrap();
     assert_eq!(world.state().unplugs_asked, 1, "no other guest was asked");
     assert_eq!(state(&engine, "a2").await, State::Attached);
+}
+
+/// A repeat for an attachment that works is not kept from its answer by the call that holds what a missing path is made of.
+#[tokio::test(start_paused = true)]
+async fn a_repeat_does_not_wait_for_missing_paths_past_its_deadline() {
+    let (world, engine) = limited(4);
+    let request = || attach("a1", "v1", nvme("v1"));
+    let made = engine.attach(by_root(request())).await.unwrap();
+    let other = attach("a2", "v2", nvme("v2"));
+    let holds = held_at(&world, &engine, other, "backend.survey Before").await;
+    world.state().down.insert("10.0.0.1:4420".to_owned(), true);
+    let second = Duration::from_secs(1);
+    let again = timeout(2 * second, engine.attach(within(second, request()))).await;
+    let again = again.expect("it waits on").unwrap();
+    assert_eq!((again.state, again.id), (State::Attached, made.id));
+    assert_ne!(again.paths, made.paths, "no path was made");
+    world.state().down.clear();
+    world.gate.release();
+    holds.await.unwrap().unwrap();
 }
 
 /// A record without a turn has not failed: the pauses after failures are none of its own.
