@@ -12,10 +12,12 @@
 
 mod turns;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
@@ -23,6 +25,7 @@ use tracing::Instrument;
 
 use crate::attach::{Action, Engine, Error, Looked, Observed, Reality, told_loss};
 use crate::journal::{Direction, Progress, Record, Step};
+use crate::libvirt::DomainEvent;
 use crate::model::{AttachmentId, Reason, State};
 use turns::Turns;
 
@@ -124,11 +127,9 @@ pub async fn run(engine: &Engine) {
             () = engine.stopping() => return,
             _ = clock.tick() => turns.next(ids(engine.ids().await)),
             _ = asks.tick() => turns.due(engine.due_unplugs()),
-            event = events.recv() => match event {
-                Ok(event) => turns.news(ids(engine.about(&event).await)),
-                // News was missed: look at everything.
-                Err(RecvError::Lagged(_)) => turns.news(ids(engine.ids().await)),
-                Err(RecvError::Closed) => return,
+            event = events.recv() => match concerned(engine, &mut events, event).await {
+                Some(ids) => turns.news(ids),
+                None => return,
             },
             // Together: news of everything during a round is one more round, not a round for each record.
             _ = ended.recv_many(&mut just_ended, ENDED) => {
@@ -149,6 +150,31 @@ pub async fn run(engine: &Engine) {
             }));
         }
     }
+}
+
+/// Returns the records that an event and those that came with it concern: a host that shuts all its domains off is one round, not a
+/// round for each domain. `None`: no more events come.
+async fn concerned(
+    engine: &Engine,
+    events: &mut Receiver<DomainEvent>,
+    first: Result<DomainEvent, RecvError>,
+) -> Option<Vec<AttachmentId>> {
+    let mut concerned = BTreeSet::new();
+    let mut next = first;
+    // Not those that come meanwhile: news must not be put off for ever.
+    for left in (0..=events.len()).rev() {
+        match next {
+            Ok(event) => concerned.extend(ids(engine.about(&event).await)),
+            // News was missed: look at everything.
+            Err(RecvError::Lagged(_)) => return Some(ids(engine.ids().await)),
+            Err(RecvError::Closed) => return None,
+        }
+        if left == 0 {
+            break;
+        }
+        next = events.recv().await;
+    }
+    Some(concerned.into_iter().collect())
 }
 
 /// The ids; none where the journal fails.

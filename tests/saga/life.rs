@@ -268,6 +268,26 @@ async fn a_renamed_domain_leaves_one_watch_and_enters_another() {
     watched.end().await;
 }
 
+/// Events that came together are one round.
+#[tokio::test(start_paused = true)]
+async fn events_of_many_disks_are_one_look_at_their_domain() {
+    let watched = Watched::new(Scope::Live).await;
+    attached(&watched.engine, "a2", "v2").await;
+    let world = &watched.world;
+    world.state().domains_asked.clear();
+    for id in ["a1", "a2"] {
+        let (domain, alias) = (DOMAIN, format!("ua-volattach-{id}"));
+        world.report(DomainEvent::DiskGone { domain, alias });
+    }
+    until("the domain is looked at", async || {
+        !world.state().domains_asked.is_empty()
+    })
+    .await;
+    tokio::time::sleep(SOON).await;
+    assert_eq!(world.state().domains_asked, [(DOMAIN, 2)]);
+    watched.end().await;
+}
+
 /// libvirt is reached again, or more has happened than a slow receiver can be told.
 #[tokio::test(start_paused = true)]
 async fn missed_events_have_everything_looked_at_at_once() {
