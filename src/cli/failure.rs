@@ -75,6 +75,15 @@ impl Failure {
         Self::new(DAEMON_UNREACHABLE, Code::Unavailable, message)
     }
 
+    /// The daemon did not answer in time.
+    pub(super) fn unanswered(timeout: Duration) -> Self {
+        Self::new(
+            CLIENT_TIMEOUT,
+            Code::DeadlineExceeded,
+            format!("the daemon did not answer within {} s", timeout.as_secs()),
+        )
+    }
+
     /// What the daemon answered, or what gRPC made of its silence.
     pub(super) fn from_status(status: &Status, timeout: Duration) -> Self {
         let info = status.get_details_error_info();
@@ -82,11 +91,7 @@ impl Failure {
             return Self::new(info.reason, status.code(), status.message());
         }
         match status.code() {
-            Code::Cancelled | Code::DeadlineExceeded => Self::new(
-                CLIENT_TIMEOUT,
-                Code::DeadlineExceeded,
-                format!("the daemon did not answer within {} s", timeout.as_secs()),
-            ),
+            Code::Cancelled | Code::DeadlineExceeded => Self::unanswered(timeout),
             Code::Unavailable | Code::Unknown => Self::new(
                 DAEMON_UNREACHABLE,
                 Code::Unavailable,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tonic::Streaming;
 
 use super::args::{FilterArgs, Format, Global};
@@ -51,6 +51,12 @@ pub(super) async fn run(global: &Global, filter: FilterArgs) -> Result<(), Failu
 
 impl Watch<'_> {
     async fn begin(&self) -> Result<(Client, Changes), Failure> {
+        timeout(self.global.timeout, self.ask())
+            .await
+            .unwrap_or_else(|_| Err(Failure::unanswered(self.global.timeout)))
+    }
+
+    async fn ask(&self) -> Result<(Client, Changes), Failure> {
         let mut client = Client::connect(self.global).await?;
         let message = client.request_of_stream(v1::WatchAttachmentsRequest {
             filter: Some(self.filter.clone()),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::process::Stdio;
 
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -231,4 +232,30 @@ async fn the_command_resumes_and_tells_when_it_begins_anew() {
     assert!(next().await["anew"]["message"].is_string());
     assert_eq!(next().await["attachment_id"], "a3");
     child.kill().await.unwrap();
+}
+
+/// A daemon that takes the connection and does not answer is one that is away.
+#[tokio::test]
+async fn the_command_gives_up_on_a_daemon_that_does_not_answer() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    client.attach_volume(attach("a1")).await.unwrap();
+    let relay = Relay::new(&server);
+    let mut command = volattach(&server, &["watch", "-o", "json", "--timeout", "1"]);
+    command.env("VOLATTACH_SOCKET", &relay.socket);
+    command.stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    soon(lines.next_line()).await.unwrap().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let deaf = dir.path().join("s");
+    let _listener = UnixListener::bind(&deaf).unwrap();
+    relay.to.send_replace(deaf);
+    let ended = soon(child.wait_with_output()).await.unwrap();
+    let stderr = String::from_utf8(ended.stderr).unwrap();
+    assert!(!ended.status.success());
+    assert!(
+        stderr.contains("the daemon did not answer within 1 s"),
+        "{stderr}"
+    );
 }
