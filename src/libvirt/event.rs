@@ -122,10 +122,17 @@ pub(super) struct Remembered {
 
 /// The last ends, by domain, the newest last.
 #[derive(Debug, Default)]
-pub(super) struct Ends(Mutex<VecDeque<Remembered>>);
+pub(super) struct Ends(Mutex<LastEnds>);
+
+#[derive(Debug, Default)]
+struct LastEnds {
+    ends: VecDeque<Remembered>,
+    /// Number of the next end. Counted apart from the ends, so that a number is not used again once its end is forgotten.
+    next: u64,
+}
 
 impl Ends {
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Remembered>> {
+    fn lock(&self) -> MutexGuard<'_, LastEnds> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -140,15 +147,19 @@ impl Ends {
                 }
             }
             // A disk that goes now does not go by that end.
-            DomainEvent::DiskGone { domain, .. } => self.lock().retain(|it| it.domain != *domain),
+            DomainEvent::DiskGone { domain, .. } => {
+                self.lock().ends.retain(|it| it.domain != *domain);
+            }
             // Xen's toolstack starts a rebooting domain before libvirt sends that it stopped.
             DomainEvent::Started { .. } | DomainEvent::Defined { .. } | DomainEvent::Missed => {}
         }
     }
 
     fn put(&self, domain: Uuid, end: DomainEnd) {
-        let mut ends = self.lock();
-        let number = ends.back().map_or(0, |newest| newest.number + 1);
+        let mut last = self.lock();
+        let number = last.next;
+        last.next += 1;
+        let ends = &mut last.ends;
         ends.retain(|it| it.domain != domain);
         if ends.len() == REMEMBERED {
             ends.pop_front();
@@ -162,12 +173,13 @@ impl Ends {
 
     /// The last end of the domain.
     pub(super) fn of(&self, domain: Uuid) -> Option<Remembered> {
-        self.lock().iter().find(|it| it.domain == domain).copied()
+        let last = self.lock();
+        last.ends.iter().find(|it| it.domain == domain).copied()
     }
 
     /// Forgets that end, which explains nothing any more: the domain has all its disks. A later one stays.
     pub(super) fn forget(&self, end: Remembered) {
-        self.lock().retain(|it| it.number != end.number);
+        self.lock().ends.retain(|it| it.number != end.number);
     }
 }
 
@@ -214,6 +226,18 @@ mod tests {
     }
 
     #[test]
+    fn an_end_is_not_forgotten_by_the_number_of_one_that_is_forgotten_already() {
+        let ends = Ends::default();
+        ends.note(&stopped(DOMAIN, DomainEnd::ShutOff));
+        let first = ends.of(DOMAIN).unwrap();
+        ends.forget(first);
+        ends.note(&stopped(DOMAIN, DomainEnd::Crashed));
+        // Two looks at the domain may both have seen the first.
+        ends.forget(first);
+        assert!(ends.of(DOMAIN).is_some());
+    }
+
+    #[test]
     fn only_the_newest_ends_are_remembered() {
         let ends = Ends::default();
         for number in 0..=REMEMBERED {
@@ -222,6 +246,6 @@ mod tests {
         }
         assert!(ends.of(Uuid::from_u128(0)).is_none());
         assert!(ends.of(Uuid::from_u128(1)).is_some());
-        assert_eq!(ends.lock().len(), REMEMBERED);
+        assert_eq!(ends.lock().ends.len(), REMEMBERED);
     }
 }
