@@ -10,15 +10,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::attach::LATER;
 use crate::config::Limits;
 use crate::model::{Actor, CallerId, Reason};
 use crate::policy::Rpc;
 
 /// How many callers may be known before those are looked for who can be forgotten.
 const SWEEP: usize = 1024;
-
-/// How long to wait before a call is tried again that waits for others to end.
-const LATER: Duration = Duration::from_secs(1);
 
 /// Why a call is not taken now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -11,7 +11,7 @@ use crate::libvirt::HypervisorError;
 use crate::model::{AccessDenied, AttachmentId, Claim, Domain, ImageFormat, Reason, VolumeId};
 
 /// How long to wait before a call is tried again that waits for others to end.
-const LATER: Duration = Duration::from_secs(1);
+pub(crate) const LATER: Duration = Duration::from_secs(1);
 
 /// Why a call failed. Each level says its own; `source()` has the rest.
 #[derive(Debug, thiserror::Error)]

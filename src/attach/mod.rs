@@ -54,6 +54,7 @@ pub use changes::Revision;
 pub use diagnose::{Finding, Severity};
 pub use engine::Engine;
 pub use error::Error;
+pub(crate) use error::LATER;
 pub use feed::{Event, Feed, Told};
 pub use forget::{ForgetRequest, Forgotten};
 pub use inner::Parts;
