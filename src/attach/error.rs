@@ -292,7 +292,8 @@ pub enum Error {
     },
     /// The changes since a watch's revision are not known.
     #[error(
-        "cannot tell what changed since that revision: it is of an earlier life of the daemon, or too much is gone since then. Watch again \
+        "cannot tell what changed since that revision: it is of an earlier life of the daemon, or more attachments have ended since than the daemon \
+         remembers. Watch again \
          without resume_after, which begins with everything as it is"
     )]
     WatchExpired,

@@ -69,8 +69,8 @@ pub struct Feed {
 }
 
 impl Engine {
-    /// The attachments that match as they are, or those that changed since a revision; then each change. It tells of all attachments that
-    /// match: ask of each whether the caller may see it.
+    /// The attachments that match as they are, or those that changed since a revision; then each change. The caller's rights
+    /// are not looked at: the reader of the feed drops the attachments that the caller may not see.
     ///
     /// # Errors
     /// `WATCH_EXPIRED` if the changes since the revision are not known, and where the journal fails.
