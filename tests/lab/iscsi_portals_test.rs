@@ -20,10 +20,16 @@ pub(crate) const TESTS: &[Test] = &[
         run: portals,
     },
     Test {
-        name: "iscsi_missing_paths_made",
-        run: missing_paths,
+        name: "iscsi_missing_path_is_made",
+        run: missing_path,
     },
 ];
+
+/// Rounds of reconcile, each a minute after the last.
+pub(crate) const SOAK: &[Test] = &[Test {
+    name: "iscsi_lost_paths_are_made_again",
+    run: lost_paths,
+}];
 
 /// Longest time that a path needs to be made: reconcile's pauses after failures grow to eight minutes.
 const MADE: Duration = Duration::from_secs(600);
@@ -122,9 +128,47 @@ fn portals(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// A path whose portal is down at the attach is made when the portal is back, and so is a path that is lost later. The attachment shows how
-/// many work, and the volume can be read all the time. Nobody attaches again for that, although the target asks for a password.
-fn missing_paths(lab: &Lab) -> Result<()> {
+/// A path whose portal is down at the attach is made when the portal is back. Nobody attaches again for that, although the target asks for a
+/// password.
+fn missing_path(lab: &Lab) -> Result<()> {
+    let (agent, _targets) = one_of_two(lab)?;
+    agent.detach("a")??;
+    guest::gone(&lab.node, "va")?;
+    expect(lab, "0 sessions 0 disks 0 maps")
+}
+
+/// The same, and paths that are lost later. The volume can be read all the time.
+fn lost_paths(lab: &Lab) -> Result<()> {
+    let node = &lab.node;
+    let (agent, targets) = one_of_two(lab)?;
+    let shown = agent.call(&["show", "a"], "")??;
+    let device = host_path(&shown);
+    // The connection breaks: iscsid makes the session again.
+    targets.run(&["silence", "22"])?;
+    shows(node, 1)?;
+    reads(node, device)?;
+    targets.run(&["unsilence", "22"])?;
+    shows(node, 2)?;
+
+    // Somebody ends the session while its portal is down: the daemon makes it again.
+    targets.run(&["silence", "22"])?;
+    node.sh(
+        "session=$(grep -l 10.99.0.22 /sys/class/iscsi_session/session*/device/connection*/iscsi_connection/*/persistent_address | \
+         grep -o 'session[0-9]*' | head -n 1); timeout 120 iscsiadm -m session -r ${session#session} --logout",
+    )?;
+    shows(node, 1)?;
+    reads(node, device)?;
+    targets.run(&["unsilence", "22"])?;
+    shows(node, 2)?;
+    expect(lab, "2 sessions 2 disks 1 maps")?;
+    reads(node, device)?;
+    agent.detach("a")??;
+    guest::gone(node, "va")?;
+    expect(lab, "0 sessions 0 disks 0 maps")
+}
+
+/// Attaches a volume while one of its two portals is down, and has its path made.
+fn one_of_two(lab: &Lab) -> Result<(Agent<'_>, Targets<'_>)> {
     let node = &lab.node;
     let agent = Agent::start(node, "[iscsi]\nprobe_timeout = \"2s\"\n")?;
     let targets = Targets::new(node, &["va"])?;
@@ -137,10 +181,9 @@ fn missing_paths(lab: &Lab) -> Result<()> {
         "alice",
         password,
     );
-
     targets.run(&["silence", "22"])?;
     let attached = agent.attach("a", "va", &info, &[])??;
-    let device = host_path(&attached).to_owned();
+    let device = host_path(&attached);
     ensure!(device.starts_with("/dev/dm-"), "{attached}");
     ensure!(
         attached["paths"] == json!({"working": 1, "planned": 2}),
@@ -150,30 +193,8 @@ fn missing_paths(lab: &Lab) -> Result<()> {
     targets.run(&["unsilence", "22"])?;
     shows(node, 2)?;
     expect(lab, "2 sessions 2 disks 1 maps")?;
-    reads(node, &device)?;
-
-    // The connection breaks: iscsid makes the session again.
-    targets.run(&["silence", "22"])?;
-    shows(node, 1)?;
-    reads(node, &device)?;
-    targets.run(&["unsilence", "22"])?;
-    shows(node, 2)?;
-
-    // Somebody ends the session while its portal is down: the daemon makes it again.
-    targets.run(&["silence", "22"])?;
-    node.sh(
-        "session=$(grep -l 10.99.0.22 /sys/class/iscsi_session/session*/device/connection*/iscsi_connection/*/persistent_address | \
-         grep -o 'session[0-9]*' | head -n 1); timeout 120 iscsiadm -m session -r ${session#session} --logout",
-    )?;
-    shows(node, 1)?;
-    reads(node, &device)?;
-    targets.run(&["unsilence", "22"])?;
-    shows(node, 2)?;
-    expect(lab, "2 sessions 2 disks 1 maps")?;
-    reads(node, &device)?;
-    agent.detach("a")??;
-    guest::gone(node, "va")?;
-    expect(lab, "0 sessions 0 disks 0 maps")
+    reads(node, device)?;
+    Ok((agent, targets))
 }
 
 /// Waits until the attachment shows so many of two paths.
@@ -181,7 +202,7 @@ fn shows(node: &Node, working: u32) -> Result<()> {
     node.wait(
         &format!("{working} of 2 paths work"),
         &format!(
-            "volattach -o json show a | tr -d ' \\n' | grep -F '\"paths\":{{\"working\":{working},\"planned\":2}}'"
+            "volattach -o json show a | tr -d ' \\n' | grep -F '\"paths\":{{\"planned\":2,\"working\":{working}}}'"
         ),
         MADE,
     )

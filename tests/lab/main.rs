@@ -121,7 +121,15 @@ const TESTS: &[(Kind, &[&[Test]])] = &[
 
 /// Those that take too long for every run.
 const SOAK: &[(Kind, &[&[Test]])] = &[
-    (Kind::Kvm, &[kill_test::SOAK, standstill_test::SOAK]),
+    (
+        Kind::Kvm,
+        &[
+            kill_test::SOAK,
+            standstill_test::SOAK,
+            iscsi_portals_test::SOAK,
+            nvme_paths_test::SOAK,
+        ],
+    ),
     (Kind::Xen, &[xen_test::SOAK]),
     (Kind::XenHvm, &[xen_test::HVM_SOAK]),
 ];

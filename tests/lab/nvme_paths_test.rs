@@ -15,8 +15,14 @@ use super::{
 };
 
 pub(crate) const TESTS: &[Test] = &[Test {
-    name: "nvme_paths_are_made_again",
-    run: made_again,
+    name: "nvme_missing_path_is_made",
+    run: missing,
+}];
+
+/// Rounds of reconcile, each a minute after the last.
+pub(crate) const SOAK: &[Test] = &[Test {
+    name: "nvme_lost_paths_are_made_again",
+    run: lost,
 }];
 
 /// The kernel gives a closed portal up after five tries.
@@ -64,22 +70,19 @@ fn writes(node: &Node, image: &str, byte: u8) -> Result<()> {
     )
 }
 
-/// A portal that is down at the attach is connected when it is back, one that the kernel gave up is connected again, also by the next daemon;
-/// the guest reads and writes all the while, by whichever path there is.
-fn made_again(lab: &Lab) -> Result<()> {
-    let node = &lab.node;
-    let agent = Agent::start(node, CONFIG)?;
-    let server = NvmeServer::start(node, "tgt", &[20, 21])?;
-    let image = server.verb("file {} 7")?;
-    server.verb("close {} 21")?;
-    let attached = agent.attach("a1", "volume-a", &server.info(A), &[])??;
-    has_paths(&attached, 1)?;
-    ensure!(guest::sees(node, "volume-a")?.write == Ok(()));
-    has_controllers(node, 1)?;
+/// A portal that is down at the attach is connected when it is back.
+fn missing(lab: &Lab) -> Result<()> {
+    let (agent, _server) = one_of_two(lab)?;
+    agent.detach("a1")??;
+    guest::gone(&lab.node, "volume-a")?;
+    has_controllers(&lab.node, 0)
+}
 
-    server.verb("open {} 21")?;
-    shows(node, 2)?;
-    has_controllers(node, 2)?;
+/// One that the kernel gave up is connected again, also by the next daemon; the guest reads and writes all the while, by whichever path there is.
+fn lost(lab: &Lab) -> Result<()> {
+    let node = &lab.node;
+    let (_agent, server) = one_of_two(lab)?;
+    let image = server.verb("file {} 7")?;
     // The path that was made again is the only one.
     server.verb("close {} 20")?;
     has_controllers(node, 1)?;
@@ -97,4 +100,20 @@ fn made_again(lab: &Lab) -> Result<()> {
     agent.detach("a1")??;
     guest::gone(node, "volume-a")?;
     has_controllers(node, 0)
+}
+
+/// Attaches a volume while one of its two portals is down, and has its path made.
+fn one_of_two(lab: &Lab) -> Result<(Agent<'_>, NvmeServer<'_>)> {
+    let node = &lab.node;
+    let agent = Agent::start(node, CONFIG)?;
+    let server = NvmeServer::start(node, "tgt", &[20, 21])?;
+    server.verb("close {} 21")?;
+    let attached = agent.attach("a1", "volume-a", &server.info(A), &[])??;
+    has_paths(&attached, 1)?;
+    ensure!(guest::sees(node, "volume-a")?.write == Ok(()));
+    has_controllers(node, 1)?;
+    server.verb("open {} 21")?;
+    shows(node, 2)?;
+    has_controllers(node, 2)?;
+    Ok((agent, server))
 }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::fabric::{Block, Controller, State};
 use super::made::Which;
-use super::path::{Connect, Fault, worst};
+use super::path::{Connect, worst};
 use super::verify::Wanted;
 use super::{LOOK, NvmeBackend, RESCAN, nqn, portals, target};
 use crate::backend::mount::blocking;
