@@ -79,8 +79,8 @@ impl Engine {
         for (record, found) in self.0.find_all(forward).await {
             match found {
                 Ok(found) => {
-                    let is_news = found.degraded().or(record.degraded).is_some();
-                    if found.is_connected() && is_news {
+                    let has_missed = found.degraded().or(record.degraded).is_some();
+                    if found.is_connected() && has_missed {
                         degraded.push((record.clone(), found));
                     }
                     match &record.domain {
