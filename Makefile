@@ -68,10 +68,13 @@ keystone-test: deps ## tokens, asked about at a real Keystone (from PyPI); FILTE
 
 .PHONY: bench
 bench: deps ## what attaches cost over libvirt itself and mount(2), connects beside os-brick's, calls beside many records
-	@mkdir -p target # what libvirt complains of, without its daemons, is kept there
+	@mkdir -p target # libvirt's own processes complain there, whatever its log is set to
 	@status=0; \
-	cargo bench --locked --quiet --bench scale || status=1; \
-	LIBVIRT_LOG_OUTPUTS=4:file:$(CURDIR)/target/bench-libvirt.log cargo bench --locked --quiet --bench attach || status=1; \
+	cargo bench --locked --quiet --no-run --bench scale --bench attach || exit 1; \
+	for bench in scale attach; do \
+		cargo bench --locked --quiet --bench $$bench 2>target/bench-libvirt.log || \
+			{ grep -E 'panicked|^error' -A 2 target/bench-libvirt.log; status=1; }; \
+	done; \
 	cargo test --locked --quiet --release --test lab -- --bench || status=1; \
 	exit $$status
 

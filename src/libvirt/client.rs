@@ -31,7 +31,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// How often where there are no events: libvirt's libxl driver has none for devices.
 const XEN_LOOK: Duration = Duration::from_millis(200);
 /// Events kept for a slow receiver; one that is slower still is told so, and looks for itself.
-const EVENTS: usize = 1024;
+const EVENTS: usize = 256;
 
 /// The hypervisor behind libvirt.
 pub struct Libvirt {
