@@ -58,8 +58,7 @@ cgroup_controllers = []
 stdio_handler = "file"
 "#;
 /// What many attaches at once by one caller need.
-const LIMITS: &str =
-    "[limits]\ncalls = 1000\ncalls_per_second = 1000\nburst = 1000\nstreams = 1000\n";
+const LIMITS: &str = "[limits]\nwork = 1000\nwork_per_caller = 1000\ncalls = 1000\ncalls_per_second = 1000\nburst = 1000\nstreams = 1000\n";
 /// AttachVolume over the bare call.
 const RATIO_LIMIT: f64 = 1.10;
 /// Throughput of many attaches at once over that of the bare calls.
