@@ -72,7 +72,7 @@ bench: deps ## what attaches cost over libvirt itself and mount(2), connects bes
 	@status=0; \
 	cargo bench --locked --quiet --no-run --bench scale --bench attach || exit 1; \
 	for bench in scale attach; do \
-		cargo bench --locked --quiet --bench $$bench 2>target/bench-libvirt.log || \
+		LIBVIRT_LOG_OUTPUTS=4:stderr cargo bench --locked --quiet --bench $$bench 2>target/bench-libvirt.log || \
 			{ grep -E 'panicked|^error' -A 2 target/bench-libvirt.log; status=1; }; \
 	done; \
 	cargo test --locked --quiet --release --test lab -- --bench || status=1; \
