@@ -260,11 +260,13 @@ async fn a_detach_goes_on_past_its_callers_deadline_and_an_attach_past_its_calle
     nothing_left(&world);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_cancel_comes_through_while_all_turns_wait_for_guests() {
+/// How long a detach waits for its guest here.
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Two detaches by the only turn of their server: the first waits for its guest, the second for the turn.
+async fn one_turn_for_two_detaches() -> (World, Engine, Detach, Detach) {
     let (world, _) = limited(1);
-    let hour = Duration::from_secs(3600);
-    let engine = world.engine_with(hour);
+    let engine = world.engine_with(HOUR);
     attached(&engine, "a1", "v1").await;
     attached(&engine, "a2", "v2").await;
     let first = super::unanswered_detach(&world, &engine).await;
@@ -273,9 +275,17 @@ async fn a_cancel_comes_through_while_all_turns_wait_for_guests() {
         tokio::spawn(async move { engine.detach(by_root(end("a2"))).await })
     };
     sleep(Duration::from_secs(1)).await;
+    (world, engine, first, second)
+}
+
+type Detach = JoinHandle<Result<(), Error>>;
+
+#[tokio::test(start_paused = true)]
+async fn a_cancel_comes_through_while_all_turns_wait_for_guests() {
+    let (world, engine, first, second) = one_turn_for_two_detaches().await;
     assert_eq!(state(&engine, "a2").await, State::Attached, "it waits");
     // The second has the turn of the first, and waits for its guest in turn.
-    let cancel = timeout(hour / 2, engine.cancel_detach(by_root(id("a1")))).await;
+    let cancel = timeout(HOUR / 2, engine.cancel_detach(by_root(id("a1")))).await;
     let cancelled = cancel.expect("it waits on").unwrap();
     assert_eq!(cancelled.state, State::Attached);
     assert_eq!(reason(first.await.unwrap()), Reason::DetachCancelled);
@@ -289,17 +299,7 @@ async fn a_cancel_comes_through_while_all_turns_wait_for_guests() {
 
 #[tokio::test(start_paused = true)]
 async fn a_detach_that_waits_for_its_turn_is_cancelled() {
-    let (world, _) = limited(1);
-    let hour = Duration::from_secs(3600);
-    let engine = world.engine_with(hour);
-    attached(&engine, "a1", "v1").await;
-    attached(&engine, "a2", "v2").await;
-    let first = super::unanswered_detach(&world, &engine).await;
-    let second = {
-        let engine = engine.clone();
-        tokio::spawn(async move { engine.detach(by_root(end("a2"))).await })
-    };
-    sleep(Duration::from_secs(1)).await;
+    let (world, engine, first, second) = one_turn_for_two_detaches().await;
     let cancelled = engine.cancel_detach(by_root(id("a2"))).await.unwrap();
     assert_eq!(cancelled.state, State::Attached);
     assert_eq!(reason(second.await.unwrap()), Reason::DetachCancelled);

@@ -362,6 +362,23 @@ async fn portal_that_answers() -> SocketAddr {
     portal
 }
 
+/// Waits until a connect waits for the turn of its portal. No worker exists here: a connect that asks for one fails.
+async fn waits_in_line<T: std::fmt::Debug>(
+    tree: &Tree,
+    key: &(String, SocketAddr),
+    connect: impl Future<Output = T> + Unpin,
+) {
+    let waits = async {
+        while tree.backend.connects.users(key) < 2 {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    tokio::select! {
+        done = connect => panic!("did not wait for the other connect: {done:?}"),
+        waited = tokio::time::timeout(Duration::from_secs(30), waits) => waited.unwrap(),
+    }
+}
+
 /// Two volumes never connect to one portal at the same time, and a volume whose portal is connected waits for nobody.
 #[tokio::test]
 async fn a_portal_has_one_connect_at_a_time() {
@@ -371,16 +388,7 @@ async fn a_portal_has_one_connect_at_a_time() {
     let key = ("nqn.x".to_owned(), portal);
     let turn = tree.backend.connects.lock(key.clone()).await;
     let mut connect = Box::pin(tree.backend.connect_path("nqn.x", portal, &own));
-    let waits = async {
-        while tree.backend.connects.users(&key) < 2 {
-            tokio::time::sleep(LOOK).await;
-        }
-    };
-    // No worker exists here: a connect that asks for one fails.
-    tokio::select! {
-        done = &mut connect => panic!("did not wait for the other connect: {done:?}"),
-        waited = tokio::time::timeout(Duration::from_secs(30), waits) => waited.unwrap(),
-    }
+    waits_in_line(&tree, &key, &mut connect).await;
     tree.controller("nvme0", &portal.to_string(), OWN);
     let connected = tree.backend.connect_path("nqn.x", portal, &own).await;
     assert!(connected.is_ok(), "{connected:?}");
@@ -405,15 +413,7 @@ async fn a_queued_connect_is_refused_once_its_portal_is_quarantined() {
     let key = ("nqn.x".to_owned(), portal);
     let turn = tree.backend.connects.lock(key.clone()).await;
     let mut connect = Box::pin(tree.backend.connect_path("nqn.x", portal, &own));
-    let waits = async {
-        while tree.backend.connects.users(&key) < 2 {
-            tokio::time::sleep(LOOK).await;
-        }
-    };
-    tokio::select! {
-        done = &mut connect => panic!("did not wait for the other connect: {done:?}"),
-        waited = tokio::time::timeout(Duration::from_secs(30), waits) => waited.unwrap(),
-    }
+    waits_in_line(&tree, &key, &mut connect).await;
     let server = Server::at(PROTOCOL, &portal.to_string());
     for _ in 0..2 {
         let quarantine = &tree.backend.quarantine;
