@@ -17,6 +17,7 @@ enum Input {
 use Input::{Bytes, Text};
 
 const TARGETS: &[(&str, Input)] = &[
+    ("cifs_stats", Text(sys::fuzz::cifs_stats)),
     ("cinder_json", Text(connection::fuzz::cinder_json)),
     ("disk_xml", Text(libvirt::fuzz::disk_xml)),
     ("domain_xml", Text(libvirt::fuzz::domain_xml)),
@@ -29,6 +30,7 @@ const TARGETS: &[(&str, Input)] = &[
     ("iscsiadm", Text(backend::iscsi::fuzz::iscsiadm)),
     ("journal", Bytes(journal::fuzz::journal)),
     ("mountinfo", Bytes(sys::fuzz::mountinfo)),
+    ("mountstats", Text(sys::fuzz::mountstats)),
     ("multipathd", Text(backend::iscsi::fuzz::multipathd)),
     ("nfs_rpc", Bytes(backend::nfs::fuzz::nfs_rpc)),
     ("nvme_identify", Bytes(sys::fuzz::nvme_identify)),

@@ -48,6 +48,7 @@ without_node() {
     $1 cargo cargo test --locked --no-fail-fast
     $1 selinux make --no-print-directory selinux
     $1 oslo make --no-print-directory oslo-test
+    $1 rules make --no-print-directory rules-test
     $1 keystone make --no-print-directory keystone-test
     $1 try make --no-print-directory try
 }

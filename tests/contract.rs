@@ -15,12 +15,16 @@ mod extend;
 mod fakes;
 #[path = "hostile/fields.rs"]
 mod fields;
+#[path = "contract/figures.rs"]
+mod figures;
 #[path = "contract/forget.rs"]
 mod forget;
 #[path = "contract/hostile.rs"]
 mod hostile;
 #[path = "contract/limits.rs"]
 mod limits;
+#[path = "contract/page.rs"]
+mod page;
 #[path = "contract/permissions.rs"]
 mod permissions;
 #[path = "contract/qemu.rs"]

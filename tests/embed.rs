@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use fixture::{Embed, Guest};
+use fixture::{Guest, Guests};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
@@ -32,11 +32,11 @@ use volattach::model::{
 const PORTS: usize = 3;
 const MIB: u64 = 1 << 20;
 /// For what happens within a second or two unless something is broken.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(180);
 
 /// What all tests share.
 struct Shared {
-    embed: Embed,
+    guests: Guests,
     /// Absent before the first test, and after one that failed.
     guest: Option<Guest>,
 }
@@ -45,7 +45,7 @@ async fn shared() -> MutexGuard<'static, Shared> {
     static SHARED: OnceLock<Mutex<Shared>> = OnceLock::new();
     let start = || {
         Mutex::new(Shared {
-            embed: Embed::start(fixture::QEMU_CONF),
+            guests: Guests::start(fixture::QEMU_CONF),
             guest: None,
         })
     };
@@ -66,9 +66,9 @@ impl Rig {
         let mut shared = shared().await;
         let guest = match shared.guest.take() {
             Some(guest) => guest,
-            None => shared.embed.boot("guest", PORTS),
+            None => shared.guests.boot("guest", PORTS),
         };
-        let hypervisor = hypervisor(&shared.embed);
+        let hypervisor = hypervisor(&shared.guests);
         let uuid = guest.domain.uuid().unwrap();
         Self {
             shared,
@@ -84,7 +84,7 @@ impl Rig {
     }
 
     fn disk(&self, volume: &str, access: Access, options: DiskOptions) -> DiskSpec {
-        disk(&self.shared.embed, volume, access, options)
+        disk(&self.shared.guests, volume, access, options)
     }
 
     async fn view(&self) -> DomainView {
@@ -127,18 +127,18 @@ impl Rig {
     }
 }
 
-fn hypervisor(embed: &Embed) -> Libvirt {
+fn hypervisor(guests: &Guests) -> Libvirt {
     Libvirt::new(&config::Libvirt {
-        uri: embed.uri(),
+        uri: guests.uri().to_owned(),
         call_timeout: Duration::from_secs(60),
     })
 }
 
-fn disk(embed: &Embed, volume: &str, access: Access, options: DiskOptions) -> DiskSpec {
+fn disk(guests: &Guests, volume: &str, access: Access, options: DiskOptions) -> DiskSpec {
     DiskSpec {
         attachment: volume.parse().unwrap(),
         volume: volume.parse().unwrap(),
-        path: embed.image(&format!("{volume}.raw"), MIB),
+        path: guests.image(&format!("{volume}.raw"), MIB),
         kind: SourceKind::File,
         format: ImageFormat::Raw,
         access,
@@ -236,6 +236,37 @@ async fn what_the_guest_writes_is_in_the_image() {
 }
 
 #[tokio::test]
+async fn what_a_guest_writes_is_counted_for_its_disk() {
+    let rig = Rig::new().await;
+    let spec = rig.disk("counted", Access::ReadWrite, on(Bus::Virtio));
+    let seen = rig.guest.lines();
+    let plan = rig.plug(&spec).await.unwrap();
+    let shown = format!("GUEST disk={} ", plan.target);
+    rig.guest.wait_for(&shown, seen);
+    let other = DiskPlan {
+        alias: "ua-volattach-other".to_owned(),
+        ..plan.clone()
+    };
+    let disks = [other, plan.clone()];
+    let io = rig.hypervisor.disk_io(rig.uuid, &disks).await.unwrap();
+    let [None, Some(io)] = io[..] else {
+        panic!("{io:?}");
+    };
+    // 4 KiB is what the guest writes of each disk that it sees (tests/lab/guest/init).
+    assert_eq!((io.write.bytes, io.write.requests), (Some(4096), Some(1)));
+    assert!(
+        io.read.bytes >= Some(16) && io.read.nanoseconds > Some(0),
+        "{io:?}"
+    );
+    assert!(io.flush.requests.is_some(), "{io:?}");
+    let unknown = Uuid::from_u128(1);
+    let io = rig.hypervisor.disk_io(unknown, &disks).await.unwrap();
+    assert_eq!(io, [None, None]);
+    rig.unplug(&plan).await;
+    rig.done();
+}
+
+#[tokio::test]
 async fn a_guest_that_does_not_answer_keeps_its_disk_until_it_does() {
     let rig = Rig::new().await;
     let plan = rig
@@ -274,6 +305,40 @@ async fn a_guest_that_does_not_answer_keeps_its_disk_until_it_does() {
             alias
         }
     );
+    rig.done();
+}
+
+/// A disk that the XML shows no more is gone once libvirt is done with it: its last act is to give the image back.
+#[tokio::test]
+async fn a_disk_is_gone_when_libvirts_job_has_ended() {
+    let rig = Rig::new().await;
+    let spec = |volume: &str| rig.disk(volume, Access::ReadOnly, on(Bus::Virtio));
+    let gone = rig.plug(&spec("gone")).await.unwrap();
+    rig.unplug(&gone).await;
+    let kept = rig.plug(&spec("kept")).await.unwrap();
+    rig.guest
+        .wait_for("GUEST disk=", rig.guest.lines().saturating_sub(1));
+    rig.guest.domain.suspend().unwrap();
+    // By this call libvirt waits 5 s for the guest, in a job.
+    let job = {
+        let (domain, xml) = (rig.guest.domain.clone(), kept.xml.clone());
+        std::thread::spawn(move || {
+            domain.detach_device_flags(&xml, virt_sys::VIR_DOMAIN_AFFECT_LIVE)
+        })
+    };
+    let mut before_its_end = 0;
+    while !job.is_finished() {
+        assert!(!rig.has(&gone).await);
+        before_its_end += 1;
+    }
+    // Some before it has begun, and the one that waited for it.
+    assert!(
+        before_its_end < 100,
+        "{before_its_end} answers within the job"
+    );
+    rig.guest.domain.resume().unwrap();
+    let _ = job.join();
+    assert_eq!(rig.wait(&kept, LONG).await, Unplug::Gone);
     rig.done();
 }
 
@@ -464,11 +529,16 @@ async fn the_persistent_configuration_is_changed_where_asked() {
 #[tokio::test]
 async fn a_domain_that_is_stopped_or_gone_has_no_live_disks() {
     let shared = shared().await;
-    let hypervisor = hypervisor(&shared.embed);
-    let second = shared.embed.define("second", false, 1);
+    let hypervisor = hypervisor(&shared.guests);
+    let second = shared.guests.define("second", false, 1);
     let uuid = second.domain.uuid().unwrap();
     let name = DomainRef::Name("second".into());
-    let live = disk(&shared.embed, "live", Access::ReadOnly, scoped(Scope::Live));
+    let live = disk(
+        &shared.guests,
+        "live",
+        Access::ReadOnly,
+        scoped(Scope::Live),
+    );
 
     let view = hypervisor
         .domain(&name, Scope::LiveAndConfig)
@@ -482,7 +552,7 @@ async fn a_domain_that_is_stopped_or_gone_has_no_live_disks() {
         .domain(&name, Scope::LiveAndConfig)
         .await
         .unwrap();
-    let on_scsi = disk(&shared.embed, "live", Access::ReadOnly, on(Bus::Scsi));
+    let on_scsi = disk(&shared.guests, "live", Access::ReadOnly, on(Bus::Scsi));
     assert_eq!(reason(plan_disk(&view, &on_scsi)), Reason::BusFull);
     let plan = plan_disk(&view, &live).unwrap();
     hypervisor.plug(uuid, &plan).await.unwrap();

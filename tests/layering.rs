@@ -14,12 +14,13 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 /// Each module, and what it may import. `module::Item` allows that item alone. The bottom layers come first.
 const TABLE: &[(&str, &[&str])] = &[
     ("model", &[]),
+    ("figures", &[]),
     ("sys", &["model::Wwid"]),
     ("config", &["model"]),
     ("connection", &["model"]),
     ("policy", &["model", "sys"]),
-    ("journal", &["model"]),
-    ("libvirt", &["model", "config", "sys"]),
+    ("journal", &["model", "figures"]),
+    ("libvirt", &["model", "figures", "config", "sys"]),
     ("host", &["model", "sys"]),
     ("backend", &["model", "config", "connection", "sys", "host"]),
     ("auth", &["model", "config", "sys"]),
@@ -28,6 +29,7 @@ const TABLE: &[(&str, &[&str])] = &[
         "attach",
         &[
             "model",
+            "figures",
             "connection",
             "admission::Admitted",
             "admission::Denied",
@@ -45,6 +47,7 @@ const TABLE: &[(&str, &[&str])] = &[
         "api",
         &[
             "model",
+            "figures",
             "config",
             "connection",
             "policy",
@@ -233,6 +236,44 @@ fn every_module_is_in_the_table() {
         "modules that the table does not know: decide what they may import",
         &unknown,
     );
+}
+
+/// The rows of the layers' drawing on the crate's front page, from the bottom.
+fn drawn() -> Vec<Vec<String>> {
+    let front = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs");
+    let front = fs::read_to_string(front).unwrap();
+    let layers = front.split_once("# Layers").unwrap().1;
+    let rows = layers.lines().filter_map(|line| line.split_once("│ "));
+    let rows = rows.filter_map(|(modules, _)| modules.strip_prefix("//!"));
+    let rows = rows.map(|modules| modules.split_whitespace().map(str::to_owned).collect());
+    let mut rows: Vec<_> = rows.collect();
+    rows.reverse();
+    rows
+}
+
+#[test]
+fn the_front_page_draws_the_layers_as_they_are() {
+    let rows = drawn();
+    let row = |name: &str| {
+        let found = rows.iter().position(|row| row.iter().any(|it| it == name));
+        found.unwrap_or_else(|| panic!("the drawing in src/lib.rs lacks {name}"))
+    };
+    let mut faults = Vec::new();
+    for (module, allowed) in TABLE {
+        for allowed in *allowed {
+            let (below, _) = allowed.split_once("::").unwrap_or((allowed, ""));
+            if row(below) >= row(module) {
+                faults.push(format!("{module} may import {below}"));
+            }
+        }
+    }
+    assert_none(
+        "imports that the drawing in src/lib.rs does not have",
+        &faults,
+    );
+    let top = TOP.iter().filter(|name| **name != "fuzz");
+    assert!(top.map(|name| row(name)).all(|it| it == rows.len() - 1));
+    assert_eq!(rows.concat().len(), TABLE.len() + TOP.len() - 1);
 }
 
 #[test]

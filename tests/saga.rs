@@ -5,9 +5,15 @@
 
 #[path = "saga/detach.rs"]
 mod detach;
+#[path = "saga/expected.rs"]
+mod expected;
 mod fakes;
+#[path = "saga/figures.rs"]
+mod figures;
 #[path = "saga/forget.rs"]
 mod forget;
+#[path = "saga/head_start.rs"]
+mod head_start;
 #[path = "saga/identity.rs"]
 mod identity;
 #[path = "saga/last_look.rs"]
@@ -22,6 +28,8 @@ mod orphans;
 mod permissions;
 #[path = "saga/quarantine.rs"]
 mod quarantine;
+#[path = "saga/reload.rs"]
+mod reload;
 #[path = "saga/subsystem.rs"]
 mod subsystem;
 #[path = "saga/unreadable.rs"]

@@ -11,8 +11,12 @@ const COMMON: &[&str] = &[
     "/usr/bin/volattach",
     "/usr/share/",
     "/usr/lib/sysusers.d/",
+    "/usr/lib/udev/",
     "/etc/multipath/conf.d/",
 ];
+
+/// Entries of Debian's policy that match too, which those of the module have to outrank.
+const OUTRANKED: &[(&str, &str)] = &[("/usr/sbin(/.*)?", "bin_t")];
 
 /// A line of volattach.fc: a regular expression of whole paths, and the type that they have; `None`: none.
 struct Entry {
@@ -41,6 +45,10 @@ impl Entry {
 }
 
 fn entries() -> Vec<Entry> {
+    let outranked = OUTRANKED.iter().map(|(pattern, label)| Entry {
+        pattern: (*pattern).to_owned(),
+        label: Some((*label).to_owned()),
+    });
     include_str!("../selinux/volattach.fc")
         .lines()
         .filter(|line| line.starts_with('/'))
@@ -51,6 +59,7 @@ fn entries() -> Vec<Entry> {
                 label: context.split([':', ',']).nth(2).map(str::to_owned),
             }
         })
+        .chain(outranked)
         .collect()
 }
 
@@ -96,12 +105,13 @@ fn what_is_installed_has_a_label() {
         labels.extend(label);
     }
     labels.sort();
-    let (exec, unit, worker) = (
+    let (etc, exec, unit, worker) = (
+        "volattachd_etc_t",
         "volattachd_exec_t",
         "volattachd_unit_t",
         "volattachd_worker_exec_t",
     );
-    assert_eq!(labels, [exec, unit, unit, worker]);
+    assert_eq!(labels, [etc, exec, unit, unit, worker]);
 }
 
 /// The value of a line of a unit.

@@ -55,7 +55,16 @@ asked() {
     some -A -s volattachd_t -t volattachd_port_t -c tcp_socket -p name_bind
     some -A -s volattachd_t -t security_t -c file -p read
     none -A -s volattachd_t -c filesystem -p mount
-    none -A -s volattachd_t -t volattachd_t -c capability -p sys_admin
+    # Who logged in to an iSCSI target, the kernel tells that alone.
+    some -A -s volattachd_t -t volattachd_t -c capability -p sys_admin
+    # The audit only grows, and LVM's configuration is only read.
+    some -A -s volattachd_t -t volattachd_log_t -c file -p append
+    for may in write unlink rename; do
+        none -A -s volattachd_t -t volattachd_log_t -c file -p "$may"
+    done
+    some -A -s volattachd_t -t lvm_exec_t -c file -p execute_no_trans
+    some -A -s volattachd_t -t lvm_etc_t -c file -p read
+    none -A -s volattachd_t -t lvm_etc_t -c file -p write
     # Workers mount and unmount shares, and look at volumes.
     for share in cifs_t nfs_t; do
         for may in mount unmount; do
@@ -69,7 +78,7 @@ asked() {
     some -A -s volattachd_worker_t -t sysfs_t -c file -p write
     some -A -s volattachd_worker_t -t fixed_disk_device_t -c blk_file -p ioctl
     # They have no network, no program to run, no secret of the host's.
-    none -A -s volattachd_worker_t -c tcp_socket -p create
+    none -A -s volattachd_worker_t -c tcp_socket -p connect
     none -A -s volattachd_worker_t -c udp_socket -p create
     none -A -s volattachd_worker_t -p name_connect
     none -A -s volattachd_worker_t -c file -p execute_no_trans

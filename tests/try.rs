@@ -25,7 +25,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use fixture::{Embed, Guest};
+use fixture::{Guest, Guests};
 use serde::Serialize;
 use serde_json::Value;
 use tokio::runtime::Runtime;
@@ -78,13 +78,13 @@ fn say(text: &str) {
 
 fn attempt(verdict: &mut Verdict) {
     say("starting a guest under software emulation, on a libvirt of its own");
-    let embed = Embed::start(fixture::QEMU_CONF);
-    let read_only = embed.image("read-only.raw", SIZE);
-    let read_write = embed.image("read-write.raw", SIZE);
-    let guest = embed.boot("guest", 2);
+    let guests = Guests::start(fixture::QEMU_CONF);
+    let read_only = guests.image("read-only.raw", SIZE);
+    let read_write = guests.image("read-write.raw", SIZE);
+    let guest = guests.boot("guest", 2);
 
     say("starting volattachd");
-    let daemon = Daemon::start(&embed, read_only.parent().unwrap());
+    let daemon = Daemon::start(&guests, read_only.parent().unwrap());
 
     say("attaching two volumes, one of them read-only");
     let seen_ro = attach(&daemon, &guest, "vol-ro", &read_only, "ro");
@@ -142,7 +142,7 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn start(embed: &Embed, volumes: &Path) -> Self {
+    fn start(guests: &Guests, volumes: &Path) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = dir.path().join("volattachd.toml");
         let text = format!(
@@ -151,7 +151,7 @@ impl Daemon {
             state = dir.path().join("state"),
             mounts = dir.path().join("mnt"),
             socket = dir.path().join("volattachd.sock"),
-            uri = embed.uri(),
+            uri = guests.uri(),
         );
         fs::write(&config, text).unwrap();
         let settings = Settings::load(&config).unwrap();
@@ -164,7 +164,7 @@ impl Daemon {
                 let _ = stopped.await;
                 "the end"
             };
-            app::serve(&settings, workers, Vec::new(), stop).await
+            app::serve(&settings, workers, Vec::new(), None, stop).await
         });
         let daemon = Self {
             dir,

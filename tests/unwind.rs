@@ -64,6 +64,8 @@ fn calls(step: Step) -> &'static [&'static str] {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Operation {
     Attach,
+    /// Attaches to a domain that was attached to before, and is planned for as it was then.
+    AttachAgain,
     Detach,
     /// Cancels a detach whose guest has not answered.
     CancelDetach,
@@ -72,8 +74,9 @@ enum Operation {
 }
 
 impl Operation {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Attach,
+        Self::AttachAgain,
         Self::Detach,
         Self::CancelDetach,
         Self::Connect,
@@ -82,7 +85,7 @@ impl Operation {
 
     /// Whether it makes something.
     fn makes(self) -> bool {
-        matches!(self, Self::Attach | Self::Connect)
+        matches!(self, Self::Attach | Self::AttachAgain | Self::Connect)
     }
 
     /// Whether there is everything after its success.
@@ -102,7 +105,7 @@ impl Operation {
         deadline: Option<Instant>,
     ) -> Result<(), Error> {
         match self {
-            Self::Attach => {
+            Self::Attach | Self::AttachAgain => {
                 let request = by_root(attach("a1", "v1", info));
                 engine.attach(request.until(deadline)).await.map(drop)
             }
@@ -123,6 +126,10 @@ impl Operation {
     async fn prepare(self, world: &World, engine: &Engine, info: ConnectionInfo) {
         match self {
             Self::Attach | Self::Connect => {}
+            Self::AttachAgain => {
+                Self::Attach.boxed(engine, info.clone()).await;
+                Self::Detach.boxed(engine, info).await;
+            }
             Self::Detach => Self::Attach.boxed(engine, info).await,
             Self::CancelDetach => {
                 Self::Attach.boxed(engine, info.clone()).await;
@@ -141,7 +148,7 @@ impl Operation {
     /// The operation that ends what this one makes.
     fn end(self) -> Self {
         match self {
-            Self::Attach | Self::Detach | Self::CancelDetach => Self::Detach,
+            Self::Attach | Self::AttachAgain | Self::Detach | Self::CancelDetach => Self::Detach,
             Self::Connect | Self::Disconnect => Self::Disconnect,
         }
     }
@@ -365,7 +372,7 @@ async fn outlive(dialect: Dialect, operation: Operation, info: Info, at: usize) 
     let context = format!("{dialect:?}, {operation:?}, too late from {at} ({struck})");
     match answer {
         // Plugged before the deadline as far as anybody can tell.
-        Ok(()) if operation == Operation::Attach => {
+        Ok(()) if matches!(operation, Operation::Attach | Operation::AttachAgain) => {
             assert!(struck.starts_with("hypervisor.plug"), "{context}: plugged");
             assert_eq!(look(&world, None), There::Whole, "{context}");
         }

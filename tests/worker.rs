@@ -544,6 +544,39 @@ const FUSE_HEADER: usize = 40;
 /// The kernel's first request (`FUSE_INIT`).
 const FUSE_INIT: u32 = 26;
 
+/// Mounts a FUSE file system with these options beside the usual; returns what its server reads from. `None`, loudly, where that is not permitted.
+fn fuse(target: &Path, options: &str) -> Option<std::fs::File> {
+    use std::os::fd::AsRawFd;
+
+    let device = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse");
+    let device = match device {
+        Ok(device) => device,
+        Err(error) => {
+            skip::skipped(&format!("/dev/fuse cannot be opened: {error}"));
+            return None;
+        }
+    };
+    let data = format!(
+        "fd={},rootmode=40000,user_id=0,group_id=0{options}",
+        device.as_raw_fd()
+    );
+    let mounted = nix::mount::mount(
+        Some("silent"),
+        target,
+        Some("fuse"),
+        MsFlags::empty(),
+        Some(data.as_str()),
+    );
+    if let Err(errno) = mounted {
+        skip::skipped(&format!("a FUSE file system cannot be mounted: {errno}"));
+        return None;
+    }
+    Some(device)
+}
+
 /// A FUSE file system whose server answers the kernel's first request and takes all others without a word: who waits for those sleeps
 /// where no signal ends it (fs/fuse/dev.c, `request_wait_answer`). The drop has the kernel end them all.
 struct SilentMount {
@@ -563,34 +596,8 @@ impl Drop for SilentMount {
 /// Mounts one; `None`, loudly, where that is not permitted.
 fn silent_mount(target: &Path) -> Option<SilentMount> {
     use std::io::{Read, Write};
-    use std::os::fd::AsRawFd;
 
-    let device = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/fuse");
-    let mut device = match device {
-        Ok(device) => device,
-        Err(error) => {
-            skip::skipped(&format!("/dev/fuse cannot be opened: {error}"));
-            return None;
-        }
-    };
-    let data = format!(
-        "fd={},rootmode=40000,user_id=0,group_id=0",
-        device.as_raw_fd()
-    );
-    let mounted = nix::mount::mount(
-        Some("silent"),
-        target,
-        Some("fuse"),
-        MsFlags::empty(),
-        Some(data.as_str()),
-    );
-    if let Err(errno) = mounted {
-        skip::skipped(&format!("a FUSE file system cannot be mounted: {errno}"));
-        return None;
-    }
+    let mut device = fuse(target, "")?;
     let server = std::thread::spawn(move || {
         let mut request = vec![0; 1 << 20];
         while let Ok(length) = device.read(&mut request) {
@@ -678,4 +685,78 @@ async fn workers_that_outlive_their_kill_are_counted_until_they_go_and_bounded()
         .run(inspect(&well, "v", false), DEADLINE)
         .await
         .unwrap();
+}
+
+/// Leaves this thread the capabilities that the unit gives the daemon.
+fn be_as_the_unit_says() {
+    let unit = include_str!("../systemd/volattachd.service");
+    let mut lines = unit.lines();
+    let given = lines.find_map(|line| line.strip_prefix("CapabilityBoundingSet="));
+    let given = given.unwrap().split(' ');
+    let given: caps::CapsHashSet = given.map(|name| name.parse().unwrap()).collect();
+    caps::set(None, caps::CapSet::Effective, &given).unwrap();
+    caps::set(None, caps::CapSet::Permitted, &given).unwrap();
+}
+
+/// A worker that has become QEMU's user and waits for a file system that does not answer ends at its deadline, and with the thread that started
+/// it: root alone may kill no other user's process.
+#[test]
+fn a_worker_of_another_user_ends_at_its_deadline_and_with_the_daemon() {
+    use std::os::unix::fs::PermissionsExt;
+    if !nix::unistd::geteuid().is_root() {
+        skip::skipped("becoming another user needs root");
+        return;
+    }
+    if !own_mount_namespace() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let open = PermissionsExt::from_mode(0o711);
+    std::fs::set_permissions(dir.path(), open).unwrap();
+    let mute = dir.path().join("mute");
+    std::fs::create_dir(&mute).unwrap();
+    // Nobody reads from it: whoever comes waits for the file system's first word, and can be killed (fs/fuse/dev.c, `fuse_get_req`).
+    let Some(device) = fuse(&mute, ",allow_other") else {
+        return;
+    };
+    let nobody = 65_534;
+    let look = || inspect_as(RunAs::of_this_host(nobody, nobody), &mute, "v", false);
+    let status = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/status"));
+    let began = std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            be_as_the_unit_says();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let outcome = workers().run(look(), Duration::from_secs(2)).await;
+                assert!(
+                    matches!(outcome, Err(WorkerError::Deadline { reaped: true, .. })),
+                    "{outcome:?}"
+                );
+                let mut worker = workers().start().unwrap();
+                worker.give(&[look()]).await.unwrap();
+                // Never dropped: only the end of this thread ends it.
+                std::mem::forget(worker);
+                let children = std::fs::read_to_string("/proc/thread-self/children").unwrap();
+                let pid: u32 = children.trim().parse().unwrap();
+                let other = format!("Uid:\t{nobody}\t");
+                let deadline = Instant::now() + DEADLINE;
+                while !status(pid).unwrap().contains(&other) {
+                    assert!(Instant::now() < deadline, "never became that user");
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                pid
+            })
+        });
+        thread.join().unwrap()
+    });
+    let deadline = Instant::now() + DEADLINE;
+    while status(began).is_ok_and(|status| !status.contains("State:\tZ")) {
+        assert!(Instant::now() < deadline, "outlives whoever started it");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    drop(device);
+    nix::mount::umount(&mute).unwrap();
 }

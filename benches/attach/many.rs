@@ -8,14 +8,16 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use tonic::transport::Channel;
+use virt::domain::Domain;
 use virt_sys::VIR_DOMAIN_AFFECT_LIVE;
 use volattach::api::v1::volume_attach_client::VolumeAttachClient;
 use volattach::api::v1::{
     AttachVolumeRequest, ConnectionInfo, DetachVolumeRequest, LocalVolume, connection_info::Form,
 };
 
-use super::fixture::{Embed, Guest};
-use super::{connect, serve};
+use super::fixture::{Guest, Guests};
+use super::node::Volattachd;
+use super::{LIMITS, connect};
 
 const GUESTS: usize = 20;
 /// Disks of each guest.
@@ -26,10 +28,10 @@ pub(super) const DISKS: usize = GUESTS * EACH;
 const THREADS: usize = 12;
 
 /// Attaches per second over those of the bare calls.
-pub(super) fn throughput(embed: &Embed) -> f64 {
+pub(super) fn throughput(own: &Guests) -> f64 {
     let guests: Vec<Guest> = (0..GUESTS)
         .map(|number| {
-            let guest = embed.define(&name(number), false, EACH);
+            let guest = own.define(&name(number), false, EACH);
             guest.domain.create().unwrap();
             guest
         })
@@ -38,31 +40,42 @@ pub(super) fn throughput(embed: &Embed) -> f64 {
         guest.wait_for("GUEST up", 0);
     }
     let images: Vec<PathBuf> = (0..DISKS)
-        .map(|number| embed.image(&format!("many{number}.raw"), 1 << 20))
+        .map(|number| own.image(&format!("many{number}.raw"), 1 << 20))
         .collect();
-    let dir = tempfile::tempdir().unwrap();
-    let (stop, daemon) = serve(dir.path(), embed, images[0].parent().unwrap());
+    let volumes = images[0].parent().unwrap();
+    let dir = volumes.join("many");
+    fs::create_dir(&dir).unwrap();
+    let daemon = Volattachd::start(&dir, volumes, own.uri(), LIMITS);
     let client = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
     let over = AtomicBool::new(false);
     let (ours, xmls) = thread::scope(|scope| {
-        let peak = scope.spawn(|| peak(&over));
+        let peak = scope.spawn(|| peak(&daemon, &over));
+        let measuring = Measuring(&over);
         let measured = client.block_on(async {
-            let client = connect(&dir.path().join("volattachd.sock")).await;
+            let client = connect(&daemon.socket).await;
             by_api(&client, &guests, &images).await
         });
-        over.store(true, Relaxed);
+        drop(measuring);
         println!(
             "{DISKS} attaches at once, then as many detaches: at most {}",
             peak.join().unwrap()
         );
         measured
     });
-    stop.send(()).unwrap();
-    daemon.join().unwrap().unwrap();
+    drop(daemon);
     by_libvirt(&guests, &xmls).as_secs_f64() / ours.as_secs_f64()
+}
+
+/// Ends the look at the daemon, also where a call fails.
+struct Measuring<'a>(&'a AtomicBool);
+
+impl Drop for Measuring<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
 }
 
 fn name(guest: usize) -> String {
@@ -78,7 +91,8 @@ async fn by_api(
     let seen: Vec<usize> = guests.iter().map(Guest::lines).collect();
     let begun = Instant::now();
     let attaches = images.iter().enumerate().map(|(number, image)| {
-        let (mut client, request) = (client.clone(), request(number, image));
+        let domain = &guests[number % GUESTS].domain;
+        let (mut client, request) = (client.clone(), request(number, domain, image));
         async move { client.attach_volume(request).await.unwrap() }
     });
     let answers = join_all(attaches).await;
@@ -103,11 +117,11 @@ fn id(number: usize) -> String {
     format!("many{number}")
 }
 
-fn request(number: usize, image: &Path) -> AttachVolumeRequest {
+fn request(number: usize, domain: &Domain, image: &Path) -> AttachVolumeRequest {
     AttachVolumeRequest {
         attachment_id: id(number),
         volume_id: id(number),
-        domain: name(number % GUESTS),
+        domain: domain.uuid_string().unwrap(),
         connection_info: Some(ConnectionInfo {
             form: Some(Form::Local(LocalVolume {
                 device_path: image.display().to_string(),
@@ -170,33 +184,28 @@ fn wait_for_all(guests: &[Guest], seen: &[usize], start: &str) {
     }
 }
 
-/// What this process, with libvirt's QEMU driver and the client in it, uses at most until `over`.
-fn peak(over: &AtomicBool) -> String {
+/// What the daemon uses at most until `over`.
+fn peak(daemon: &Volattachd, over: &AtomicBool) -> String {
     let (mut threads, mut workers, mut resident_kib) = (0, 0, 0);
     while !over.load(Relaxed) {
-        let status = fs::read_to_string("/proc/self/status").unwrap();
-        let number = |key: &str| -> u64 {
-            let line = status.lines().find(|line| line.starts_with(key)).unwrap();
-            line.split_whitespace().nth(1).unwrap().parse().unwrap()
-        };
-        threads = threads.max(number("Threads:"));
-        resident_kib = resident_kib.max(number("VmRSS:"));
-        workers = workers.max(children("volattachd-work")); // the kernel keeps 15 bytes of a name
+        threads = threads.max(daemon.status("Threads:"));
+        resident_kib = resident_kib.max(daemon.status("VmRSS:"));
+        workers = workers.max(children(daemon.pid()));
         thread::sleep(Duration::from_millis(20));
     }
     format!(
-        "{threads} threads, {workers} worker processes, {:.1} MiB resident, libvirt's QEMU driver and the client included",
+        "{threads} threads, {workers} worker processes, {:.1} MiB resident",
         resident_kib as f64 / 1024.0
     )
 }
 
-/// This process' children of that name.
-fn children(name: &str) -> usize {
-    let own = std::process::id().to_string();
+/// The number of that process' children.
+fn children(parent: u32) -> usize {
+    let parent = parent.to_string();
     let processes = fs::read_dir("/proc").unwrap().flatten();
     let is_child = |stat: &String| {
-        let (head, rest) = stat.rsplit_once(") ").unwrap_or_default();
-        head.ends_with(&format!("({name}")) && rest.split(' ').nth(1) == Some(own.as_str())
+        let (_, rest) = stat.rsplit_once(") ").unwrap_or_default();
+        rest.split(' ').nth(1) == Some(parent.as_str())
     };
     let stats = processes.filter_map(|it| fs::read_to_string(it.path().join("stat")).ok());
     stats.filter(is_child).count()

@@ -16,7 +16,7 @@ mod object;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 pub use caller::{Caller, Denied};
 pub use object::Object;
@@ -24,20 +24,42 @@ pub use object::Object;
 use tokio::time::Instant;
 
 use crate::model::{Actor, VolumeId, VolumeOwner};
-use crate::policy::{PolicyStore, Rpc};
+use crate::policy::{PolicyError, PolicyFiles, PolicyStore, ReadPolicy, Rpc};
 
 /// What decides.
 #[derive(Debug)]
 pub struct Admission {
     policy: PolicyStore,
-    audit_role: Option<String>,
+    audit_role: RwLock<Option<Arc<str>>>,
 }
 
 impl Admission {
     /// By this policy. A service alone that has `audit_role` may read everything; `None`: no service alone may do anything.
     #[must_use]
     pub fn new(policy: PolicyStore, audit_role: Option<String>) -> Self {
-        Self { policy, audit_role }
+        Self {
+            policy,
+            audit_role: RwLock::new(audit_role.map(Arc::from)),
+        }
+    }
+
+    /// Reads the policy of these files, for [`Self::replace`]. Waits for the disk.
+    ///
+    /// # Errors
+    /// Where a file cannot be read or is refused, or the policy file is gone.
+    pub fn read(&self, files: PolicyFiles) -> Result<ReadPolicy, PolicyError> {
+        self.policy.read(files)
+    }
+
+    /// Decides by this policy from now on, and by `audit_role` as [`Self::new`] has it. Waits for the disk, where the files are looked at.
+    pub fn replace(&self, policy: ReadPolicy, audit_role: Option<String>) {
+        let mut role = self
+            .audit_role
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *role = audit_role.map(Arc::from);
+        drop(role);
+        self.policy.replace(policy);
     }
 
     /// Looks whether the policy's files have changed, and waits for the disk.
@@ -47,7 +69,12 @@ impl Admission {
 
     /// A caller, as the policy of this moment sees it.
     pub async fn caller(&self, actor: Actor) -> Caller {
-        Caller::new(actor, self.policy.current(), self.audit_role.as_deref()).await
+        let role = self
+            .audit_role
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        Caller::new(actor, self.policy.current(), role.as_deref()).await
     }
 
     /// The same grant, as the policy of this moment sees its caller: for what goes on while the policy changes.

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
 use tokio::time::Sleep;
 use tonic::transport::server::Connected;
 
@@ -88,16 +89,16 @@ impl Drop for Held {
     }
 }
 
-/// What a socket accepts, within the limits; `user` tells whose a connection is, where that is known.
+/// What a socket accepts, within the limits of the moment; `user` tells whose a connection is, where that is known.
 pub fn limited<S: Send>(
     incoming: impl Stream<Item = io::Result<S>> + Send,
-    limits: Limits,
+    limits: watch::Receiver<Limits>,
     user: impl Fn(&S) -> Option<u32> + Send,
 ) -> impl Stream<Item = io::Result<Guarded<S>>> + Send {
     let open = Arc::<Mutex<Open>>::default();
     incoming.filter_map(move |accepted| {
         let guarded = accepted.map(|stream| {
-            let held = Held::take(&open, user(&stream), &limits)?;
+            let held = Held::take(&open, user(&stream), &limits.borrow())?;
             Some(Guarded::new(stream, held))
         });
         ready(guarded.transpose())
@@ -198,12 +199,13 @@ mod tests {
     use super::*;
     use crate::config::Settings;
 
-    fn limits(all: u32, per_user: u32) -> Limits {
-        Limits {
+    fn limits(all: u32, per_user: u32) -> watch::Receiver<Limits> {
+        let limits = Limits {
             connections: all,
             connections_per_user: per_user,
             ..Settings::built_in().limits
-        }
+        };
+        watch::channel(limits).1
     }
 
     /// A connection of that user.

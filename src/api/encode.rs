@@ -221,6 +221,7 @@ fn finding(finding: Finding) -> v1::Finding {
         what: visible(&finding.what).into_owned(),
         mend: visible(&finding.mend).into_owned(),
         attachment_id: id.unwrap_or_default(),
+        server: finding.server.unwrap_or_default(),
     }
 }
 
@@ -235,6 +236,7 @@ mod tests {
             what: "x".repeat(2000),
             mend: "volattach doctor".to_owned(),
             attachment: None,
+            server: None,
         };
         let found = [Severity::Warning, Severity::Error].map(finding);
         let answer = findings(found.iter().cloned().cycle().take(5000).collect());

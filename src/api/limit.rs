@@ -194,6 +194,16 @@ impl Limiter {
         Self(Arc::new(Mutex::new(Accounts::new(limits))))
     }
 
+    /// Goes over to other limits. What was entered stays.
+    pub(super) fn limit(&self, limits: Limits) {
+        self.accounts().limits = limits;
+    }
+
+    /// Watches of all callers.
+    pub(super) fn watches(&self) -> u32 {
+        self.accounts().watches
+    }
+
     fn accounts(&self) -> MutexGuard<'_, Accounts> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

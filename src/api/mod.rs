@@ -7,10 +7,12 @@
 //! The health and reflection services beside it tell nothing about volumes, and answer whoever may open the socket.
 
 mod about;
+mod callers;
 mod connections;
 mod deadline;
 pub mod decode;
 pub mod encode;
+mod figures;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod limit;
@@ -20,10 +22,13 @@ mod revision;
 mod serve;
 mod service;
 pub mod status;
+mod strangers;
 mod target;
+mod trace;
 mod watch;
 
 pub use connections::{Guarded, limited};
+pub use figures::ApiFigures;
 pub use peer::{PeerStream, incoming, incoming_tls};
 pub use serve::{Api, Health, SERVICE_NAME, server};
 

@@ -9,8 +9,11 @@ use tonic::transport::Server;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use super::callers::Callers;
+use super::figures::ApiFigures;
 use super::limit::Limiter;
 use super::service::Service;
+use super::strangers::Strangers;
 use super::v1::volume_attach_server::{SERVICE_NAME as NAME, VolumeAttachServer};
 use super::{MAX_REQUEST, MAX_RESPONSE, v1};
 use crate::admission::Admission;
@@ -66,6 +69,9 @@ impl Health {
 pub struct Api {
     routes: Routes,
     health: Health,
+    figures: ApiFigures,
+    callers: Callers,
+    limiter: Limiter,
     stopping: CancellationToken,
 }
 
@@ -83,12 +89,17 @@ impl Api {
         limits: &Limits,
     ) -> Result<Self, tonic_reflection::server::Error> {
         let stopping = CancellationToken::new();
+        let limiter = Limiter::new(limits.clone());
+        let figures = ApiFigures::new(limiter.clone());
+        let callers = Callers::new(authenticator);
         let service = VolumeAttachServer::new(Service {
             engine,
             host,
-            authenticator,
+            callers: callers.clone(),
             admission,
-            limiter: Limiter::new(limits.clone()),
+            limiter: limiter.clone(),
+            strangers: Strangers::default(),
+            figures: figures.clone(),
             stopping: stopping.clone(),
         })
         .max_decoding_message_size(MAX_REQUEST)
@@ -119,6 +130,9 @@ impl Api {
         Ok(Self {
             routes,
             health,
+            figures,
+            callers,
+            limiter,
             stopping,
         })
     }
@@ -133,6 +147,29 @@ impl Api {
     #[must_use]
     pub fn health(&self) -> Health {
         self.health.clone()
+    }
+
+    /// What the API counts.
+    #[must_use]
+    pub fn figures(&self) -> ApiFigures {
+        self.figures.clone()
+    }
+
+    /// What tells who calls.
+    #[must_use]
+    pub fn authenticator(&self) -> Arc<Authenticator> {
+        self.callers.authenticator()
+    }
+
+    /// Lets callers in by this authenticator from now on; `ends_watches`: those of callers whom the earlier one let in end, so that who may call
+    /// no more sees no more.
+    pub fn set_authenticator(&self, authenticator: Authenticator, ends_watches: bool) {
+        self.callers.replace(authenticator, ends_watches);
+    }
+
+    /// Holds callers to these limits from now on, but for those of connections and of what is under way on one.
+    pub fn set_limits(&self, limits: &Limits) {
+        self.limiter.limit(limits.clone());
     }
 
     /// Takes no new work from now on: health says NOT_SERVING, new calls are refused and watches end, both with

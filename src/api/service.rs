@@ -11,14 +11,18 @@ use tonic::{Extensions, Request, Response, Status};
 use tracing::Instrument;
 
 use super::about::About;
+use super::callers::Callers;
 use super::decode::{self, DecodeError};
+use super::figures::ApiFigures;
 use super::limit::{LimitError, Limiter, is_work};
 use super::status::{Subject, limited, status};
+use super::strangers::Strangers;
 use super::target::{Asks, Target};
+use super::trace::TraceParent;
 use super::{MAX_RESPONSE, deadline, encode, page, v1, watch};
 use crate::admission::{Admission, Admitted, Object};
 use crate::attach::{self, Engine, ListQuery, WatchRequest};
-use crate::auth::{AuthError, Authenticator, Peer, Presented};
+use crate::auth::{AuthError, Peer, Presented};
 use crate::host::Host;
 use crate::model::{Actor, Attachment, Reason, Secret, chain};
 use crate::policy::Rpc;
@@ -27,16 +31,42 @@ use crate::policy::Rpc;
 pub(super) struct Service {
     pub(super) engine: Engine,
     pub(super) host: Arc<Host>,
-    pub(super) authenticator: Authenticator,
+    pub(super) callers: Callers,
     pub(super) admission: Arc<Admission>,
     pub(super) limiter: Limiter,
+    pub(super) figures: ApiFigures,
+    pub(super) strangers: Strangers,
     /// Cancelled when the daemon stops: no new work, and watches end.
     pub(super) stopping: CancellationToken,
 }
 
+/// Why a call failed that was let in.
+enum RunError {
+    Engine(attach::Error),
+    Limit(LimitError),
+}
+
+impl From<attach::Error> for RunError {
+    fn from(error: attach::Error) -> Self {
+        Self::Engine(error)
+    }
+}
+
+impl From<LimitError> for RunError {
+    fn from(error: LimitError) -> Self {
+        Self::Limit(error)
+    }
+}
+
+/// A failed call: what its caller is told, and the reason that it is counted by.
+struct Failure {
+    reason: Reason,
+    status: Status,
+}
+
 impl Service {
-    /// One call, from its first check to its answer, within its span.
-    async fn call<Q, D, A, F>(
+    /// One call, from its first check to its answer, counted.
+    async fn call<Q, D, A, F, E>(
         &self,
         rpc: Rpc,
         request: Request<Q>,
@@ -46,7 +76,28 @@ impl Service {
     where
         Q: About + Send,
         D: Asks + Send + Sync,
-        F: Future<Output = Result<A, attach::Error>> + Send,
+        F: Future<Output = Result<A, E>> + Send,
+        E: Into<RunError>,
+    {
+        let call = self.figures.begin(rpc);
+        let outcome = self.checked(rpc, request, decode, run).await;
+        call.answered(outcome.as_ref().err().map(|failure| failure.reason));
+        outcome.map_err(|failure| failure.status)
+    }
+
+    /// The same, within its span.
+    async fn checked<Q, D, A, F, E>(
+        &self,
+        rpc: Rpc,
+        request: Request<Q>,
+        decode: impl FnOnce(Q) -> Result<D, DecodeError> + Send,
+        run: impl FnOnce(Admitted<D>) -> F + Send,
+    ) -> Result<A, Failure>
+    where
+        Q: About + Send,
+        D: Asks + Send + Sync,
+        F: Future<Output = Result<A, E>> + Send,
+        E: Into<RunError>,
     {
         // Nothing of the request is looked at before its caller is known.
         let (metadata, extensions, request) = request.into_parts();
@@ -56,8 +107,13 @@ impl Service {
             .map_err(|error| {
                 let peer = extensions.get::<Option<Peer>>().and_then(Option::as_ref);
                 let peer = peer.map(tracing::field::display);
-                tracing::warn!(target: "audit", rule = rpc.rule(), peer, decision = "deny", by = chain(&error), "audit");
-                status(&error, error.reason(), &Subject::default())
+                if let Some(left_out) = self.strangers.tell() {
+                    let left_out = (left_out > 0).then_some(left_out);
+                    tracing::warn!(target: "audit", rule = rpc.rule(), peer, decision = "deny", by = chain(&error), left_out, "audit");
+                }
+                let reason = error.reason();
+                let status = status(&error, reason, &Subject::default());
+                Failure { reason, status }
             })?;
         let deadline = deadline::of(&metadata);
         let entered = self.limiter.enter(&actor).map_err(|error| over(&error))?;
@@ -69,7 +125,12 @@ impl Service {
             run(admitted.until(deadline))
         };
         let subject = request.subject();
-        let span = span(rpc, &actor, &subject);
+        let trace = TraceParent::of(&metadata);
+        let span = span(rpc, &actor, &subject, trace);
+        #[cfg(feature = "otlp")]
+        if let Some(trace) = trace {
+            trace.adopt(&span);
+        }
         async {
             self.admitted(rpc, actor, request, &subject, decode, run)
                 .await
@@ -92,10 +153,11 @@ impl Service {
             user_tokens: &user_tokens,
             service_tokens: &service_tokens,
         };
-        self.authenticator.authenticate(presented).await
+        let authenticator = self.callers.authenticator();
+        authenticator.authenticate(presented).await
     }
 
-    async fn admitted<Q, D, A, F>(
+    async fn admitted<Q, D, A, F, E>(
         &self,
         rpc: Rpc,
         actor: Actor,
@@ -103,10 +165,11 @@ impl Service {
         subject: &Subject,
         decode: impl FnOnce(Q) -> Result<D, DecodeError>,
         run: impl FnOnce(Admitted<D>) -> F,
-    ) -> Result<A, Status>
+    ) -> Result<A, Failure>
     where
         D: Asks,
-        F: Future<Output = Result<A, attach::Error>>,
+        F: Future<Output = Result<A, E>>,
+        E: Into<RunError>,
     {
         if self.stopping.is_cancelled() {
             return Err(failed(&watch::ShuttingDown, Reason::ShuttingDown, subject));
@@ -126,9 +189,10 @@ impl Service {
             .admit(rpc, privilege, objects, decoded)
             .await
             .map_err(|error| failed(&error, error.reason(), subject))?;
-        run(admitted)
-            .await
-            .map_err(|error| failed(&error, error.reason(), subject))
+        run(admitted).await.map_err(|error| match error.into() {
+            RunError::Engine(error) => failed(&error, error.reason(), subject),
+            RunError::Limit(error) => over(&error),
+        })
     }
 
     /// Everything that the caller must be allowed: what is there already, and what it asks for.
@@ -181,7 +245,12 @@ fn tokens(metadata: &MetadataMap, name: &str) -> Vec<Secret> {
     text.map(Secret::from).collect()
 }
 
-fn span(rpc: Rpc, actor: &Actor, subject: &Subject) -> tracing::Span {
+fn span(
+    rpc: Rpc,
+    actor: &Actor,
+    subject: &Subject,
+    trace: Option<TraceParent<'_>>,
+) -> tracing::Span {
     tracing::info_span!(
         "request",
         rpc = rpc.name(),
@@ -189,20 +258,24 @@ fn span(rpc: Rpc, actor: &Actor, subject: &Subject) -> tracing::Span {
         attachment = subject.attachment,
         volume = subject.volume,
         domain = subject.domain,
+        trace_id = trace.map(TraceParent::id),
     )
 }
 
 /// Logs a failure in its request's span and makes its status.
-fn failed(error: &(dyn Error + 'static), reason: Reason, subject: &Subject) -> Status {
+fn failed(error: &(dyn Error + 'static), reason: Reason, subject: &Subject) -> Failure {
     let status = status(error, reason, subject);
     tracing::warn!(%reason, code = ?status.code(), error = status.message(), "failed");
-    status
+    Failure { reason, status }
 }
 
 /// Tells of a limit that was reached, and makes its status.
-fn over(error: &LimitError) -> Status {
+fn over(error: &LimitError) -> Failure {
     tracing::debug!(%error, "refused");
-    limited(error)
+    Failure {
+        reason: error.reason(),
+        status: limited(error),
+    }
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -283,7 +356,8 @@ impl v1::volume_attach_server::VolumeAttach for Service {
     ) -> Answer<v1::ListAttachmentsResponse> {
         let run = |admitted: Admitted<ListQuery>| async {
             let limit = admitted.request().limit;
-            Ok((self.engine.list(admitted).await?, limit))
+            let found = self.engine.list(admitted).await;
+            found.map(|found| (found, limit))
         };
         let (found, limit) = self
             .call(Rpc::ListAttachments, request, decode::list, run)
@@ -297,21 +371,22 @@ impl v1::volume_attach_server::VolumeAttach for Service {
         &self,
         request: Request<v1::WatchAttachmentsRequest>,
     ) -> Answer<watch::Stream> {
+        let ended = self.callers.ended();
         let run = |admitted: Admitted<WatchRequest>| async {
             let grant = admitted.grant().clone();
-            let held = match self.limiter.watch(grant.actor()) {
-                Ok(held) => held,
-                Err(error) => return Ok(Err(error)),
-            };
+            let held = self.limiter.watch(grant.actor())?;
             let feed = self.engine.watch(admitted).await?;
-            let (admission, stopping) = (self.admission.clone(), self.stopping.clone());
-            let watch = watch::Watch::new(feed, admission, grant, stopping, held);
-            Ok(Ok(watch.stream()))
+            let ends = watch::Ends {
+                stopping: self.stopping.clone(),
+                callers: ended,
+            };
+            let watch = watch::Watch::new(feed, self.admission.clone(), grant, ends, held);
+            Ok::<_, RunError>(watch.stream())
         };
         let stream = self
             .call(Rpc::WatchAttachments, request, decode::watch, run)
             .await?;
-        Ok(Response::new(stream.map_err(|error| over(&error))?))
+        Ok(Response::new(stream))
     }
 
     async fn plan_attach(

@@ -1,8 +1,8 @@
 //! The stream of WatchAttachments: everything as it is or what changed since a revision, then each change.
 //!
 //! It ends with an error and never silently: `WATCH_EXPIRED` when the caller was so slow that changes are forgotten,
-//! `SHUTTING_DOWN` when the daemon stops, `UNAUTHENTICATED` when the caller's token has expired, or a caller over the network
-//! was let in too long ago, `PERMISSION_DENIED` when the policy cannot be evaluated for a change: it is not left out as if it
+//! `SHUTTING_DOWN` when the daemon stops, `UNAUTHENTICATED` when the caller's token has expired, a caller over the network
+//! was let in too long ago, or who may call was configured anew, `PERMISSION_DENIED` when the policy cannot be evaluated for a change: it is not left out as if it
 //! had not been. Each change is shown by the policy of its moment.
 
 use std::pin::Pin;
@@ -41,9 +41,18 @@ pub(super) struct ShuttingDown;
 /// What let the caller in no longer counts.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the token that the watch was begun with is no longer good, or the watch was let in an hour ago: watch again"
+    "the token that the watch was begun with is no longer good, the watch was let in an hour ago, or the configuration of who may call has \
+     changed: watch again"
 )]
 struct Expired;
+
+/// What ends watches, whoever has them.
+pub(super) struct Ends {
+    /// The daemon stops.
+    pub(super) stopping: CancellationToken,
+    /// Who may call has changed.
+    pub(super) callers: CancellationToken,
+}
 
 /// What one caller watches.
 pub(super) struct Watch {
@@ -51,7 +60,7 @@ pub(super) struct Watch {
     admission: Arc<Admission>,
     grant: Grant,
     until: Option<SystemTime>,
-    stopping: CancellationToken,
+    ends: Ends,
     /// Changes since the last message.
     unsaid: u32,
     /// Counts it among its caller's.
@@ -64,7 +73,7 @@ impl Watch {
         feed: Feed,
         admission: Arc<Admission>,
         grant: Grant,
-        stopping: CancellationToken,
+        ends: Ends,
         held: Guard,
     ) -> Self {
         let actor = grant.actor();
@@ -78,7 +87,7 @@ impl Watch {
             admission,
             until: actor.until.into_iter().chain(life).min(),
             grant,
-            stopping,
+            ends,
             unsaid: 0,
             _held: held,
         }
@@ -114,14 +123,16 @@ impl Watch {
     async fn take(&mut self) -> Result<Told, Status> {
         let until = self.until;
         // However fast changes come.
-        if until.is_some_and(|until| until <= SystemTime::now()) {
+        let is_over = until.is_some_and(|until| until <= SystemTime::now());
+        if is_over || self.ends.callers.is_cancelled() {
             return Err(expired());
         }
         let told = tokio::select! {
             biased;
             // A change that already happened is told before the end is.
             told = self.feed.next() => told,
-            () = self.stopping.cancelled() => return Err(shutting_down()),
+            () = self.ends.stopping.cancelled() => return Err(shutting_down()),
+            () = self.ends.callers.cancelled() => return Err(expired()),
             () = ended(until) => return Err(expired()),
         };
         told.map_err(|error| status(&error, error.reason(), &Subject::default()))
@@ -137,7 +148,8 @@ impl Watch {
         let sees = tokio::select! {
             biased;
             sees = sees => sees,
-            () = self.stopping.cancelled() => return Err(shutting_down()),
+            () = self.ends.stopping.cancelled() => return Err(shutting_down()),
+            () = self.ends.callers.cancelled() => return Err(expired()),
             () = ended(until) => return Err(expired()),
         };
         match sees {

@@ -1,29 +1,28 @@
 //! A daemon: its parts, and its life from the first call to the last.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, anyhow};
 use futures::stream::select_all;
 use futures::{Stream, StreamExt};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use super::backends::AllBackends;
 use super::listen::Socket;
+use super::metrics::{self, Figures, IoFigures, MetricsSocket, PolicyFigures};
+use super::reload::{Adjustable, Reloads};
 use super::{health, policy, state, supervisor};
 use crate::admission::Admission;
 use crate::api::{self, Api, Guarded, PeerStream};
-use crate::attach::{Engine, Parts};
+use crate::attach::{Engine, Parts, Tuning};
 use crate::auth::{Authenticator, Keystone, LocalPeers, TlsServer};
-use crate::backend::iscsi::IscsiBackend;
-use crate::backend::local::LocalBackend;
-use crate::backend::nfs::NfsBackend;
-use crate::backend::nvmeof::NvmeBackend;
-use crate::backend::smb::SmbBackend;
-use crate::backend::{Backend, Backends, Quarantine};
-use crate::config::{Limits, Settings};
+use crate::backend::Lvm;
+use crate::config::Settings;
 use crate::host::{self, Host};
 use crate::libvirt::Libvirt;
 use crate::reconcile;
@@ -44,14 +43,12 @@ const FILES_CLOCK: Duration = Duration::from_secs(1);
 
 /// A daemon that does not serve yet.
 pub(super) struct Daemon {
-    engine: Engine,
-    api: Api,
-    admission: Arc<Admission>,
-    /// For callers over the network.
-    tls: Option<Arc<TlsServer>>,
-    limits: Limits,
+    /// What it was put together by.
+    settings: Settings,
+    parts: Adjustable,
     /// Why the journal cannot be written.
     failing: watch::Receiver<Option<String>>,
+    figures: Figures,
 }
 
 impl Daemon {
@@ -63,50 +60,38 @@ impl Daemon {
     pub(super) async fn new(settings: &Settings, workers: Workers) -> anyhow::Result<Self> {
         let state = state::open(settings)?;
         let host = Arc::new(Host::this());
-        let quarantine = Quarantine::new(workers.registry().clone());
-        let backends: [Arc<dyn Backend>; 5] = [
-            Arc::new(LocalBackend::new(settings.local.clone())),
-            Arc::new(SmbBackend::new(
-                settings.smb.clone(),
-                state.mount_base.clone(),
-                state.key.clone(),
-                workers.clone(),
-                host.clone(),
-            )),
-            Arc::new(NfsBackend::new(
-                settings.nfs.clone(),
-                state.mount_base,
-                state.key.clone(),
-                workers.clone(),
-                host.clone(),
-            )),
-            Arc::new(IscsiBackend::new(
-                settings.iscsi.clone(),
-                workers.clone(),
-                quarantine.clone(),
-            )),
-            Arc::new(NvmeBackend::new(
-                settings.nvmeof.clone(),
-                host.clone(),
-                workers,
-                quarantine.clone(),
-            )),
-        ];
-        let failing = state.journal.failing();
-        let engine = Engine::new(Parts {
+        let io = IoFigures::new(settings.metrics_io, state.mount_base.clone()).map(Arc::new);
+        let backends = AllBackends::new(settings, state.mount_base, &state.key, workers, &host);
+        let (failing, journal) = (state.journal.failing(), state.journal.figures());
+        let lvm = Lvm::new("/");
+        let libvirt = Arc::new(Libvirt::new(&settings.libvirt));
+        let parts = Parts {
             journal: Arc::new(state.journal),
-            backends: Backends::new(backends, quarantine),
-            hypervisor: Arc::new(Libvirt::new(&settings.libvirt)),
+            lvm: lvm.clone(),
+            hypervisor: libvirt.clone(),
             key: state.key,
+            boot: host::boot(),
+        };
+        let tuning = Tuning {
+            backends: backends.registry(),
             unplug_timeout: settings.detach.unplug_timeout,
             work: settings.limits.work,
-            boot: host::boot(),
-        });
+        };
+        let engine = Engine::new(parts, tuning);
         engine.recall().await.context("cannot read the journal")?;
-        let (authenticator, tls) = callers(settings)?;
-        let audit_role = settings.keystone.as_ref();
-        let audit_role = audit_role.and_then(|keystone| keystone.audit_role.clone());
-        let admission = Arc::new(Admission::new(policy::open(settings)?, audit_role));
+        tokio::spawn(async move {
+            if let Some(why) = lvm.activates().await {
+                tracing::warn!(
+                    why,
+                    "LVM may take guests' disks into use; volattach doctor tells the cure"
+                );
+            }
+        });
+        let tls = tls(settings)?.map(Arc::new);
+        let authenticator = authenticator(settings, tls.clone())?;
+        let reloads = Arc::<PolicyFigures>::default();
+        let policy = policy::open(settings, reloads.clone())?;
+        let admission = Arc::new(Admission::new(policy, audit_role(settings)));
         let api = Api::new(
             engine.clone(),
             host,
@@ -116,38 +101,57 @@ impl Daemon {
         )
         .await
         .context("cannot put the API together")?;
+        let figures = Figures {
+            engine: engine.clone(),
+            api: api.figures(),
+            journal,
+            journal_failing: failing.clone(),
+            policy: reloads,
+            started: SystemTime::now(),
+            io,
+        };
         Ok(Self {
-            engine,
-            api,
-            admission,
-            tls,
-            limits: settings.limits.clone(),
+            settings: settings.clone(),
+            figures,
+            parts: Adjustable {
+                engine,
+                api: Arc::new(api),
+                admission,
+                tls,
+                libvirt,
+                backends,
+                limits: Arc::new(watch::Sender::new(settings.limits.clone())),
+                metrics_file: Arc::new(watch::Sender::new(settings.metrics_file.clone())),
+            },
             failing,
         })
     }
 
-    /// Serves calls on the socket until `stop`, which tells what made it stop; then drains.
+    /// Serves calls on the socket, and figures on theirs, until `stop`, which tells what made it stop; then drains. `reloads`: `None` for
+    /// never.
     ///
     /// # Errors
     /// Where it cannot go on serving.
     pub(super) async fn serve(
         self,
         socket: Socket,
+        metrics: Option<MetricsSocket>,
+        reloads: Option<Reloads>,
         stop: impl Future<Output = &'static str>,
     ) -> anyhow::Result<()> {
         let incoming = self.incoming(&socket);
         let incoming = incoming.context("cannot listen with the async runtime")?;
         let closing = CancellationToken::new();
-        let server = api::server(&self.limits)
-            .add_routes(self.api.routes())
+        let server = api::server(&self.settings.limits)
+            .add_routes(self.parts.api.routes())
             .serve_with_incoming_shutdown(incoming, closing.clone().cancelled_owned());
         let mut server = tokio::spawn(server);
         let reconciling = tokio::spawn({
-            let engine = self.engine.clone();
+            let engine = self.parts.engine.clone();
             async move { reconcile::run(&engine).await }
         });
         let refreshing = tokio::spawn({
-            let (admission, tls) = (self.admission.clone(), self.tls.clone());
+            let (admission, tls) = (self.parts.admission.clone(), self.parts.tls.clone());
             async move {
                 let mut clock = tokio::time::interval(FILES_CLOCK);
                 clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -167,12 +171,35 @@ impl Daemon {
             }
         });
         let watchdog = tokio::spawn(supervisor::keep_watchdog());
-        let reporting = tokio::spawn(health::report(self.api.health(), self.failing.clone()));
+        let reporting = tokio::spawn(health::report(
+            self.parts.api.health(),
+            self.failing.clone(),
+        ));
+
+        let measuring = tokio::spawn(metrics::keep_file(
+            self.figures.clone(),
+            self.parts.metrics_file.subscribe(),
+        ));
+        let counting = self.figures.io.clone().map(|io| {
+            let engine = self.parts.engine.clone();
+            tokio::spawn(async move { io.keep(&engine).await })
+        });
+        let scraped = metrics.map(|socket| socket.serve(self.figures.clone()));
+        let scraped = scraped.transpose();
+        let scraped = scraped.context("cannot serve figures (metrics_listen)")?;
+
+        let reloading = async {
+            match reloads {
+                Some(reloads) => reloads.run(self.settings.clone(), self.parts.clone()).await,
+                None => std::future::pending().await,
+            }
+        };
 
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
         supervisor::ready();
         let why = tokio::select! {
             why = stop => why,
+            () = reloading => return Err(anyhow!("nothing reads the configuration again any more")),
             ended = &mut server => {
                 return Err(match ended {
                     Ok(Ok(())) => anyhow!("the server ended by itself"),
@@ -185,8 +212,8 @@ impl Daemon {
         tracing::info!(why, "stopping: calls under way may end, no new ones begin");
         supervisor::stopping("waiting for the calls under way");
         reporting.abort();
-        self.api.drain().await;
-        if tokio::time::timeout(DRAIN, self.engine.drain())
+        self.parts.api.drain().await;
+        if tokio::time::timeout(DRAIN, self.parts.engine.drain())
             .await
             .is_err()
         {
@@ -198,6 +225,9 @@ impl Daemon {
         reconciling.abort();
         refreshing.abort();
         watchdog.abort();
+        measuring.abort();
+        counting.inspect(JoinHandle::abort);
+        drop(scraped);
         closing.cancel();
         if tokio::time::timeout(CLOSE, &mut server).await.is_err() {
             server.abort();
@@ -214,9 +244,10 @@ impl Daemon {
     ) -> std::io::Result<impl Stream<Item = std::io::Result<Guarded<PeerStream>>> + Send + use<>>
     {
         let unix = UnixListener::from_std(socket.listener.try_clone()?)?;
-        let limited = |incoming| api::limited(incoming, self.limits.clone(), PeerStream::user);
+        let limits = || self.parts.limits.subscribe();
+        let limited = |incoming| api::limited(incoming, limits(), PeerStream::user);
         let mut incoming = vec![limited(api::incoming(unix).boxed()).boxed()];
-        if let Some(tls) = &self.tls {
+        if let Some(tls) = &self.parts.tls {
             for listener in &socket.tcp {
                 let tcp = TcpListener::from_std(listener.try_clone()?)?;
                 incoming.push(limited(api::incoming_tls(tcp, tls.clone()).boxed()).boxed());
@@ -226,22 +257,36 @@ impl Daemon {
     }
 }
 
-/// Whoever may call by the settings, and what those over the network are met with.
+/// What callers over the network are met with.
+///
+/// # Errors
+/// Where a file that the settings name cannot be used.
+pub(super) fn tls(settings: &Settings) -> anyhow::Result<Option<TlsServer>> {
+    let tls = settings.listen.tls.as_ref().map(TlsServer::new);
+    Ok(tls.transpose()?)
+}
+
+/// Who may call by the settings; `tls`: what those over the network are met with.
 ///
 /// # Errors
 /// Where a file that the settings name, or the group database, cannot be read.
-pub(super) fn callers(
+pub(super) fn authenticator(
     settings: &Settings,
-) -> anyhow::Result<(Authenticator, Option<Arc<TlsServer>>)> {
-    let tls = settings.listen.tls.as_ref().map(TlsServer::new);
-    let tls = tls.transpose()?.map(Arc::new);
+    tls: Option<Arc<TlsServer>>,
+) -> anyhow::Result<Authenticator> {
     let mut authenticator = Authenticator::new(LocalPeers::new(settings)?);
-    if let Some(tls) = &tls {
+    if let Some(tls) = tls {
         let roles = settings.auth.certificates.clone();
-        authenticator = authenticator.with_certificates(tls.clone(), roles);
+        authenticator = authenticator.with_certificates(tls, roles);
     }
     if let Some(keystone) = &settings.keystone {
         authenticator = authenticator.with_keystone(Keystone::new(keystone)?);
     }
-    Ok((authenticator, tls))
+    Ok(authenticator)
+}
+
+/// The role by which a service alone may read everything.
+pub(super) fn audit_role(settings: &Settings) -> Option<String> {
+    let keystone = settings.keystone.as_ref();
+    keystone.and_then(|keystone| keystone.audit_role.clone())
 }

@@ -86,16 +86,7 @@ fn is_unix_listener(fd: &OwnedFd) -> anyhow::Result<bool> {
 
 fn bind(listen: &Listen) -> anyhow::Result<Socket> {
     let path = &listen.socket;
-    if let Some(directory) = path.parent() {
-        make_directory(directory).with_context(|| {
-            format!("cannot make the socket's directory {}", directory.display())
-        })?;
-    }
-    remove_stale(path)?;
-    // The process's umask leaves the file to its owner alone until it has its group.
-    let listener =
-        UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
-    let file = SocketFile::of(path)?;
+    let (listener, file) = bind_unix(path, "listen.socket")?;
     let group = Group::from_name(&listen.group)
         .with_context(|| format!("cannot look up the group {:?}", listen.group))?;
     if let Some(group) = group {
@@ -112,6 +103,23 @@ fn bind(listen: &Listen) -> anyhow::Result<Socket> {
         tcp: Vec::new(),
         _file: Some(file),
     })
+}
+
+/// Listens on a unix socket, whose file is its owner's alone by the process's umask; `key`: that of the configuration.
+///
+/// # Errors
+/// Where another process answers on the path, something else is there, or it cannot be made.
+pub(super) fn bind_unix(path: &Path, key: &str) -> anyhow::Result<(UnixListener, SocketFile)> {
+    if let Some(directory) = path.parent() {
+        make_directory(directory).with_context(|| {
+            format!("cannot make the socket's directory {}", directory.display())
+        })?;
+    }
+    remove_stale(path, key)?;
+    let listener = UnixListener::bind(path)
+        .with_context(|| format!("cannot listen on {} ({key})", path.display()))?;
+    let file = SocketFile::of(path)?;
+    Ok((listener, file))
 }
 
 fn make_directory(path: &Path) -> std::io::Result<()> {
@@ -133,7 +141,7 @@ fn open_to(path: &Path, group: Gid) -> anyhow::Result<()> {
 }
 
 /// Removes a socket file that nobody listens on, as a daemon that was killed leaves behind.
-fn remove_stale(path: &Path) -> anyhow::Result<()> {
+fn remove_stale(path: &Path, key: &str) -> anyhow::Result<()> {
     let found = match fs::symlink_metadata(path) {
         Ok(found) => found,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
@@ -151,7 +159,7 @@ fn remove_stale(path: &Path) -> anyhow::Result<()> {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path)
             .with_context(|| format!("cannot remove the stale socket {}", path.display())),
         Ok(_) => bail!(
-            "cannot listen on {}: another process answers there; stop it, or set another listen.socket",
+            "cannot listen on {}: another process answers there; stop it, or set another {key}",
             path.display()
         ),
         Err(error) => Err(error)
@@ -160,7 +168,7 @@ fn remove_stale(path: &Path) -> anyhow::Result<()> {
 }
 
 /// The socket's file, as long as it is the one that was made.
-struct SocketFile {
+pub(super) struct SocketFile {
     path: PathBuf,
     inode: (u64, u64),
 }

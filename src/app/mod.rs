@@ -4,19 +4,24 @@
 //!   log ─▶ settings ─▶ journal, key ─▶ backends, libvirt ─▶ engine ─▶ api ─▶ socket ─▶ READY=1
 //!                                                             │
 //!                                                             └─▶ reconcile, now and from time to time
+//!   SIGHUP ─▶ RELOADING=1 ─▶ what may change while it runs is read again ─▶ READY=1
 //!   SIGTERM ─▶ STOPPING=1 ─▶ no new work ─▶ sagas end (at most a minute) ─▶ connections end ─▶ exit 0
 //! ```
 //!
 //! Invariants: one daemon has a state directory (its open journal is the lock); the daemon is ready whether or not
 //! libvirt and the storage servers are; whatever is under way when it stops is either finished or in the journal.
 
+mod backends;
 mod daemon;
 mod health;
 mod listen;
 mod logging;
-mod metrics;
+pub mod metrics;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod policy;
 mod privileges;
+mod reload;
 mod remote;
 mod state;
 mod supervisor;
@@ -24,14 +29,17 @@ mod supervisor;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{CommandFactory, Parser, Subcommand};
 use nix::sys::prctl::set_dumpable;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use tokio::signal::unix::{SignalKind, signal};
 
+use self::logging::OpenAudit;
+pub use self::reload::Reloads;
 use crate::config::{DEFAULT_PATH, Settings};
 use crate::sys::worker::Workers;
 
@@ -39,6 +47,8 @@ use crate::sys::worker::Workers;
 const BLOCKING_GRACE: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Attaches volumes to the virtual machines of this host, for callers on its unix socket or over TLS.
+///
+/// SIGHUP has it read its configuration, policy and certificates again; calls under way go on. SIGTERM ends it when they have ended.
 ///
 /// VOLATTACH_LOG sets what is logged, such as "debug" or "info,volattach::libvirt=trace"; the default is "info".
 /// Exit codes: 0 stopped as asked, or the configuration is valid; 1 cannot start or go on, or the configuration is
@@ -106,14 +116,22 @@ fn start(options: &Options) -> anyhow::Result<()> {
     // Passwords pass through memory: no core file, and no other process of the same user looks in.
     set_dumpable(false).context("cannot forbid core files")?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0).context("cannot forbid core files")?;
-    logging::init()?;
+    let log = logging::init()?;
     let settings = Settings::load(&options.config)?;
+    if settings.otlp_endpoint.is_some() && !cfg!(feature = "otlp") {
+        bail!(
+            "otlp_endpoint: this volattachd exports no traces: take the key out of the configuration, or build with --features otlp"
+        );
+    }
     if options.check_config {
-        daemon::callers(&settings)?;
+        let tls = daemon::tls(&settings)?.map(Arc::new);
+        daemon::authenticator(&settings, tls)?;
         policy::check(&settings)?;
         println!("{}: the configuration is valid", options.config.display());
         return Ok(());
     }
+    let audit = settings.audit_file.as_deref().map(OpenAudit::open);
+    log.audit_to(audit.transpose()?);
     // Before there are threads, each of which has capabilities of its own.
     privileges::drop_others().context("cannot drop the capabilities that are not needed")?;
     privileges::check();
@@ -129,19 +147,33 @@ fn start(options: &Options) -> anyhow::Result<()> {
     let result = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
+        let hang_up = signal(SignalKind::hangup()).context("cannot handle SIGHUP")?;
         let stop = async {
             tokio::select! {
                 _ = terminate.recv() => "SIGTERM",
                 _ = interrupt.recv() => "SIGINT",
             }
         };
-        serve(&settings, Workers::installed()?, passed, stop).await
+        let reloads = Reloads {
+            config: options.config.clone(),
+            log: log.clone(),
+            asked: hang_up,
+        };
+        #[cfg(feature = "otlp")]
+        if let Some(endpoint) = &settings.otlp_endpoint {
+            log.spans.export_to(&endpoint.to_string())?;
+        }
+        let workers = Workers::installed()?;
+        let served = serve(&settings, workers, passed, Some(reloads), stop).await;
+        #[cfg(feature = "otlp")]
+        log.spans.end().await;
+        served
     });
     runtime.shutdown_timeout(BLOCKING_GRACE);
     result
 }
 
-/// Serves calls as the settings say until `stop`, which tells what made it stop; then drains.
+/// Serves calls as the settings say until `stop`, which tells what made it stop; then drains. `reloads`: `None` for never.
 ///
 /// # Errors
 /// Where it cannot start, or cannot go on serving.
@@ -149,10 +181,20 @@ pub async fn serve(
     settings: &Settings,
     workers: Workers,
     passed: Vec<(String, OwnedFd)>,
+    reloads: Option<Reloads>,
     stop: impl Future<Output = &'static str>,
 ) -> anyhow::Result<()> {
     // The journal before the socket: the first thing that a second daemon on the same state meets.
     let daemon = daemon::Daemon::new(settings, workers).await?;
     let socket = listen::open(&settings.listen, passed)?;
-    daemon.serve(socket, stop).await
+    let metrics = settings.metrics_listen.as_ref();
+    // Whoever else has the address keeps nobody's volumes waiting.
+    let metrics = metrics.and_then(|listen| match metrics::MetricsSocket::open(listen) {
+        Ok(socket) => Some(socket),
+        Err(error) => {
+            tracing::error!("no figures until the next start: {error:#}");
+            None
+        }
+    });
+    daemon.serve(socket, metrics, reloads, stop).await
 }

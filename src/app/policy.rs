@@ -10,7 +10,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 
-use super::metrics::Metrics;
+use super::metrics::PolicyFigures;
 use super::remote::PolicyServers;
 use crate::config::{REMOTE_TIMEOUT, Settings};
 use crate::policy::{
@@ -93,15 +93,16 @@ struct Question {
     rule: String,
 }
 
-/// The daemon's policy; what becomes of its files is written to the figures.
+/// The daemon's policy; the figures count what becomes of its files.
 ///
 /// # Errors
 /// Where a file cannot be read or is refused.
-pub(super) fn open(settings: &Settings) -> anyhow::Result<PolicyStore> {
-    let metrics = Metrics::new(settings.metrics_file.clone());
-    metrics.write();
+pub(super) fn open(
+    settings: &Settings,
+    figures: Arc<PolicyFigures>,
+) -> anyhow::Result<PolicyStore> {
     PolicyStore::open(files(settings)?, move |reloaded| {
-        metrics.policy(reloaded.is_ok())
+        figures.reloaded(reloaded.is_ok());
     })
     .context("cannot use the policy: correct it (volattachd policy validate)")
 }
@@ -117,7 +118,11 @@ pub(super) fn check(settings: &Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn files(settings: &Settings) -> anyhow::Result<PolicyFiles> {
+/// Where the daemon's policy is.
+///
+/// # Errors
+/// Where the authorities of policy servers cannot be read.
+pub(super) fn files(settings: &Settings) -> anyhow::Result<PolicyFiles> {
     let given = &settings.policy;
     let remote = PolicyServers::new(given.remote_ca.as_deref(), given.remote_timeout)
         .context("cannot use policy.remote_ca")?;

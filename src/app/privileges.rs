@@ -30,6 +30,11 @@ const NEEDED: &[(Capability, &str)] = &[
         Capability::CAP_SETGID,
         "volumes on NFS exports cannot be opened as the hypervisor's user: their attach will fail",
     ),
+    // kill(2) and PR_SET_PDEATHSIG ask for it where the worker has become another user.
+    (
+        Capability::CAP_KILL,
+        "a worker that opens a volume as the hypervisor's user cannot be killed: it outlives its deadline, and the daemon",
+    ),
 ];
 
 /// Why capabilities cannot be dropped.

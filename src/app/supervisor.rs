@@ -23,6 +23,19 @@ pub(super) fn status(status: &str) {
     tell(&[NotifyState::Status(status)]);
 }
 
+/// The configuration is being read again (sd_notify(3): with the time at which that began).
+pub(super) fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => tell(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::warn!(%error, "cannot tell systemd the time of the reload"),
+    }
+}
+
+/// The reload is over, whatever it came to.
+pub(super) fn reloaded() {
+    tell(&[NotifyState::Ready]);
+}
+
 /// No new work is taken from now on.
 pub(super) fn stopping(status: &str) {
     tell(&[NotifyState::Stopping, NotifyState::Status(status)]);

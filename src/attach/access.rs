@@ -129,7 +129,7 @@ impl Inner {
     pub(super) fn servers_for(&self, wanted: &Wanted) -> Vec<String> {
         let protocol = &wanted.info.protocol;
         let access = wanted.access.unwrap_or(Access::ReadWrite);
-        let backend = self.parts.backends.get(protocol.name());
+        let backend = self.backends().get(protocol.name());
         let plan = backend.and_then(|backend| backend.plan(protocol, access));
         plan.map_or_else(|_| Vec::new(), |plan| plan.servers())
     }

@@ -41,6 +41,8 @@ pub struct Finding {
     pub mend: String,
     /// The attachment, if it is about one.
     pub attachment: Option<AttachmentId>,
+    /// The server, if it is about one that does not answer, as attachments name it.
+    pub server: Option<String>,
 }
 
 impl Finding {
@@ -50,10 +52,13 @@ impl Finding {
             what,
             mend: mend.into(),
             attachment: None,
+            server: None,
         }
     }
 
-    pub(super) fn warning(what: String, mend: impl Into<String>) -> Self {
+    /// Something that works, and wants the operator's attention.
+    #[must_use]
+    pub fn warning(what: String, mend: impl Into<String>) -> Self {
         Self {
             severity: Severity::Warning,
             ..Self::error(what, mend)
@@ -84,7 +89,8 @@ impl Inner {
         let journal = &self.parts.journal;
         let unreadable = journal.unreadable().await?;
         let loss = journal.loss().await?;
-        let mut findings = of_condition(journal.condition().await);
+        let mut findings = self.standing.borrow().clone();
+        findings.extend(of_condition(journal.condition().await));
         findings.extend(loss.as_ref().map(of_loss));
         findings.extend(unreadable.iter().map(of_unreadable));
         let records = journal.all().await?;
@@ -105,14 +111,17 @@ impl Inner {
             }
         }
         findings.extend(self.of_servers(&records));
-        let survey = self.survey_host().await?;
+        let (lvm, survey) = tokio::join!(self.parts.lvm.activates(), self.survey_host());
+        findings.extend(lvm.map(of_lvm));
+        let survey = survey?;
         findings.extend(of_survey(survey, loss.is_some(), !unreadable.is_empty()));
         Ok(findings)
     }
 
     /// Servers that hang, and the workers that hang for them.
     fn of_servers(&self, records: &[Arc<Record>]) -> Vec<Finding> {
-        let quarantine = self.parts.backends.quarantine();
+        let backends = self.backends();
+        let quarantine = backends.quarantine();
         let servers = quarantine.servers().into_iter().map(|it| {
             let uses = |record: &&Arc<Record>| record.host.plan.reached_by().contains(&it.server);
             of_server(&it, records.iter().filter(uses).count())
@@ -135,6 +144,15 @@ impl Inner {
     }
 }
 
+/// LVM, where it would act on guests' disks.
+fn of_lvm(why: String) -> Finding {
+    let what = format!(
+        "LVM may activate volume groups that guests make on their disks, which keeps such a disk in use after its guest has let go: {why}"
+    );
+    let mend = "install volattach's udev rules (59-volattach.rules, 63-volattach.rules: docs/node.md), or have LVM use its own disks alone: vgimportdevices -a, then use_devicesfile = 1 in lvm.conf";
+    Finding::warning(what, mend)
+}
+
 /// A quarantined server. Its attachments are not named, as the caller may not see each.
 fn of_server(it: &Quarantined, attachments: usize) -> Finding {
     let what = format!(
@@ -150,7 +168,10 @@ fn of_server(it: &Quarantined, attachments: usize) -> Finding {
         "start the server, or mend the way to it (ping {host}); volattach list --server {host} shows its attachments; calls go on by themselves once \
          it answers"
     );
-    Finding::error(what, mend)
+    Finding {
+        server: Some(host.clone()),
+        ..Finding::error(what, mend)
+    }
 }
 
 /// A time as the API writes it.

@@ -6,8 +6,9 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::Error;
+use super::diagnose::Finding;
 use super::guard::BusyGuard;
-use super::inner::{Inner, Parts};
+use super::inner::{Inner, Parts, Tuning};
 use super::plan::{AttachPlan, plan_attach};
 use super::request::{AttachRequest, ConnectRequest, EndRequest, ExtendRequest, ListQuery, Wanted};
 use super::steps::Why;
@@ -23,8 +24,21 @@ pub struct Engine(pub(super) Arc<Inner>);
 impl Engine {
     /// An engine at rest. What an earlier process left open is [`crate::reconcile`]'s business.
     #[must_use]
-    pub fn new(parts: Parts) -> Self {
-        Self(Arc::new(Inner::new(parts)))
+    pub fn new(parts: Parts, tuning: Tuning) -> Self {
+        Self(Arc::new(Inner::new(parts, tuning)))
+    }
+
+    /// Goes over to another tuning: calls that are planned go on by the old one's backends, new calls and rounds of reconcile by the new
+    /// one's. Its backends know of the same connections as the old one's.
+    pub fn retune(&self, tuning: Tuning) {
+        let work = tuning.work;
+        self.0.tuning.send_replace(tuning);
+        self.0.work.limit(work);
+    }
+
+    /// Has [`Self::diagnose`] find this too, until it is told otherwise.
+    pub fn note_standing(&self, findings: Vec<Finding>) {
+        self.0.standing.send_replace(findings);
     }
 
     /// Connects a volume and plugs it into a domain.
@@ -121,9 +135,10 @@ impl Engine {
         let hypervisor = &self.0.parts.hypervisor;
         let scope = request.disk.scope;
         let view = hypervisor.domain(&request.domain, scope).await?;
+        self.0.views.note(&view);
         let known = self.0.volume(&request.volume, Some(&request.id)).await?;
         let asker = Asker::from(grant.actor());
-        plan_attach(&self.0.parts.backends, &view, &asker, known, request)
+        plan_attach(&self.0.backends(), &view, &asker, known, request)
     }
 
     /// Takes no new work from now on, and waits for what is under way. A detach that waits for its guest is cut

@@ -47,7 +47,7 @@ impl Inner {
         let stored = {
             let mut held = self.lock(&record, Step::Connect).await;
             held.recorded();
-            let backend = self.parts.backends.get(&record.host.plan.protocol)?;
+            let backend = self.backends().get(&record.host.plan.protocol)?;
             backend.extend(&record.host).await?
         };
         let bytes = target(&record.host, shown, stored, wanted)?;

@@ -294,7 +294,7 @@ impl Inner {
         unreadable: bool,
     ) -> Result<Vec<Finding>, Error> {
         let protocol = &record.host.plan.protocol;
-        let backend = match self.parts.backends.get(protocol) {
+        let backend = match self.backends().get(protocol) {
             Ok(backend) => backend,
             Err(error) => return Ok(vec![of_unseen(Unseen::connections(protocol, error))]),
         };
@@ -353,7 +353,7 @@ impl Inner {
         if boot.is_some_and(|boot| !host.is_of(boot)) {
             return false;
         }
-        match self.parts.backends.get(&host.plan.protocol) {
+        match self.backends().get(&host.plan.protocol) {
             Ok(backend) => backend.find(host).await.is_ok_and(Presence::is_connected),
             Err(_) => false,
         }

@@ -4,19 +4,23 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::Error;
 use super::changes::Changes;
+use super::diagnose::Finding;
+use super::early::HeadStarts;
+use super::expected::LastViews;
+use super::figures::EngineFigures;
 use super::guard::{Busy, Waits};
 use super::request::{Filter, ListQuery};
 use super::timers::UnplugTimers;
 use super::work::Work;
 use crate::admission::Grant;
-use crate::backend::{Backends, Locks};
+use crate::backend::{Backends, Locks, Lvm};
 use crate::journal::{Journal, Key, Record};
 use crate::libvirt::Hypervisor;
 use crate::model::{Attachment, AttachmentId, Claim, DomainRef, HostKey, WorkLimits, Wwid};
@@ -30,23 +34,33 @@ const LOOKS: usize = 8;
 pub struct Parts {
     /// The durable record.
     pub journal: Arc<dyn Journal>,
-    /// The ways to storage.
-    pub backends: Backends,
+    /// What else of the host acts on disks.
+    pub lvm: Lvm,
     /// The domains.
     pub hypervisor: Arc<dyn Hypervisor>,
     /// Keys the fingerprints of requests.
     pub key: HostKey,
+    /// This boot of the host ([`crate::model::Found::boot`]). `None`: unknown.
+    pub boot: Option<String>,
+}
+
+/// What an engine works by, and goes over to while calls are under way ([`super::Engine::retune`]).
+#[derive(Clone)]
+pub struct Tuning {
+    /// The ways to storage.
+    pub backends: Backends,
     /// How long a detach waits for the guest.
     pub unplug_timeout: Duration,
     /// How much work may be under way.
     pub work: WorkLimits,
-    /// This boot of the host ([`crate::model::Found::boot`]). `None`: unknown.
-    pub boot: Option<String>,
 }
 
 /// The engine's inside.
 pub(super) struct Inner {
     pub(super) parts: Parts,
+    pub(super) tuning: watch::Sender<Tuning>,
+    /// Findings about the daemon itself, made by those who run it.
+    pub(super) standing: watch::Sender<Vec<Finding>>,
     pub(super) busy: Busy,
     /// The turns of calls.
     pub(super) work: Work,
@@ -65,19 +79,25 @@ pub(super) struct Inner {
     pub(super) domains: Locks<Uuid>,
     /// Counts plugs into any domain: a look at a domain is as good as new where none began since.
     pub(super) plugs: AtomicU64,
+    /// How domains looked last.
+    pub(super) views: LastViews,
+    pub(super) head_starts: HeadStarts,
     /// Held for a look of reconcile.
     pub(super) looks: Semaphore,
     pub(super) changes: Changes,
+    pub(super) figures: EngineFigures,
     pub(super) tasks: TaskTracker,
     pub(super) stopping: CancellationToken,
 }
 
 impl Inner {
     /// At rest.
-    pub(super) fn new(parts: Parts) -> Self {
+    pub(super) fn new(parts: Parts, tuning: Tuning) -> Self {
         Self {
-            work: Work::new(parts.work),
+            work: Work::new(tuning.work),
             parts,
+            tuning: watch::Sender::new(tuning),
+            standing: watch::Sender::default(),
             busy: Busy::default(),
             waits: Waits::default(),
             timers: UnplugTimers::default(),
@@ -86,11 +106,24 @@ impl Inner {
             identities: Locks::default(),
             domains: Locks::default(),
             plugs: AtomicU64::new(0),
+            views: LastViews::default(),
+            head_starts: HeadStarts::default(),
             looks: Semaphore::new(LOOKS),
             changes: Changes::new(),
+            figures: EngineFigures::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         }
+    }
+
+    /// The backends of this moment. What one of them has planned, that one connects.
+    pub(super) fn backends(&self) -> Backends {
+        self.tuning.borrow().backends.clone()
+    }
+
+    /// How long a detach waits for the guest.
+    pub(super) fn unplug_timeout(&self) -> Duration {
+        self.tuning.borrow().unplug_timeout
     }
 
     /// The record of that id, which is still of the volume, and whose, as it was when the call was let in.

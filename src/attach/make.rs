@@ -1,16 +1,20 @@
 //! Makes attachments: answers for what is there already, and records and runs what is new.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
 
 use super::Error;
 use super::access::{Decided, decide, plan_host};
+use super::early::EarlyTask;
+use super::expected::{Reading, read_domain};
 use super::inner::Inner;
 use super::known::{Known, as_it_was, changed, check_same};
 use super::plan::{check_domain, disk_spec};
 use super::request::{Asked, Wanted};
 use super::steps::{Forward, Why};
+use crate::backend::Backend;
 use crate::journal::{Course, Record, Step};
 use crate::libvirt::{DomainView, check_state, plan_disk};
 use crate::model::{Actor, Asker, Attachment, DiskPlan, DiskSpec, Domain, HostPlan};
@@ -22,12 +26,20 @@ const TRIES: usize = 5;
 struct Planned {
     decided: Decided,
     host: HostPlan,
+    /// The backend that planned the host's side.
+    backend: Arc<dyn Backend>,
     spec: DiskSpec,
     disk: DiskPlan,
     domain: Option<Domain>,
     view: DomainView,
+    /// When the volume was inspected, if it needs no connection.
+    inspected_at: Instant,
+    /// The reading of domain and volume, if the plan did not wait for it.
+    reading: Option<Reading>,
     /// Number of plugs before the domain was read.
     plugs: u64,
+    /// The early part of the connect, if there is one.
+    head_start: Option<EarlyTask>,
 }
 
 impl Planned {
@@ -93,7 +105,9 @@ impl Inner {
                     record.asked_for_with(&old);
                     // Remove the old attachment: no part of it works, and no record would list its leftovers.
                     self.backward(old, Why::CleanUp).await?;
-                    planned.view = self.look(&asked.wanted).await?.1;
+                    let hypervisor = self.parts.hypervisor.as_ref();
+                    let (domain, scope) = (&asked.wanted.domain, asked.wanted.disk.scope);
+                    planned.view = read_domain(hypervisor, domain.as_ref(), scope).await?;
                     record.disk = plan_disk(&planned.view, &planned.spec)?;
                 }
             }
@@ -107,10 +121,15 @@ impl Inner {
         let forward = Forward {
             info: asked.wanted.info.protocol.clone(),
             ready: planned.ready(),
+            confined: planned.view.live.confined,
             host: planned.host,
+            backend: planned.backend,
             spec: planned.spec,
             again,
+            inspected_at: planned.inspected_at,
+            reading: planned.reading,
             plugs: planned.plugs,
+            head_start: planned.head_start,
             deadline: asked.deadline,
         };
         self.forward(record, forward).await.map(Some)
@@ -119,54 +138,70 @@ impl Inner {
     /// Decides and plans the request before anything is touched. `lost`: record of the attachment to restore.
     async fn plan(&self, asked: &Asked, lost: Option<&Record>) -> Result<Planned, Error> {
         let wanted = &asked.wanted;
-        let backends = &self.parts.backends;
+        let backends = &self.backends();
         let volume = self.volume(&wanted.volume, Some(&wanted.id)).await?;
         let decided = decide(backends, wanted, &asked.asker, volume)?;
         let mut host = plan_host(backends, wanted, &decided)?;
+        let backend = backends.get(&host.protocol)?;
         if let Some(old) = lost {
-            host = as_it_was(backends.get(&host.protocol)?.as_ref(), host, &old.host.plan);
+            host = as_it_was(backend.as_ref(), host, &old.host.plan);
         }
+        let head_start = match lost {
+            Some(_) => None, // its connection may exist
+            None => self.head_start(wanted, &host, backend.clone()).await?,
+        };
         let plugs = self.plugs.load(Ordering::Acquire);
-        // What needs no connection is looked at while the domain is.
-        let ready = host.claims.is_empty();
-        let inspect = async {
-            match ready {
-                true => self.inspect(&host.clone().into()).await,
-                false => Ok(()),
+        let reading = self.start_reading(wanted, &host, backend.clone());
+        let expected = match (&wanted.domain, lost) {
+            (Some(domain), None) if host.claims.is_empty() => {
+                self.views.of(domain, wanted.disk.scope)
+            }
+            _ => None,
+        };
+        let plan_for = |view: &DomainView| -> Result<(DiskSpec, DiskPlan), Error> {
+            let spec = disk_spec(wanted, &decided, &host, view.dialect);
+            let disk = match lost {
+                Some(old) if view.has(&old.disk) => old.disk.clone(),
+                // Refused now rather than after a mount.
+                _ => plan_disk(view, &spec)?,
+            };
+            check_domain(backend.as_ref(), view, &host)?;
+            Ok((spec, disk))
+        };
+        // The domain may permit by now a disk that its last view refuses.
+        let planned = expected.and_then(|view| Some((plan_for(&view).ok()?, view)));
+        let mut inspected_at = Instant::now();
+        let (domain, view, (spec, disk), reading) = match planned {
+            Some((planned, view)) => (Some(view.domain.clone()), view, planned, Some(reading)),
+            None => {
+                let findings = reading.findings().await?;
+                inspected_at = findings.inspected_at;
+                let view = findings.view?;
+                let domain = wanted.domain.as_ref().map(|_| view.domain.clone());
+                if domain.is_some() {
+                    self.views.note(&view);
+                }
+                if let (Some(old), Some(now)) = (lost, &domain) {
+                    check_same(old, now)?;
+                }
+                let planned = plan_for(&view)?;
+                findings.inspected?;
+                (domain, view, planned, None)
             }
         };
-        let (looked, inspected) = tokio::join!(self.look(wanted), inspect);
-        let (domain, view) = looked?;
-        let spec = disk_spec(wanted, &decided, &host, view.dialect);
-        if let (Some(old), Some(now)) = (lost, &domain) {
-            check_same(old, now)?;
-        }
-        let disk = match lost {
-            Some(old) if view.has(&old.disk) => old.disk.clone(),
-            // Refused now rather than after a mount.
-            _ => plan_disk(&view, &spec)?,
-        };
-        check_domain(backends, &view, &host)?;
-        inspected?;
         Ok(Planned {
             decided,
             host,
+            backend,
             spec,
             disk,
             domain,
             view,
+            inspected_at,
+            reading,
             plugs,
+            head_start,
         })
-    }
-
-    /// The domain that is wanted, as it is now.
-    async fn look(&self, wanted: &Wanted) -> Result<(Option<Domain>, DomainView), Error> {
-        let hypervisor = &self.parts.hypervisor;
-        let Some(domain) = &wanted.domain else {
-            return Ok((None, DomainView::empty(hypervisor.dialect())));
-        };
-        let view = hypervisor.domain(domain, wanted.disk.scope).await?;
-        Ok((Some(view.domain.clone()), view))
     }
 }
 

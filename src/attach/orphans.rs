@@ -194,7 +194,7 @@ impl Inner {
         };
         let records = parts.journal.all().await?.into_iter();
         let volumes: Vec<HostVolume> = records.map(|record| record.host.clone()).collect();
-        for backend in parts.backends.iter() {
+        for backend in self.backends().iter() {
             match backend.unrecorded(&volumes).await {
                 Ok(found) => survey.orphans.extend(found.into_iter().map(Orphan::from)),
                 Err(error) => {
@@ -247,7 +247,7 @@ impl Inner {
         let hypervisor = &self.parts.hypervisor;
         let (domain, target) = (disk.domain, plan.target.clone());
         hypervisor.request_unplug(domain.uuid, &plan).await?;
-        let deadline = Instant::now() + self.parts.unplug_timeout;
+        let deadline = Instant::now() + self.unplug_timeout();
         let waited = tokio::select! {
             waited = hypervisor.wait_unplugged(domain.uuid, &plan, deadline) => waited?,
             () = self.stopping.cancelled() => Unplug::Pending,

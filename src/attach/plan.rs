@@ -1,6 +1,6 @@
 //! Decides what an attach comes to, before anything is done. Pure: the same input gives the same plan.
 
-use crate::backend::{Backends, Setting};
+use crate::backend::{Backend, Backends, Setting};
 use crate::libvirt::{DomainView, HypervisorError, plan_disk};
 use crate::model::{
     AccessDecision, Asker, Connection, Dialect, Discard, DiskPlan, DiskSpec, HostPlan, ImageFormat,
@@ -45,7 +45,7 @@ pub fn plan_attach(
     let spec = disk_spec(&wanted, &decided, &host, view.dialect);
     let Decided { access, rights, .. } = decided;
     let disk = plan_disk(view, &spec)?;
-    check_domain(backends, view, &host)?;
+    check_domain(backends.get(&host.protocol)?.as_ref(), view, &host)?;
     let words = backends
         .get(&host.protocol)?
         .describe(&wanted.info.protocol, &host);
@@ -91,7 +91,7 @@ pub fn plan_attach(
 /// Refuses a volume that the confined running domain could not open, and a qcow2 image that a server serves to Xen: QEMU opens whatever
 /// file the header names, Xen's tool stack cannot forbid that, and the server may change the header after the inspection.
 pub(super) fn check_domain(
-    backends: &Backends,
+    backend: &dyn Backend,
     view: &DomainView,
     host: &HostPlan,
 ) -> Result<(), Error> {
@@ -104,7 +104,7 @@ pub(super) fn check_domain(
         }));
     }
     match view.live.confined {
-        true => Ok(backends.get(&host.protocol)?.check_confined(host)?),
+        true => Ok(backend.check_confined(host)?),
         false => Ok(()),
     }
 }

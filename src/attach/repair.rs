@@ -66,7 +66,7 @@ impl Inner {
         info: Option<&Protocol>,
         deadline: Option<Instant>,
     ) -> Result<(), Error> {
-        let backend = self.parts.backends.get(&record.host.plan.protocol)?;
+        let backend = self.backends().get(&record.host.plan.protocol)?;
         // Asks servers, so without the lock that callers wait for. The record keeps its claims meanwhile: nobody takes down what it uses.
         let paths = backend.repairable(vec![record.host.clone()]).await;
         let paths = paths.into_iter().next().unwrap_or_default();

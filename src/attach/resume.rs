@@ -68,8 +68,7 @@ impl Engine {
         }
         for (protocol, volumes) in volumes {
             // A backend that this build has no more is told of by whoever needs it.
-            if let Ok(backend) = parts.backends.get(&protocol) {
-                let backend = backend.clone();
+            if let Ok(backend) = self.0.backends().get(&protocol) {
                 let recalled = tokio::task::spawn_blocking(move || backend.recall(&volumes));
                 recalled.await.map_err(Error::Internal)?;
             }
@@ -82,6 +81,10 @@ impl Engine {
     /// # Errors
     /// Where the journal fails.
     pub(crate) async fn about(&self, event: &DomainEvent) -> Result<Vec<AttachmentId>, Error> {
+        match event.domain() {
+            Some(domain) => self.0.views.forget(domain),
+            None => self.0.views.clear(),
+        }
         let (domain, disk) = match event {
             DomainEvent::DiskGone { domain, alias } => (domain, Some(alias)),
             DomainEvent::Started { domain }
@@ -109,13 +112,13 @@ impl Engine {
 
     /// Asks quarantined servers for signs of life. Never ends.
     pub(crate) async fn keep_quarantine(&self) {
-        let backends = &self.0.parts.backends;
-        backends.quarantine().keep(backends).await;
+        let quarantine = self.0.backends().quarantine().clone();
+        quarantine.keep(|| self.0.backends()).await;
     }
 
     /// Servers, in words, that what failed before may succeed with now.
     pub(crate) fn released_servers(&self) -> broadcast::Receiver<Arc<str>> {
-        self.0.parts.backends.quarantine().released()
+        self.0.backends().quarantine().released()
     }
 
     /// The records of volumes that a server serves.

@@ -132,16 +132,14 @@ impl Inner {
             .into_iter()
             .map(|(protocol, records)| async move {
                 let volumes: Vec<HostVolume> = records.iter().map(|it| it.host.clone()).collect();
-                let found = match self.parts.backends.get(&protocol) {
+                let found = match self.backends().get(&protocol) {
                     Ok(backend) => timeout(FOUND, backend.find_all(volumes)).await.ok(),
                     Err(_) => None,
                 };
                 let found = found.unwrap_or_else(|| {
                     let failed = || {
-                        self.parts
-                            .backends
-                            .get(&protocol)
-                            .and(Err(overdue(&protocol)))
+                        let backend = self.backends().get(&protocol);
+                        backend.and_then(|_| Err(overdue(&protocol)))
                     };
                     records.iter().map(|_| failed()).collect()
                 });
@@ -182,7 +180,7 @@ impl Inner {
             .into_iter()
             .map(|(protocol, records)| async move {
                 let volumes = records.iter().map(|it| it.host.clone()).collect();
-                let paths = match self.parts.backends.get(&protocol) {
+                let paths = match self.backends().get(&protocol) {
                     Ok(backend) => timeout(FOUND, backend.repairable(volumes)).await.ok(),
                     Err(_) => None,
                 };

@@ -1,8 +1,10 @@
 //! The executor: runs the steps, or undoes them, with the journal at every turn.
 
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::Error;
+use super::figures::Phase;
 use super::inner::Inner;
 use super::observe::{Observed, Reality};
 use super::steps::{self, Forward, Held, Why};
@@ -16,9 +18,11 @@ impl Inner {
     pub(super) async fn forward(
         &self,
         mut record: Record,
-        forward: Forward,
+        mut forward: Forward,
     ) -> Result<Attachment, Error> {
-        match self.run_steps(&mut record, &forward).await {
+        let ran = self.run_steps(&mut record, &mut forward).await;
+        drop(forward.head_start.take()); // the undo needs no idle worker
+        match ran {
             Ok(()) => {
                 tracing::info!(state = %record.course.state(), access = %record.access.access, "done");
                 Ok(record.to_attachment())
@@ -59,9 +63,9 @@ impl Inner {
         }
     }
 
-    async fn run_steps(&self, record: &mut Record, forward: &Forward) -> Result<(), Error> {
+    async fn run_steps(&self, record: &mut Record, forward: &mut Forward) -> Result<(), Error> {
         let mut inspected = forward.ready;
-        let mut looked_at = Instant::now();
+        let mut looked_at = forward.inspected_at;
         for &step in steps::of(record.kind()) {
             if forward.ready && step == Step::Connect || inspected && step == Step::Inspect {
                 continue;
@@ -73,8 +77,13 @@ impl Inner {
             };
             in_time(forward.deadline, steps::outcome(step))?;
             tracing::info!(step = step.as_str(), "step");
+            let began = Instant::now();
             let run = self.run(step, record, forward, &mut held, looked_at);
-            inspected = run.await?;
+            let span = tracing::debug_span!("step", step = step.as_str());
+            let ran = run.instrument(span).await;
+            let phase = Phase::of(step);
+            self.figures.phase(phase, began, ran.is_ok());
+            inspected = ran?;
             looked_at = Instant::now();
         }
         if record.kind() == Kind::Connect {
@@ -109,7 +118,14 @@ impl Inner {
             }
             tracing::info!(step = last.as_str(), "undo");
             let mut held = Held::default();
-            if let Err(error) = self.undo(last, &mut record, why, &mut held).await {
+            let began = Instant::now();
+            let span = tracing::debug_span!("undo", step = last.as_str());
+            let undo = self.undo(last, &mut record, why, &mut held);
+            let undone = undo.instrument(span).await;
+            if let Some(phase) = Phase::of_undo(last) {
+                self.figures.phase(phase, began, undone.is_ok());
+            }
+            if let Err(error) = undone {
                 return Err(match is_refusal(&error) && record.may_be_kept() {
                     true => self.refused(record, error).await,
                     false => self.undo_failed(record, error).await,

@@ -119,6 +119,12 @@ impl Schedule {
         }
     }
 
+    /// Goes over to other limits; returns the waiting jobs that run now.
+    pub(super) fn limit(&mut self, limits: WorkLimits) -> Vec<Ticket> {
+        self.limits = limits;
+        self.run_waiting()
+    }
+
     /// Takes a job with these keys, each once; returns its ticket, and whether it runs. A job that `waits` may wait for its turn.
     ///
     /// # Errors
@@ -233,6 +239,11 @@ impl Schedule {
 
     fn has_room(&self, key: &Key) -> bool {
         self.load(key).0 < self.bound(key)
+    }
+
+    /// How many jobs run, and how many wait.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.running.len(), self.waiting.len())
     }
 
     /// How many jobs of a key run, and how many wait.

@@ -41,7 +41,7 @@ impl Inner {
         let mut last = self.reserve.lock().await;
         let (records, set) = self.recorded(&new.volume).await?;
         let known = KnownVolume::new(&records, set, Some(&new.id));
-        let now = decide(&self.parts.backends, &asked.wanted, &asked.asker, known)?;
+        let now = decide(&self.backends(), &asked.wanted, &asked.asker, known)?;
         if !now.makes_the_same(decided) {
             return Ok(false);
         }

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::Error;
 use super::engine::Engine;
+use super::figures::Phase;
 use super::inner::Inner;
 use super::schedule::{Full, Key, Schedule, Ticket};
 use crate::journal::Record;
@@ -24,6 +25,18 @@ struct Line {
     waiting: HashMap<Ticket, oneshot::Sender<()>>,
 }
 
+impl Line {
+    /// Notifies the jobs whose turns have come.
+    fn notify(&mut self, runs: Vec<Ticket>) {
+        for ticket in runs {
+            if let Some(waiting) = self.waiting.remove(&ticket) {
+                // A receiver that is gone is about to leave.
+                let _ = waiting.send(());
+            }
+        }
+    }
+}
+
 impl Work {
     /// No work yet.
     pub(super) fn new(limits: WorkLimits) -> Self {
@@ -31,6 +44,13 @@ impl Work {
             schedule: Schedule::new(limits),
             waiting: HashMap::new(),
         })))
+    }
+
+    /// Goes over to other limits. What runs goes on, though there may be more of it than may begin.
+    pub(super) fn limit(&self, limits: WorkLimits) {
+        let mut line = self.line();
+        let runs = line.schedule.limit(limits);
+        line.notify(runs);
     }
 
     /// Gets in line; [`Turn::come`] waits for the turn.
@@ -68,6 +88,11 @@ impl Work {
         })
     }
 
+    /// How many calls are at work, those of reconcile among them, and how many wait for their turn.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        self.line().schedule.counts()
+    }
+
     fn line(&self) -> MutexGuard<'_, Line> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -96,12 +121,8 @@ impl Drop for Turn {
     fn drop(&mut self) {
         let mut line = self.work.line();
         line.waiting.remove(&self.ticket);
-        for ticket in line.schedule.leave(self.ticket) {
-            if let Some(waiting) = line.waiting.remove(&ticket) {
-                // A receiver that is gone is about to leave.
-                let _ = waiting.send(());
-            }
-        }
+        let runs = line.schedule.leave(self.ticket);
+        line.notify(runs);
     }
 }
 
@@ -127,16 +148,19 @@ impl Engine {
     /// # Errors
     /// Where too much work waits, the deadline passes, or the daemon stops.
     pub(super) async fn turn(&self, job: Job) -> Result<Turn, Error> {
+        let began = Instant::now();
         let mut turn = self.0.work.enter(job.keys)?;
         if turn.coming.is_some() {
             tracing::info!("waiting for its turn: as much work as may be is under way");
         }
-        tokio::select! {
+        let came = tokio::select! {
             biased;
             () = self.0.stopping.cancelled() => Err(Error::ShuttingDown),
             () = passed(job.deadline) => Err(Error::DeadlinePassed { before: "its turn came" }),
             () = turn.come() => Ok(turn),
-        }
+        };
+        self.0.figures.phase(Phase::Turn, began, came.is_ok());
+        came
     }
 }
 

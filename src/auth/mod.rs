@@ -22,7 +22,7 @@ pub use error::AuthError;
 pub use http::{Answer, HttpClient, HttpError};
 pub use keystone::{Keystone, KeystoneError, SetupError, Trouble};
 pub use local::{LocalPeers, PeerCredentials};
-pub use tls::{TlsError, TlsServer};
+pub use tls::{ClientFiles, TlsError, TlsServer};
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -102,6 +102,15 @@ impl Authenticator {
     #[must_use]
     pub fn with_keystone(mut self, keystone: Keystone) -> Self {
         self.keystone = Some(keystone);
+        self
+    }
+
+    /// It knows of Keystone's tokens what the earlier one knows, which asked by the same settings.
+    #[must_use]
+    pub fn remembering(mut self, earlier: &Self) -> Self {
+        if let (Some(keystone), Some(earlier)) = (&mut self.keystone, &earlier.keystone) {
+            keystone.remember(earlier);
+        }
         self
     }
 

@@ -1,4 +1,4 @@
-//! TLS for callers over the network: TLS 1.3, and no connection without a client's certificate.
+//! TLS for callers over the network, and for calls to other hosts' daemons: TLS 1.3, and no connection without a client's certificate.
 //!
 //! The files are read again when they change. Certificate and key are two files: as long as one is new and the other
 //! old, or either is broken, what was good last goes on.
@@ -13,8 +13,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::{RootCertStore, ServerConfig};
-use tokio_rustls::TlsAcceptor;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::certificate::PeerCertificate;
 use crate::config::ListenTls;
@@ -24,10 +24,15 @@ use crate::sys::Watched;
 /// How the daemon shows who it is to callers over the network, and checks who they are.
 #[derive(Debug)]
 pub struct TlsServer {
-    files: ListenTls,
     current: RwLock<Loaded>,
     /// Held for as long as a reload takes.
-    watched: Mutex<Watched>,
+    watch: Mutex<Watch>,
+}
+
+#[derive(Debug)]
+struct Watch {
+    files: ListenTls,
+    watched: Watched,
 }
 
 /// What the files hold.
@@ -46,9 +51,24 @@ impl TlsServer {
         let watched = Watched::new(paths(files));
         Ok(Self {
             current: RwLock::new(load(files)?),
-            watched: Mutex::new(watched),
-            files: files.clone(),
+            watch: Mutex::new(Watch {
+                files: files.clone(),
+                watched,
+            }),
         })
+    }
+
+    /// Goes over to another one's files, and to what they hold. Connections stay, and their certificates are checked by the new authorities.
+    pub fn replace(&self, other: Self) {
+        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        let loaded = other.current.into_inner();
+        self.set(loaded.unwrap_or_else(PoisonError::into_inner));
+        let other = other.watch.into_inner();
+        *watch = other.unwrap_or_else(PoisonError::into_inner);
+    }
+
+    fn set(&self, loaded: Loaded) {
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = loaded;
     }
 
     /// What a connection that was just accepted is to be handed to.
@@ -76,14 +96,15 @@ impl TlsServer {
     /// Looks whether the files have changed; those that have, and were the same at the last look, are read again. Waits for
     /// the disk.
     pub fn refresh(&self) {
-        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        if !watched.look(paths(&self.files)) {
+        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        let Watch { files, watched } = &mut *watch;
+        if !watched.look(paths(files)) {
             return;
         }
-        match load(&self.files) {
+        match load(files) {
             Ok(loaded) => {
                 watched.done();
-                *self.current.write().unwrap_or_else(PoisonError::into_inner) = loaded;
+                self.set(loaded);
                 tracing::info!("the files of [listen.tls] have changed and are in use");
             }
             Err(error) => {
@@ -127,6 +148,40 @@ fn load(files: &ListenTls) -> Result<Loaded, TlsError> {
         config: Arc::new(config),
         verifier,
     })
+}
+
+/// The files with which this program calls daemons over the network.
+#[derive(Debug, Clone)]
+pub struct ClientFiles {
+    /// The authorities of the daemons' certificates.
+    pub ca: PathBuf,
+    /// The caller's certificate, followed by those that lead from it to its authority.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
+impl ClientFiles {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// Where one of them cannot be read or used, or key and certificate are no pair.
+    pub fn connector(&self) -> Result<TlsConnector, TlsError> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let roots = authorities(&self.ca)?;
+        let certificates = certificates(&self.certificate)?;
+        let key = private_key(&self.key)?;
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .and_then(|builder| {
+                builder
+                    .with_root_certificates(roots)
+                    .with_client_auth_cert(certificates, key)
+            })
+            .map_err(|error| TlsError::new(&self.certificate, io::Error::other(error)))?;
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(Arc::new(config).into())
+    }
 }
 
 /// Reads the certificates of a PEM file, at least one.

@@ -14,8 +14,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::{
-    Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release, Unrecorded,
-    each, file,
+    Backend, BackendError, Connected, Description, HeadStart, Owners, Pinned, Presence, Release,
+    Unrecorded, each, file,
 };
 use crate::config;
 use crate::connection::{LocalVolume, Protocol};
@@ -32,7 +32,7 @@ use protect::Protected;
 const PROTOCOL: &str = "local";
 
 /// The backend for volumes of this host.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct LocalBackend {
     settings: config::Local,
     protected: Arc<Protected>,
@@ -45,6 +45,15 @@ impl LocalBackend {
         Self {
             settings,
             protected: Arc::default(),
+        }
+    }
+
+    /// The same backend by other settings: both know of the same devices.
+    #[must_use]
+    pub fn with_settings(&self, settings: config::Local) -> Self {
+        Self {
+            settings,
+            ..self.clone()
         }
     }
 
@@ -212,11 +221,16 @@ impl Backend for LocalBackend {
         blocking(plan, survey).await
     }
 
+    async fn head_start(&self, _plan: &HostPlan, _info: &Protocol) -> HeadStart {
+        HeadStart::default() // no worker and no server
+    }
+
     async fn connect(
         &self,
         volume: &HostVolume,
         _info: &Protocol,
         owners: &dyn Owners,
+        _head_start: HeadStart,
     ) -> Result<Connected, BackendError> {
         let (plan, mut found) = (&volume.plan, volume.found.clone());
         if plan.kind == SourceKind::Block {

@@ -7,6 +7,8 @@
 //! Backends do not count the users of shared things: the executor in `attach` counts them in the journal and passes the claims held by
 //! others to [`Backend::disconnect`], under a lock per [`Claim`].
 
+#[cfg(test)]
+mod closed;
 mod device;
 mod error;
 mod file;
@@ -16,6 +18,7 @@ mod image;
 pub mod iscsi;
 pub mod local;
 mod locks;
+mod lvm;
 mod mount;
 pub mod nfs;
 pub mod nvmeof;
@@ -24,14 +27,18 @@ mod quarantine;
 mod release;
 pub mod smb;
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 
 pub use error::{Attempt, BackendError};
 pub(crate) use locks::Locks;
+pub use lvm::Lvm;
 pub use quarantine::{Quarantine, Quarantined};
 
 use crate::connection::Protocol;
@@ -80,6 +87,46 @@ pub struct Connected {
     pub degraded: Option<PathCount>,
     /// Whether the volume was inspected with it; else [`Backend::inspect`] is still to come.
     pub inspected: bool,
+}
+
+/// How old a server's sign of life may be when the kernel is asked to talk to the server.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// The results of [`Backend::head_start`], which the backend that made them alone can read. The drop ends what was started.
+#[derive(Default)]
+pub struct HeadStart(Option<Early>);
+
+struct Early {
+    results: Box<dyn Any + Send>,
+    began: Instant,
+    ended: Instant,
+}
+
+impl HeadStart {
+    /// Holds results that have just come in.
+    fn of(began: Instant, results: impl Send + 'static) -> Self {
+        Self(Some(Early {
+            results: Box::new(results),
+            began,
+            ended: Instant::now(),
+        }))
+    }
+
+    /// Drops results that are not [`FRESH`].
+    fn if_fresh(self) -> Self {
+        Self(self.0.filter(|early| early.ended.elapsed() <= FRESH))
+    }
+
+    /// When the work for the results began: a silence that was found began then.
+    fn began(&self) -> Option<Instant> {
+        self.0.as_ref().map(|early| early.began)
+    }
+
+    /// Returns the results; `None`: there are none of this type.
+    fn into_inner<T: 'static>(self) -> Option<T> {
+        let results = self.0?.results.downcast().ok()?;
+        Some(*results)
+    }
 }
 
 /// How a connection is taken down.
@@ -177,7 +224,8 @@ pub trait Backend: Send + Sync {
     /// is called on a blocking thread.
     fn recall(&self, volumes: &[HostVolume]);
 
-    /// Whether a guest that SELinux confines may use the plan's volume, as this host is set up now. Looks at this host alone.
+    /// Whether a guest that SELinux confines may use the plan's volume, as this host is set up now. Looks at this host alone. Called before the
+    /// connect, which may be needed to know, and again after it.
     ///
     /// # Errors
     /// Where it may not.
@@ -207,8 +255,13 @@ pub trait Backend: Send + Sync {
     /// look the same as volattach's own.
     async fn survey(&self, plan: &HostPlan) -> Result<Found, BackendError>;
 
+    /// Runs the parts of a connect that change neither this host nor its storage and take long enough to be worth an early start: a worker
+    /// process, the server's sign of life. A failure is kept for the connect to report.
+    async fn head_start(&self, plan: &HostPlan, info: &Protocol) -> HeadStart;
+
     /// Makes or completes the connection, and inspects the volume too if that costs less in one go. After an error, nothing is left over or
-    /// [`Backend::find`] reports the rest. Adds its findings to those of the survey.
+    /// [`Backend::find`] reports the rest. Adds its findings to those of the survey. Uses the results of a head start as long as they are
+    /// fresh.
     ///
     /// Takes each device's identity from `owners` before joining the device with others or handing it out.
     async fn connect(
@@ -216,6 +269,7 @@ pub trait Backend: Send + Sync {
         volume: &HostVolume,
         info: &Protocol,
         owners: &dyn Owners,
+        head_start: HeadStart,
     ) -> Result<Connected, BackendError>;
 
     /// Inspects the volume through an existing connection made by others.
@@ -276,10 +330,10 @@ pub trait Backend: Send + Sync {
     async fn disconnect(&self, volume: &HostVolume, how: &Release) -> Result<(), BackendError>;
 }
 
-/// The backends of this build, by protocol, each behind the quarantine of its servers.
+/// The backends of this build, by protocol, each behind the quarantine of its servers. Clones are the same backends.
 #[derive(Clone)]
 pub struct Backends {
-    by_protocol: BTreeMap<&'static str, Arc<dyn Backend>>,
+    by_protocol: Arc<BTreeMap<&'static str, Arc<dyn Backend>>>,
     quarantine: Quarantine,
 }
 
@@ -295,7 +349,7 @@ impl Backends {
             (protocol, guarded)
         });
         Self {
-            by_protocol: guarded.collect(),
+            by_protocol: Arc::new(guarded.collect()),
             quarantine,
         }
     }
@@ -322,10 +376,11 @@ impl Backends {
     ///
     /// # Errors
     /// Where there is none: the journal of a build that had it, or connection info that this one cannot serve.
-    pub fn get(&self, protocol: &str) -> Result<&Arc<dyn Backend>, BackendError> {
+    pub fn get(&self, protocol: &str) -> Result<Arc<dyn Backend>, BackendError> {
         let known = &self.by_protocol;
         known
             .get(protocol)
+            .cloned()
             .ok_or_else(|| BackendError::UnknownProtocol {
                 protocol: protocol.to_owned(),
                 known: known.keys().copied().collect::<Vec<_>>().join(", "),

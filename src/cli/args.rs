@@ -1,11 +1,13 @@
 //! What the command line takes.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::config::HttpUrl;
 use crate::model::{IoTune, Permissions};
 
 /// The exit codes, for `--help` and the man pages; docs/cli.md has the same.
@@ -138,6 +140,8 @@ pub(super) enum Command {
     Doctor,
     /// Look into the journal's file without a daemon, and never write to it
     Journal(JournalArgs),
+    /// Serve a read-only web page on loopback: attachments, servers and doctor's findings, of this host or of many
+    Web(WebArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -220,6 +224,25 @@ pub(super) enum JournalAction {
     Check,
     /// Print all of it as one JSON document
     Export,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WebArgs {
+    /// Where to listen, an address of loopback: the page has no login
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7480", value_parser = loopback)]
+    pub(super) listen: SocketAddr,
+    /// A daemon to show, by TLS, such as `rack1=https://rack1.example.org:7443`; may be repeated [default: the one at --socket]
+    #[arg(long, value_name = "NAME=URL", value_parser = host, requires_all = ["ca", "certificate", "key"])]
+    pub(super) host: Vec<(String, HttpUrl)>,
+    /// PEM: the authorities of those daemons' certificates
+    #[arg(long, value_name = "FILE", requires = "host")]
+    pub(super) ca: Option<PathBuf>,
+    /// PEM: the certificate by which the daemons know this caller, followed by those that lead from it to its authority
+    #[arg(long, value_name = "FILE", requires = "host")]
+    pub(super) certificate: Option<PathBuf>,
+    /// PEM: its private key, unencrypted; others than its owner and group may not read it
+    #[arg(long, value_name = "FILE", requires = "host")]
+    pub(super) key: Option<PathBuf>,
 }
 
 /// How to reach the volume.
@@ -381,6 +404,31 @@ fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text
+        .parse()
+        .map_err(|_| "write an address and a port, such as 127.0.0.1:7480 or [::1]:7480")?;
+    match address.ip().is_loopback() {
+        true => Ok(address),
+        false => Err(format!(
+            "{} is not of loopback, and the page has no login: listen on 127.0.0.1, and reach it from elsewhere through \
+             ssh -L {port}:127.0.0.1:{port} HOST",
+            address.ip(),
+            port = address.port()
+        )),
+    }
+}
+
+fn host(text: &str) -> Result<(String, HttpUrl), String> {
+    let (name, url) = text.split_once('=').ok_or("write NAME=URL")?;
+    if name.is_empty() {
+        return Err("give the host a name".to_owned());
+    }
+    let url = HttpUrl::parse(url).filter(|url| url.tls && url.path.is_empty());
+    let url = url.ok_or("write the URL as https://HOST:PORT")?;
+    Ok((name.to_owned(), url))
+}
+
 fn mode(text: &str) -> Result<Mode, String> {
     match text {
         "none" => Ok(Mode::Forget),
@@ -430,6 +478,34 @@ mod tests {
         assert_eq!(mode("640"), Ok(Mode::Set("640".parse().unwrap())));
         for bad in ["", "0640", "888", "NONE"] {
             assert!(mode(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_page_listens_on_loopback_alone() {
+        for good in ["127.0.0.1:0", "127.3.2.1:80", "[::1]:7480"] {
+            assert!(loopback(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "0.0.0.0:80",
+            "[::]:80",
+            "192.0.2.1:80",
+            "[::ffff:127.0.0.1]:80",
+        ] {
+            assert!(loopback(bad).unwrap_err().contains("has no login"), "{bad}");
+        }
+        assert!(loopback("localhost:80").is_err());
+    }
+
+    #[test]
+    fn a_host_is_a_name_and_an_address_by_tls() {
+        let (name, url) = host("r1=https://[fd00::1]:7443").unwrap();
+        assert_eq!(
+            (name.as_str(), url.to_string().as_str()),
+            ("r1", "https://[fd00::1]:7443")
+        );
+        for bad in ["r1", "=https://h", "r1=http://h", "r1=https://h/x", "r1=h"] {
+            assert!(host(bad).is_err(), "{bad}");
         }
     }
 

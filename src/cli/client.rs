@@ -1,13 +1,17 @@
 //! The connection to the daemon, and the tokens that calls bring.
 
+use std::fmt;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
+use rustls::pki_types::ServerName;
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
@@ -16,10 +20,42 @@ use super::args::Global;
 use super::failure::Failure;
 use crate::api::MAX_RESPONSE;
 use crate::api::v1::volume_attach_client::VolumeAttachClient;
-use crate::model::Secret;
+use crate::auth::ClientFiles;
+use crate::config::HttpUrl;
+use crate::model::{Secret, chain};
+use crate::sys::Resolver;
 
 /// The longest token read, in bytes: Keystone's Fernet tokens have some 250, its JWS tokens a few hundred.
 const MAX_TOKEN: u64 = 16 * 1024;
+
+/// Time between two signs of life of a daemon that is asked for long, and the time that it has for one.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
+
+/// Where requests are sent by their own word. The name is never resolved: connectors go to their place whatever it is.
+const NOWHERE: &str = "http://volattachd.invalid";
+
+/// Where a daemon is.
+#[derive(Debug, Clone)]
+pub(super) enum Place {
+    /// On this host.
+    Socket(PathBuf),
+    /// On any host, by TLS.
+    Tls {
+        /// Its address.
+        url: HttpUrl,
+        /// What shows who is who.
+        files: ClientFiles,
+    },
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(socket) => write!(f, "{}", socket.display()),
+            Self::Tls { url, .. } => write!(f, "{url}"),
+        }
+    }
+}
 
 /// A token as it is sent.
 type Token = MetadataValue<Ascii>;
@@ -35,21 +71,49 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// Connects.
+    /// Connects to the daemon of this host.
     pub(super) async fn connect(global: &Global) -> Result<Self, Failure> {
+        let endpoint = Endpoint::from_static(NOWHERE);
+        let socket = Place::Socket(global.socket.clone());
+        Self::by(endpoint, &socket, global).await
+    }
+
+    /// Connects to a daemon for long: one that falls silent ends the connection.
+    pub(super) async fn stay(place: &Place, global: &Global) -> Result<Self, Failure> {
+        let endpoint = Endpoint::from_static(NOWHERE)
+            .http2_keep_alive_interval(SIGN_OF_LIFE)
+            .keep_alive_timeout(SIGN_OF_LIFE);
+        Self::by(endpoint, place, global).await
+    }
+
+    async fn by(endpoint: Endpoint, place: &Place, global: &Global) -> Result<Self, Failure> {
         let read = |file: &Option<_>| file.as_deref().map(token).transpose();
         let user_token = read(&global.token_file)?;
         let service_token = read(&global.service_token_file)?;
-        let socket = global.socket.clone();
-        // The name is never resolved: the connector below goes to the socket whatever it is.
-        let channel = Endpoint::from_static("http://volattachd.invalid")
-            .connect_timeout(global.timeout)
-            .connect_with_connector(tower::service_fn(move |_| {
+        let endpoint = endpoint.connect_timeout(global.timeout);
+        let channel = match place {
+            Place::Socket(socket) => {
                 let socket = socket.clone();
-                async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-            }))
-            .await
-            .map_err(|error| Failure::unreachable(&global.socket, &error))?;
+                let connector = tower::service_fn(move |_| {
+                    let socket = socket.clone();
+                    async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+                });
+                endpoint.connect_with_connector(connector).await
+            }
+            Place::Tls { url, files } => {
+                // Read each time: certificates are renewed.
+                let tls = files
+                    .connector()
+                    .map_err(|error| Failure::local(chain(&error).to_string()))?;
+                let url = url.clone();
+                let connector = tower::service_fn(move |_| {
+                    let (url, tls) = (url.clone(), tls.clone());
+                    async move { secured(&url, &tls).await.map(TokioIo::new) }
+                });
+                endpoint.connect_with_connector(connector).await
+            }
+        }
+        .map_err(|error| Failure::unreachable(place, &error))?;
         Ok(Self {
             rpc: VolumeAttachClient::new(channel).max_decoding_message_size(MAX_RESPONSE),
             timeout: global.timeout,
@@ -91,6 +155,14 @@ impl Client {
     pub(super) fn failure(&self, status: &Status) -> Failure {
         Failure::from_status(status, self.timeout)
     }
+}
+
+/// Connects, and shakes hands.
+async fn secured(url: &HttpUrl, tls: &TlsConnector) -> io::Result<TlsStream<TcpStream>> {
+    let name = ServerName::try_from(url.host.clone()).map_err(io::Error::other)?;
+    let addresses = Resolver::default().resolve(&url.host, url.port).await?;
+    let stream = TcpStream::connect(&*addresses).await?;
+    tls.connect(name, stream).await
 }
 
 /// The token in a file, which nobody but its owner may be able to read.

@@ -62,7 +62,8 @@ pub(super) async fn run(global: Global, command: Command) -> Result<()> {
         Command::Completions { .. }
         | Command::Doctor
         | Command::Journal(_)
-        | Command::Man { .. } => Ok(()),
+        | Command::Man { .. }
+        | Command::Web(_) => Ok(()),
     }
 }
 
@@ -230,8 +231,7 @@ async fn list(mut client: Client, filter: FilterArgs) -> Result<Vec<v1::Attachme
         found.extend(page.attachments);
         page_token = page.next_page_token;
         if page_token.is_empty() {
-            // What is wrong comes first; the rest stays in order.
-            found.sort_by_key(|attachment| attachment.error_reason.is_empty());
+            output::wrong_first(&mut found);
             return Ok(found);
         }
     }

@@ -15,7 +15,7 @@ use crate::model::visible;
 const WRONG: u8 = 9;
 
 /// Version of this program.
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Prints the daemon's findings and this program's own.
 pub(super) async fn run(global: Global) -> Result<ExitCode, Failure> {
@@ -40,17 +40,17 @@ fn is_sound(diagnosis: &v1::DiagnoseResponse) -> bool {
 }
 
 /// A daemon of another version than this program, as after an upgrade without a restart.
-fn versions(daemon: &str, program: &str) -> Option<v1::Finding> {
+pub(super) fn versions(daemon: &str, program: &str) -> Option<v1::Finding> {
     (daemon != program).then(|| v1::Finding {
         severity: Severity::Warning.into(),
         what: format!("the daemon is of version {daemon}, and volattach of {program}"),
         mend: "systemctl restart volattachd, or install the same version of both".to_owned(),
-        attachment_id: String::new(),
+        ..v1::Finding::default()
     })
 }
 
 /// `error` or `warning`. A newer daemon may have weights that this program does not know.
-fn severity(finding: &v1::Finding) -> &'static str {
+pub(super) fn severity(finding: &v1::Finding) -> &'static str {
     match finding.severity() {
         Severity::Error => "error",
         Severity::Warning | Severity::Unspecified => "warning",
@@ -129,6 +129,7 @@ pub(super) fn findings(findings: &[v1::Finding]) -> Vec<Value> {
             "what": finding.what,
             "mend": finding.mend,
             "attachment_id": id,
+            "server": Some(&finding.server).filter(|server| !server.is_empty()),
         })
     });
     documents.collect()

@@ -1,13 +1,13 @@
 //! What a failed command tells, and its exit code.
 
 use std::error::Error;
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
+use super::client::Place;
 use crate::api::status::{ERROR_DOMAIN, code, code_name};
 use crate::model::{Reason, chain};
 
@@ -56,22 +56,21 @@ impl Failure {
         }
     }
 
-    /// The daemon's socket cannot be connected to.
-    pub(super) fn unreachable(socket: &Path, error: &(dyn Error + 'static)) -> Self {
+    /// The daemon cannot be connected to.
+    pub(super) fn unreachable(place: &Place, error: &(dyn Error + 'static)) -> Self {
         let mut io = None;
         let mut cause = Some(error);
         while let Some(error) = cause {
             io = io.or_else(|| error.downcast_ref::<std::io::Error>());
             cause = error.source();
         }
-        let socket = socket.display();
         if io.is_some_and(|io| io.kind() == std::io::ErrorKind::PermissionDenied) {
-            let message = format!("may not open the daemon's socket {socket}");
+            let message = format!("may not open the daemon's socket {place}");
             let reason = Reason::PermissionDenied;
             return Self::new(reason.as_str(), code(reason), message);
         }
         let why = io.map_or_else(|| chain(error), ToString::to_string);
-        let message = format!("cannot reach the daemon at {socket}: {why}");
+        let message = format!("cannot reach the daemon at {place}: {why}");
         Self::new(DAEMON_UNREACHABLE, Code::Unavailable, message)
     }
 
@@ -111,11 +110,11 @@ impl Failure {
     }
 
     /// What to do about it: docs/errors.md is where that is written.
-    fn advice(&self) -> Option<&'static str> {
+    pub(super) fn advice(&self) -> Option<&'static str> {
         match self.reason.as_str() {
-            DAEMON_UNREACHABLE => {
-                Some("Look whether volattachd runs, and give its socket by --socket.")
-            }
+            DAEMON_UNREACHABLE => Some(
+                "Look whether volattachd runs there, and whether its address is right (--socket).",
+            ),
             CLIENT_TIMEOUT => Some(
                 "Repeat the same command with the same id, which is safe, or follow it by `volattach watch`: a detach that \
                  has begun goes on, and an attach is undone.",
@@ -134,6 +133,11 @@ impl Failure {
     /// Whether it is for this reason.
     pub(super) fn is(&self, reason: Reason) -> bool {
         self.reason == reason.as_str()
+    }
+
+    /// Whether the daemon did not answer in time.
+    pub(super) fn is_unanswered(&self) -> bool {
+        self.reason == CLIENT_TIMEOUT
     }
 
     /// Whether the daemon is away, or was: it may be there again.
@@ -212,10 +216,9 @@ mod tests {
     fn every_reason_has_advice() {
         for reason in Reason::ALL {
             let advice = failure(*reason).advice();
-            assert!(
-                advice.is_some_and(|advice| advice.ends_with('.')),
-                "{reason}"
-            );
+            // It is printed as it stands there: a link would be noise.
+            let is_plain = |advice: &str| advice.ends_with('.') && !advice.contains("](");
+            assert!(advice.is_some_and(is_plain), "{reason}");
         }
     }
 
@@ -230,7 +233,10 @@ mod tests {
         );
         assert_eq!(
             failure(Reason::Internal).advice(),
-            Some("Report it, with the daemon's log.")
+            Some(
+                "Mend the part of this host that the message names, such as a module to load (`nvme-tcp`). Else report it, with \
+                 the daemon's log."
+            )
         );
     }
 

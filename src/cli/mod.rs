@@ -16,6 +16,7 @@ mod output;
 mod progress;
 mod request;
 mod watch;
+mod web;
 
 use std::process::ExitCode;
 
@@ -36,6 +37,7 @@ pub fn run() -> ExitCode {
         Command::Journal(args) => journal::run(args, format).map(done),
         Command::Plan(plan) if plan.offline => offline::plan(plan, format).map(done),
         Command::Doctor => asynchronously(doctor::run(cli.global)),
+        Command::Web(web) => asynchronously(web::run(cli.global, web)).map(done),
         command => asynchronously(commands::run(cli.global, command)).map(done),
     };
     match result {

@@ -1,6 +1,8 @@
 //! Answers, for people and for programs.
 
+use std::borrow::Borrow;
 use std::io::Write;
+use std::time::SystemTime;
 
 use serde_json::{Value, json};
 use tabled::builder::Builder;
@@ -25,7 +27,7 @@ pub(super) fn to_stderr(text: &str) -> std::io::Result<()> {
 }
 
 /// `ro` or `rw`.
-fn access(access: i32) -> &'static str {
+pub(super) fn access(access: i32) -> &'static str {
     match v1::Access::try_from(access) {
         Ok(v1::Access::ReadOnly) => "ro",
         Ok(v1::Access::ReadWrite) => "rw",
@@ -34,13 +36,13 @@ fn access(access: i32) -> &'static str {
 }
 
 /// The state in lower case: `attached`. A newer daemon may have states that this program does not know.
-fn state(state: i32) -> String {
+pub(super) fn state(state: i32) -> String {
     let name = v1::State::try_from(state).map_or("STATE_UNKNOWN", |state| state.as_str_name());
     name.strip_prefix("STATE_").unwrap_or(name).to_lowercase()
 }
 
 /// Working paths of all.
-fn paths(paths: &v1::PathCount) -> String {
+pub(super) fn paths(paths: &v1::PathCount) -> String {
     format!("{} of {}", paths.working, paths.planned)
 }
 
@@ -48,14 +50,59 @@ fn paths(paths: &v1::PathCount) -> String {
 fn state_and_paths(attachment: &v1::Attachment) -> String {
     let state = state(attachment.state);
     match attachment.paths.as_ref() {
-        Some(count) if count.working < count.planned => {
-            format!("{state}, {} paths", paths(count))
-        }
+        Some(count) if is_short(count) => format!("{state}, {} paths", paths(count)),
         _ => state,
     }
 }
 
-fn time(time: Option<&prost_types::Timestamp>) -> String {
+/// Whether paths are missing.
+pub(super) fn is_short(paths: &v1::PathCount) -> bool {
+    paths.working < paths.planned
+}
+
+/// How wrong an attachment is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Health {
+    /// It has an error.
+    Failing,
+    /// It works, over fewer paths than planned.
+    MissingPaths,
+    /// Nothing is wrong with it.
+    Sound,
+}
+
+/// How wrong an attachment is.
+pub(super) fn health(attachment: &v1::Attachment) -> Health {
+    if !attachment.error_reason.is_empty() {
+        return Health::Failing;
+    }
+    match attachment.paths.as_ref().is_some_and(is_short) {
+        true => Health::MissingPaths,
+        false => Health::Sound,
+    }
+}
+
+/// Puts what is wrong first; the rest stays in order.
+pub(super) fn wrong_first<A: Borrow<v1::Attachment>>(attachments: &mut [A]) {
+    attachments.sort_by_key(|attachment| health(attachment.borrow()));
+}
+
+/// How long ago something was: `<1m`, `59m`, `47h`, `12d`; `-` where that is not known.
+pub(super) fn age(since: Option<&prost_types::Timestamp>, now: SystemTime) -> String {
+    let Some(since) = since.and_then(|since| SystemTime::try_from(*since).ok()) else {
+        return "-".to_owned();
+    };
+    // A clock that was set back has times of the future.
+    let minutes = now.duration_since(since).unwrap_or_default().as_secs() / 60;
+    match minutes {
+        0 => "<1m".to_owned(),
+        1..120 => format!("{minutes}m"),
+        120..2880 => format!("{}h", minutes / 60),
+        _ => format!("{}d", minutes / 1440),
+    }
+}
+
+pub(super) fn time(time: Option<&prost_types::Timestamp>) -> String {
     time.map(ToString::to_string).unwrap_or_default()
 }
 
@@ -162,7 +209,7 @@ fn key_values<const N: usize>(rows: [(&str, String); N]) -> String {
 }
 
 /// Whether it is read-only, and why.
-fn read_only(attachment: &v1::Attachment) -> String {
+pub(super) fn read_only(attachment: &v1::Attachment) -> String {
     match attachment.access() {
         v1::Access::ReadOnly => format!("yes: {}", attachment.access_reason),
         v1::Access::ReadWrite => "no".to_owned(),
@@ -170,7 +217,7 @@ fn read_only(attachment: &v1::Attachment) -> String {
     }
 }
 
-fn or_dash(text: &str) -> &str {
+pub(super) fn or_dash(text: &str) -> &str {
     if text.is_empty() { "-" } else { text }
 }
 
@@ -422,4 +469,56 @@ pub(super) fn connector(format: Format, connector: &v1::Connector) -> String {
         ("NVMe host id", connector.nvme_hostid.clone()),
         ("NVMe multipath", yes(connector.nvme_native_multipath)),
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn an_age_is_in_the_unit_that_matters() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(100 * 86_400);
+        let ages = [
+            (0, "<1m"),
+            (59, "<1m"),
+            (60, "1m"),
+            (119 * 60, "119m"),
+            (2 * 3600, "2h"),
+            (47 * 3600, "47h"),
+            (48 * 3600, "2d"),
+            (99 * 86_400, "99d"),
+        ];
+        for (seconds, words) in ages {
+            let since = (now - Duration::from_secs(seconds)).into();
+            assert_eq!(age(Some(&since), now), words);
+        }
+        let later = (now + Duration::from_secs(600)).into();
+        assert_eq!(age(Some(&later), now), "<1m");
+        assert_eq!(age(None, now), "-");
+    }
+
+    #[test]
+    fn errors_come_first_then_missing_paths_and_the_rest_stays_in_order() {
+        let of = |id: &str, reason: &str, working| v1::Attachment {
+            attachment_id: id.to_owned(),
+            error_reason: reason.to_owned(),
+            paths: Some(v1::PathCount {
+                working,
+                planned: 2,
+            }),
+            ..v1::Attachment::default()
+        };
+        let mut all = vec![
+            of("a", "", 2),
+            of("b", "", 1),
+            of("c", "DISK_LOST", 2),
+            of("d", "", 2),
+            of("e", "DISK_LOST", 0),
+        ];
+        wrong_first(&mut all);
+        let order: Vec<_> = all.iter().map(|it| it.attachment_id.as_str()).collect();
+        assert_eq!(order, ["c", "e", "b", "a", "d"]);
+    }
 }

@@ -16,7 +16,7 @@ use crate::model::Reason;
 /// Time between two tries to reach a daemon that is away.
 const PAUSE: Duration = Duration::from_millis(250);
 
-type Changes = Streaming<v1::WatchAttachmentsResponse>;
+pub(super) type Changes = Streaming<v1::WatchAttachmentsResponse>;
 
 /// A watch, and how far it came.
 struct Watch<'a> {
@@ -24,6 +24,20 @@ struct Watch<'a> {
     filter: v1::AttachmentFilter,
     /// Revision of the last message that had one; empty: none yet.
     revision: String,
+}
+
+/// Watches what matches, from a revision on; empty: everything as it is.
+pub(super) async fn ask(
+    client: &Client,
+    filter: v1::AttachmentFilter,
+    revision: String,
+) -> Result<Changes, Failure> {
+    let message = client.request_of_stream(v1::WatchAttachmentsRequest {
+        filter: Some(filter),
+        resume_after: revision,
+    });
+    let answer = client.rpc.clone().watch_attachments(message).await;
+    client.answer(answer)
 }
 
 /// Prints attachments as they are, then each change, until this process is ended or the daemon is away for longer than `--timeout`.
@@ -57,13 +71,9 @@ impl Watch<'_> {
     }
 
     async fn ask(&self) -> Result<(Client, Changes), Failure> {
-        let mut client = Client::connect(self.global).await?;
-        let message = client.request_of_stream(v1::WatchAttachmentsRequest {
-            filter: Some(self.filter.clone()),
-            resume_after: self.revision.clone(),
-        });
-        let answer = client.rpc.watch_attachments(message).await;
-        let changes = client.answer(answer)?;
+        let client = Client::connect(self.global).await?;
+        let filter = self.filter.clone();
+        let changes = ask(&client, filter, self.revision.clone()).await?;
         Ok((client, changes))
     }
 

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::error::Problem;
-use super::tree::Section;
+use super::error::{Fault, Problem};
+use super::tree::{Section, Value};
 use super::value;
 
 /// `[listen]`: where callers reach the daemon.
@@ -29,6 +29,35 @@ pub struct ListenTls {
     pub key: PathBuf,
     /// PEM: the authorities whose certificates callers may have.
     pub client_ca: PathBuf,
+}
+
+/// Where figures are served. Nobody is asked who he is there, so it is on this host alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MetricsListen {
+    /// A unix socket, mode 0666.
+    Unix(PathBuf),
+    /// A loopback address.
+    Loopback(SocketAddr),
+}
+
+/// Reads `metrics_listen`.
+pub(super) fn metrics(value: &Value) -> Result<MetricsListen, Fault> {
+    let expected = Fault::Expected(
+        "\"unix:/PATH\", or a loopback address with its port, such as \"127.0.0.1:9642\" or \"[::1]:9642\": figures are given to \
+         whoever asks, so no other host may reach them",
+    );
+    let Value::Text(text) = value else {
+        return Err(expected);
+    };
+    if let Some(path) = text.strip_prefix("unix:") {
+        return value::socket(&Value::Text(path.to_owned())).map(MetricsListen::Unix);
+    }
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.ip().is_loopback() && address.port() != 0 => {
+            Ok(MetricsListen::Loopback(address))
+        }
+        _ => Err(expected),
+    }
 }
 
 /// Reads the section.
@@ -60,7 +89,52 @@ fn decode_tls(mut section: Section, problems: &mut Vec<Problem>) -> Option<Liste
 
 #[cfg(test)]
 mod tests {
+    use super::MetricsListen;
     use crate::config::tests::settings;
+
+    #[test]
+    fn figures_are_served_on_this_host_alone() {
+        let read = |text: &str| {
+            let settings = settings(&format!("metrics_listen = {text}"));
+            settings.map(|settings| settings.metrics_listen)
+        };
+        assert_eq!(settings("").unwrap().metrics_listen, None);
+        assert_eq!(
+            read("\"unix:/run/v/m.sock\""),
+            Ok(Some(MetricsListen::Unix("/run/v/m.sock".into())))
+        );
+        for address in ["127.0.0.1:9642", "127.1.2.3:1", "[::1]:9642"] {
+            let loopback = MetricsListen::Loopback(address.parse().unwrap());
+            assert_eq!(read(&format!("{address:?}")), Ok(Some(loopback)));
+        }
+        for wrong in [
+            "\"0.0.0.0:9642\"",
+            "\"[::]:9642\"",
+            "\"10.0.0.1:9642\"",
+            "\"[::ffff:10.0.0.1]:9642\"",
+            "\"127.0.0.1:0\"",
+            "\"127.0.0.1\"",
+            "\"localhost:9642\"",
+            "\":9642\"",
+            "9642",
+        ] {
+            let error = read(wrong).unwrap_err();
+            assert!(
+                error.contains("no other host may reach"),
+                "{wrong}: {error}"
+            );
+        }
+        let long = format!("\"unix:/{}\"", "x".repeat(107));
+        for wrong in [
+            "\"unix:relative\"",
+            "\"unix:\"",
+            "\"unix:/a/../b\"",
+            long.as_str(),
+        ] {
+            let error = read(wrong).unwrap_err();
+            assert!(error.contains("path"), "{wrong}: {error}");
+        }
+    }
 
     #[test]
     fn tls_is_there_where_it_is_configured_and_then_whole() {

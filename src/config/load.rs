@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::error::{ConfigError, Problem};
 use super::tree::{self, Section, Table};
 use super::{
-    Detach, Iscsi, Libvirt, Limits, Local, Nvmeof, Settings, auth, keystone, listen, nfs, policy,
-    smb, value,
+    Detach, Iscsi, Libvirt, Limits, Local, Nvmeof, Settings, auth, keystone, listen, metrics, nfs,
+    policy, smb, url, value,
 };
 
 /// Where the configuration is when nobody says otherwise: the one file that may be missing.
@@ -86,7 +86,11 @@ pub(super) fn decode(table: Table, problems: &mut Vec<Problem>) -> Settings {
     let state_dir = root.read(problems, "state_dir", value::path);
     let mount_base = root.read(problems, "mount_base", value::path);
     let listen = root.section(problems, "listen");
+    let audit_file = root.read(problems, "audit_file", value::path);
     let metrics_file = root.read(problems, "metrics_file", value::path);
+    let metrics_listen = root.read(problems, "metrics_listen", listen::metrics);
+    let metrics_io = root.read(problems, "metrics_io", metrics::io);
+    let otlp_endpoint = root.read(problems, "otlp_endpoint", url::collector);
     let policy = root.section(problems, "policy");
     let auth = root.section(problems, "auth");
     let keystone = root.optional(problems, "keystone");
@@ -104,7 +108,11 @@ pub(super) fn decode(table: Table, problems: &mut Vec<Problem>) -> Settings {
         mount_base: mount_base.unwrap_or_else(|| "/var/lib/volattach/mnt".into()),
         listen: listen::decode(listen, problems),
         policy: policy::decode(policy, problems),
+        audit_file,
         metrics_file,
+        metrics_listen,
+        metrics_io: metrics_io.unwrap_or_default(),
+        otlp_endpoint,
         auth: auth::decode(auth, problems),
         keystone: keystone.and_then(|keystone| keystone::decode(keystone, problems)),
         libvirt: decode_libvirt(libvirt, problems),

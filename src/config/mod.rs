@@ -4,6 +4,7 @@
 //! nothing is checked again later.
 
 mod auth;
+mod change;
 mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
@@ -11,10 +12,13 @@ mod keystone;
 mod limits;
 mod listen;
 mod load;
+mod metrics;
 mod nfs;
 mod nvmeof;
 mod owner;
 mod policy;
+#[cfg(test)]
+mod sample;
 mod shares;
 mod smb;
 #[cfg(test)]
@@ -27,8 +31,9 @@ pub use auth::{Auth, LocalRoles};
 pub use error::{ConfigError, Fault, Position, Problem};
 pub use keystone::Keystone;
 pub use limits::Limits;
-pub use listen::{Listen, ListenTls};
+pub use listen::{Listen, ListenTls, MetricsListen};
 pub use load::DEFAULT_PATH;
+pub use metrics::MetricsIo;
 pub use nfs::Nfs;
 pub use nvmeof::Nvmeof;
 pub use policy::{Policy, REMOTE_TIMEOUT};
@@ -46,8 +51,16 @@ pub struct Settings {
     pub listen: Listen,
     /// `[policy]`
     pub policy: Policy,
+    /// Where the audit is written beside the log; `audit_file`, default nowhere.
+    pub audit_file: Option<PathBuf>,
     /// Where figures are written for a textfile collector of Prometheus'; `metrics_file`, default nowhere.
     pub metrics_file: Option<PathBuf>,
+    /// Where figures are served to Prometheus; `metrics_listen`, default nowhere.
+    pub metrics_listen: Option<MetricsListen>,
+    /// Whose I/O is among the figures; `metrics_io`, default nobody's.
+    pub metrics_io: MetricsIo,
+    /// The collector that traces go to by OTLP over gRPC; `otlp_endpoint`, default nowhere.
+    pub otlp_endpoint: Option<HttpUrl>,
     /// `[auth]`
     pub auth: Auth,
     /// `[keystone]`; `None`: nobody is asked about tokens, and calls that bring one are refused.

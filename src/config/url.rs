@@ -96,6 +96,18 @@ pub(super) fn urls(value: &Value) -> Result<Vec<HttpUrl>, Fault> {
     urls.filter(|urls| !urls.is_empty()).ok_or(expected)
 }
 
+/// The address of a collector of traces, which is on this host or on a network of its own: no TLS.
+pub(super) fn collector(value: &Value) -> Result<HttpUrl, Fault> {
+    let url = match value {
+        Value::Text(text) => HttpUrl::parse(text),
+        _ => None,
+    };
+    url.filter(|url| !url.tls && url.path.is_empty())
+        .ok_or(Fault::Expected(
+            "the address of a collector that takes OTLP over gRPC, without TLS: \"http://127.0.0.1:4317\"",
+        ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

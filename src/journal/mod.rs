@@ -29,6 +29,7 @@ pub use index::Key;
 pub use inspect::Inspection;
 pub use record::{Course, Direction, Kind, Progress, Record, Step, StepRecord};
 pub use redb::RedbJournal;
+pub use writer::JournalFigures;
 
 use crate::model::{AttachmentId, Claim, Reason, SetPermissions, VolumeId};
 

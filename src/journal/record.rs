@@ -247,6 +247,14 @@ impl Record {
         self.degraded.or_else(|| self.host.all_paths())
     }
 
+    /// The same as the world sees them: `None` too where the volume is not connected, or the attachment is lost.
+    #[must_use]
+    pub fn shown_paths(&self) -> Option<PathCount> {
+        let connected = self.progress(Step::Connect) == Some(Progress::Done);
+        self.paths()
+            .filter(|_| connected && self.state() != State::Lost)
+    }
+
     /// What it is to others who want the volume.
     #[must_use]
     pub fn to_use(&self) -> Use {
@@ -258,7 +266,8 @@ impl Record {
     }
 
     /// Where the attachment stands as the world sees it: `Lost` for one that is to be whole and is not.
-    fn state(&self) -> State {
+    #[must_use]
+    pub fn state(&self) -> State {
         let error = self.course.error.as_ref();
         let lost = error.is_some_and(|error| error.loss().is_some());
         match self.course.state {
@@ -272,18 +281,17 @@ impl Record {
     pub fn to_attachment(&self) -> Attachment {
         let connected = self.progress(Step::Connect) == Some(Progress::Done);
         let placed = self.domain.is_none() || self.progress(Step::Attach).is_some();
-        let state = self.state();
         Attachment {
             id: self.id.clone(),
             volume: self.volume.clone(),
             domain: self.domain.clone(),
             protocol: self.host.plan.protocol.clone(),
             servers: self.host.plan.servers(),
-            paths: self.paths().filter(|_| connected && state != State::Lost),
+            paths: self.shown_paths(),
             access: self.access.clone(),
             rights: self.rights.clone(),
             holder: self.holder.clone(),
-            state,
+            state: self.state(),
             host_path: connected.then(|| self.host.path().to_owned()),
             target: placed.then(|| self.disk.target.clone()),
             disk_xml: placed.then(|| self.disk.xml.clone()),

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::file;
 use super::store::{Change, Kept, Shared, Store, lock};
-use super::writer::{Cause, Writer};
+use super::writer::{Cause, JournalFigures, Writer};
 use super::{Condition, Journal, JournalError, Key, Loss, Record, Room, Unreadable};
 use crate::model::{AttachmentId, SetPermissions, VolumeId};
 
@@ -68,6 +68,12 @@ impl RedbJournal {
     #[must_use]
     pub fn failing(&self) -> watch::Receiver<Option<String>> {
         self.writer.failing()
+    }
+
+    /// What the journal counts.
+    #[must_use]
+    pub fn figures(&self) -> Arc<JournalFigures> {
+        self.writer.figures()
     }
 
     fn failed(&self, action: &'static str, source: Cause) -> JournalError {

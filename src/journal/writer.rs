@@ -1,6 +1,7 @@
 //! The one thread that writes to the disk: what many calls want written at the same time costs one commit.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -8,12 +9,24 @@ use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 
 use super::store::Change;
+use crate::figures::{Counter, Level, Timings};
 
 /// How long a change that nobody waits for may wait for another with which to share its commit.
 const LINGER: Duration = Duration::from_millis(10);
 
 /// How often a write that failed is tried again, though nobody asks for another.
 const AGAIN: Duration = Duration::from_secs(1);
+
+/// What the journal counts.
+#[derive(Debug, Default)]
+pub struct JournalFigures {
+    /// How long the commits took that succeeded.
+    pub commits: Timings<()>,
+    /// Commits that failed, each try anew.
+    pub failures: Counter,
+    /// Changes that wait for a commit to begin.
+    pub queued: Level,
+}
 
 pub(super) type Cause = Box<dyn std::error::Error + Send + Sync>;
 
@@ -31,6 +44,7 @@ pub(super) struct Writer {
     orders: Option<Sender<Order>>,
     thread: Option<JoinHandle<()>>,
     failing: watch::Receiver<Option<String>>,
+    figures: Arc<JournalFigures>,
 }
 
 impl Writer {
@@ -42,10 +56,12 @@ impl Writer {
     ) -> io::Result<Self> {
         let (orders, received) = channel();
         let (failed, failing) = watch::channel(None);
+        let figures = Arc::<JournalFigures>::default();
         let mut thread = Thread {
             commit,
             apply,
             failed,
+            figures: Arc::clone(&figures),
             soon: Vec::new(),
         };
         let thread = std::thread::Builder::new()
@@ -55,12 +71,18 @@ impl Writer {
             orders: Some(orders),
             thread: Some(thread),
             failing,
+            figures,
         })
     }
 
     /// Why the last commit failed; `None`: it did not.
     pub(super) fn failing(&self) -> watch::Receiver<Option<String>> {
         self.failing.clone()
+    }
+
+    /// What the thread counts.
+    pub(super) fn figures(&self) -> Arc<JournalFigures> {
+        Arc::clone(&self.figures)
     }
 
     /// Writes a change, and with it whatever was to be written soon.
@@ -79,6 +101,7 @@ impl Writer {
     fn send(&self, change: Change, done: Option<Done>) {
         // A thread that has panicked takes none; who waits is told so by the sender's end.
         if let Some(orders) = &self.orders {
+            self.figures.queued.up();
             let _ = orders.send(Order { change, done });
         }
     }
@@ -98,6 +121,7 @@ struct Thread<C, A> {
     commit: C,
     apply: A,
     failed: watch::Sender<Option<String>>,
+    figures: Arc<JournalFigures>,
     /// Changes that nobody waits for, and that could not be written.
     soon: Vec<Change>,
 }
@@ -129,6 +153,7 @@ impl<C: FnMut(&[Change]) -> Result<(), Cause>, A: Fn(Change)> Thread<C, A> {
         let (mut soon, mut waiting) = (std::mem::take(&mut self.soon), Vec::new());
         let mut next = Some(first);
         while let Some(Order { change, done }) = next {
+            self.figures.queued.down();
             match done {
                 Some(done) => waiting.push((change, done)),
                 None => soon.push(change),
@@ -148,7 +173,12 @@ impl<C: FnMut(&[Change]) -> Result<(), Cause>, A: Fn(Change)> Thread<C, A> {
         let mut changes = soon;
         let (waited, answers): (Vec<Change>, Vec<Done>) = waiting.into_iter().unzip();
         changes.extend(waited);
+        let began = Instant::now();
         let result = (self.commit)(&changes).map_err(|error| error.to_string());
+        match &result {
+            Ok(()) => self.figures.commits.note((), began.elapsed()),
+            Err(_) => self.figures.failures.add(),
+        }
         match &result {
             Ok(()) => changes.into_iter().skip(kept).for_each(&self.apply),
             Err(_) => {
@@ -171,8 +201,8 @@ impl<C: FnMut(&[Change]) -> Result<(), Cause>, A: Fn(Change)> Thread<C, A> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
     use std::sync::atomic::{AtomicBool, Ordering};
-    use std::sync::{Arc, Mutex};
 
     use super::*;
 
@@ -244,5 +274,9 @@ mod tests {
         writer.write(change("c")).await.unwrap();
         assert_eq!(*disk.written.lock().unwrap(), ["a", "c"]);
         assert_eq!(*disk.applied.lock().unwrap(), ["c"]);
+        let figures = writer.figures();
+        // The failed write, and at least the retry that succeeded and the last write.
+        assert!(figures.failures.get() >= 1 && figures.commits.read()[&()].count() >= 2);
+        assert_eq!(figures.queued.get(), 0);
     }
 }

@@ -17,12 +17,14 @@ use super::error::{HypervisorError, LibvirtError};
 use super::event::{DomainEnd, DomainEvent, Ends, ObservedDomain};
 use super::explain::explain;
 use super::pool::{CallError, Pool};
+use super::profile;
 use super::raw::{self, Event};
 use super::size::{self, Grown};
+use super::stats::{self, DiskIo};
 use super::unplugs::Unplugs;
 use super::view::DomainView;
 use super::xen::Xen;
-use super::{Hypervisor, Unplug, UnplugRequest};
+use super::{Hypervisor, HypervisorLoad, Unplug, UnplugRequest};
 use crate::config;
 use crate::model::{Dialect, DiskPlan, DomainRef, Reason, Scope};
 
@@ -76,6 +78,11 @@ impl Libvirt {
         }
     }
 
+    /// Gives the calls that begin from now on so long.
+    pub fn set_call_timeout(&self, timeout: Duration) {
+        self.pool.set_call_timeout(timeout);
+    }
+
     /// The domain's devices in each configuration of the scope; `None` where there is no such domain. Of a running Xen domain
     /// with the disks that libvirt does not know.
     async fn view(
@@ -86,7 +93,9 @@ impl Libvirt {
         let label = name.to_string();
         let result = self
             .pool
-            .run(&label, move |connect| read_documents(connect, &name, scope))
+            .run(&label, move |connection| {
+                read_documents(connection, &name, scope)
+            })
             .await;
         let mut view = match result {
             Ok(documents) => documents.view()?,
@@ -126,7 +135,7 @@ impl Libvirt {
         let name = domain.to_string();
         let result = self
             .pool
-            .run(&name, move |connect| call(&lookup(connect, domain)?))
+            .run(&name, move |connection| call(&lookup(connection, domain)?))
             .await;
         match result {
             Ok(found) => Ok(found),
@@ -145,8 +154,8 @@ impl Libvirt {
         let disk = disk.clone();
         let result = self
             .pool
-            .run(&domain.to_string(), move |connect| {
-                let domain = lookup(connect, domain)?;
+            .run(&domain.to_string(), move |connection| {
+                let domain = connection.domain(domain)?;
                 match disk.dialect {
                     Dialect::Qemu => raw::detach_alias(&domain, &disk.alias, flag),
                     // It knows no aliases, and waits some seconds for the guest.
@@ -192,6 +201,36 @@ impl Libvirt {
         }
     }
 
+    /// Waits until libvirt is done with the removal of a disk that its XML shows no more. It takes the disk out of the XML first, then has QEMU
+    /// close the image, and gives the image its owner and label back last: a device that goes meanwhile leaves its node in the domain's own
+    /// /dev with an owner on record, and libvirt refuses the next device of that name (`qemuDomainRemoveDiskDevice` in src/qemu/qemu_hotplug.c,
+    /// `virSecurityDACSetOwnership` in src/security/security_dac.c). All that is one job of the domain, behind which this call waits.
+    async fn until_removed(&self, domain: Uuid, disk: &DiskPlan) -> Result<(), HypervisorError> {
+        let target = disk.target.clone();
+        let action = format!("see the removal of disk {} to its end", disk.target);
+        let waited = self
+            .on_domain(domain, &action, move |domain| {
+                size::wait_for_jobs(domain, &target).map(Some)
+            })
+            .await;
+        waited.map(drop)
+    }
+
+    /// The error, with a word on AppArmor where a QEMU that it confines could not open the volume.
+    async fn denied(&self, domain: Uuid, error: HypervisorError) -> HypervisorError {
+        let HypervisorError::Failed { reason, .. } = &error else {
+            return error;
+        };
+        if *reason != Reason::VolumeUnreadable {
+            return error;
+        }
+        let view = self.view(DomainRef::Uuid(domain), Scope::Live).await;
+        match view {
+            Ok(Some(view)) => profile::explain(&view, error),
+            _ => error,
+        }
+    }
+
     /// Whether the wait is over: the disk is gone, or was refused.
     async fn unplugged(
         &self,
@@ -213,6 +252,10 @@ impl Hypervisor for Libvirt {
         self.pool.dialect()
     }
 
+    fn load(&self) -> HypervisorLoad {
+        self.pool.load()
+    }
+
     async fn domain(&self, name: &DomainRef, scope: Scope) -> Result<DomainView, HypervisorError> {
         let view = self.view(name.clone(), scope).await?;
         let mut view = view.ok_or_else(|| HypervisorError::DomainNotFound {
@@ -226,8 +269,8 @@ impl Hypervisor for Libvirt {
 
     async fn domains(&self) -> Result<Vec<Uuid>, HypervisorError> {
         let all = "every domain";
-        let listed = self.pool.run(all, |connect| {
-            let domains = connect.list_all_domains(0)?;
+        let listed = self.pool.run(all, |connection| {
+            let domains = connection.connect().list_all_domains(0)?;
             domains.iter().map(VirtDomain::uuid).collect()
         });
         listed
@@ -283,7 +326,13 @@ impl Hypervisor for Libvirt {
         match disk.dialect {
             Dialect::Qemu => {
                 let view = self.view(DomainRef::Uuid(domain), disk.scope).await?;
-                Ok(view.is_some_and(|view| view.has(disk)))
+                match view {
+                    Some(view) if view.has(disk) => Ok(true),
+                    Some(view) if view.running && disk.scope.live() => {
+                        self.until_removed(domain, disk).await.map(|()| false)
+                    }
+                    _ => Ok(false),
+                }
             }
             Dialect::Xen => self.xen_has_disk(domain, disk).await,
         }
@@ -299,13 +348,17 @@ impl Hypervisor for Libvirt {
         }
         let plugged = self
             .pool
-            .run(&domain.to_string(), move |connect| {
-                let domain = lookup(connect, domain)?;
+            .run(&domain.to_string(), move |connection| {
+                let domain = connection.domain(domain)?;
                 domain.attach_device_flags(&xml, flags)?;
                 shows(&domain, &planned)
             })
             .await
             .map_err(|error| failed(&action, &domain.to_string(), error));
+        let plugged = match plugged {
+            Err(error) => Err(self.denied(domain, error).await),
+            plugged => plugged,
+        };
         match (plugged, xen) {
             (Ok(false), _) => Err(HypervisorError::NotShown {
                 action,
@@ -466,6 +519,20 @@ impl Hypervisor for Libvirt {
                 bytes,
             }),
         }
+    }
+
+    async fn disk_io(
+        &self,
+        domain: Uuid,
+        disks: &[DiskPlan],
+    ) -> Result<Vec<Option<DiskIo>>, HypervisorError> {
+        let asked = disks.to_vec();
+        let read = self
+            .on_domain(domain, "read the counters of the disks", move |domain| {
+                stats::read(domain, &asked).map(Some)
+            })
+            .await?;
+        Ok(read.unwrap_or_else(|| vec![None; disks.len()]))
     }
 
     fn events(&self) -> broadcast::Receiver<DomainEvent> {

@@ -1,29 +1,40 @@
 //! One connection to libvirt: opened with events and keep-alive, and known to be dead once it is.
 
+use std::collections::HashMap;
 use std::os::raw::c_int;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tracing::{debug, error};
+use uuid::Uuid;
 use virt::connect::Connect;
+use virt::domain::Domain;
 use virt::error::{Error, clear_error_callback};
 use virt::event::{event_register_default_impl, event_run_default_impl};
 
 use super::error::LibvirtError;
 use super::raw::{self, CloseSink, EventSink};
+use super::view;
 use crate::model::Dialect;
 
 /// How often a silent libvirtd is asked for a sign of life, and how many times it may fail to answer. libvirt closes
 /// the connection, and fails every call that waits on it, within three such intervals.
 const KEEP_ALIVE: (i32, u32) = (3, 2);
 
+/// Handles of domains that are kept.
+const HANDLES: usize = 128;
+
 /// An open connection.
 pub(super) struct Connection {
+    /// Handles of domains that were looked up before. Each holds the connection, so they are dropped first.
+    domains: Mutex<HashMap<Uuid, Domain>>,
     connect: Connect,
     dialect: Dialect,
+    /// Whether its domains get AppArmor profiles.
+    profiles: bool,
     closed: Arc<AtomicBool>,
     events: Vec<c_int>,
     remote: bool,
@@ -44,6 +55,8 @@ impl Connection {
                 "Xen" => Dialect::Xen,
                 _ => Dialect::Qemu,
             },
+            profiles: raw::security_model(&connect)?.as_deref() == Some(view::APPARMOR),
+            domains: Mutex::default(),
             connect,
             closed: Arc::new(AtomicBool::new(false)),
             events: Vec::new(),
@@ -81,9 +94,33 @@ impl Connection {
         &self.connect
     }
 
+    /// Returns a handle of the domain with that UUID, which spares a round trip if there is one. What the handle says by itself is as old as
+    /// the handle: name and number are to be read from the domain's XML. Libvirt's drivers find the domain by the UUID alone.
+    ///
+    /// # Errors
+    /// libvirt's. A call by the handle of a domain that exists no more fails as the search for it would (`VIR_ERR_NO_DOMAIN`).
+    pub(super) fn domain(&self, uuid: Uuid) -> Result<Domain, Error> {
+        let lock = || self.domains.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = lock().get(&uuid) {
+            return Ok(known.clone());
+        }
+        let found = self.connect.lookup_domain_by_uuid(uuid)?;
+        let mut domains = lock();
+        if domains.len() >= HANDLES {
+            domains.clear();
+        }
+        domains.insert(uuid, found.clone());
+        Ok(found)
+    }
+
     /// How the disks of its domains are written, by the name of its driver (`virConnectGetType`).
     pub(super) fn dialect(&self) -> Dialect {
         self.dialect
+    }
+
+    /// Whether its domains get AppArmor profiles, unless their XML says otherwise.
+    pub(super) fn profiles(&self) -> bool {
+        self.profiles
     }
 
     /// Whether calls can go through it; asks nobody.

@@ -1,12 +1,12 @@
 //! What libvirt shows of a domain, read into a view.
 
 use uuid::Uuid;
-use virt::connect::Connect;
 use virt::domain::{Domain as VirtDomain, DomainStateReason, DomainStateReasonEnum};
 use virt::enumutil::Enum;
 use virt::error::Error;
 use virt_sys as sys;
 
+use super::connection::Connection;
 use super::error::HypervisorError;
 use super::event::DomainEnd;
 use super::view::{self, Devices, DomainView};
@@ -20,6 +20,7 @@ pub(super) struct Documents {
     config: Option<String>,
     paused: bool,
     ended: Option<DomainEnd>,
+    profiles: bool,
 }
 
 impl Documents {
@@ -36,6 +37,13 @@ impl Documents {
             })
         };
         let (live, config) = (read(self.live)?, read(self.config)?);
+        // A handle may have an earlier name.
+        let now = live.as_ref().or(config.as_ref());
+        let now = now.and_then(|domain| domain.child("name"));
+        let domain = Domain {
+            name: now.map_or(self.domain.name, |name| name.text.clone()),
+            ..self.domain
+        };
         // Of a domain that does not run, libvirt shows the persistent configuration; only a running one has a number.
         let live = live.filter(|domain| domain.attribute("id").is_some());
         let one = live.as_ref().or(config.as_ref());
@@ -50,9 +58,10 @@ impl Documents {
             running: live.is_some(),
             persistent: config.is_some(),
             ended: self.ended.filter(|_| live.is_none()),
+            profiles: self.profiles,
             live: live.as_ref().map(Devices::of).unwrap_or_default(),
             config: config.as_ref().map(Devices::of).unwrap_or_default(),
-            domain: self.domain,
+            domain,
         })
     }
 }
@@ -71,9 +80,9 @@ fn ended_by(reason: DomainStateReasonEnum) -> Option<DomainEnd> {
     }
 }
 
-/// The domain of that UUID.
-pub(super) fn lookup(connect: &Connect, domain: Uuid) -> Result<VirtDomain, Error> {
-    connect.lookup_domain_by_uuid(domain)
+/// The domain of that UUID, with its present number.
+pub(super) fn lookup(connection: &Connection, domain: Uuid) -> Result<VirtDomain, Error> {
+    connection.connect().lookup_domain_by_uuid(domain)
 }
 
 /// Whether every configuration of the scope shows the disk. A document that cannot be read shows nothing.
@@ -85,15 +94,21 @@ pub(super) fn shows(domain: &VirtDomain, disk: &DiskPlan) -> Result<bool, Error>
         && (!scope.config() || shown(&domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE)?)))
 }
 
+/// Whether a domain's document is of a running domain: libvirt writes the number into its first tag.
+fn has_number(document: &str) -> bool {
+    let tag = document.split('>').next().unwrap_or_default();
+    tag.contains(" id='")
+}
+
 /// Only what the scope is about: each document is a round trip, and takes libvirtd longer the more devices there are.
 pub(super) fn read_documents(
-    connect: &Connect,
+    connection: &Connection,
     name: &DomainRef,
     scope: Scope,
 ) -> Result<Documents, Error> {
     let domain = match name {
-        DomainRef::Uuid(uuid) => lookup(connect, *uuid)?,
-        DomainRef::Name(name) => connect.lookup_domain_by_name(name)?,
+        DomainRef::Uuid(uuid) => connection.domain(*uuid)?,
+        DomainRef::Name(name) => connection.connect().lookup_domain_by_name(name)?,
     };
     let live = scope.live().then(|| domain.xml_desc(0)).transpose()?;
     let config = (scope.config() && domain.is_persistent()?)
@@ -103,12 +118,14 @@ pub(super) fn read_documents(
     let xen = live
         .as_deref()
         .is_some_and(|document| document.starts_with("<domain type='xen'"));
-    // The number is known without a round trip.
-    let stopped = live.is_some() && domain.id().is_none();
+    let stopped = live
+        .as_deref()
+        .is_some_and(|document| !has_number(document));
     let state = (xen || stopped).then(|| domain.state()).transpose()?;
     Ok(Documents {
         paused: state.is_some_and(|(state, _)| state.to_raw() == sys::VIR_DOMAIN_PAUSED),
         ended: state.and_then(|(_, reason)| ended_by(reason)),
+        profiles: connection.profiles(),
         domain: Domain {
             uuid: domain.uuid()?,
             name: domain.name()?,

@@ -1,5 +1,7 @@
 //! Why the hypervisor failed, in words, and the stable reason of each.
 
+use std::path::PathBuf;
+
 use super::xen::store::StoreError;
 use super::xml::XmlError;
 use crate::model::{Bus, ImageFormat, Reason};
@@ -88,6 +90,20 @@ pub enum HypervisorError {
         value: String,
         /// What is allowed.
         rule: String,
+    },
+    /// The volume's path cannot stand in the domain's AppArmor profile.
+    #[error(
+        "volume {} cannot be given to domain {domain} alone: AppArmor confines it by a profile into which libvirt writes the path as it is, \
+         and {found:?} makes it a pattern there, which other files may fit and the volume itself may not; give the file or folder another name",
+        path.display()
+    )]
+    Pattern {
+        /// The domain.
+        domain: String,
+        /// The volume's path on the host.
+        path: PathBuf,
+        /// The character.
+        found: char,
     },
     /// The hypervisor does not serve volumes of this format, or not so.
     #[error("a volume of format {format} cannot be plugged in: {why}")]
@@ -230,6 +246,7 @@ impl HypervisorError {
             | Self::VolumeInUse { .. }
             | Self::BusFull { .. }
             | Self::DiskOptionInvalid { .. }
+            | Self::Pattern { .. }
             | Self::FormatUnsupported { .. }
             | Self::ReadOnlyDisk { .. }
             | Self::NotGrown { .. }
@@ -253,6 +270,7 @@ impl HypervisorError {
             | Self::NotConnected { reason, .. }
             | Self::NotGrown { reason, .. } => *reason,
             Self::FormatUnsupported { .. } => Reason::FormatUnsupported,
+            Self::Pattern { .. } => Reason::VolumePathUnsafe,
             Self::Xenstore { .. } => Reason::HypervisorUnavailable,
             Self::ReadOnlyDisk { .. } => Reason::ResizeUnsupported,
             Self::NotShown { .. }

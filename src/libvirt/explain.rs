@@ -132,6 +132,15 @@ const RULES: &[Rule] = &[
         "QEMU's user must be able to open the volume, writing where it is read-write: check its owner and mode, those \
          of the directories above it, and AppArmor or SELinux (`dmesg`, `ausearch -m avc`)",
     ),
+    // AppArmorSetSecurityImageLabel in libvirt's src/security/security_apparmor.c; the directories are those of `valid_path` in its
+    // virt-aa-helper.c.
+    rule(
+        None,
+        "cannot update AppArmor profile",
+        Reason::VolumeUnreadable,
+        "libvirt did not write the volume into the domain's AppArmor profile: it takes none beneath the system's own directories (such as /etc, \
+         /usr/lib, /usr/share, /usr/local/lib); the journal of its daemon has what its virt-aa-helper says",
+    ),
     rule(
         None,
         "Read-only file system",
@@ -322,6 +331,11 @@ mod tests {
             (
                 38,
                 "Cannot access storage file '/x' (as uid:64055, gid:64055): Permission denied",
+                Reason::VolumeUnreadable,
+            ),
+            (
+                1,
+                "internal error: cannot update AppArmor profile 'libvirt-e5b5ea0c-33c6-4d6e-9a8a-4a8a3f3a3a3a'",
                 Reason::VolumeUnreadable,
             ),
             (

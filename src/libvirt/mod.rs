@@ -15,8 +15,10 @@ mod explain;
 pub(crate) mod fuzz;
 mod plan;
 mod pool;
+mod profile;
 mod raw;
 mod size;
+mod stats;
 mod turns;
 mod unplugs;
 mod view;
@@ -28,6 +30,7 @@ pub use connection::run_event_loop;
 pub use error::{HypervisorError, LibvirtError};
 pub use event::{DomainEnd, DomainEvent, ObservedDomain};
 pub use plan::{check_state, plan_disk};
+pub use stats::{DiskIo, IoCounts};
 pub use turns::{in_background, is_in_background};
 pub use view::{Devices, DiskView, DomainView};
 pub use xen::store::StoreError;
@@ -60,11 +63,27 @@ pub enum UnplugRequest {
     Busy,
 }
 
+/// Condition of the way to a hypervisor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HypervisorLoad {
+    /// Whether the hypervisor is connected to.
+    pub connected: bool,
+    /// Calls under way.
+    pub running: u64,
+    /// Calls that wait for their turn.
+    pub waiting: u64,
+    /// Domains left alone until a call that is past its deadline ends.
+    pub hanging: u64,
+}
+
 /// Where hot-plug happens.
 #[async_trait]
 pub trait Hypervisor: Send + Sync {
     /// How its domains' disks are written, for a volume that no domain is named for. QEMU's until it was reached.
     fn dialect(&self) -> Dialect;
+
+    /// Condition of the way to it; asks nobody, and waits for nothing.
+    fn load(&self) -> HypervisorLoad;
 
     /// The domain as it is now, in the configurations of the scope.
     ///
@@ -145,6 +164,14 @@ pub trait Hypervisor: Send + Sync {
         disk: &DiskPlan,
         bytes: u64,
     ) -> Result<Option<u64>, HypervisorError>;
+
+    /// The I/O of a domain's guest on these disks, in their order; `None` for a disk that the running domain does not have, or that the
+    /// hypervisor does not count for. Touches no storage.
+    async fn disk_io(
+        &self,
+        domain: Uuid,
+        disks: &[DiskPlan],
+    ) -> Result<Vec<Option<DiskIo>>, HypervisorError>;
 
     /// What happens to domains, in order. While libvirt cannot be reached some events are missed, and [`DomainEvent::Missed`] comes when
     /// it is reached again: look at everything then.

@@ -2,6 +2,7 @@
 
 use super::disk;
 use super::error::HypervisorError;
+use super::profile;
 use super::view::{Devices, DiskView, DomainView};
 use super::xen;
 use crate::model::{Bus, Dialect, DiskAddress, DiskPlan, DiskSpec, Scope};
@@ -26,6 +27,7 @@ pub fn plan_disk(view: &DomainView, spec: &DiskSpec) -> Result<DiskPlan, Hypervi
     check_state(view, scope)?;
     let alias = spec.attachment.alias();
     check_absent(view, spec, &alias)?;
+    profile::check(view, spec)?;
     if view.dialect == Dialect::Xen {
         xen::check_unused(view, spec)?;
     }

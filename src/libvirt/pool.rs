@@ -9,17 +9,17 @@
 //! one: what it comes to is unknown until it ends.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::{Mutex as AsyncMutex, Notify, oneshot};
-use tokio::task::{AbortHandle, spawn_blocking};
+use tokio::task::{AbortHandle, JoinError, JoinHandle, spawn_blocking};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
-use virt::connect::Connect;
 use virt::error::Error;
 
+use super::HypervisorLoad;
 use super::connection::Connection;
 use super::error::{HypervisorError, LibvirtError};
 use super::event::DomainEvent;
@@ -52,7 +52,8 @@ pub(super) struct Pool {
 
 struct Shared {
     uri: String,
-    call_timeout: Duration,
+    /// In milliseconds.
+    call_timeout: AtomicU64,
     slots: Vec<Slot>,
     turns: Turns,
     /// What the connection is to, once there was one.
@@ -115,7 +116,7 @@ impl Pool {
         };
         let shared = Arc::new(Shared {
             uri: uri.clone(),
-            call_timeout: settings.call_timeout,
+            call_timeout: AtomicU64::new(milliseconds(settings.call_timeout)),
             dialect: OnceLock::new(),
             overdue: Mutex::default(),
             slots: (0..connections).map(|_| Slot::default()).collect(),
@@ -128,16 +129,39 @@ impl Pool {
         Self { shared, keeper }
     }
 
+    /// Gives the calls that begin from now on so long.
+    pub(super) fn set_call_timeout(&self, timeout: Duration) {
+        let timeout = milliseconds(timeout);
+        self.shared.call_timeout.store(timeout, Ordering::Relaxed);
+    }
+
     /// How the disks of the connection's domains are written.
     pub(super) fn dialect(&self) -> Dialect {
         self.shared.dialect.get().copied().unwrap_or_default()
     }
 
-    /// Runs a call about a domain on a blocking thread. It goes on there when the future is dropped.
+    /// Condition of the connections, as far as it is known without a call.
+    pub(super) fn load(&self) -> HypervisorLoad {
+        let shared = &self.shared;
+        let running = shared.slots.iter();
+        let running = running.map(|slot| slot.calls.load(Ordering::Relaxed) as u64);
+        HypervisorLoad {
+            // The keeper opens the first connection anew as soon as it ends, and clears this meanwhile.
+            connected: shared
+                .slots
+                .first()
+                .is_some_and(|slot| slot.open.load(Ordering::Relaxed)),
+            running: running.sum(),
+            waiting: shared.turns.waiting(),
+            hanging: lock(&shared.overdue).len() as u64,
+        }
+    }
+
+    /// Runs a call about a domain on a blocking thread. It goes on there, watched, when the future is dropped.
     pub(super) async fn run<T, F>(&self, domain: &str, call: F) -> Result<T, CallError>
     where
         T: Send + 'static,
-        F: FnOnce(&Connect) -> Result<T, Error> + Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
     {
         let shared = &self.shared;
         shared.check(domain).map_err(CallError::Unavailable)?;
@@ -149,40 +173,34 @@ impl Pool {
             .await
             .map_err(CallError::Unavailable)?;
         let turn = Arc::new(Mutex::new(Some((permit, counted))));
-        let mut ran = spawn_blocking({
+        let ran = spawn_blocking({
             let (connection, turn) = (Arc::clone(&connection), Arc::clone(&turn));
             move || {
-                let result = call(connection.connect());
+                let result = call(&connection);
                 drop(lock(&turn).take());
                 (result, connection.is_alive())
             }
         });
-        let Ok(ended) = timeout(shared.call_timeout, &mut ran).await else {
-            *lock(&shared.overdue).entry(domain.to_owned()).or_default() += 1;
-            drop(lock(&turn).take());
-            shared.retire(slot, &connection).await;
-            let (shared, domain) = (Arc::clone(shared), domain.to_owned());
-            let error = shared.hangs(&domain);
-            tokio::spawn(async move {
-                // Whatever it came to: who looks now sees it.
-                let _ = ran.await;
-                let mut overdue = lock(&shared.overdue);
-                if let Some(calls) = overdue.get_mut(&domain) {
-                    *calls -= 1;
-                }
-                overdue.retain(|_, calls| *calls > 0);
-            });
-            return Err(CallError::Unavailable(error));
+        // On a task of its own: whatever becomes of the caller, a call that hangs gives its turn back, and its domain is marked.
+        let release = {
+            let (shared, connection) = (Arc::clone(shared), Arc::clone(&connection));
+            async move {
+                drop(lock(&turn).take());
+                shared.retire(slot, &connection).await;
+            }
         };
-        match ended {
-            Ok((Ok(value), _)) => Ok(value),
-            Ok((Err(error), true)) => Err(CallError::Libvirt(error.into())),
-            Ok((Err(error), false)) => Err(CallError::Unavailable(
+        let watch = Arc::clone(shared).watch(domain.to_owned(), ran, release);
+        let ended = tokio::spawn(watch).await;
+        match ended.unwrap_or_else(|error| Ok(Err(error))) {
+            Ok(Ok((Ok(value), _))) => Ok(value),
+            Ok(Ok((Err(error), true))) => Err(CallError::Libvirt(error.into())),
+            Ok(Ok((Err(error), false))) => Err(CallError::Unavailable(
                 shared.unavailable("the connection ended during the call", Some(error.into())),
             )),
-            Err(_) => Err(CallError::Unavailable(
+            Ok(Err(_)) => Err(CallError::Unavailable(
                 shared.unavailable("the call was cut off", None),
             )),
+            Err(hangs) => Err(CallError::Unavailable(hangs)),
         }
     }
 }
@@ -214,10 +232,39 @@ impl Shared {
         }
     }
 
+    /// Waits for a call's end. Past the deadline, releases what the call holds and marks its domain until the call ends.
+    async fn watch<T: Send + 'static>(
+        self: Arc<Self>,
+        domain: String,
+        mut ran: JoinHandle<T>,
+        release: impl Future<Output = ()>,
+    ) -> Result<Result<T, JoinError>, HypervisorError> {
+        if let Ok(ended) = timeout(self.call_timeout(), &mut ran).await {
+            return Ok(ended);
+        }
+        *lock(&self.overdue).entry(domain.clone()).or_default() += 1;
+        release.await;
+        let error = self.hangs(&domain);
+        tokio::spawn(async move {
+            // Whatever it came to: who looks now sees it.
+            let _ = ran.await;
+            let mut overdue = lock(&self.overdue);
+            if let Some(calls) = overdue.get_mut(&domain) {
+                *calls -= 1;
+            }
+            overdue.retain(|_, calls| *calls > 0);
+        });
+        Err(error)
+    }
+
+    fn call_timeout(&self) -> Duration {
+        Duration::from_millis(self.call_timeout.load(Ordering::Relaxed))
+    }
+
     fn hangs(&self, domain: &str) -> HypervisorError {
         let why = format!(
             "a call on domain {domain} has not ended within {} s, as when its QEMU waits for a dead server; the domain is left alone until it ends",
-            self.call_timeout.as_secs_f64()
+            self.call_timeout().as_secs_f64()
         );
         self.unavailable(&why, None)
     }
@@ -269,11 +316,12 @@ impl Shared {
     /// hangs has that once, not with every call anew.
     async fn connection(&self, index: usize) -> Result<Arc<Connection>, HypervisorError> {
         let slot = &self.slots[index];
+        let within = self.call_timeout();
         let silent = || {
-            let seconds = self.call_timeout.as_secs_f64();
+            let seconds = within.as_secs_f64();
             self.unavailable(&format!("it did not answer within {seconds} s"), None)
         };
-        let locked = timeout(self.call_timeout, slot.state.lock()).await;
+        let locked = timeout(within, slot.state.lock()).await;
         let mut state = locked.map_err(|_| silent())?;
         if let Some(connection) = &state.connection {
             if connection.is_alive() {
@@ -322,9 +370,13 @@ impl Shared {
             .map_err(|error| self.unavailable(&format!("no thread for it: {error}"), None))?;
         Ok(Opening {
             opened,
-            deadline: Instant::now() + self.call_timeout,
+            deadline: Instant::now() + self.call_timeout(),
         })
     }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Keeps the connection open that carries the events, and reports that events were missed each time another one carries them.

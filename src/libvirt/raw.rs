@@ -1,4 +1,4 @@
-//! What the `virt` crate does not wrap: detaching by alias, a disk's size, device events, the close callback. All of
+//! What the `virt` crate does not wrap: detaching by alias, a disk's size and counters, device events, the close callback. All of
 //! this module's `unsafe` is here.
 #![allow(unsafe_code)]
 
@@ -74,6 +74,57 @@ pub(super) fn capacity(domain: &Domain, target: &str) -> Result<u64, Error> {
     let result =
         unsafe { sys::virDomainGetBlockInfo(domain.as_ptr(), target.as_ptr(), &raw mut info, 0) };
     check(result).map(|_| info.capacity)
+}
+
+/// Counters that libvirt has of a disk at most (`REMOTE_DOMAIN_BLOCK_STATS_PARAMETERS_MAX`).
+const BLOCK_STATS: usize = 16;
+
+/// The counters of the disk at that target, by libvirt's names.
+pub(super) fn block_stats(domain: &Domain, target: &str) -> Result<Vec<(String, u64)>, Error> {
+    let target = CString::new(target)?;
+    // SAFETY: a parameter is bytes, an integer and a union of numbers and a pointer, of all of which zero is a value.
+    let mut counters: [sys::virTypedParameter; BLOCK_STATS] = unsafe { std::mem::zeroed() };
+    let mut number = BLOCK_STATS as c_int;
+    // SAFETY: the domain's pointer is valid while it is borrowed, the target is a C string, `counters` a place for as many parameters as
+    // `number` says, of which libvirt fills some and writes how many; all of them outlive the call.
+    let result = unsafe {
+        sys::virDomainBlockStatsFlags(
+            domain.as_ptr(),
+            target.as_ptr(),
+            counters.as_mut_ptr(),
+            &raw mut number,
+            0,
+        )
+    };
+    check(result)?;
+    let filled = counters.iter().take(usize::try_from(number).unwrap_or(0));
+    let numbers = filled.filter(|it| u32::try_from(it.type_) == Ok(sys::VIR_TYPED_PARAM_LLONG));
+    let read = numbers.filter_map(|counter| {
+        // SAFETY: libvirt ends a parameter's name with a NUL within the array (VIR_TYPED_PARAM_FIELD_LENGTH), and so does zero.
+        let name = unsafe { text(counter.field.as_ptr()) };
+        // SAFETY: the union's member that the parameter's type names.
+        let value = unsafe { counter.value.l };
+        Some((name, u64::try_from(value).ok()?))
+    });
+    Ok(read.collect())
+}
+
+/// The security driver by which libvirt confines domains, such as `apparmor`; `None`: it has none.
+pub(super) fn security_model(connect: &Connect) -> Result<Option<String>, Error> {
+    let mut model = sys::virSecurityModel {
+        model: [0; 257],
+        doi: [0; 257],
+    };
+    // SAFETY: the connection is valid while borrowed, and `model` a place for what libvirt writes, which outlives the call.
+    let result = unsafe { sys::virNodeGetSecurityModel(connect.as_ptr(), &raw mut model) };
+    match check(result) {
+        Ok(_) => {}
+        Err(error) if error.code().to_raw() == sys::VIR_ERR_NO_SUPPORT => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    // SAFETY: libvirt ends the model's name with a NUL within the array (VIR_SECURITY_MODEL_BUFLEN).
+    let name = unsafe { text(model.model.as_ptr()) };
+    Ok((!name.is_empty()).then_some(name))
 }
 
 /// Registers for the events of all domains; gives what [`deregister_events`] takes.

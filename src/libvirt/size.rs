@@ -1,4 +1,4 @@
-//! How large the guest sees a disk, and having it see a larger one.
+//! How large the guest sees a disk, having it see a larger one, and what waits as that does.
 
 use virt::domain::Domain;
 use virt::error::Error;
@@ -47,4 +47,18 @@ pub(super) fn grow(domain: &Domain, plan: &DiskPlan, bytes: u64) -> Result<Optio
     }
     domain.block_resize(&disk.target, bytes, sys::VIR_DOMAIN_BLOCK_RESIZE_BYTES)?;
     raw::capacity(domain, &disk.target).map(|shown| Some(Grown::To(shown)))
+}
+
+/// Waits until no job of the domain is under way, by asking for the size of a disk: libvirt looks whether there is such a disk only within a
+/// job of its own (`qemuDomainGetBlockInfo` in src/qemu/qemu_driver.c).
+pub(super) fn wait_for_jobs(domain: &Domain, target: &str) -> Result<(), Error> {
+    match raw::capacity(domain, target) {
+        Err(error)
+            if [sys::VIR_ERR_INVALID_ARG, sys::VIR_ERR_OPERATION_INVALID]
+                .contains(&error.code().to_raw()) =>
+        {
+            Ok(()) // there is no such disk, or the domain has stopped
+        }
+        result => result.map(drop),
+    }
 }

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::figures::Level;
+
 tokio::task_local! {
     /// Set while a future runs for which no caller waits.
     static IN_BACKGROUND: ();
@@ -25,6 +27,7 @@ pub fn is_in_background() -> bool {
 pub(super) struct Turns {
     all: Arc<Semaphore>,
     background: Arc<Semaphore>,
+    waiting: Level,
 }
 
 /// A call's turn, until the drop.
@@ -38,11 +41,18 @@ impl Turns {
         Self {
             all: Arc::new(Semaphore::new(all)),
             background: Arc::new(Semaphore::new((all / 3).max(1))),
+            waiting: Level::default(),
         }
+    }
+
+    /// Calls that wait for a turn.
+    pub(super) fn waiting(&self) -> u64 {
+        self.waiting.get()
     }
 
     /// Waits for a turn. The semaphores are never closed.
     pub(super) async fn take(&self) -> Turn {
+        let _waiting = self.waiting.enter();
         let background = match is_in_background() {
             true => Arc::clone(&self.background).acquire_owned().await.ok(),
             false => None,
@@ -70,11 +80,13 @@ mod tests {
         }
         let mut waiting = Box::pin(background());
         assert!(futures::poll!(&mut waiting).is_pending());
+        assert_eq!(turns.waiting(), 1);
         for _ in 0..8 {
             held.push(turns.take().now_or_never().unwrap());
         }
         assert!(turns.take().now_or_never().is_none(), "all are taken");
         held.clear();
         waiting.await;
+        assert_eq!(turns.waiting(), 0);
     }
 }

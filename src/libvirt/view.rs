@@ -10,6 +10,9 @@ use super::event::DomainEnd;
 use super::xml::{Element, XmlError};
 use crate::model::{AttachmentId, Dialect, DiskAddress, DiskPlan, Domain, Scope};
 
+/// libvirt's name of its AppArmor driver (`virNodeGetSecurityModel`, `<seclabel model=…>`).
+pub(super) const APPARMOR: &str = "apparmor";
+
 /// A domain as it is now, in the configurations that a scope is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DomainView {
@@ -31,6 +34,8 @@ pub struct DomainView {
     pub persistent: bool,
     /// How a domain that does not run ended, if the scope is about running ones: as libvirt keeps it until libvirt's own next start.
     pub ended: Option<DomainEnd>,
+    /// Whether libvirt's own way on this host is to write a domain's disks into an AppArmor profile, which the domain's XML may change.
+    pub profiles: bool,
     /// What the running domain has; nothing where it does not run, or the scope is not about it.
     pub live: Devices,
     /// What the persistent configuration has; nothing where there is none, or the scope is not about it.
@@ -44,6 +49,8 @@ pub struct Devices {
     pub machine: String,
     /// Whether SELinux confines what runs it: it has a label of that kind, and not one that confines nothing.
     pub confined: bool,
+    /// Whether libvirt writes its disks into an AppArmor profile; `None`: the XML does not say.
+    pub profiled: Option<bool>,
     /// All disks, of any bus and device type.
     pub disks: Vec<DiskView>,
     /// The indices of its virtio-scsi controllers.
@@ -96,6 +103,7 @@ impl DomainView {
             running: true,
             persistent: true,
             ended: None,
+            profiles: false,
             live: devices.clone(),
             config: devices,
         }
@@ -106,6 +114,13 @@ impl DomainView {
         let live = scope.live().then_some(&self.live);
         let config = scope.config().then_some(&self.config);
         live.into_iter().chain(config)
+    }
+
+    /// Whether a disk of that scope gets into an AppArmor profile: now, or when the domain starts. libvirt shows the label of every
+    /// running domain that has one.
+    pub(super) fn is_profiled(&self, scope: Scope) -> bool {
+        let config = || self.persistent && self.config.profiled.unwrap_or(self.profiles);
+        scope.live() && self.live.profiled == Some(true) || scope.config() && config()
     }
 
     /// Whether any configuration that the disk's scope is about has it.
@@ -146,10 +161,12 @@ impl Devices {
             .unwrap_or_default()
             .to_owned();
         let confined = domain.children_named("seclabel").any(confines);
+        let profiled = profiled(domain);
         let Some(devices) = domain.child("devices") else {
             return Self {
                 machine,
                 confined,
+                profiled,
                 ..Self::default()
             };
         };
@@ -168,6 +185,7 @@ impl Devices {
         Self {
             machine,
             confined,
+            profiled,
             virtio_scsi: devices
                 .children_named("controller")
                 .filter_map(virtio_scsi_index)
@@ -208,6 +226,21 @@ fn confines(label: &Element) -> bool {
     label.attribute("model") == Some("selinux")
         && label.attribute("type") != Some("none")
         && !unconfined
+}
+
+/// Whether libvirt writes disks into a profile for a domain of that XML. `None`: the XML does not say, and the host's own way holds.
+fn profiled(domain: &Element) -> Option<bool> {
+    let labels = || domain.children_named("seclabel");
+    let is_for_us =
+        |label: &&Element| matches!(label.attribute("model"), None | Some(APPARMOR | "none"));
+    // libvirt's formatdomain, "seclabel": a static label's profile is the administrator's, unless `relabel` is asked for.
+    labels().find(is_for_us).map(|label| {
+        match (label.attribute("type"), label.attribute("relabel")) {
+            (Some("none"), _) | (_, Some("no")) => false,
+            (Some("static"), relabel) => relabel == Some("yes"),
+            _ => true,
+        }
+    })
 }
 
 /// How the disks of a `<domain>` are written: its own type says so, whatever the connection is to.

@@ -126,7 +126,7 @@ reasons! {
     MultipathFailed = "MULTIPATH_FAILED",
     /// No such file or device.
     VolumeNotFound = "VOLUME_NOT_FOUND",
-    /// The volume's path leaves the share or root, or leads through a symbolic link.
+    /// The volume's path leaves the share or root, leads through a symbolic link, or would be a pattern to AppArmor.
     VolumePathUnsafe = "VOLUME_PATH_UNSAFE",
     /// The volume is not a regular file (or, locally, a block device).
     VolumeNotRegular = "VOLUME_NOT_REGULAR",

@@ -85,6 +85,25 @@ pub enum Rpc {
 }
 
 impl Rpc {
+    /// Every call.
+    pub const ALL: [Self; 15] = [
+        Self::AttachVolume,
+        Self::DetachVolume,
+        Self::CancelDetach,
+        Self::ConnectVolume,
+        Self::DisconnectVolume,
+        Self::GetAttachment,
+        Self::ListAttachments,
+        Self::WatchAttachments,
+        Self::PlanAttach,
+        Self::GetConnector,
+        Self::ExtendVolume,
+        Self::GetVolumePermissions,
+        Self::SetVolumePermissions,
+        Self::Diagnose,
+        Self::ForgetAttachment,
+    ];
+
     /// The rule that decides who may call it.
     #[must_use]
     pub const fn rule(self) -> &'static str {

@@ -40,5 +40,5 @@ pub use findings::Finding;
 pub use python::{Attributes, Fault, Value};
 pub use remote::{Question, Remote};
 pub use rules::{Policy, Sources};
-pub use store::{PolicyFiles, PolicyStore, Reloaded};
+pub use store::{PolicyFiles, PolicyStore, ReadPolicy, Reloaded};
 pub use text::{convert, sample};

@@ -28,12 +28,17 @@ pub struct PolicyFiles {
     pub remote: Option<Arc<dyn Remote>>,
 }
 
+/// A policy that was read, and can be used.
+pub struct ReadPolicy {
+    policy: Policy,
+    watch: Watch,
+}
+
 /// What became of a policy whose files have changed.
 pub type Reloaded<'a> = Result<(), &'a PolicyError>;
 
 /// The last policy whose files could be used.
 pub struct PolicyStore {
-    files: PolicyFiles,
     /// Told of each reload.
     told: Box<dyn Fn(Reloaded<'_>) + Send + Sync>,
     policy: RwLock<Arc<Policy>>,
@@ -42,16 +47,15 @@ pub struct PolicyStore {
 }
 
 struct Watch {
-    files: Watched,
+    files: PolicyFiles,
+    watched: Watched,
     /// Whether the policy file was ever there.
     had_file: bool,
 }
 
 impl std::fmt::Debug for PolicyStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PolicyStore")
-            .field("files", &self.files)
-            .finish_non_exhaustive()
+        f.debug_struct("PolicyStore").finish_non_exhaustive()
     }
 }
 
@@ -64,18 +68,34 @@ impl PolicyStore {
         files: PolicyFiles,
         told: impl Fn(Reloaded<'_>) + Send + Sync + 'static,
     ) -> Result<Self, PolicyError> {
-        let watched = Watched::new(files.paths());
-        let file = there(&files.file);
-        let policy = files.load_with(file)?;
+        let read = load(files, false)?;
         Ok(Self {
             told: Box::new(told),
-            policy: RwLock::new(Arc::new(policy)),
-            watch: Mutex::new(Watch {
-                files: watched,
-                had_file: file.is_some(),
-            }),
-            files,
+            policy: RwLock::new(Arc::new(read.policy)),
+            watch: Mutex::new(read.watch),
         })
+    }
+
+    /// Reads the policy of other files, or of the same ones anew, for [`Self::replace`]. Waits for the disk.
+    ///
+    /// # Errors
+    /// Where a file cannot be read or is refused; and where there is no policy file any more, since then rules would hold that the
+    /// deployer has replaced.
+    pub fn read(&self, files: PolicyFiles) -> Result<ReadPolicy, PolicyError> {
+        let had_file = self.watch().had_file;
+        load(files, had_file)
+    }
+
+    /// Goes by that policy and its files from now on.
+    pub fn replace(&self, read: ReadPolicy) {
+        let mut watch = self.watch();
+        self.set(read.policy);
+        *watch = read.watch;
+        (self.told)(Ok(()));
+    }
+
+    fn set(&self, policy: Policy) {
+        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
     }
 
     /// The policy of this moment: that of the files, or the last one of theirs that could be used.
@@ -89,20 +109,21 @@ impl PolicyStore {
     /// the disk.
     pub fn refresh(&self) {
         let mut watch = self.watch();
-        if !watch.files.look(self.files.paths()) {
+        let paths = watch.files.paths();
+        if !watch.watched.look(paths) {
             return;
         }
-        match self.reload(watch.had_file) {
+        match watch.files.reload(watch.had_file) {
             Ok((policy, has_file)) => {
                 tracing::info!("the policy's files have changed: read again");
-                *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+                self.set(policy);
                 watch.had_file |= has_file;
-                watch.files.done();
+                watch.watched.done();
                 (self.told)(Ok(()));
             }
             Err(error) => {
                 let why = chain(&error).to_string();
-                if watch.files.failed(&why) {
+                if watch.watched.failed(&why) {
                     tracing::error!(
                         error = why,
                         "the policy's files have changed and cannot be used: the last good policy goes on; correct them \
@@ -117,10 +138,24 @@ impl PolicyStore {
     fn watch(&self) -> MutexGuard<'_, Watch> {
         self.watch.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
+/// Reads the policy of these files, which has a policy file where it `had_file`.
+fn load(files: PolicyFiles, had_file: bool) -> Result<ReadPolicy, PolicyError> {
+    let watched = Watched::new(files.paths());
+    let (policy, has_file) = files.reload(had_file)?;
+    let watch = Watch {
+        files,
+        watched,
+        had_file: has_file,
+    };
+    Ok(ReadPolicy { policy, watch })
+}
+
+impl PolicyFiles {
     /// The policy, and whether it has a policy file.
     fn reload(&self, had_file: bool) -> Result<(Policy, bool), PolicyError> {
-        let path = self.files.file.as_path();
+        let path = self.file.as_path();
         let file = if had_file { Some(path) } else { there(path) };
         if had_file {
             let failed = |source| PolicyError::Read {
@@ -132,11 +167,9 @@ impl PolicyStore {
                 return Err(failed(io::Error::new(ErrorKind::UnexpectedEof, empty)));
             }
         }
-        Ok((self.files.load_with(file)?, file.is_some()))
+        Ok((self.load_with(file)?, file.is_some()))
     }
-}
 
-impl PolicyFiles {
     /// Reads them, and warns of what is likely wrong.
     ///
     /// # Errors
@@ -305,6 +338,31 @@ mod tests {
         }
         assert!(is_open(&store));
         assert_eq!(fixture.reloads(), (1, 0));
+    }
+
+    #[test]
+    fn other_files_are_taken_as_a_whole_and_never_none_where_there_was_one() {
+        let fixture = Fixture::new();
+        fixture.write("policy.yaml", "'volume:extend': '!'\n");
+        fixture.write("other.yaml", "'volume:extend': '@'\n");
+        let store = fixture.open().unwrap();
+        let files = |name| PolicyFiles {
+            file: fixture.path(name),
+            ..PolicyFiles::default()
+        };
+        let read = store.read(files("other.yaml")).unwrap();
+        assert!(!is_open(&store), "it was only read");
+        store.replace(read);
+        assert!(is_open(&store));
+        assert!(store.read(files("missing.yaml")).is_err());
+        fixture.write("empty.yaml", "");
+        assert!(store.read(files("empty.yaml")).is_err());
+        // The files that are watched are the new ones.
+        fixture.write("policy.yaml", "'volume:extend': 0\n");
+        assert!(is_open(&store));
+        fixture.write("other.yaml", "'volume:extend': '!'\n");
+        assert!(!is_open(&store));
+        assert_eq!(fixture.reloads(), (2, 0));
     }
 
     #[test]

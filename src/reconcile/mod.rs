@@ -20,7 +20,7 @@ use futures::stream::FuturesUnordered;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tracing::Instrument;
 
 use crate::attach::{Action, Engine, Error, Looked, Observed, Reality, told_loss};
@@ -82,6 +82,7 @@ fn keep_up(record: &Record, seen: &Observed) -> Action {
 
 /// Settles every record once.
 pub async fn once(engine: &Engine) {
+    engine.figures().rounds.add();
     let ids = ids(engine.ids().await);
     round(engine, ids, |_, _| {}).await;
 }
@@ -125,7 +126,10 @@ pub async fn run(engine: &Engine) {
             () = &mut reviewing => return,
             () = &mut probing => return,
             () = engine.stopping() => return,
-            _ = clock.tick() => turns.next(ids(engine.ids().await)),
+            _ = clock.tick() => {
+                engine.figures().rounds.add();
+                turns.next(ids(engine.ids().await))
+            }
             _ = asks.tick() => turns.due(engine.due_unplugs()),
             event = events.recv() => match concerned(engine, &mut events, event).await {
                 Some(ids) => turns.news(ids),
@@ -187,6 +191,8 @@ fn ids(read: Result<Vec<AttachmentId>, Error>) -> Vec<AttachmentId> {
 
 /// Looks at these records, and settles beside each other those that need it. Reports each as it ends, and whether nothing failed.
 async fn round(engine: &Engine, ids: Vec<AttachmentId>, done: impl Fn(AttachmentId, bool)) {
+    let began = Instant::now();
+    let figures = engine.figures();
     let looked = engine.screen(ids, decide).await;
     let done = &done;
     let settle_each = looked.for_each_concurrent(None, |(id, looked)| async move {
@@ -195,9 +201,14 @@ async fn round(engine: &Engine, ids: Vec<AttachmentId>, done: impl Fn(Attachment
             Looked::Unseen => false,
             Looked::Unsettled => settle(engine, &id).await,
         };
+        match settled {
+            true => figures.records_settled.add(),
+            false => figures.records_failed.add(),
+        }
         done(id, settled);
     });
     settle_each.await;
+    figures.looks.note((), began.elapsed());
 }
 
 /// Settles one record; whether nothing failed.

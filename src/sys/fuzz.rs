@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::mountinfo::Mounts;
+pub(crate) use super::shares::{cifs_stats, mountstats};
 use super::worker::{Job, Reply};
 use super::{nvme, scsi};
 

@@ -16,6 +16,7 @@ pub mod nvme;
 pub mod peer;
 mod resolver;
 pub mod scsi;
+pub mod shares;
 mod stamp;
 pub mod worker;
 

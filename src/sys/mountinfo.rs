@@ -20,6 +20,8 @@ pub struct Mount {
     pub source: OsString,
     /// Whether the mount or its file system is read-only.
     pub read_only: bool,
+    /// Whether each file has an SELinux label of its own, which can be set (`seclabel`, security/selinux/hooks.c: `selinux_sb_show_options`).
+    pub labelled: bool,
 }
 
 /// The mount table of this process's namespace, in the kernel's order.
@@ -130,16 +132,15 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let (fstype, source) = (fields.next()?, fields.next()?);
     // A file system may give no options of its own, and then leaves out the blank as well.
     let super_options = fields.next().unwrap_or_default();
-    let read_only = [options, super_options]
-        .iter()
-        .any(|list| list.split(|b| *b == b',').any(|option| option == b"ro"));
+    let has = |list: &[u8], wanted: &[u8]| list.split(|b| *b == b',').any(|it| it == wanted);
     Some(Mount {
         id,
         parent,
         mount_point: PathBuf::from(OsString::from_vec(unescape(mount_point))),
         fstype: String::from_utf8(unescape(fstype)).ok()?,
         source: OsString::from_vec(unescape(source)),
-        read_only,
+        read_only: has(options, b"ro") || has(super_options, b"ro"),
+        labelled: has(super_options, b"seclabel"),
     })
 }
 
@@ -183,7 +184,7 @@ mod tests {
 
     const TABLE: &str = "\
 22 27 0:20 / /sys rw,nosuid shared:7 - sysfs sysfs rw
-27 1 254:0 / / rw,relatime shared:1 - ext4 /dev/root rw
+27 1 254:0 / / rw,relatime shared:1 - ext4 /dev/root rw,seclabel
 40 27 0:50 / /srv/a\\040b ro,nosuid,nodev - cifs //files/vols\\040x rw,vers=3.1.1
 41 40 0:51 / /srv/a\\040b rw shared:1 master:2 - tmpfs none ro
 42 27 0:52 / /srv/ab rw - fuse.sshfs bob@host: rw
@@ -205,6 +206,7 @@ mod tests {
                 fstype: "cifs".into(),
                 source: "//files/vols x".into(),
                 read_only: true,
+                labelled: false,
             }
         );
         assert_eq!(at[1].fstype, "tmpfs");
@@ -237,6 +239,7 @@ mod tests {
         assert_eq!(fstype("/srv/ab/c"), "fuse.sshfs");
         assert_eq!(fstype("/srv/abc"), "ext4", "components, not characters");
         assert_eq!(fstype("/sys"), "sysfs");
+        assert!(mounts.containing(Path::new("/x")).unwrap().labelled);
     }
 
     #[test]

@@ -9,8 +9,8 @@ use tokio::sync::Semaphore;
 /// Look-ups at a time, of the runtime's 512 threads for blocking work.
 const LOOK_UPS: usize = 16;
 
-/// Looks names up for those who share it: with a dead resolver they must not take every thread for blocking work.
-#[derive(Debug)]
+/// Looks names up for those who share it, by clones too: with a dead resolver they must not take every thread for blocking work.
+#[derive(Debug, Clone)]
 pub struct Resolver {
     turns: Arc<Semaphore>,
 }

@@ -47,6 +47,8 @@ async fn only(server: &Server) -> Finding {
     assert_eq!(printed["severity"], severity);
     let id = Some(finding.attachment_id.as_str()).filter(|id| !id.is_empty());
     assert_eq!(printed["attachment_id"].as_str(), id);
+    let of_server = Some(finding.server.as_str()).filter(|server| !server.is_empty());
+    assert_eq!(printed["server"].as_str(), of_server);
     finding
 }
 
@@ -283,6 +285,7 @@ async fn a_server_that_is_silent_is_found() {
     let finding = only(&server).await;
     let what = "the server files (smbfs) has not answered since 2";
     assert!(finding.what.contains(what), "{finding:?}");
+    assert_eq!(finding.server, "files");
     let what = "attachments on it: 1";
     let mend = "volattach list --server files";
     expect(&server, Severity::Error, "", what, mend).await;

@@ -1,10 +1,11 @@
 //! What only domains of QEMU have.
 
+use crate::call::reason;
 use crate::cli::json;
 use crate::extend::{MIB, attached, call, refused, shown};
-use crate::server::{Server, attach, connect, detach};
+use crate::server::{Server, attach, cinder, connect, detach, info};
 use volattach::api::v1;
-use volattach::model::ImageFormat;
+use volattach::model::{ImageFormat, Reason};
 
 #[tokio::test]
 async fn disk_options_reach_the_domain() {
@@ -95,4 +96,27 @@ async fn a_guest_that_may_only_read_sees_no_new_size_until_it_is_attached_again(
     client.detach_volume(detach("a1")).await.unwrap();
     client.attach_volume(request).await.unwrap();
     assert_eq!(call(&mut client, "a1", 2 * MIB).await.unwrap(), 2 * MIB);
+}
+
+#[tokio::test]
+async fn a_name_that_apparmor_would_read_as_a_pattern_is_refused_before_anything_is_connected() {
+    let server = Server::start().await;
+    let pattern = |id: &str| v1::AttachVolumeRequest {
+        connection_info: info(&cinder("v*.raw")),
+        ..attach(id)
+    };
+    let mut client = server.client().await;
+    // It is a name like any where no profile is written.
+    client.attach_volume(pattern("a1")).await.unwrap();
+    client.detach_volume(detach("a1")).await.unwrap();
+    server.world.state().profiled = true;
+    client.attach_volume(attach("a2")).await.unwrap();
+    client.detach_volume(detach("a2")).await.unwrap();
+    // Before anything is connected: nothing could be. The second time by the last view of the domain.
+    server.world.state().connect_fails = Some(Reason::Internal);
+    for _ in 0..2 {
+        let refused = client.attach_volume(pattern("a1")).await.unwrap_err();
+        assert_eq!(reason(&refused), "VOLUME_PATH_UNSAFE");
+    }
+    assert!(server.world.state().connections.is_empty());
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint};
 use volattach::api::v1::volume_attach_client::VolumeAttachClient;
 use volattach::api::{Api, PeerStream, incoming, limited, server, v1};
@@ -125,7 +126,7 @@ impl Server {
         let accepted = tokio_stream::wrappers::UnixListenerStream::new(listener)
             .map(move |stream| stream.map(&peer));
         let serving = tokio::spawn(async move {
-            let accepted = limited(accepted, limits, PeerStream::user);
+            let accepted = limited(accepted, watch::channel(limits).1, PeerStream::user);
             server.serve_with_incoming(accepted).await.unwrap();
         });
         Self {
@@ -146,7 +147,11 @@ impl Server {
         let server = server(&limits).add_routes(self.api.routes());
         let serving = tokio::spawn(async move {
             server
-                .serve_with_incoming(limited(incoming(listener), limits, PeerStream::user))
+                .serve_with_incoming(limited(
+                    incoming(listener),
+                    watch::channel(limits).1,
+                    PeerStream::user,
+                ))
                 .await
                 .unwrap();
         });

@@ -160,14 +160,14 @@ async fn a_slow_watcher_is_told_the_present_state_and_keeps_its_place() {
 }
 
 /// A socket that leads to a server, and can be led to another: that breaks all connections.
-struct Relay {
-    socket: PathBuf,
-    to: watch::Sender<PathBuf>,
+pub(crate) struct Relay {
+    pub(crate) socket: PathBuf,
+    pub(crate) to: watch::Sender<PathBuf>,
     _dir: tempfile::TempDir,
 }
 
 impl Relay {
-    fn new(server: &Server) -> Self {
+    pub(crate) fn new(server: &Server) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("s");
         let listener = UnixListener::bind(&socket).unwrap();
@@ -177,7 +177,9 @@ impl Relay {
                 let mut leads = leads.clone();
                 let socket = leads.borrow_and_update().clone();
                 tokio::spawn(async move {
-                    let mut server = UnixStream::connect(socket).await.unwrap();
+                    let Ok(mut server) = UnixStream::connect(socket).await else {
+                        return;
+                    };
                     tokio::select! {
                         _ = tokio::io::copy_bidirectional(&mut caller, &mut server) => {}
                         _ = leads.changed() => {}
@@ -192,7 +194,7 @@ impl Relay {
         }
     }
 
-    fn lead_to(&self, server: &Server) {
+    pub(crate) fn lead_to(&self, server: &Server) {
         self.to.send_replace(server.socket.clone());
     }
 }

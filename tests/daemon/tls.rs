@@ -27,15 +27,15 @@ const TLS13: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
 const TLS12: &[&SupportedProtocolVersion] = &[&rustls::version::TLS12];
 
 /// A daemon that listens with TLS, and who may call it.
-struct Network {
+pub(crate) struct Network {
     place: Place,
     /// Of the daemon's certificate, and of its callers'.
-    authority: Authority,
-    port: u16,
+    pub(crate) authority: Authority,
+    pub(crate) port: u16,
 }
 
 impl Network {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let place = Place::new();
         let port = TcpListener::bind("127.0.0.1:0").unwrap();
         let network = Self {
@@ -59,11 +59,11 @@ impl Network {
         network
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.place.path(name)
     }
 
-    fn start(&self) -> Daemon {
+    pub(crate) fn start(&self) -> Daemon {
         self.place.start(self.place.command(&[]))
     }
 
@@ -243,4 +243,45 @@ async fn new_files_are_taken_and_broken_ones_are_not() {
     let channel = network.channel(&other.issue("ctl.example.org")).await;
     assert_eq!(list(channel).await, Ok(()));
     daemon.signal(Signal::SIGTERM);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_takes_other_files_and_other_names_and_keeps_connections() {
+    let network = Network::new();
+    let mut daemon = network.start();
+    let old = network
+        .channel(&network.authority.issue("ctl.example.org"))
+        .await;
+    let fresh = network.authority.issue("other.example.org");
+    assert_eq!(list(old.clone()).await, Ok(()));
+    let denied = list(network.channel(&fresh).await).await;
+    assert_eq!(denied, Err(Code::PermissionDenied));
+
+    let renewed = network.authority.issue("localhost");
+    write_pem(&network.file("new.pem"), "CERTIFICATE", &renewed.der);
+    write_pem(&network.file("new.key"), "PRIVATE KEY", &renewed.key);
+    let config = network.file("volattachd.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let (cert, key) = (network.file("new.pem"), network.file("new.key"));
+    let text =
+        text.replace(
+            &format!("{:?}", network.file("cert.pem")),
+            &format!("{cert:?}"),
+        )
+        .replace(
+            &format!("{:?}", network.file("key.pem")),
+            &format!("{key:?}"),
+        ) + "\"other.example.org\" = [\"admin\"]\n";
+    fs::write(&config, text).unwrap();
+    daemon.signal(Signal::SIGHUP);
+    network.place.hear("READY=1");
+
+    assert_eq!(list(old).await, Ok(()));
+    assert_eq!(list(network.channel(&fresh).await).await, Ok(()));
+    let stream = network.connect(TLS13, Some(&fresh)).await.unwrap();
+    let shown = stream.get_ref().1.peer_certificates().unwrap();
+    assert_eq!(shown[0].to_vec(), renewed.der);
+    daemon.signal(Signal::SIGTERM);
+    let (code, said) = daemon.end();
+    assert_eq!(code, Some(0), "{said}");
 }

@@ -1,7 +1,7 @@
 //! A libvirt of one's own inside this process, with real QEMU guests under it, for tests and for trying things out.
 //!
 //! `qemu:///embed?root=DIR` runs libvirt's QEMU driver in the process itself: no daemon, nothing of the machine's own
-//! libvirt touched. A process has at most one such root, so [`Embed::start`] is called once.
+//! libvirt touched. A process has at most one such root, so [`Guests::start`] is called once.
 //!
 //! Nothing is left over however the process ends: see `scratch.rs`.
 
@@ -17,9 +17,10 @@ use virt::domain::Domain;
 
 use crate::scratch::Scratch;
 
-/// libvirt of this process.
-pub(crate) struct Embed {
+/// A libvirt, and its guests.
+pub(crate) struct Guests {
     scratch: Scratch,
+    uri: String,
     connect: Connect,
     kernel: PathBuf,
 }
@@ -44,29 +45,39 @@ cgroup_controllers = []
 stdio_handler = "file"
 "#;
 
-impl Embed {
-    /// Starts libvirt with that qemu.conf. Must not be called twice in a process.
+impl Guests {
+    /// Starts libvirt in this process, with that qemu.conf. Must not be called twice in a process.
     ///
     /// # Panics
     /// Where it cannot, saying why.
     pub(crate) fn start(qemu_conf: &str) -> Self {
-        let kernel = guest_kernel();
         let scratch = Scratch::new("embed");
-        fs::create_dir(scratch.root().join("etc")).expect("the configuration's directory");
-        fs::write(scratch.root().join("etc/qemu.conf"), qemu_conf).expect("qemu.conf");
+        let root = scratch.root();
+        fs::create_dir(root.join("etc")).expect("the configuration's directory");
+        fs::write(root.join("etc/qemu.conf"), qemu_conf).expect("qemu.conf");
         volattach::libvirt::run_event_loop().expect("libvirt's event loop");
-        let connect =
-            Connect::open(Some(&uri(scratch.root()))).expect("libvirt's embedded QEMU driver");
+        let uri = format!("qemu:///embed?root={}", root.display());
+        Self::of(scratch, uri)
+    }
+
+    /// Guests of the libvirt at that URI, whose files are in the scratch directory.
+    ///
+    /// # Panics
+    /// Where it cannot be reached, saying why.
+    pub(crate) fn of(scratch: Scratch, uri: String) -> Self {
+        let kernel = guest_kernel();
+        let connect = Connect::open(Some(&uri)).expect("libvirt");
         Self {
             scratch,
+            uri,
             connect,
             kernel,
         }
     }
 
-    /// The URI by which this process reaches it.
-    pub(crate) fn uri(&self) -> String {
-        uri(self.scratch.root())
+    /// The URI by which libvirt is reached.
+    pub(crate) fn uri(&self) -> &str {
+        &self.uri
     }
 
     /// A raw image that holds zeroes.
@@ -98,7 +109,7 @@ impl Embed {
                  <type arch='x86_64' machine='q35'>hvm</type>
                  <kernel>{kernel}/vmlinuz</kernel>
                  <initrd>{kernel}/initrd.img</initrd>
-                 <cmdline>{cmdline}</cmdline>
+                 <cmdline>{cmdline} scratch={scratch}</cmdline>
                </os>
                <features><acpi/></features>
                <devices>
@@ -113,6 +124,7 @@ impl Embed {
              </domain>",
             kernel = self.kernel.display(),
             cmdline = cmdline.trim(),
+            scratch = self.scratch.root().display(), // by which the helper process knows its QEMU
             console = console.display(),
         );
         let domain = self.connect.define_domain_xml(&xml).expect("the domain");
@@ -126,10 +138,6 @@ impl Embed {
         guest.wait_for("GUEST up", 0);
         guest
     }
-}
-
-fn uri(root: &Path) -> String {
-    format!("qemu:///embed?root={}", root.display())
 }
 
 /// The directory of the inner guest's kernel and initramfs, made on first use.

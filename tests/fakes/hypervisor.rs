@@ -8,8 +8,8 @@ use tokio::sync::broadcast;
 use tokio::time::Instant;
 use uuid::Uuid;
 use volattach::libvirt::{
-    Devices, DomainEvent, DomainView, Hypervisor, HypervisorError, LibvirtError, ObservedDomain,
-    Unplug, UnplugRequest, is_in_background,
+    Devices, DiskIo, DomainEvent, DomainView, Hypervisor, HypervisorError, HypervisorLoad,
+    LibvirtError, ObservedDomain, Unplug, UnplugRequest, is_in_background,
 };
 use volattach::model::{Dialect, DiskPlan, Domain, DomainRef, Reason, Scope};
 
@@ -76,6 +76,13 @@ impl Hypervisor for FakeHypervisor {
         self.world.state().dialect
     }
 
+    fn load(&self) -> HypervisorLoad {
+        HypervisorLoad {
+            connected: true,
+            ..HypervisorLoad::default()
+        }
+    }
+
     async fn domain(&self, name: &DomainRef, _scope: Scope) -> Result<DomainView, HypervisorError> {
         self.pass("hypervisor.domain", Moment::Before).await?;
         let state = self.world.state();
@@ -101,15 +108,16 @@ impl Hypervisor for FakeHypervisor {
             Dialect::Qemu => "kvm",
             Dialect::Xen => "xen",
         };
-        let label = match state.confined {
-            true => "<seclabel type='dynamic' model='selinux' relabel='yes'/>",
-            false => "",
+        let label = |model: &str, on: bool| match on {
+            true => format!("<seclabel type='dynamic' model='{model}' relabel='yes'/>"),
+            false => String::new(),
         };
+        let labels = label("selinux", state.confined) + &label("apparmor", state.profiled);
         let read = |disks: &BTreeMap<String, DiskPlan>| {
             let disks = written(disks);
             Devices::read(&format!(
                 "<domain type='{kind}'><name>{}</name><uuid>{uuid}</uuid>\
-                 <os><type machine='pc-i440fx-7.2'>hvm</type></os><devices>{disks}</devices>{label}</domain>",
+                 <os><type machine='pc-i440fx-7.2'>hvm</type></os><devices>{disks}</devices>{labels}</domain>",
                 state.name
             ))
             .unwrap()
@@ -130,6 +138,7 @@ impl Hypervisor for FakeHypervisor {
             running: state.running,
             persistent: true,
             ended: state.end.filter(|_| !state.running),
+            profiles: false,
             live,
             config,
         })
@@ -298,6 +307,21 @@ impl Hypervisor for FakeHypervisor {
         }
         self.pass("hypervisor.resize", Moment::After).await?;
         Ok(self.shown(disk))
+    }
+
+    async fn disk_io(
+        &self,
+        domain: Uuid,
+        disks: &[DiskPlan],
+    ) -> Result<Vec<Option<DiskIo>>, HypervisorError> {
+        self.pass("hypervisor.disk_io", Moment::Before).await?;
+        let state = self.world.state();
+        let there = state.running && domain == DOMAIN;
+        let io = |disk: &DiskPlan| {
+            let io = state.io.get(&disk.alias).copied().unwrap_or_default();
+            (there && state.disk(disk).is_some()).then_some(io)
+        };
+        Ok(disks.iter().map(io).collect())
     }
 
     fn events(&self) -> broadcast::Receiver<DomainEvent> {

@@ -22,16 +22,16 @@ use tokio::sync::{Notify, broadcast};
 use uuid::Uuid;
 use volattach::admission::{Admission, Admitted, Object};
 use volattach::attach::{
-    AttachRequest, ConnectRequest, EndRequest, Engine, Feed, Filter, Parts, WatchRequest,
+    AttachRequest, ConnectRequest, EndRequest, Engine, Feed, Filter, Parts, Tuning, WatchRequest,
 };
-use volattach::backend::{Backend, Backends, Presence, Quarantine, Release, Unrecorded};
+use volattach::backend::{Backend, Backends, Lvm, Presence, Quarantine, Release, Unrecorded};
 use volattach::config::Settings;
 use volattach::connection::{
     Chap, Common, ConnectionInfo, IscsiPath, IscsiVolume, LocalVolume, NfsVolume, NvmeVolume,
     Protocol, SmbCredentials, SmbVolume,
 };
 use volattach::journal::{Condition, Journal, Loss, Record, Room, Unreadable};
-use volattach::libvirt::{DomainEnd, DomainEvent, Hypervisor};
+use volattach::libvirt::{DiskIo, DomainEnd, DomainEvent, Hypervisor};
 use volattach::model::{
     Access, Actor, Attachment, AttachmentId, Claim, Dialect, DiskOptions, DiskPlan, HostKey,
     Identity, ImageFormat, Reason, Secret, Via, VolumeOwner, WorkLimits, Wwid,
@@ -86,6 +86,12 @@ pub struct State {
     pub down: BTreeMap<String, bool>,
     /// The block devices that somebody holds open: their names go to no other device.
     pub open: Vec<PathBuf>,
+    /// The connections that were given a head start, by what is shared.
+    pub head_starts: Vec<String>,
+    /// How long a head start takes.
+    pub head_start_takes: Duration,
+    /// Head starts that have neither ended nor been given up.
+    pub head_starts_running: usize,
     /// How connections were released, the last one last.
     pub releases: Vec<Release>,
     /// Paths of the volumes that were recalled, in order.
@@ -116,6 +122,8 @@ pub struct State {
     pub permissions: BTreeMap<String, Vec<u8>>,
     /// What the deployer configured for mounts.
     pub configuration: &'static str,
+    /// How many connections were made by another configuration than they were planned by.
+    pub planned_by_others: usize,
     /// What runs the domain.
     pub dialect: Dialect,
     /// How the guest behaves.
@@ -138,8 +146,12 @@ pub struct State {
     pub defined: bool,
     /// Whether SELinux confines the domain.
     pub confined: bool,
+    /// Whether libvirt writes the domain's disks into an AppArmor profile.
+    pub profiled: bool,
     /// Whether SELinux keeps confined domains from shares.
     pub shares_closed: bool,
+    /// The same, but seen only once a share is mounted.
+    pub mounts_closed: bool,
     /// The reason with which the next connect fails.
     pub connect_fails: Option<Reason>,
     /// The reason with which the next inspect fails.
@@ -148,6 +160,8 @@ pub struct State {
     pub stored: u64,
     /// The sizes of the domain's disks as its guest sees them, by alias.
     pub shown: BTreeMap<String, u64>,
+    /// The I/O that the guest did on the domain's disks, by alias.
+    pub io: BTreeMap<String, DiskIo>,
     /// The format of every volume.
     pub format: ImageFormat,
     /// The reason with which the next extend fails.
@@ -294,6 +308,7 @@ impl World {
                 soon: BTreeMap::new(),
                 permissions: BTreeMap::new(),
                 configuration: "",
+                planned_by_others: 0,
                 dialect,
                 guest: Guest::Obeys,
                 unplugs_asked: 0,
@@ -305,16 +320,22 @@ impl World {
                 running: true,
                 defined: true,
                 confined: false,
+                profiled: false,
                 shares_closed: false,
+                mounts_closed: false,
                 connect_fails: None,
                 inspect_fails: None,
                 stored: 1 << 20,
                 shown: BTreeMap::new(),
+                io: BTreeMap::new(),
                 format: ImageFormat::Raw,
                 extend_fails: None,
                 disconnect_fails: None,
                 flush_fails: false,
                 hypervisor_down: false,
+                head_starts: Vec::new(),
+                head_start_takes: Duration::ZERO,
+                head_starts_running: 0,
                 hypervisor_slow: false,
                 disk_full: false,
                 plug_fails: None,
@@ -544,6 +565,15 @@ impl World {
         self.engine_of(journal, self.backends(), Duration::from_millis(20))
     }
 
+    /// Has an engine of this world go by the configuration as it is now.
+    pub fn reload(&self, engine: &Engine) {
+        engine.retune(Tuning {
+            backends: Backends::new(self.backends(), Quarantine::new(self.workers.clone())),
+            unplug_timeout: Duration::from_millis(20),
+            work: self.state().work,
+        });
+    }
+
     fn backends(&self) -> [Arc<dyn Backend>; 5] {
         let protocols = ["smbfs", "nfs", "local", "nvmeof", "iscsi"];
         protocols.map(|it| Arc::new(storage::FakeBackend::new(self, it)) as Arc<dyn Backend>)
@@ -583,15 +613,20 @@ impl World {
             let state = self.state();
             (state.work, state.boot.clone())
         };
-        Engine::new(Parts {
+        let parts = Parts {
             journal,
-            backends: Backends::new(backends, Quarantine::new(self.workers.clone())),
+            // Of no host: the tests' own may have LVM.
+            lvm: Lvm::new("/nonexistent"),
             hypervisor,
             key: HostKey::new([7; 32]),
+            boot: Some(boot),
+        };
+        let tuning = Tuning {
+            backends: Backends::new(backends, Quarantine::new(self.workers.clone())),
             unplug_timeout,
             work,
-            boot: Some(boot),
-        })
+        };
+        Engine::new(parts, tuning)
     }
 }
 

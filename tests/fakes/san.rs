@@ -10,7 +10,8 @@ use async_trait::async_trait;
 use nix::errno::Errno;
 use volattach::backend::iscsi::{heard, still};
 use volattach::backend::{
-    Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release, Unrecorded,
+    Backend, BackendError, Connected, Description, HeadStart, Owners, Pinned, Presence, Release,
+    Unrecorded,
 };
 use volattach::connection::Protocol;
 use volattach::model::{
@@ -445,11 +446,16 @@ impl Backend for SanBackend {
         Ok(Found::default())
     }
 
+    async fn head_start(&self, _plan: &HostPlan, _info: &Protocol) -> HeadStart {
+        HeadStart::default()
+    }
+
     async fn connect(
         &self,
         volume: &HostVolume,
         _info: &Protocol,
         owners: &dyn Owners,
+        _head_start: HeadStart,
     ) -> Result<Connected, BackendError> {
         self.pass("backend.connect", Moment::Before).await?;
         let mut found = Vec::new();

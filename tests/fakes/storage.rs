@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use volattach::backend::{
-    Attempt, Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release,
-    Setting, Unrecorded,
+    Attempt, Backend, BackendError, Connected, Description, HeadStart, Owners, Pinned, Presence,
+    Release, Setting, Unrecorded,
 };
 use volattach::connection::{ConnectionInfo, Protocol};
 use volattach::journal::{Condition, Journal, JournalError, Key, Loss, Record, Unreadable};
@@ -30,11 +30,14 @@ const UNMOUNT: Duration = Duration::from_millis(90);
 pub struct FakeBackend {
     world: World,
     protocol: &'static str,
+    /// As it was when this was made.
+    configuration: String,
 }
 
 impl FakeBackend {
     pub fn new(world: &World, protocol: &'static str) -> Self {
         Self {
+            configuration: world.state().configuration.to_string(),
             world: world.clone(),
             protocol,
         }
@@ -234,6 +237,15 @@ fn degraded(volume: &HostVolume, down: &BTreeMap<String, bool>) -> Option<PathCo
     })
 }
 
+/// A head start under way.
+struct Running<'a>(&'a World);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.state().head_starts_running -= 1;
+    }
+}
+
 /// What a plan's connection is known by: what it shares with others, or else its path.
 fn name(plan: &HostPlan) -> String {
     let claims: Vec<String> = plan.claims.iter().map(ToString::to_string).collect();
@@ -254,7 +266,10 @@ impl Backend for FakeBackend {
     }
 
     fn check_confined(&self, plan: &HostPlan) -> Result<(), BackendError> {
-        match self.world.state().shares_closed {
+        let state = self.world.state();
+        let mut claims = plan.claims.iter();
+        let is_mounted = claims.any(|it| state.connections.contains_key(&it.to_string()));
+        match state.shares_closed || state.mounts_closed && is_mounted {
             true => Err(BackendError::SelinuxBoolean {
                 fstype: plan.mount().unwrap().fstype.clone(),
                 boolean: "virt_use_samba",
@@ -279,11 +294,10 @@ impl Backend for FakeBackend {
                     protocol: Protocol::Smb(share),
                 };
                 let key = HostKey::new([0; 32]);
-                let configuration = self.world.state().configuration;
                 let id = key.tag(&[
                     share.canonical().as_bytes(),
                     access.as_str().as_bytes(),
-                    configuration.as_bytes(),
+                    self.configuration.as_bytes(),
                 ]);
                 let root = PathBuf::from(format!("/mnt/{id}"));
                 let mount = MountPlan {
@@ -444,14 +458,30 @@ impl Backend for FakeBackend {
         Ok(Found::default())
     }
 
+    async fn head_start(&self, plan: &HostPlan, _info: &Protocol) -> HeadStart {
+        let takes = {
+            let mut state = self.world.state();
+            state.head_starts.push(name(plan));
+            state.head_starts_running += 1;
+            state.head_start_takes
+        };
+        let _running = Running(&self.world);
+        tokio::time::sleep(takes).await;
+        HeadStart::default()
+    }
+
     async fn connect(
         &self,
         volume: &HostVolume,
-        _info: &Protocol,
+        info: &Protocol,
         owners: &dyn Owners,
+        _head_start: HeadStart,
     ) -> Result<Connected, BackendError> {
         let plan = &volume.plan;
         assert!(!plan.claims.is_empty(), "there is nothing to connect");
+        if self.plan(info, plan.access)?.claims != plan.claims {
+            self.world.state().planned_by_others += 1;
+        }
         self.ask(plan, "connect").await?;
         self.pass("backend.connect", Moment::Before).await?;
         self.world.answered(&plan.servers()).await;

@@ -195,7 +195,7 @@ fn dead_realm(lab: &Lab, dc: &SmbServer<'_>) -> Result<()> {
             node.wait(
                 "the realm is asked",
                 "pgrep cifs.upcall",
-                std::time::Duration::from_secs(60),
+                std::time::Duration::from_secs(180),
             )?;
             agent.connect(
                 "well",

@@ -1,4 +1,4 @@
-//! volattach in the node: its package as `make install` lays it out, the daemon under its systemd unit, and the
+//! volattach in the node: its Debian package, the daemon under its systemd unit, and the
 //! operator's command line.
 
 use std::{
@@ -13,11 +13,17 @@ use serde_json::Value;
 use super::{
     machine::Kind,
     node::Node,
-    process::quote,
+    process::{quote, wait_for},
     profile::{self, Activity},
 };
 
-/// Makes `directory`/package.tar of what is installed on a node, without debugging symbols.
+/// An address for `metrics_listen`.
+pub(crate) const FIGURES: &str = "127.0.0.1:9177";
+
+/// Where the Debian package is in the node, after [`UNPACK`].
+pub(crate) const PACKAGE: &str = "/var/cache/lab/volattach.deb";
+
+/// Makes `directory`/package.tar, which holds the Debian package.
 pub(crate) fn package(directory: &Path) -> Result<PathBuf> {
     let binaries = Path::new(env!("CARGO_BIN_EXE_volattachd"))
         .parent()
@@ -26,15 +32,13 @@ pub(crate) fn package(directory: &Path) -> Result<PathBuf> {
         .file_name()
         .context("a directory without name")?
         .to_string_lossy();
-    let tree = directory.join("package");
     let archive = directory.join("package.tar");
     let script = format!(
         "set -e
-         make -s install profile={profile} DESTDIR={tree}
-         strip {tree}/usr/bin/volattach {tree}/usr/sbin/volattachd*
-         tar -c --owner=0 --group=0 -f {archive} -C {tree} .
-         rm -r {tree}",
-        tree = quote(&tree.to_string_lossy()),
+         make -s lab-package profile={profile} directory={directory}/deb >&2
+         tar -c --owner=0 --group=0 -f {archive} -C {directory}/deb --transform s,.*,.{PACKAGE}, $(ls {directory}/deb)
+         rm -r {directory}/deb",
+        directory = quote(&directory.to_string_lossy()),
         archive = quote(&archive.to_string_lossy()),
     );
     let status = Command::new("sh")
@@ -43,6 +47,36 @@ pub(crate) fn package(directory: &Path) -> Result<PathBuf> {
         .status()?;
     ensure!(status.success(), "packaging volattach: {status}");
     Ok(archive)
+}
+
+/// Copies the Debian package into the node's file system.
+pub(crate) const UNPACK: &str = "tar -x --no-overwrite-dir -C / -f /dev/vdb";
+/// Labels what the package has brought and made, and starts it anew.
+const RESTORECON: &str = "restorecon -RFi /usr/sbin/volattachd /usr/sbin/volattachd-worker \
+    /usr/lib/systemd/system/volattachd.* /etc/volattach /etc/iscsi /run/volattach /var/lib/volattach && \
+    systemctl restart volattachd.socket volattachd.service";
+
+/// What the module for SELinux is made from.
+pub(crate) fn policy_sources() -> Result<String> {
+    let sources = ["te", "fc", "if"].map(|end| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("selinux/volattach.{end}"));
+        std::fs::read_to_string(path)
+    });
+    Ok(sources.into_iter().collect::<Result<_, _>>()?)
+}
+
+/// The module for SELinux, compiled.
+pub(crate) fn policy_module() -> Result<Vec<u8>> {
+    let module = "target/selinux/volattach.pp";
+    let made = Command::new("make")
+        .args(["-s", module])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stdout(std::process::Stdio::null())
+        .status()?;
+    ensure!(made.success(), "make {module}: {made}");
+    Ok(std::fs::read(
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(module),
+    )?)
 }
 
 /// The daemon, running in the node.
@@ -69,24 +103,31 @@ impl<'node> Agent<'node> {
 
     fn start_fresh(node: &'node Node, config: &str) -> Result<Self> {
         let hypervisor = match node.kind {
-            Kind::Kvm => "",
+            Kind::Kvm | Kind::Selinux => "",
             Kind::Xen | Kind::XenHvm => "[libvirt]\nuri = \"xen:///system\"\n",
         };
-        let config = format!("{hypervisor}{config}");
+        // As docs/selinux.md has it.
+        let label = match node.kind {
+            Kind::Selinux => RESTORECON,
+            Kind::Kvm | Kind::Xen | Kind::XenHvm => "true",
+        };
+        let config = format!("{config}\n{hypervisor}");
         node.write(
             "/etc/volattach/volattachd.toml.d/test.toml",
             config.as_bytes(),
         )?;
         // A fast node gets through more starts in ten seconds than systemd allows, until it forgets them.
-        node.sh("if ! [ -e /usr/sbin/volattachd ]; then
-                 tar -x --no-overwrite-dir -C / -f /dev/vdb && systemd-sysusers &&
-                 for backend in smb nfs iscsi nvmeof; do
-                     printf '[%s]\\nprobe_timeout = \"8s\"\\n' $backend
-                 done >/etc/volattach/volattachd.toml &&
-                 systemctl -q --no-reload enable volattachd.socket && systemctl daemon-reload
-             fi &&
-             { systemctl -q restart volattachd.service ||
-               { systemctl reset-failed volattachd.service && systemctl restart volattachd.service; }; }")
+        node.sh(&format!(
+            "for backend in smb nfs iscsi nvmeof; do
+                 printf '[%s]\\nprobe_timeout = \"8s\"\\n' $backend
+             done >/etc/volattach/volattachd.toml.d/lab.toml &&
+             if ! [ -e /usr/sbin/volattachd ]; then
+                 {UNPACK} && dpkg -i {PACKAGE} && {label} && systemctl is-active -q volattachd.service
+             else
+                 systemctl -q restart volattachd.service ||
+                     {{ systemctl reset-failed volattachd.service && systemctl restart volattachd.service; }}
+             fi"
+        ))
             .with_context(|| {
                 let log = node.sh("journalctl --no-pager -n 30 -u volattachd");
                 format!(
@@ -95,6 +136,11 @@ impl<'node> Agent<'node> {
                 )
             })?;
         Ok(Self { node })
+    }
+
+    /// The daemon that a test has installed and started.
+    pub(crate) fn installed(node: &'node Node) -> Self {
+        Self { node }
     }
 
     /// Runs `volattach -o json ARGS` with `stdin`: its answer, or why it failed.
@@ -225,6 +271,35 @@ impl<'node> Agent<'node> {
         let patience = Duration::from_secs(90); // a probe comes each minute at least
         let what = "no server is quarantined";
         self.node.wait(what, script, patience)
+    }
+
+    /// Waits until attachment `id` shows an error of `reason`: a daemon is ready before its first look at what it has on record.
+    pub(crate) fn shows(&self, id: &str, reason: &str) -> Result<()> {
+        let deadline = Duration::from_secs(180); // a look comes each minute at least
+        wait_for(&format!("{id} shows {reason}"), deadline, || {
+            let shown = self.call(&["show", id], "")??;
+            Ok((shown["error"]["reason"] == reason).then_some(()))
+        })
+    }
+
+    /// The figures of the daemon, which serves them at [`FIGURES`].
+    pub(crate) fn figures(&self) -> Result<String> {
+        let script = format!(
+            "exec 3<>/dev/tcp/{} && printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' >&3 && cat <&3",
+            FIGURES.replace(':', "/")
+        );
+        self.node.sh(&format!("bash -c {}", quote(&script)))
+    }
+
+    /// Waits until that daemon has looked at all that it has on record.
+    pub(crate) fn has_looked(&self) -> Result<()> {
+        wait_for("the first look", Duration::from_secs(180), || {
+            let figures = self.figures()?;
+            let mut looks = figures.lines().filter_map(|line| {
+                line.strip_prefix("volattach_reconcile_look_duration_seconds_count ")
+            });
+            Ok(looks.any(|looks| looks != "0").then_some(()))
+        })
     }
 
     /// Detaches.

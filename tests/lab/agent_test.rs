@@ -59,7 +59,7 @@ fn connector(lab: &Lab) -> Result<()> {
     let multipathd = "modprobe dm_multipath && systemd-run -q --collect --unit=lab-multipathd -p Type=notify multipathd -d -s";
     for (script, runs) in [(multipathd, true), ("systemctl stop lab-multipathd", false)] {
         node.sh(script)?;
-        wait_for("the daemon's new word", Duration::from_secs(60), || {
+        wait_for("the daemon's new word", Duration::from_secs(180), || {
             let connector = agent.call(&["connector"], "")??;
             Ok((connector["multipath"] == runs).then_some(()))
         })?;

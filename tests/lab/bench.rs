@@ -39,7 +39,7 @@ fn add_programs(directory: &Path, package: &Path) -> Result<()> {
         own = quote(&std::env::current_exe()?.to_string_lossy()),
         directory = quote(&directory.to_string_lossy()),
         package = quote(&package.to_string_lossy()),
-        os_brick = quote(&cache::script("os_brick.sh")?.to_string_lossy()),
+        os_brick = quote(&cache::script("os_brick.sh", &[])?.to_string_lossy()),
     );
     let status = Command::new("sh").args(["-c", &script]).status()?;
     ensure!(status.success(), "packaging the clients: {status}");

@@ -10,12 +10,13 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 
-/// Runs `tests/lab/NAME` and returns the directory that it prints; its progress goes to stderr.
-pub(crate) fn script(name: &str) -> Result<PathBuf> {
+/// Runs `tests/lab/NAME ARGS` and returns the directory that it prints; its progress goes to stderr.
+pub(crate) fn script(name: &str, args: &[&str]) -> Result<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/lab")
         .join(name);
     let output = Command::new(&path)
+        .args(args)
         .stderr(Stdio::inherit())
         .output()
         .with_context(|| format!("running {}", path.display()))?;

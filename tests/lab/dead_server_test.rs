@@ -158,7 +158,7 @@ fn survive(
         let id = format!("idle-{}", fault.name);
         agent.connect(&id, &id, idle, &[])??;
         let script = format!("[ -s /run/io-{}/done ]", fault.name);
-        node.wait("I/O is under way", &script, Duration::from_secs(60))?;
+        node.wait("I/O is under way", &script, Duration::from_secs(180))?;
     }
     every(|fault| fault.begin)?;
     std::thread::scope(|scope| {

@@ -1,16 +1,19 @@
 #!/bin/bash
 # Installs by apt what Debian 12 lacks for building volattach and for running its lab. Does nothing, not even
 # fetch package lists, where all of it is there. Uses sudo unless run by root. Rust itself is not its business.
+#   tests/lab/deps.sh [PACKAGE...]   these too
 set -euo pipefail
 
 packages=(
     gcc libc6-dev pkg-config libvirt-dev                           # the build
+    dpkg-dev                                                       # the Debian package's dependencies
     libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients      # qemu:///embed on this machine
     qemu-system-x86 qemu-utils                                     # the lab's node, and the embedded guests
     mmdebstrap debian-archive-keyring e2fsprogs cpio xz-utils openssh-client # the lab's image, and the way into it
     python3-grpcio python3-protobuf                                # a foreign client of the API
     selinux-policy-dev semodule-utils policycoreutils setools       # the SELinux module, and looks at what it allows
     python3-venv                                                   # oslo.policy, to compare decisions with
+    "$@"
 )
 
 missing=()

@@ -165,7 +165,7 @@ pub(crate) fn end_of_domain(lab: &Lab) -> Result<()> {
         })
     };
     let (end, words) = match node.kind {
-        Kind::Kvm => (
+        Kind::Kvm | Kind::Selinux => (
             "kill -9 \"$(cat /run/libvirt/qemu/second.pid)\"",
             "crashed, and no longer has the disk",
         ),

@@ -161,7 +161,7 @@ fn nfs(lab: &Lab) -> Result<()> {
         lab.node.wait(
             "the file's growth",
             &format!("truncate -s {mebibytes}M {path}"),
-            Duration::from_secs(60),
+            Duration::from_secs(180),
         )?;
         let bytes = mebibytes * MIB;
         ensure!(agent.extend("a1", bytes)?? == bytes);

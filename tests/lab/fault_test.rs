@@ -88,7 +88,7 @@ fn stopped_server(lab: &Lab) -> Result<()> {
             lab.node.wait(
                 "the attach from the stopped server is under way",
                 "volattach show ill",
-                Duration::from_secs(60),
+                Duration::from_secs(180),
             )?;
             agent.attach("well", "well", &info(&well), &[])??;
             anyhow::Ok(Instant::now())
@@ -115,7 +115,7 @@ fn stopped_server(lab: &Lab) -> Result<()> {
 pub(crate) fn suspended_guest(lab: &Lab) -> Result<()> {
     // Xen's own toolstack takes a disk by force after 10 s: not here.
     let patience = match lab.node.kind {
-        Kind::Kvm => 3,
+        Kind::Kvm | Kind::Selinux => 3,
         Kind::Xen | Kind::XenHvm => 13,
     };
     let config = format!("[detach]\nunplug_timeout = \"{patience}s\"\n");
@@ -141,7 +141,7 @@ pub(crate) fn suspended_guest(lab: &Lab) -> Result<()> {
     lab.node.wait(
         "the detach completes by itself",
         "! volattach show a1",
-        Duration::from_secs(60),
+        Duration::from_secs(180),
     )?;
     guest::gone(&lab.node, "v1")?;
 
@@ -154,7 +154,7 @@ pub(crate) fn suspended_guest(lab: &Lab) -> Result<()> {
         lab.node.wait(
             "the guest lets go",
             "volattach -o json show a1 | grep -q '\"state\":\"lost\"'",
-            Duration::from_secs(60),
+            Duration::from_secs(180),
         )?;
         agent.attach("a1", "v1", &info(&server), &[])??;
     }
@@ -193,7 +193,7 @@ pub(crate) fn daemon_killed(lab: &Lab) -> Result<()> {
         lab.node.wait(
             "the attach is under way",
             "volattach show a2",
-            Duration::from_secs(60),
+            Duration::from_secs(180),
         )?;
         lab.node.sh(kill)?;
         let answer = cut
@@ -207,7 +207,7 @@ pub(crate) fn daemon_killed(lab: &Lab) -> Result<()> {
     lab.node.wait(
         "the attach is undone",
         "! volattach show a2",
-        Duration::from_secs(60),
+        Duration::from_secs(180),
     )?;
 
     // In the middle of a detach: the guest holds it there.
@@ -219,7 +219,7 @@ pub(crate) fn daemon_killed(lab: &Lab) -> Result<()> {
         lab.node.wait(
             "the detach is under way",
             "volattach -o json show a3 | grep -q '\"state\":\"detaching\"'",
-            Duration::from_secs(60),
+            Duration::from_secs(180),
         )?;
         lab.node.sh(kill)?;
         cut.join()

@@ -58,7 +58,7 @@ pub(crate) fn disks(node: &Node) -> Result<BTreeMap<String, Disk>> {
 
 fn disks_of(node: &Node, domain: &str) -> Result<BTreeMap<String, Disk>> {
     let console = format!("cat /var/log/lab/{domain}.console");
-    let output = node.run(&console, b"", Duration::from_secs(60))?;
+    let output = node.run(&console, b"", Duration::from_secs(180))?;
     let mut disks = parse(&output.stdout)?;
     if node.kind.is_xen() {
         let xml = node.sh(&format!("virsh dumpxml {domain}"))?;
@@ -89,7 +89,7 @@ fn sees_in(node: &Node, domain: &str, serial: &str) -> Result<Disk> {
     profile::span(Activity::Guest, "sees a disk", || {
         wait_for(
             &format!("the guest {domain} sees disk {serial:?}"),
-            Duration::from_secs(60),
+            Duration::from_secs(180),
             || {
                 Ok(disks_of(node, domain)?
                     .into_values()
@@ -103,7 +103,7 @@ fn sees_in(node: &Node, domain: &str, serial: &str) -> Result<Disk> {
 pub(crate) fn sees_bytes(node: &Node, serial: &str, bytes: u64) -> Result<()> {
     wait_for(
         &format!("the guest sees {bytes} bytes of disk {serial:?}"),
-        Duration::from_secs(60),
+        Duration::from_secs(180),
         || {
             let mut disks = disks(node)?.into_values();
             Ok(disks
@@ -119,7 +119,7 @@ pub(crate) fn gone(node: &Node, serial: &str) -> Result<()> {
     profile::span(Activity::Guest, "has lost a disk", || {
         wait_for(
             &format!("disk {serial:?} is gone from the guest"),
-            Duration::from_secs(60),
+            Duration::from_secs(180),
             || {
                 Ok(disks(node)?
                     .values()

@@ -20,7 +20,7 @@ fetch_all() {
         apt-get -q -o APT::Sandbox::User=root "$@" download busybox-static "$kernel"
 }
 
-build() (
+build() {
     say "building the inner guest (once)"
     umask 022
     mkdir "$1/work"
@@ -50,6 +50,11 @@ build() (
     cd ..
     rm -rf work
     chmod 755 .
-)
+}
 
-cached "guest-$(key "$here/guest.sh" "$here/guest/init" "$here/cache.sh")" build
+if [ $# = 2 ]; then # "build DIRECTORY": as a process of its own, in which errexit holds
+    "$@"
+    exit
+fi
+
+cached "guest-$(key "$here/guest.sh" "$here/guest/init" "$here/cache.sh")" "$0" build

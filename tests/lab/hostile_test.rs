@@ -204,7 +204,7 @@ fn every_field(lab: &Lab) -> Result<()> {
             } else {
                 case
             };
-            let deadline = Duration::from_secs(60);
+            let deadline = Duration::from_secs(180);
             let answer = runtime.block_on(async {
                 tokio::time::timeout(deadline, call::call(&channel, &case)).await
             });
@@ -251,9 +251,14 @@ fn every_field(lab: &Lab) -> Result<()> {
     ensure!(!found["long"].contains_key("taken"), "{found:?}");
     ensure!(node.sh(nodes)? == before);
 
-    // A name that may hold such characters reaches libvirt as text.
-    let name = "/srv/local/a\"b<c>&'d]]>&lt;";
-    node.sh(&format!("cp /srv/local/good {}", quote(name)))?;
+    // A name that may hold such characters reaches libvirt as text; one that AppArmor would read as a pattern does not get there.
+    let name = "/srv/local/ab<c>&'d>&lt;";
+    let pattern = "/srv/local/a\"b<c>&'d]]>&lt;";
+    for name in [name, pattern] {
+        node.sh(&format!("cp /srv/local/good {}", quote(name)))?;
+    }
+    let failure = agent.attach("odd", "odd", &local(pattern), &[])?.err();
+    ensure!(failure.is_some_and(|it| it.reason == "VOLUME_PATH_UNSAFE"));
     let elements = "virsh dumpxml inner | grep -o '<[a-z]*' | sort";
     agent.attach("plain", "plain", &local("/srv/local/good"), &[])??;
     let plain = node.sh(elements)?;

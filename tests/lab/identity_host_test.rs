@@ -1,5 +1,7 @@
 //! Changes of host and storage beneath attachments: an export made anew, a server that moves, partitions of a map, a start of the host.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use serde_json::json;
 
@@ -157,9 +159,15 @@ fn next_start(lab: &Lab) -> Result<()> {
     serve()?;
     let server = NfsServer::start(node, "nas", 10, "rw", "")?;
     server.volume("n.raw", "sixteen bytes...")?;
-    let agent = Agent::start(node, "")?;
-    let lost = agent.call(&["show", "a"], "")??;
-    ensure!(lost["error"]["reason"] == "DISK_LOST", "{lost}");
+    // The package has enabled the daemon, which nobody else has started.
+    node.wait(
+        "the daemon is up",
+        "systemctl is-active -q volattachd.service",
+        Duration::from_secs(180),
+    )?;
+    for id in ["a", "n"] {
+        agent.shows(id, "DISK_LOST")?;
+    }
     // The other volume is connected first, and gets the name that the first volume had.
     let other = agent.connect("b", "vb", &info(2), &[])??;
     ensure!(host_path(&other) == "/dev/sda", "{other}");

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{
     Lab, Test,
-    agent::Agent,
+    agent::{Agent, FIGURES},
     guest::{self, Second},
     iscsi_test::{expect, host_path, refused},
     nfs_servers::NfsServer,
@@ -243,12 +243,13 @@ fn mounts(lab: &Lab) -> Result<()> {
     node.sh(&format!(
         "mkdir -p {BASE} && chmod 711 {BASE} && mount --bind {BASE} {BASE} && mount --make-shared {BASE}"
     ))?;
-    let agent = Agent::start(node, "")?;
+    let agent = Agent::start(node, &format!("metrics_listen = \"{FIGURES}\"\n"))?;
     agent.attach("a", "v", &info, &[])??;
     ensure!(guest::sees(node, "v")?.write == Ok(()));
     let listed = node.sh(&format!("grep -c ' {BASE}/' /proc/self/mountinfo"))?;
     ensure!(listed == "2", "the lab does not show the fault: {listed}");
     node.sh("systemctl restart volattachd.service")?;
+    agent.has_looked()?;
     let got = agent.call(&["show", "a"], "")??;
     ensure!(got["error"].is_null(), "{got}");
     agent.detach("a")??;

@@ -2,7 +2,8 @@
 # The lab's compute node as a disk image: Debian 12 with systemd, Samba, libvirt, QEMU and Xen, and the inner guest.
 # The same image is a KVM node where its kernel is booted, and a Xen node where Xen is booted with it.
 #
-#   dir=$(tests/lab/image.sh)     # some two minutes the first time, then at once
+#   dir=$(tests/lab/image.sh)           # some two minutes the first time, then at once
+#   dir=$(tests/lab/image.sh selinux)   # the same with Debian's SELinux policy, to be enforced, and each file labelled by it
 #
 # Prints one line, the directory with the files disk.img (ext4, no partitions), vmlinuz, initrd.img, xen, vmlinux (the
 # same kernel, unpacked), and the key to log in as root; all else goes to stderr. Needs root (sudo, unless run by root)
@@ -20,6 +21,8 @@ packages=(
     python3-impacket                                  # an SMB server that is not Samba
     nfs-kernel-server nfs-common rpcbind
     open-iscsi multipath-tools targetcli-fb sg3-utils # NVMe/TCP is all kernel
+    apparmor                                          # recommended by the kernel, so on each of Debian's nodes
+    lvm2 kpartx mdadm                                 # what looks into disks by itself
     openssh-server python3-minimal
     xen-hypervisor-4.17-amd64 xen-utils-4.17 xenstore-utils libvirt-daemon-driver-xen
     qemu-system-xen                                   # the device model of Xen's domains
@@ -36,6 +39,27 @@ masked=(
 # Kernel drivers of hardware that no QEMU machine of ours has: a third of the image.
 unneeded=(sound drivers/{gpu,media,infiniband,iio,hwmon,staging,usb,hid,isdn,comedi,bluetooth}
     drivers/net/{ethernet,wireless,can,usb})
+
+# As docs/selinux.md has it: what Debian's policy forbids libvirt and the lab's own servers is let by image/selinux.cil.
+hooks=()
+case ${1-} in
+'') name=image ;;
+selinux)
+    name=image-selinux
+    packages+=(selinux-basics selinux-policy-default policycoreutils auditd)
+    hooks=(
+        --customize-hook='printf "SELINUX=enforcing\nSELINUXTYPE=default\n" >"$1/etc/selinux/config"'
+        --customize-hook="copy-in '$here/image/selinux.cil' /usr/local/share/lab"
+        --customize-hook='chroot "$1" semodule -n -i /usr/local/share/lab/selinux.cil'
+        # Guests' consoles are in a directory that the rules have a label for.
+        --customize-hook='mkdir "$1/var/log/lab"'
+    )
+    ;;
+*)
+    echo "usage: image.sh [selinux]" >&2
+    exit 2
+    ;;
+esac
 
 root=()
 [ "$(id -u)" = 0 ] || root=(sudo)
@@ -58,7 +82,7 @@ unpack_kernel() {
         xz -dc --single-stream
 }
 
-build() (
+build() {
     umask 022
     local guest start=$SECONDS
     guest=$("$here/guest.sh")
@@ -103,7 +127,11 @@ build() (
         --customize-hook='chown -R root:root "$1/root" "$1/usr/local" "$1/etc/systemd"; chmod 700 "$1/root/.ssh"' \
         --customize-hook='chroot "$1" lab-smb provision' \
         --customize-hook='sed -i /vme/d "$1"/usr/share/libvirt/cpu_map/x86_pentium.xml' \
+        "${hooks[@]}" \
         "$suite" tree ${mirrors:+-} <<<"$mirrors"
+
+    # Here, since mmdebstrap still makes files after its hooks.
+    [ "$name" = image ] || "${root[@]}" setfiles -F -r tree tree/etc/selinux/default/contexts/files/file_contexts tree
 
     truncate -s 6G disk.img
     "${root[@]}" mke2fs -q -t ext4 -d tree -L root -E lazy_itable_init=1,lazy_journal_init=1 disk.img
@@ -114,7 +142,12 @@ build() (
     gunzip xen.gz
     unpack_kernel vmlinuz >vmlinux
     say "built the node's disk image in $((SECONDS - start)) s, $(du -sh disk.img | cut -f1)"
-)
+}
 
-cached "image-$(cd "$here" && key image.sh cache.sh guest.sh guest/init image/initramfs-hook \
-    $(find image/tree -type f | LC_ALL=C sort))" build
+if [ "${2-}" = build ]; then # "NAME build DIRECTORY": as a process of its own, in which errexit holds
+    build "$3"
+    exit
+fi
+
+cached "$name-$(cd "$here" && key image.sh cache.sh guest.sh guest/init image/initramfs-hook image/selinux.cil \
+    $(find image/tree -type f | LC_ALL=C sort))" "$0" "${1-}" build

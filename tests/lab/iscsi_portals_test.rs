@@ -9,7 +9,7 @@ use super::{
     Lab, Test,
     agent::Agent,
     guest,
-    iscsi_test::{expect, host_path, refused},
+    iscsi_test::{expect, expect_paths, host_path, refused},
     node::Node,
     targets::{Targets, head, head_hex, iscsi_info, multipath_info, with_chap},
 };
@@ -92,7 +92,7 @@ fn portals(lab: &Lab) -> Result<()> {
     }
     let attached = agent.attach("a", "va", &discovering(Some(("asker", password))), &[])??;
     ensure!(host_path(&attached).starts_with("/dev/dm-"), "{attached}");
-    expect(lab, "3 sessions 3 disks 1 maps")?;
+    expect_paths(lab, "3 sessions 3 disks 1 maps")?;
     let disk = guest::sees(node, "va")?;
     ensure!(
         disk.head == head_hex("va") && disk.write == Ok(()),
@@ -117,7 +117,7 @@ fn portals(lab: &Lab) -> Result<()> {
     targets.run(&["discovery"])?;
     let read_only = ["--access", "ro"];
     agent.connect("x", "va", &discovering(None), &read_only)??;
-    expect(lab, "3 sessions 3 disks 1 maps")?;
+    expect_paths(lab, "3 sessions 3 disks 1 maps")?;
     let other = multipath_info(&[(22, "t")], 1);
     agent.connect("y", "va", &other, &read_only)??;
     agent.disconnect("x")??;
@@ -154,7 +154,7 @@ fn lost_paths(lab: &Lab) -> Result<()> {
     targets.run(&["silence", "22"])?;
     node.sh(
         "session=$(grep -l 10.99.0.22 /sys/class/iscsi_session/session*/device/connection*/iscsi_connection/*/persistent_address | \
-         grep -o 'session[0-9]*' | head -n 1); timeout 120 iscsiadm -m session -r ${session#session} --logout",
+         grep -oE 'session[0-9]+' | head -n 1); timeout 120 iscsiadm -m session -r ${session#session} --logout",
     )?;
     shows(node, 1)?;
     reads(node, device)?;

@@ -174,7 +174,7 @@ fn under_a_map(lab: &Lab) -> Result<()> {
     node.wait(
         "the impostor listens",
         "grep storage/multipathd /proc/net/unix",
-        Duration::from_secs(60),
+        Duration::from_secs(180),
     )?;
     let failure = refused(agent.connect("m", "va", &both, &[])?, "MULTIPATH_FAILED")?;
     ensure!(failure.message.contains("in its place"), "{failure:?}");
@@ -191,7 +191,7 @@ fn under_a_map(lab: &Lab) -> Result<()> {
     node.wait(
         "multipathd has its setting",
         "multipathd show config local | grep 'recheck_wwid \"yes\"'",
-        Duration::from_secs(60),
+        Duration::from_secs(180),
     )?;
 
     let attached = agent.attach("a", "va", &both, &[])??;

@@ -34,13 +34,19 @@ pub(crate) const TESTS: &[Test] = &[
 
 /// Holds the node to so many sessions, disks of SCSI hosts, and maps, as the kernel has them.
 pub(crate) fn expect(lab: &Lab, counts: &str) -> Result<()> {
-    let found = lab.node.sh(
-        "echo $(ls /sys/class/iscsi_session | wc -l) sessions $(ls /sys/class/scsi_disk | wc -l) disks \
-         $(ls -d /sys/block/dm-* 2>/dev/null | wc -l) maps",
-    )?;
+    let found = lab.node.sh(COUNTS)?;
     ensure!(found == counts, "{found}, not {counts}");
     Ok(())
 }
+
+/// The same, once paths are there that an attach on a busy host does not wait for.
+pub(crate) fn expect_paths(lab: &Lab, counts: &str) -> Result<()> {
+    let script = format!("[ \"$({COUNTS})\" = {} ]", quote(counts));
+    lab.node.wait(counts, &script, Duration::from_secs(600))
+}
+
+const COUNTS: &str = "echo $(ls /sys/class/iscsi_session | wc -l) sessions $(ls /sys/class/scsi_disk | wc -l) disks \
+    $(ls -d /sys/block/dm-* 2>/dev/null | wc -l) maps";
 
 pub(crate) fn host_path(answer: &Value) -> &str {
     answer["host_path"].as_str().unwrap_or_default()
@@ -254,7 +260,7 @@ fn silent_and_absent(lab: &Lab) -> Result<()> {
         lab.node.wait(
             "the attach is under way",
             "ls -d /sys/class/iscsi_session/session*",
-            Duration::from_secs(60),
+            Duration::from_secs(180),
         )?;
         // The same target and another: neither waits.
         agent.connect("a", "va", &iscsi_info(21, "t", 1), &[])??;

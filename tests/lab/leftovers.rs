@@ -60,7 +60,7 @@ const SESSIONS: &str = "! grep -E '^[0-9]+\\) (ConnectionId|Name)' /proc/fs/cifs
     ! grep -s '^v' /proc/fs/nfsfs/servers";
 
 /// How long sessions may take to end.
-pub(crate) const SESSIONS_END: Duration = Duration::from_secs(60);
+pub(crate) const SESSIONS_END: Duration = Duration::from_secs(180);
 
 /// Everything left over of attachments, a line each; empty when all is as if nothing had ever been attached. Sessions whose mounts
 /// have gone may take until `patience` to end.
@@ -74,7 +74,7 @@ fn search(node: &Node, patience: Duration) -> Result<Vec<String>> {
         let sessions = node.run(
             "cat /proc/fs/cifs/DebugData /proc/fs/nfsfs/servers",
             b"",
-            Duration::from_secs(60),
+            Duration::from_secs(180),
         );
         found.push(format!(
             "{error:#}: {}",

@@ -150,8 +150,7 @@ pub(crate) fn two_of_one(lab: &Lab) -> Result<()> {
     ensure!(guest::sees(node, "file")?.head == guest::hex(HEAD));
     // The start reconciles the journal with the host.
     node.sh("systemctl restart volattachd.service")?;
-    let shown = agent.call(&["show", "x"], "")??;
-    ensure!(shown["error"]["reason"] == "DISK_LOST", "{shown}");
+    agent.shows("x", "DISK_LOST")?;
     agent.detach("x")??;
     ensure!(guest::sees(node, "file")?.head == guest::hex(HEAD));
     let left = node.sh("virsh -q domblklist inner | grep -c v.raw")?;

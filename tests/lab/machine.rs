@@ -14,6 +14,8 @@ use super::{
 pub(crate) enum Kind {
     /// Debian's kernel, which has KVM.
     Kvm,
+    /// The same, enforcing Debian's SELinux policy, with volattach's module in it; of an image of its own.
+    Selinux,
     /// Xen, with Debian's kernel in its first domain, for paravirtual guests.
     Xen,
     /// The same, for guests that need the processor's virtualization (PVH and HVM). QEMU 10.0 emulates it in such a way that their
@@ -24,7 +26,15 @@ pub(crate) enum Kind {
 impl Kind {
     /// Whether libvirt's driver there is Xen's.
     pub(crate) fn is_xen(self) -> bool {
-        self != Self::Kvm
+        matches!(self, Self::Xen | Self::XenHvm)
+    }
+
+    /// The directory of its disk image, which is made at the first time.
+    pub(crate) fn image(self) -> Result<PathBuf> {
+        match self {
+            Self::Selinux => cache::script("image.sh", &["selinux"]),
+            Self::Kvm | Self::Xen | Self::XenHvm => cache::script("image.sh", &[]),
+        }
     }
 }
 
@@ -46,11 +56,13 @@ impl Machine {
     /// Xen is emulated even where KVM works: no other way is tried.
     pub(crate) fn choose(kind: Kind) -> Result<Self> {
         let emulator = match kind {
-            Kind::Kvm | Kind::Xen => cache::script("emulator.sh")?,
+            Kind::Kvm | Kind::Selinux | Kind::Xen => cache::script("emulator.sh", &[])?,
             Kind::XenHvm => "qemu-system-x86_64".into(),
         };
         let accel = match kind {
-            Kind::Kvm => Accel::choose(&emulator, &cache::script("guest.sh")?)?,
+            Kind::Kvm | Kind::Selinux => {
+                Accel::choose(&emulator, &cache::script("guest.sh", &[])?)?
+            }
             Kind::Xen | Kind::XenHvm => Accel::Tcg,
         };
         Ok(Self {
@@ -65,7 +77,7 @@ impl Machine {
         // One processor: the node beside this one needs the other of two. Emulating a second costs a fifth more, most of it for
         // locks that are spun on and interrupts between the two.
         let (cpus, memory) = match self.kind {
-            Kind::Kvm => ("1", "2048"),
+            Kind::Kvm | Kind::Selinux => ("1", "2048"),
             Kind::Xen | Kind::XenHvm => ("1", "1280"),
         };
         let mut args: Vec<String> = [
@@ -84,11 +96,15 @@ impl Machine {
         .map(String::from)
         .into();
         match self.kind {
-            Kind::Kvm => {
+            Kind::Kvm | Kind::Selinux => {
                 args.extend(self.accel.args().map(String::from));
+                let module = match self.kind {
+                    Kind::Selinux => " security=selinux selinux=1 enforcing=1",
+                    _ => "",
+                };
                 args.extend(qemu::kernel(
                     image,
-                    &format!("root=/dev/vda console=ttyS0 {KERNEL}"),
+                    &format!("root=/dev/vda console=ttyS0 {KERNEL}{module}"),
                 ));
             }
             Kind::Xen | Kind::XenHvm => args.extend(xen(image)),

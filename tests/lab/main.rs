@@ -12,8 +12,10 @@ mod ad_test;
 mod address_test;
 mod agent;
 mod agent_test;
+mod alerts_test;
 mod bench;
 mod cache;
+mod confined_test;
 mod dead_server_test;
 mod demo;
 mod domains_test;
@@ -25,6 +27,7 @@ mod hostile_test;
 mod identity_host_test;
 mod identity_nvme_test;
 mod identity_test;
+mod io_test;
 mod iscsi_portals_test;
 mod iscsi_stale_test;
 mod iscsi_test;
@@ -38,15 +41,21 @@ mod node;
 mod nvme_paths_test;
 mod nvme_servers;
 mod nvme_test;
+mod package_test;
 mod permission_test;
+#[allow(clippy::unwrap_used)] // Clippy sees no tests here: the runner is the lab's own.
+#[path = "../pki/mod.rs"]
+mod pki;
 mod process;
 mod profile;
+mod prometheus;
 mod qemu;
 mod quarantine_test;
 mod refusal_test;
 mod runner;
 mod secret_test;
 mod self_test;
+mod selinux_test;
 mod servers;
 mod smb_servers_test;
 mod smb_test;
@@ -85,6 +94,7 @@ const TESTS: &[(Kind, &[&[Test]])] = &[
             // The longest first: they would keep one node busy when the other has nothing left to do.
             dead_server_test::TESTS,
             quarantine_test::TESTS,
+            alerts_test::TESTS,
             hostile_test::TESTS,
             nvme_test::TESTS,
             nvme_paths_test::TESTS,
@@ -97,6 +107,7 @@ const TESTS: &[(Kind, &[&[Test]])] = &[
             secret_test::TESTS,
             grpc_test::TESTS,
             unit_test::TESTS,
+            package_test::TESTS,
             iscsi_test::TESTS,
             iscsi_stale_test::TESTS,
             iscsi_portals_test::TESTS,
@@ -110,11 +121,18 @@ const TESTS: &[(Kind, &[&[Test]])] = &[
             permission_test::TESTS,
             local_test::TESTS,
             ad_test::TESTS,
+            confined_test::TESTS,
+            io_test::TESTS,
         ],
     ),
     (
         Kind::Xen,
-        &[xen_self_test::TESTS, xen_test::TESTS, xen_kill_test::TESTS],
+        &[
+            xen_self_test::TESTS,
+            xen_test::TESTS,
+            xen_kill_test::TESTS,
+            io_test::XEN,
+        ],
     ),
     (Kind::XenHvm, &[xen_test::HVM]),
 ];
@@ -128,8 +146,10 @@ const SOAK: &[(Kind, &[&[Test]])] = &[
             standstill_test::SOAK,
             iscsi_portals_test::SOAK,
             nvme_paths_test::SOAK,
+            package_test::SOAK,
         ],
     ),
+    (Kind::Selinux, &[selinux_test::SOAK]),
     (Kind::Xen, &[xen_test::SOAK]),
     (Kind::XenHvm, &[xen_test::HVM_SOAK]),
 ];
@@ -153,6 +173,7 @@ fn main() -> ExitCode {
         }
         ["--shell"] | ["--shell", "kvm"] => shell(Kind::Kvm),
         ["--shell", "xen"] => shell(Kind::Xen),
+        ["--shell", "selinux"] => shell(Kind::Selinux),
         ["--demo"] => demo::run(),
         ["--bench"] => bench::run(),
         ["--bench-client"] => bench::run_client(), // in the node, for --bench
@@ -163,7 +184,7 @@ fn main() -> ExitCode {
         ["--shuffle", seed, filter] => run(each(TESTS), filter, Some(seed)),
         [filter] if !filter.starts_with('-') => run(each(TESTS), filter, None),
         _ => Err(anyhow::anyhow!(
-            "usage: lab [[--shuffle SEED] [FILTER] | --list | --shell [kvm | xen] | --soak [FILTER] | --demo | --bench]"
+            "usage: lab [[--shuffle SEED] [FILTER] | --list | --shell [kvm | xen | selinux] | --soak [FILTER] | --demo | --bench]"
         )),
     };
     match done {

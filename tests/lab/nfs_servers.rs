@@ -37,7 +37,7 @@ impl<'node> NfsServer<'node> {
         let exports = format!("{} *({options},no_subtree_check)\n", server.export());
         let script = format!("lab-nfs start {name} {octet} {arguments}");
         let output = profile::span(Activity::Servers, "nfs start", || {
-            node.run(&script, exports.as_bytes(), Duration::from_secs(60))
+            node.run(&script, exports.as_bytes(), Duration::from_secs(180))
         })?;
         ensure!(
             output.status.success(),
@@ -54,7 +54,7 @@ impl<'node> NfsServer<'node> {
         let script = format!("lab-nfs export {}", self.name);
         let output = self
             .node
-            .run(&script, exports.as_bytes(), Duration::from_secs(60))?;
+            .run(&script, exports.as_bytes(), Duration::from_secs(180))?;
         ensure!(output.status.success(), "{script}: {}", output.stderr);
         Ok(())
     }

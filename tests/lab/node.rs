@@ -5,6 +5,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    net::{SocketAddr, TcpListener},
     os::unix::{fs::PermissionsExt as _, process::ExitStatusExt as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -16,7 +17,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
 use super::{
-    cache,
+    agent, cache,
     machine::{Kind, Machine},
     process::{self, Guarded, Output, bound, quote, wait_for},
     profile::{self, Activity},
@@ -69,18 +70,21 @@ impl Node {
     }
 
     fn start_saved(kind: Kind, package: &Path) -> Result<Self> {
-        let image = cache::script("image.sh")?;
+        let image = kind.image()?;
         let machine = Machine::choose(kind)?;
-        let saved = saved(&image, &machine)?;
-        let start = Instant::now();
-        let disk = format!(
-            "file={},if=virtio,cache=unsafe,snapshot=on",
-            comma(&saved.join("disk.qcow2"))
-        );
-        let mut args = machine.args(&image);
-        args.extend(["-drive".into(), disk]);
-        args.extend(qemu::incoming(&saved.join("state")));
-        let node = Self::boot(&machine, &image, &args, Some(package), |qemu| qemu.resume())?;
+        let state = saved(&image, &machine)?;
+        let mut start = Instant::now();
+        let node = match Self::restore(&machine, &image, &state, package) {
+            Ok(node) => node,
+            // The emulation of a processor's virtualization is not always saved as it was: the state is of no use then.
+            Err(error) => {
+                eprintln!("lab: the saved node does not start, so it is made anew: {error:#}");
+                fs::remove_dir_all(&state)?;
+                let state = saved(&image, &machine)?;
+                start = Instant::now();
+                Self::restore(&machine, &image, &state, package)?
+            }
+        };
         // The node's clock stood still since its state was saved.
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
         node.sh(&format!("date -s @{now:.3} >/dev/null"))?;
@@ -90,6 +94,18 @@ impl Node {
             machine.accel
         );
         Ok(node)
+    }
+
+    /// Starts a machine from its saved state.
+    fn restore(machine: &Machine, image: &Path, state: &Path, package: &Path) -> Result<Self> {
+        let disk = format!(
+            "file={},if=virtio,cache=unsafe,snapshot=on",
+            comma(&state.join("disk.qcow2"))
+        );
+        let mut args = machine.args(image);
+        args.extend(["-drive".into(), disk]);
+        args.extend(qemu::incoming(&state.join("state")));
+        Self::boot(machine, image, &args, Some(package), Qemu::resume)
     }
 
     fn boot(
@@ -123,7 +139,7 @@ impl Node {
             format!("file:{}", path("console").display()),
         ]);
         let mut qemu = Qemu::start(&machine.emulator, &args, &path("qmp"), &path("qemu.log"))?;
-        started(&mut qemu)?;
+        started(&mut qemu).with_context(|| tail(&path("qemu.log")))?;
         let port = qemu.forwarded_port()?;
         // ssh insists on a key that others cannot read, wherever the cache is.
         let key = path("key");
@@ -132,7 +148,7 @@ impl Node {
         let login = log_in(port, &key, &path("ssh"), &path("console"))?;
         Ok(Self {
             kind: machine.kind,
-            nests: machine.kind == Kind::Kvm && machine.accel == Accel::Tcg,
+            nests: !machine.kind.is_xen() && machine.accel == Accel::Tcg,
             volumes: Mutex::default(),
             login: Mutex::new(login),
             qemu: Mutex::new(qemu),
@@ -239,19 +255,30 @@ impl Node {
     pub(crate) fn forward(&self, socket: &str) -> Result<PathBuf> {
         let here = self.directory.path().join("forwarded");
         if !here.exists() {
-            let mut command = self.ssh();
-            command
-                .args(["-O", "forward", "-L"])
-                .arg(format!("{}:{socket}", here.display()));
-            let output = process::run(command, b"", DEADLINE)?;
-            ensure!(
-                output.status.success(),
-                "forwarding {socket}: {}{}",
-                output.stdout,
-                output.stderr
-            );
+            self.add_forwarding(&format!("{}:{socket}", here.display()))?;
         }
         Ok(here)
+    }
+
+    /// An address of this machine's loopback that leads to an address of the node's, until the node's end.
+    pub(crate) fn forward_address(&self, there: &str) -> Result<SocketAddr> {
+        // ssh does not choose a port here: it is given one that was free a moment ago.
+        let here = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        self.add_forwarding(&format!("{here}:{there}"))?;
+        Ok(here)
+    }
+
+    fn add_forwarding(&self, from_to: &str) -> Result<()> {
+        let mut command = self.ssh();
+        command.args(["-O", "forward", "-L", from_to]);
+        let output = process::run(command, b"", DEADLINE)?;
+        ensure!(
+            output.status.success(),
+            "forwarding {from_to}: {}{}",
+            output.stdout,
+            output.stderr
+        );
+        Ok(())
     }
 
     /// Copies what can tell why a test failed into `directory`.
@@ -330,12 +357,18 @@ impl Node {
 /// The cached state of a node that is up: its disk above the image, and the machine's memory.
 fn saved(image: &Path, machine: &Machine) -> Result<PathBuf> {
     let args = machine.args(image);
+    // Loading it takes a minute.
+    let policy = match machine.kind {
+        Kind::Selinux => agent::policy_sources()?,
+        Kind::Kvm | Kind::Xen | Kind::XenHvm => String::new(),
+    };
     let name = format!(
         "node-{}",
         cache::key(&[
             &args.join("\n"),
             &PACKAGE_SIZE.to_string(),
-            &qemu::version(&machine.emulator)?
+            &qemu::version(&machine.emulator)?,
+            &policy,
         ])
     );
     cache::entry(image, &name, |directory| {
@@ -365,6 +398,11 @@ fn saved(image: &Path, machine: &Machine) -> Result<PathBuf> {
             "! systemctl is-system-running | grep -q starting",
             Duration::from_secs(120),
         )?;
+        if machine.kind == Kind::Selinux {
+            let script = "cat >/root/volattach.pp && semodule -i /root/volattach.pp";
+            let loaded = node.run(script, &agent::policy_module()?, Duration::from_secs(300))?;
+            ensure!(loaded.status.success(), "{script}: {}", loaded.stderr);
+        }
         let prepared = node.run("lab-prepare", b"", Duration::from_secs(300))?;
         ensure!(
             prepared.status.success(),

@@ -66,7 +66,7 @@ fn writes(node: &Node, image: &str, byte: u8) -> Result<()> {
     node.wait(
         "the guest's write at the server",
         &format!("sync; [ \"$({stored})\" = {} ]", char::from(byte)),
-        Duration::from_secs(60),
+        Duration::from_secs(180),
     )
 }
 

@@ -304,7 +304,7 @@ fn load(node: &Node, device: &str) -> Result<String> {
     node.wait(
         "I/O",
         "journalctl -q -b -u load | grep -q .",
-        Duration::from_secs(60),
+        Duration::from_secs(180),
     )?;
     Ok(io)
 }
@@ -437,7 +437,7 @@ fn silent(node: &Node, ill: &NvmeServer<'_>, well: &NvmeServer<'_>) -> Result<()
     node.wait(
         "a mute server",
         "ss -ltn | grep -q :4421",
-        Duration::from_secs(60),
+        Duration::from_secs(180),
     )?;
     let agent = Agent::start(
         node,
@@ -462,7 +462,7 @@ fn silent(node: &Node, ill: &NvmeServer<'_>, well: &NvmeServer<'_>) -> Result<()
             .wait(
                 "the call is under way",
                 "volattach show c1",
-                Duration::from_secs(60),
+                Duration::from_secs(180),
             )
             .and_then(|()| comes_and_goes(node, &agent, well));
         let waited = !connecting.is_finished();

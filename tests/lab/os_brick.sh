@@ -17,7 +17,7 @@ build() {
         [ "$(id -u)" = 0 ] || root=(sudo)
         "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends python3-pip >&2
     fi
-    python3 -m pip install --quiet --root-user-action ignore --target "$1" "os-brick==$version" >&2
+    python3 -m pip install --quiet --no-warn-conflicts --root-user-action ignore --target "$1" "os-brick==$version" >&2
 }
 
 cached "os-brick-$(cd "$here" && key os_brick.sh)" build

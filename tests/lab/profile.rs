@@ -186,7 +186,7 @@ pub(crate) fn table(profiles: &[Profile]) -> Result<String> {
     for profile in longest.iter().take(SHOWN) {
         line(profile.test, &[profile])?;
     }
-    for kind in [Kind::Kvm, Kind::Xen, Kind::XenHvm] {
+    for kind in [Kind::Kvm, Kind::Selinux, Kind::Xen, Kind::XenHvm] {
         let of: Vec<_> = profiles
             .iter()
             .filter(|profile| profile.kind == kind)

@@ -45,7 +45,7 @@ impl Qemu {
                 .spawn()
                 .with_context(|| format!("starting {}", qemu.display()))?,
         );
-        let stream = wait_for("QEMU's control socket", Duration::from_secs(60), || {
+        let stream = wait_for("QEMU's control socket", Duration::from_secs(180), || {
             if let Some(status) = process.0.try_wait()? {
                 bail!(
                     "QEMU ended at once with {status}: {}",
@@ -54,7 +54,7 @@ impl Qemu {
             }
             Ok(UnixStream::connect(socket).ok())
         })?;
-        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        stream.set_read_timeout(Some(Duration::from_secs(180)))?;
         let mut qemu = Self {
             process,
             reader: BufReader::new(stream.try_clone()?),
@@ -127,7 +127,7 @@ impl Qemu {
     pub(crate) fn resume(&mut self) -> Result<()> {
         wait_for(
             "loading the machine's state",
-            Duration::from_secs(60),
+            Duration::from_secs(180),
             || {
                 Ok(
                     (self.execute("query-status", json!({}))?["status"] != "inmigrate")
@@ -170,7 +170,7 @@ pub(crate) fn incoming(file: &Path) -> [String; 2] {
 pub(crate) fn version(qemu: &Path) -> Result<String> {
     let mut command = Command::new(qemu);
     command.arg("--version");
-    Ok(run(command, b"", Duration::from_secs(60))?.stdout)
+    Ok(run(command, b"", Duration::from_secs(180))?.stdout)
 }
 
 /// How QEMU runs the node's processors.

@@ -71,7 +71,7 @@ fn many_attachments(lab: &Lab) -> Result<()> {
         let failure = failure.context("connected to a silent server")?;
         ensure!(failure.reason == reason, "not {reason}: {failure:?}");
     }
-    let doctor = node.run("volattach doctor", b"", Duration::from_secs(60))?;
+    let doctor = node.run("volattach doctor", b"", Duration::from_secs(180))?;
     ensure!(
         doctor.stdout.contains("has not answered since"),
         "{}",

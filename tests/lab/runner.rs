@@ -22,10 +22,13 @@ use super::{
 /// The nodes that run at the same time: each does the tests of its kinds, one kind after the other, and is a new node for each.
 /// An emulated node keeps little more than one core busy, and those of Xen are done first: a second KVM node takes its tests
 /// from the same queue then.
-const NODES: [&[Kind]; 2] = [&[Kind::Kvm], &[Kind::XenHvm, Kind::Xen, Kind::Kvm]];
+const NODES: [&[Kind]; 2] = [
+    &[Kind::Kvm],
+    &[Kind::XenHvm, Kind::Xen, Kind::Selinux, Kind::Kvm],
+];
 
 /// The node of a machine with one processor, where two would each be too slow for the tests' deadlines.
-const ONE_NODE: [&[Kind]; 1] = [&[Kind::XenHvm, Kind::Xen, Kind::Kvm]];
+const ONE_NODE: [&[Kind]; 1] = [&[Kind::XenHvm, Kind::Xen, Kind::Selinux, Kind::Kvm]];
 
 /// The tests that are left to do, by the node that they need.
 type Queues = BTreeMap<Kind, Mutex<VecDeque<&'static Test>>>;
@@ -33,7 +36,8 @@ type Queues = BTreeMap<Kind, Mutex<VecDeque<&'static Test>>>;
 /// What one of the [`NODES`] did.
 #[derive(Default)]
 struct Done {
-    failed: Vec<&'static str>,
+    /// Which tests failed, and why, a line each: a log of the whole run may have kept its end alone.
+    failed: Vec<String>,
     profiles: Vec<Profile>,
 }
 
@@ -96,7 +100,7 @@ pub(crate) fn run(
         number - failed.len(),
         failed.len()
     );
-    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
+    ensure!(failed.is_empty(), "failed:\n  {}", failed.join("\n  "));
     Ok(())
 }
 
@@ -138,12 +142,14 @@ fn run_on(
             done.profiles.push(profile);
             match outcome {
                 Outcome::Passed(kept) => lab = Some(*kept),
-                Outcome::NodeEnded if again => {
+                Outcome::NodeEnded(_) if again => {
                     println!("        {} is run once more, on a new node", test.name);
                     again = false;
                     continue;
                 }
-                Outcome::Failed | Outcome::NodeEnded => done.failed.push(test.name),
+                Outcome::Failed(why) | Outcome::NodeEnded(why) => {
+                    done.failed.push(format!("{}: {why}", test.name));
+                }
             }
             break;
         }
@@ -160,9 +166,10 @@ pub(crate) fn target() -> PathBuf {
 enum Outcome {
     /// With the node, for the next test.
     Passed(Box<Lab>),
-    Failed,
-    /// The emulation ended the node.
-    NodeEnded,
+    /// With the reason, in a line.
+    Failed(String),
+    /// The emulation ended the node; with what the test then failed by.
+    NodeEnded(String),
 }
 
 fn run_one(test: &Test, mut ready: Lab) -> Result<Outcome> {
@@ -188,9 +195,11 @@ fn run_one(test: &Test, mut ready: Lab) -> Result<Outcome> {
     if let Some(end) = end {
         println!("        the node itself ended: {}", end.told);
     }
+    let why = format!("{error:#}").replace('\n', "; ");
+    let why = why.chars().take(300).collect();
     Ok(match by_emulation {
-        true => Outcome::NodeEnded,
-        false => Outcome::Failed,
+        true => Outcome::NodeEnded(why),
+        false => Outcome::Failed(why),
     })
 }
 

@@ -63,15 +63,12 @@ fn held(node: &Node) -> Result<()> {
     node.wait(
         "the server holds the mount up",
         &format!("[ -e {HELD} ]"),
-        Duration::from_secs(60),
+        Duration::from_secs(180),
     )
 }
 
 /// What can be read in the node: the places where each of the labelled pieces was found, and whose processes were seen.
-fn search(node: &Node) -> Result<(Vec<String>, Vec<String>)> {
-    let needles = json!({
-        "password": PIECES, "wrong password": [WRONG], "refused": REFUSED, "control": [CONTROL],
-    });
+pub(crate) fn search(node: &Node, needles: &Value) -> Result<(Vec<String>, Vec<String>)> {
     let program = quote(include_str!("secret_search.py"));
     let output = node.run(
         &format!("python3 -c {program}"),
@@ -87,7 +84,10 @@ fn search(node: &Node) -> Result<(Vec<String>, Vec<String>)> {
 
 /// Searches, and fails for each place but the control's.
 fn search_in_vain(node: &Node, when: &str) -> Result<Vec<String>> {
-    let (hits, processes) = search(node)?;
+    let needles = json!({
+        "password": PIECES, "wrong password": [WRONG], "refused": REFUSED, "control": [CONTROL],
+    });
+    let (hits, processes) = search(node, &needles)?;
     let (control, found): (Vec<_>, Vec<_>) = hits
         .into_iter()
         .partition(|hit| hit.starts_with("control: "));
@@ -310,7 +310,7 @@ fn no_core_file(lab: &Lab) -> Result<()> {
     node.wait(
         "the daemon is started again",
         "[ $(systemctl show -p NRestarts --value volattachd) -gt 0 ] && volattach show a1",
-        Duration::from_secs(60),
+        Duration::from_secs(180),
     )?;
     ensure!(guest::sees(node, "v1")?.write == Ok(()));
     agent.detach("a1")??;

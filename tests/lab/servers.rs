@@ -68,7 +68,7 @@ impl<'node> SmbServer<'node> {
         }
         script += &format!("lab-smb {verb} {name} {octet}");
         let output = profile::span(Activity::Servers, &format!("smb {verb}"), || {
-            node.run(&script, conf.as_bytes(), Duration::from_secs(60))
+            node.run(&script, conf.as_bytes(), Duration::from_secs(180))
         })?;
         ensure!(
             output.status.success(),
@@ -84,7 +84,7 @@ impl<'node> SmbServer<'node> {
         let script = format!("lab-smb user {} {}", self.name, quote(user));
         let output = profile::span(Activity::Servers, "smb user", || {
             self.node
-                .run(&script, password.as_bytes(), Duration::from_secs(60))
+                .run(&script, password.as_bytes(), Duration::from_secs(180))
         })?;
         ensure!(
             output.status.success(),

@@ -105,7 +105,7 @@ fn while_the_toolstack_attaches(lab: &Lab) -> Result<()> {
         let held = node.wait(
             "the hot-plug script runs",
             "[ -e /run/lab-held ]",
-            Duration::from_secs(60),
+            Duration::from_secs(180),
         );
         node.sh(KILL)?;
         let answer = cut
@@ -117,13 +117,13 @@ fn while_the_toolstack_attaches(lab: &Lab) -> Result<()> {
     node.wait(
         "the next daemon",
         "systemctl is-active -q volattachd.service",
-        Duration::from_secs(60),
+        Duration::from_secs(180),
     )?;
     node.sh("rm /run/lab-hold")?;
     node.wait(
         "the next daemon finds the disk",
         "volattach -o json show a1 | grep -q '\"state\":\"attached\"'",
-        Duration::from_secs(60),
+        Duration::from_secs(180),
     )?;
     ensure!(guest::sees(node, "v")?.write == Ok(()));
     agent.detach("a1")??;

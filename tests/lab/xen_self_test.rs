@@ -46,7 +46,7 @@ fn guest_reads_and_writes(lab: &Lab) -> Result<()> {
 
 /// Xen lets go of a disk some time after the guest has.
 fn nothing_left(lab: &Lab) -> Result<()> {
-    wait_for("the end of the disk", Duration::from_secs(60), || {
+    wait_for("the end of the disk", Duration::from_secs(180), || {
         Ok(leftovers::find(&lab.node, Duration::from_secs(2))?
             .is_empty()
             .then_some(()))

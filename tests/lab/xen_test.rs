@@ -289,7 +289,7 @@ fn never_connected(lab: &Lab) -> Result<()> {
             .wait(
                 "the attach is under way",
                 "volattach show a1",
-                Duration::from_secs(60),
+                Duration::from_secs(180),
             )
             .and_then(|()| node.sh("virsh -q suspend inner"));
         server.resume()?;

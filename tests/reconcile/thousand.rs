@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use volattach::attach::{Engine, ListQuery, Parts};
+use volattach::attach::{Engine, ListQuery, Parts, Tuning};
 use volattach::backend::iscsi::IscsiBackend;
-use volattach::backend::{Backend, Backends, Quarantine};
+use volattach::backend::{Backend, Backends, Lvm, Quarantine};
 use volattach::config::Settings;
 use volattach::journal::{Journal, Record, RedbJournal};
 use volattach::model::{Attachment, Claim, Connection, Device, HostKey, TargetPath, Wwid};
@@ -127,15 +127,19 @@ async fn engine(world: &World, dir: &Path) -> Engine {
     let backend = IscsiBackend::beneath(dir, settings, workers, quarantine.clone());
     let backend: Arc<dyn Backend> = Arc::new(backend);
     let limits = world.state().work;
-    Engine::new(Parts {
+    let parts = Parts {
         journal: Arc::new(journal),
-        backends: Backends::new([backend], quarantine),
+        lvm: Lvm::new(dir),
         hypervisor: Arc::new(FakeHypervisor::new(world)),
         key: HostKey::new([7; 32]),
+        boot: Some(world.state().boot.clone()),
+    };
+    let tuning = Tuning {
+        backends: Backends::new([backend], quarantine),
         unplug_timeout: Duration::from_secs(1),
         work: limits,
-        boot: Some(world.state().boot.clone()),
-    })
+    };
+    Engine::new(parts, tuning)
 }
 
 /// How long this thread has waited for a processor that others had (Documentation/scheduler/sched-stats.rst).

@@ -31,3 +31,16 @@ async fn a_volume_is_looked_at_again_after_a_wait_for_its_domain() {
     let state = world.state();
     assert_eq!((state.plugs, state.disks.len()), (1, 1));
 }
+
+#[tokio::test]
+async fn a_mount_that_turns_out_to_be_closed_to_the_guest_is_taken_down() {
+    let world = World::new();
+    let engine = world.engine();
+    world.state().mounts_closed = true;
+    attached(&engine, "a1", "v1").await;
+    engine.detach(by_root(end("a1"))).await.unwrap();
+    world.state().confined = true;
+    let refused = engine.attach(by_root(attach("a1", "v1", smb("v1")))).await;
+    assert_eq!(reason(refused), Reason::SelinuxBoolean);
+    nothing_left(&world);
+}

@@ -266,3 +266,30 @@ proptest! {
         assert!(schedule.loads.is_empty() && schedule.running.is_empty());
     }
 }
+
+#[test]
+fn other_limits_hold_for_what_comes_and_what_waits() {
+    let mut schedule = Schedule::new(LIMITS);
+    let running: Vec<Ticket> = (0..2)
+        .map(|_| runs(&mut schedule, job("u", &["a"])))
+        .collect();
+    let waiting: Vec<Ticket> = (0..3)
+        .map(|_| waits(&mut schedule, job("u", &["a"])))
+        .collect();
+    let more = WorkLimits {
+        per_server: 4,
+        ..LIMITS
+    };
+    assert_eq!(schedule.limit(more), waiting[..2]);
+    let fewer = WorkLimits {
+        per_server: 1,
+        ..LIMITS
+    };
+    assert!(schedule.limit(fewer).is_empty());
+    // Four run still, and as long as one does nobody begins.
+    for ticket in running {
+        assert!(schedule.leave(ticket).is_empty());
+    }
+    assert!(schedule.leave(waiting[0]).is_empty());
+    assert_eq!(schedule.leave(waiting[1]), [waiting[2]]);
+}

@@ -4,7 +4,7 @@ use super::{Forward, Held};
 use crate::attach::Error;
 use crate::attach::inner::Inner;
 use crate::attach::owners::Taking;
-use crate::backend::{Backend, BackendError, Presence, Release};
+use crate::backend::{Backend, BackendError, HeadStart, Presence, Release};
 use crate::journal::{Key, Record, Step};
 use crate::libvirt::{DomainView, plan_disk};
 use crate::model::{Claim, Found, HostPlan, HostVolume, Wwid};
@@ -15,10 +15,11 @@ impl Inner {
     pub(super) async fn connect(
         &self,
         record: &mut Record,
-        forward: &Forward,
+        forward: &mut Forward,
         held: &mut Held,
     ) -> Result<bool, Error> {
-        let backend = self.parts.backends.get(&record.host.plan.protocol)?;
+        let mut head_start = forward.head_start.take();
+        let backend = forward.backend.clone();
         let mut volume = self.survey(backend.as_ref(), forward.host.clone()).await?;
         if forward.again {
             is_still(&record.host, &volume.found)?;
@@ -33,8 +34,13 @@ impl Inner {
         let inspected = loop {
             let presence = backend.find(&record.host).await?;
             if !presence.is_connected() {
+                let results = match head_start.take() {
+                    Some(task) => task.results().await?,
+                    None => HeadStart::default(),
+                };
                 let owners = Taking::new(self, record);
-                let connected = backend.connect(&volume, &forward.info, &owners).await?;
+                let connecting = backend.connect(&volume, &forward.info, &owners, results);
+                let connected = connecting.await?;
                 let taken = owners.into_lock();
                 if forward.again {
                     is_still(&record.host, &connected.found)?;
@@ -53,6 +59,7 @@ impl Inner {
                 }
                 break connected.inspected;
             }
+            drop(head_start.take()); // its worker is not needed
             record.degraded = presence.degraded();
             // Keep the existing connection of a reattached record: a guest may use it.
             if forward.again {
@@ -98,7 +105,7 @@ impl Inner {
 
     /// Finds the connection.
     pub(in crate::attach) async fn find(&self, record: &Record) -> Result<Presence, Error> {
-        let backend = self.parts.backends.get(&record.host.plan.protocol)?;
+        let backend = self.backends().get(&record.host.plan.protocol)?;
         Ok(backend.find(&record.host).await?)
     }
 
@@ -110,7 +117,7 @@ impl Inner {
             *held = self.lock(record, Step::Connect).await;
             return Ok(()); // what exists now, others have made since
         }
-        let backend = self.parts.backends.get(&record.host.plan.protocol)?;
+        let backend = self.backends().get(&record.host.plan.protocol)?;
         let (host, claims) = (&record.host, &record.host.plan.claims);
         let written_out = claims.iter().any(Claim::is_guarded_by_backend);
         if written_out {

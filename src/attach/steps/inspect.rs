@@ -7,7 +7,7 @@ use crate::model::HostVolume;
 
 impl Inner {
     pub(in crate::attach) async fn inspect(&self, volume: &HostVolume) -> Result<(), Error> {
-        let backend = self.parts.backends.get(&volume.plan.protocol)?;
+        let backend = self.backends().get(&volume.plan.protocol)?;
         Ok(backend.inspect(volume).await?)
     }
 }

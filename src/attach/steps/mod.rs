@@ -11,12 +11,16 @@ mod inspect;
 mod plug;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
 use super::Error;
+use super::early::EarlyTask;
+use super::expected::Reading;
 use super::inner::Inner;
+use crate::backend::Backend;
 use crate::connection::Protocol;
 use crate::journal::{Kind, Record, Step};
 use crate::model::{DiskSpec, HostPlan};
@@ -39,14 +43,24 @@ pub(super) struct Forward {
     pub(super) info: Protocol,
     /// The planned host side.
     pub(super) host: HostPlan,
+    /// The backend that planned it.
+    pub(super) backend: Arc<dyn Backend>,
     /// The disk as it is wanted.
     pub(super) spec: DiskSpec,
     /// Whether it needed no connection, and was inspected.
     pub(super) ready: bool,
+    /// Whether SELinux confines the running domain.
+    pub(super) confined: bool,
     /// Whether the attachment existed before, and part of it may still exist.
     pub(super) again: bool,
+    /// When the volume was inspected, if it needs no connection.
+    pub(super) inspected_at: Instant,
+    /// The reading of domain and volume, if the plan did not wait for it.
+    pub(super) reading: Option<Reading>,
     /// How many plugs there were before the look that the record's disk was planned from.
     pub(super) plugs: u64,
+    /// The early part of the connect, if there is one.
+    pub(super) head_start: Option<EarlyTask>,
     /// Until when the caller waits; `None`: for ever.
     pub(super) deadline: Option<Instant>,
 }
@@ -106,7 +120,7 @@ impl Inner {
         &self,
         step: Step,
         record: &mut Record,
-        forward: &Forward,
+        forward: &mut Forward,
         held: &mut Held,
         looked_at: Instant,
     ) -> Result<bool, Error> {

@@ -11,6 +11,7 @@ use crate::attach::Error;
 use crate::attach::guard::Wait;
 use crate::attach::inner::Inner;
 use crate::attach::observe::has_its_disk;
+use crate::attach::plan::check_domain;
 use crate::attach::work::in_time;
 use crate::journal::{Direction, Key, Record, Step};
 use crate::libvirt::{DomainView, HypervisorError, Unplug, UnplugRequest, check_state, plan_disk};
@@ -26,13 +27,13 @@ impl Inner {
     pub(super) async fn plug(
         &self,
         record: &mut Record,
-        forward: &Forward,
+        forward: &mut Forward,
         looked_at: Instant,
     ) -> Result<(), Error> {
         let Some(domain) = record.domain.as_ref().map(|domain| domain.uuid) else {
             return Ok(());
         };
-        let backend = self.parts.backends.get(&record.host.plan.protocol)?;
+        let backend = self.backends().get(&record.host.plan.protocol)?;
         let scope = forward.spec.options.scope;
         let pinned = backend
             .pin(&record.host, scope, &record.disk.source)
@@ -41,24 +42,38 @@ impl Inner {
         let as_looked_at = !forward.again
             && spec.path == forward.spec.path
             && forward.plugs == self.plugs.load(Ordering::Acquire);
-        if !as_looked_at && self.plan_anew(domain, record, forward, &spec).await? {
-            record.done(Step::Attach);
-            return Ok(());
+        if forward.confined {
+            // A mount shows what no plan does: whether its files have labels.
+            backend.check_confined(&record.host.plan)?;
+        }
+        let mut inspected_at = looked_at;
+        if !as_looked_at {
+            if let Some(reading) = forward.reading.take() {
+                // Its view of the domain is older than the one to plan by.
+                let findings = reading.findings().await?;
+                findings.inspected?;
+                inspected_at = findings.inspected_at;
+            }
+            if self.plan_anew(domain, record, forward, &spec).await? {
+                record.done(Step::Attach);
+                return Ok(());
+            }
         }
         if !record.disk.left_out.is_empty() {
             tracing::warn!(options = ?record.disk.left_out, "left out: its hypervisor has no such thing");
         }
-        if looked_at.elapsed() > FRESH {
-            self.inspect(&record.host).await?;
-        }
-        let mut plugged = self.plug_in_time(domain, record, forward).await?;
+        let mut plugged = self
+            .plug_in_time(domain, record, forward, inspected_at)
+            .await?;
         if plugged
             .as_ref()
             .is_err_and(|error| error.reason() == Reason::TargetInUse)
         {
             // Another program has taken the target since the domain was read.
             record.disk = plan_disk(&self.look_at(domain, &spec).await?, &spec)?;
-            plugged = self.plug_in_time(domain, record, forward).await?;
+            plugged = self
+                .plug_in_time(domain, record, forward, inspected_at)
+                .await?;
         }
         self.plugs.fetch_add(1, Ordering::Release);
         if let Err(refused) = plugged {
@@ -69,20 +84,27 @@ impl Inner {
             return Err(refused.into());
         }
         drop(pinned);
+        self.views.plugged(domain, &record.disk);
         record.done(Step::Attach);
         Ok(())
     }
 
-    /// Plugs the planned disk in, unless the caller's deadline has passed.
+    /// Plugs the planned disk in, unless the caller's deadline has passed. Inspects the volume again if the last inspection is not [`FRESH`].
     async fn plug_in_time(
         &self,
         domain: Uuid,
         record: &mut Record,
-        forward: &Forward,
+        forward: &mut Forward,
+        inspected_at: Instant,
     ) -> Result<Result<(), HypervisorError>, Error> {
         record.disk.sequence = record.host.sequence();
         record.begin(Step::Attach);
-        self.put(record).await?;
+        let read = self.put_and_read(record, forward).await?;
+        if read.unwrap_or(inspected_at).elapsed() > FRESH {
+            self.inspect(&record.host)
+                .await
+                .inspect_err(|_| record.came_to_nothing(Step::Attach))?;
+        }
         in_time(forward.deadline, outcome(Step::Attach))
             .inspect_err(|_| record.came_to_nothing(Step::Attach))?;
         Ok(self.parts.hypervisor.plug(domain, &record.disk).await)
@@ -127,13 +149,18 @@ impl Inner {
         // A pending request to the guest was about a disk that is gone by now.
         record.guest_answered();
         record.disk = plan_disk(&view, spec)?;
+        check_domain(forward.backend.as_ref(), &view, &record.host.plan)?;
+        record.domain = Some(view.domain);
         Ok(false)
     }
 
     async fn look_at(&self, domain: Uuid, spec: &DiskSpec) -> Result<DomainView, HypervisorError> {
+        self.views.forget(domain);
         let name = DomainRef::Uuid(domain);
         let hypervisor = &self.parts.hypervisor;
-        hypervisor.domain(&name, spec.options.scope).await
+        let view = hypervisor.domain(&name, spec.options.scope).await?;
+        self.views.note(&view);
+        Ok(view)
     }
 
     /// Whether the domain has the disk, backed by the connected device.
@@ -163,14 +190,14 @@ impl Inner {
         let begun = Instant::now();
         // A clean-up does not wait for the answer to an earlier request: an event brings the answer.
         let mut patience = match why {
-            Why::Asked => self.parts.unplug_timeout,
+            Why::Asked => self.unplug_timeout(),
             Why::CleanUp => Duration::ZERO,
         };
         loop {
             let pause = self.timers.remaining(record, why);
             if pause.is_zero() {
                 self.ask_guest(domain.uuid, record).await?;
-                patience = self.parts.unplug_timeout;
+                patience = self.unplug_timeout();
                 continue;
             }
             let deadline = begun + patience;
@@ -183,6 +210,7 @@ impl Inner {
             let target = disk.target.clone();
             match waited {
                 Unplug::Gone => {
+                    self.views.unplugged(domain.uuid, &disk);
                     self.timers.forget(&record.id);
                     return Ok(());
                 }

@@ -39,8 +39,8 @@ use async_trait::async_trait;
 use futures::future::join_all;
 
 use super::{
-    Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Quarantine, Release,
-    Setting, Unrecorded, device, each, file, mount, protect::Protected, workers_of,
+    Backend, BackendError, Connected, Description, HeadStart, Owners, Pinned, Presence, Quarantine,
+    Release, Setting, Unrecorded, device, each, file, mount, protect::Protected, workers_of,
 };
 use crate::config;
 use crate::connection::{Discovery, IscsiVolume, Protocol};
@@ -100,6 +100,14 @@ impl IscsiBackend {
             late: Arc::default(),
             multipathd: Multipathd::default(),
         }
+    }
+
+    /// The same backend by other settings: both know of the same sessions and disks.
+    #[must_use]
+    pub fn with_settings(&self, settings: config::Iscsi) -> Self {
+        let mut other = self.clone();
+        other.initiator.settings = settings;
+        other
     }
 
     fn sysfs(&self) -> &Sysfs {
@@ -360,11 +368,16 @@ impl Backend for IscsiBackend {
         })
     }
 
+    async fn head_start(&self, _plan: &HostPlan, _info: &Protocol) -> HeadStart {
+        HeadStart::default() // a login takes many times as long as its portal's sign of life
+    }
+
     async fn connect(
         &self,
         volume: &HostVolume,
         info: &Protocol,
         owners: &dyn Owners,
+        _head_start: HeadStart,
     ) -> Result<Connected, BackendError> {
         let (target, given) = (target_of(&volume.plan)?, self::volume(info)?);
         let mut found = volume.found.clone();

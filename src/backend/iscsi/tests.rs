@@ -528,7 +528,7 @@ async fn a_disk_of_a_silent_target_is_no_leftover() {
         };
         let plan = backend.plan(&single, Access::ReadOnly).unwrap();
         let error = backend
-            .connect(&plan.into(), &single, &NoOthers)
+            .connect(&plan.into(), &single, &NoOthers, HeadStart::default())
             .await
             .unwrap_err();
         assert_eq!(error.reason(), reason, "{error}");

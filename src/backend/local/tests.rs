@@ -64,7 +64,9 @@ async fn inspect(root: &Path, name: &str, format: ImageFormat) -> Result<(), Bac
     let backend = backend(&[root]);
     let info = info(root.join(name), format);
     let volume = backend.plan(&info, Access::ReadWrite)?.into();
-    backend.connect(&volume, &info, &NoOthers).await?;
+    backend
+        .connect(&volume, &info, &NoOthers, HeadStart::default())
+        .await?;
     let result = backend.inspect(&volume).await;
     backend.disconnect(&volume, &LAST).await?;
     result
@@ -247,7 +249,10 @@ async fn whoever_uses_a_device_that_is_only_read_has_it_read_only() {
     let info = info("/dev/null", ImageFormat::Raw);
     for call in ["connect", "extend", "pin"] {
         let failed = match call {
-            "connect" => backend.connect(&volume, &info, &NoOthers).await.map(drop),
+            "connect" => backend
+                .connect(&volume, &info, &NoOthers, HeadStart::default())
+                .await
+                .map(drop),
             "pin" => backend
                 .pin(&volume, Scope::Live, Path::new(""))
                 .await
@@ -358,9 +363,15 @@ async fn a_device_of_another_volume_is_refused() {
     let identity = Some(Wwid::as_spelled("LVM-x".to_owned()));
     volume.found.local.as_mut().unwrap().identity = identity.clone();
     assert_eq!(volume.identity(), None);
-    let refused = backend.connect(&volume, &info, &Taken).await.unwrap_err();
+    let refused = backend
+        .connect(&volume, &info, &Taken, HeadStart::default())
+        .await
+        .unwrap_err();
     assert_eq!(refused.reason(), Reason::DeviceIdentity, "{refused}");
-    let connected = backend.connect(&volume, &info, &NoOthers).await.unwrap();
+    let connected = backend
+        .connect(&volume, &info, &NoOthers, HeadStart::default())
+        .await
+        .unwrap();
     volume.found = connected.found;
     assert_eq!(volume.identity(), identity.as_ref());
     assert_eq!(backend.find(&volume).await.unwrap(), Presence::Present);

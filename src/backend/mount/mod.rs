@@ -5,6 +5,7 @@
 //! a file on a share, is a worker's job; the kernel is asked to mount from an address only after the server there gave
 //! a sign of life; a mount that fails leaves nothing.
 
+mod early;
 mod mountpoint;
 mod moved;
 pub(in crate::backend) mod probe;
@@ -16,17 +17,20 @@ pub(in crate::backend) mod words;
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use super::{BackendError, Presence, Unrecorded, each, file, workers_of};
+use super::{BackendError, HeadStart, Presence, Unrecorded, each, file, workers_of};
 use crate::config::Shares;
 use crate::model::{Access, HostPlan, HostVolume, MountPlan, Server};
 use crate::sys::Resolver;
 use crate::sys::mountinfo::{Mount, Mounts};
 use crate::sys::worker::{Job, MountJob, Reply, RunAs, Worker, WorkerError, Workers};
+use early::Early;
 pub(in crate::backend) use mountpoint::beside;
 use moved::Addresses;
 use probe::Outcome;
@@ -43,7 +47,7 @@ const INSPECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// A share to mount, as its protocol knows it.
 pub(in crate::backend) trait Share: Sync {
     /// What a server offers to be mounted with: a version, and what else its answer told.
-    type Offer: std::fmt::Display + Sync + Send;
+    type Offer: std::fmt::Display + Sync + Send + 'static;
 
     /// The server's name or address.
     fn host(&self) -> &str;
@@ -88,14 +92,14 @@ pub(in crate::backend) enum Meaning {
     Final(BackendError),
 }
 
-/// Mounts shares, and takes them down.
-#[derive(Debug)]
+/// Mounts shares, and takes them down. Clones know of the same mounts.
+#[derive(Debug, Clone)]
 pub(in crate::backend) struct Mounter {
     workers: Workers,
     /// As whom volumes are opened; `None`: as the daemon, whom the share's owner does not concern.
     user: Option<RunAs>,
     resolver: Resolver,
-    addresses: Addresses,
+    addresses: Arc<Addresses>,
 }
 
 impl Mounter {
@@ -105,7 +109,15 @@ impl Mounter {
             workers,
             user,
             resolver: Resolver::default(),
-            addresses: Addresses::new("/proc/self/mountinfo"),
+            addresses: Arc::new(Addresses::new("/proc/self/mountinfo")),
+        }
+    }
+
+    /// The same, opening volumes as that user.
+    pub(in crate::backend) fn as_user(&self, user: RunAs) -> Self {
+        Self {
+            user: Some(user),
+            ..self.clone()
         }
     }
 
@@ -145,17 +157,38 @@ impl Mounter {
         )
     }
 
-    /// Mounts the share and inspects the volume.
-    pub(in crate::backend) async fn connect(
+    /// Starts a worker and asks the server for a sign of life, for a connect to come.
+    pub(in crate::backend) async fn head_start(
         &self,
         share: &impl Share,
+        plan: &HostPlan,
+    ) -> HeadStart {
+        let began = Instant::now();
+        HeadStart::of(began, self.early(share, plan).await)
+    }
+
+    /// Mounts the share and inspects the volume.
+    pub(in crate::backend) async fn connect<S: Share>(
+        &self,
+        share: &S,
         volume: &HostVolume,
         mount: &MountPlan,
+        head_start: HeadStart,
     ) -> Result<(), BackendError> {
-        // It starts while the mount point is made and the server asked.
-        let worker = workers_of(&self.workers, &volume.plan).start();
-        self.make_mount_point(&volume.plan, mount).await?;
-        let result = self.mount(worker, share, volume, mount).await;
+        let early = async {
+            match head_start.into_inner::<Early<S::Offer>>() {
+                Some(early) => early,
+                None => self.early(share, &volume.plan).await,
+            }
+        };
+        let (early, made) = tokio::join!(early, self.make_mount_point(&volume.plan, mount));
+        made?;
+        // An earlier mount may have been taken down from the mount point, which takes as long as its server does.
+        let early = match early.is_fresh() {
+            true => early,
+            false => self.early(share, &volume.plan).await,
+        };
+        let result = self.mount(early, share, volume, mount).await;
         if result.is_err() {
             // What fails here is still found, and taken down by `disconnect`; the first error says more.
             let _ = self.take_down(&volume.plan, mount).await;
@@ -238,23 +271,33 @@ impl Mounter {
     }
 
     /// Asks each address for a sign of life, mounts from the first that gives one, and inspects the volume.
-    async fn mount(
+    async fn mount<S: Share>(
         &self,
-        worker: Result<Worker, WorkerError>,
-        share: &impl Share,
+        early: Early<S::Offer>,
+        share: &S,
         volume: &HostVolume,
         mount: &MountPlan,
     ) -> Result<(), BackendError> {
         let access = volume.plan.access;
-        let mut started = Some(worker);
+        let Early {
+            worker,
+            addresses,
+            outcomes,
+            ..
+        } = early;
+        let (mut started, mut outcomes) = (Some(worker), outcomes.into_iter());
         let mut next_worker = || {
             let start = || workers_of(&self.workers, &volume.plan).start();
             let worker = started.take().unwrap_or_else(start);
             worker.map_err(host(|| "start a worker".to_owned()))
         };
         let mut tried = Tried::default();
-        for address in self.resolve(share.host(), share.port()?).await? {
-            let offers = match share.probe(address).await {
+        for address in addresses? {
+            let outcome = match outcomes.next() {
+                Some(outcome) => outcome,
+                None => share.probe(address).await,
+            };
+            let offers = match outcome {
                 Outcome::Speaks(offers) => offers,
                 other => {
                     tried.add(address, other, share.settings().probe_timeout);

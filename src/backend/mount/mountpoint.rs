@@ -224,6 +224,7 @@ mod tests {
     fn a_source_is_compared_as_its_file_system_names_it() {
         let is_the_same = |fstype: &str, asked: &str, shown: &str| {
             let mount = Mount {
+                labelled: false,
                 id: 2,
                 parent: 1,
                 mount_point: "/m".into(),

@@ -1,31 +1,75 @@
 //! Guests that SELinux confines, and shares: whether the one may use the other is up to a boolean for each kind.
 //!
 //! All files of a mount have one label, `cifs_t` or `nfs_t`: what a guest's own label keeps to itself elsewhere, categories, is not
-//! on them. So the policy lets guests use all of them or none.
+//! on them. So the policy lets guests use all of them or none. An NFS export with `security_label` (exports(5)) is the exception: each of
+//! its files has a label of its own, as on a disk, and no boolean is asked for.
+
+use std::io;
 
 use crate::backend::BackendError;
 use crate::host::Host;
-use crate::model::HostPlan;
+use crate::model::{HostPlan, MountPlan};
+use crate::sys::mountinfo::Mounts;
 
-/// Each file system, and the boolean that lets guests use it (SELinux reference policy, virt.te; virt_selinux(8)).
-const BOOLEANS: &[(&str, &str)] = &[("cifs", "virt_use_samba"), ("nfs", "virt_use_nfs")];
+/// A file system, and the boolean that lets guests use it (SELinux reference policy, virt.te; virt_selinux(8)).
+struct Kind {
+    fstype: &'static str,
+    boolean: &'static str,
+    /// Whether a server may give each file a label.
+    may_be_labelled: bool,
+}
 
-/// Whether a confined guest may use the plan's mount.
+const KINDS: &[Kind] = &[
+    Kind {
+        fstype: "cifs",
+        boolean: "virt_use_samba",
+        may_be_labelled: false,
+    },
+    Kind {
+        fstype: "nfs",
+        boolean: "virt_use_nfs",
+        may_be_labelled: true,
+    },
+];
+
+/// Whether a confined guest may use the plan's mount. Of a mount that may turn out to have labels that is known once it is mounted: before,
+/// it may.
 ///
 /// # Errors
 /// Where its boolean is off.
 pub(in crate::backend) fn check(host: &Host, plan: &HostPlan) -> Result<(), BackendError> {
-    let fstype = plan.mount().map(|mount| mount.fstype.as_str());
-    let boolean = BOOLEANS.iter().find(|(of, _)| Some(*of) == fstype);
-    match boolean {
-        Some((fstype, boolean)) if host.selinux_boolean_is_off(boolean) => {
-            Err(BackendError::SelinuxBoolean {
-                fstype: (*fstype).to_owned(),
-                boolean,
-            })
-        }
-        _ => Ok(()),
+    check_by(host, plan, Mounts::read)
+}
+
+fn check_by(
+    host: &Host,
+    plan: &HostPlan,
+    mounts: impl FnOnce() -> io::Result<Mounts>,
+) -> Result<(), BackendError> {
+    let Some(mount) = plan.mount() else {
+        return Ok(());
+    };
+    let kind = KINDS.iter().find(|kind| kind.fstype == mount.fstype);
+    let Some(kind) = kind.filter(|kind| host.selinux_boolean_is_off(kind.boolean)) else {
+        return Ok(());
+    };
+    if kind.may_be_labelled && !is_known_without_labels(mount, mounts)? {
+        return Ok(());
     }
+    Err(BackendError::SelinuxBoolean {
+        fstype: mount.fstype.clone(),
+        boolean: kind.boolean,
+    })
+}
+
+fn is_known_without_labels(
+    mount: &MountPlan,
+    mounts: impl FnOnce() -> io::Result<Mounts>,
+) -> Result<bool, BackendError> {
+    let looking = || format!("look for labels on the mount {}", mount.target.display());
+    let mounts = mounts().map_err(super::host(looking))?;
+    let uppermost = mounts.at(&mount.target).pop();
+    Ok(uppermost.is_some_and(|mounted| !mounted.labelled))
 }
 
 #[cfg(test)]
@@ -44,6 +88,7 @@ mod tests {
             std::fs::write(selinux.join("booleans/virt_use_nfs"), nfs).unwrap();
         };
         let host = Host::beneath(root.path());
+        let mounted = std::cell::Cell::new("");
         let try_mount = |fstype: Option<&str>| {
             let plan = HostPlan {
                 keeps_owner: false,
@@ -64,7 +109,8 @@ mod tests {
                 format: ImageFormat::Raw,
                 access: Access::ReadOnly,
             };
-            check(&host, &plan)
+            let table = Mounts::parse(mounted.get().as_bytes()).unwrap();
+            check_by(&host, &plan, || Ok(table))
         };
         set("0 0", "1 1");
         let error = try_mount(Some("cifs")).unwrap_err();
@@ -81,6 +127,10 @@ mod tests {
         assert!(try_mount(Some("nfs")).is_ok() && try_mount(None).is_ok());
         set("1 1", "0 0");
         assert!(try_mount(Some("cifs")).is_ok());
+        assert!(try_mount(Some("nfs")).is_ok(), "it is not mounted yet");
+        mounted.set("9 1 0:9 / /m rw - nfs4 nas:/vols rw,seclabel,vers=4.2");
+        assert!(try_mount(Some("nfs")).is_ok(), "its files have labels");
+        mounted.set("9 1 0:9 / /m rw - nfs4 nas:/vols rw,vers=4.2");
         let said = try_mount(Some("nfs")).unwrap_err().to_string();
         assert!(said.contains("virt_use_nfs on"), "{said}");
     }

@@ -1,3 +1,6 @@
+use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::*;
 
 #[tokio::test]
@@ -63,7 +66,20 @@ async fn a_server_that_stalls_delays_another_by_one_mount() {
 }
 
 /// A share on a server of this test's, whose mount is a script's business.
-struct Scripted(Shares);
+struct Scripted {
+    settings: Shares,
+    /// Signs of life that were asked for.
+    asked: AtomicUsize,
+}
+
+impl Scripted {
+    fn new() -> Self {
+        Self {
+            settings: crate::config::Settings::built_in().smb.shares,
+            asked: AtomicUsize::new(0),
+        }
+    }
+}
 
 impl Share for Scripted {
     type Offer = u8;
@@ -81,7 +97,7 @@ impl Share for Scripted {
     }
 
     fn settings(&self) -> &Shares {
-        &self.0
+        &self.settings
     }
 
     fn turns(&self) -> Option<&Turns> {
@@ -89,6 +105,7 @@ impl Share for Scripted {
     }
 
     async fn probe(&self, _address: SocketAddr) -> Outcome<Vec<u8>> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
         Outcome::Speaks(vec![1])
     }
 
@@ -116,39 +133,73 @@ fn of(mount: &MountPlan) -> HostVolume {
     })
 }
 
+/// A mounter whose workers report that error of mount(2), and a mount to make.
+fn that_fails(dir: &Path, errno: Errno) -> (Mounter, MountPlan) {
+    let worker = dir.join("worker");
+    let reply = format!(
+        r#"{{"failed":{{"step":"mount","errno":{}}}}}"#,
+        errno as i32
+    );
+    // After its jobs, as a worker does.
+    let script = format!(
+        "#!/bin/sh\necho >>{0}/starts\ncat >/dev/null\necho >>{0}/workers\necho '{reply}'\n",
+        dir.display()
+    );
+    std::fs::write(&worker, script).unwrap();
+    std::fs::set_permissions(&worker, PermissionsExt::from_mode(0o755)).unwrap();
+    let mount = MountPlan {
+        source: "//files/vols".into(),
+        fstype: "cifs".into(),
+        options: "rw".into(),
+        target: dir.join("mnt/abc"),
+        login: None,
+    };
+    (Mounter::new(Workers::from_executable(worker), None), mount)
+}
+
+/// The number of workers that were started (`starts`), or given jobs (`workers`).
+fn number_of(log: &str, dir: &Path) -> usize {
+    let log = std::fs::read_to_string(dir.join(log)).unwrap();
+    log.lines().count()
+}
+
+#[tokio::test]
+async fn a_head_start_is_used_while_it_is_fresh() {
+    for (age, asked) in [(Duration::ZERO, 1), (Duration::from_secs(2), 2)] {
+        let dir = tempfile::tempdir().unwrap();
+        let (mounter, mount) = that_fails(dir.path(), Errno::EHOSTDOWN);
+        let (volume, share) = (of(&mount), Scripted::new());
+        let mut early = mounter.early(&share, &volume.plan).await;
+        early.ended = Instant::now() - age;
+        let started = HeadStart::of(Instant::now(), early);
+        let connected = mounter.connect(&share, &volume, &mount, started).await;
+        connected.unwrap_err();
+        assert_eq!(share.asked.load(Ordering::Relaxed), asked, "{age:?}");
+        assert_eq!(number_of("workers", dir.path()), 1, "{age:?}");
+        if asked == 1 {
+            assert_eq!(number_of("starts", dir.path()), 1);
+        }
+    }
+}
+
 /// EAGAIN: the kernel's connection broke, and the same mount may do the next time; once more, and not for ever.
 #[tokio::test]
 async fn a_connection_that_broke_is_tried_once_more() {
-    use std::os::unix::fs::PermissionsExt;
-
     for (errno, tries) in [(Errno::EAGAIN, 2), (Errno::EHOSTDOWN, 1)] {
         let dir = tempfile::tempdir().unwrap();
-        let (worker, tried) = (dir.path().join("worker"), dir.path().join("tried"));
-        let reply = format!(
-            r#"{{"failed":{{"step":"mount","errno":{}}}}}"#,
-            errno as i32
-        );
-        let script = format!("#!/bin/sh\necho >>{}\necho '{reply}'\n", tried.display());
-        std::fs::write(&worker, script).unwrap();
-        std::fs::set_permissions(&worker, PermissionsExt::from_mode(0o755)).unwrap();
-        let mounter = Mounter::new(Workers::from_executable(worker), None);
-        let mount = MountPlan {
-            source: "//files/vols".into(),
-            fstype: "cifs".into(),
-            options: "rw".into(),
-            target: dir.path().join("mnt/abc"),
-            login: None,
-        };
+        let (mounter, mount) = that_fails(dir.path(), errno);
         let volume = of(&mount);
-        let share = Scripted(crate::config::Settings::built_in().smb.shares);
-        let error = mounter.connect(&share, &volume, &mount).await.unwrap_err();
+        let share = Scripted::new();
+        let error = mounter
+            .connect(&share, &volume, &mount, HeadStart::default())
+            .await
+            .unwrap_err();
         assert_eq!(
             error.reason(),
             crate::model::Reason::ServerTimeout,
             "{error}"
         );
-        let tried = std::fs::read_to_string(tried).unwrap().lines().count();
-        assert_eq!(tried, tries, "{errno}");
+        assert_eq!(number_of("workers", dir.path()), tries, "{errno}");
     }
 }
 
@@ -157,7 +208,7 @@ async fn a_connection_that_broke_is_tried_once_more() {
 async fn a_mount_from_where_its_server_was_is_not_joined() {
     let table = tempfile::NamedTempFile::new().unwrap();
     let mut mounter = Mounter::new(Workers::from_executable("/nonexistent".into()), None);
-    mounter.addresses = Addresses::new(table.path().to_str().unwrap());
+    mounter.addresses = Addresses::new(table.path().to_str().unwrap()).into();
     for (host, address, target, is_left) in [
         ("localhost", "192.0.2.1", "abc-7", true),
         ("localhost", "127.0.0.1", "abc", false),

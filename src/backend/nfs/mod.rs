@@ -24,8 +24,8 @@ use zeroize::Zeroizing;
 use super::mount::probe::Outcome;
 use super::mount::{self, Meaning, Mounter, Turns, for_kernel};
 use super::{
-    Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release, Unrecorded,
-    file,
+    Backend, BackendError, Connected, Description, HeadStart, Owners, Pinned, Presence, Release,
+    Unrecorded, file,
 };
 use crate::config::{self, Shares};
 use crate::connection::{NfsVolume, Protocol};
@@ -44,7 +44,7 @@ use version::Version;
 const PROTOCOL: &str = "nfs";
 
 /// The backend for NFS exports.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct NfsBackend {
     settings: config::Nfs,
     mount_base: PathBuf,
@@ -71,6 +71,28 @@ impl NfsBackend {
             host,
             mounter: Mounter::new(workers, Some(user)),
         }
+    }
+
+    /// The same backend by other settings: both know of the same mounts.
+    #[must_use]
+    pub fn with_settings(&self, settings: config::Nfs) -> Self {
+        let user = RunAs::of_this_host(settings.shares.uid, settings.shares.gid);
+        Self {
+            settings,
+            mounter: self.mounter.as_user(user),
+            ..self.clone()
+        }
+    }
+
+    fn mounting<'a>(
+        &'a self,
+        plan: &HostPlan,
+        info: &'a Protocol,
+    ) -> Result<Mounting<'a>, BackendError> {
+        Ok(Mounting {
+            settings: &self.settings,
+            export: Export::new(&self.settings, volume(info)?, plan.access)?,
+        })
     }
 }
 
@@ -223,18 +245,26 @@ impl Backend for NfsBackend {
         Ok(Found::default()) // mount points belong to volattach alone
     }
 
+    async fn head_start(&self, plan: &HostPlan, info: &Protocol) -> HeadStart {
+        match self.mounting(plan, info) {
+            Ok(asking) => self.mounter.head_start(&asking, plan).await,
+            Err(_) => HeadStart::default(), // the connect reports the error
+        }
+    }
+
     async fn connect(
         &self,
         volume: &HostVolume,
         info: &Protocol,
         _owners: &dyn Owners,
+        head_start: HeadStart,
     ) -> Result<Connected, BackendError> {
         let mount = mount::of(&volume.plan, PROTOCOL)?;
-        let mounting = Mounting {
-            settings: &self.settings,
-            export: Export::new(&self.settings, self::volume(info)?, volume.plan.access)?,
-        };
-        self.mounter.connect(&mounting, volume, mount).await?;
+        let mounting = self.mounting(&volume.plan, info)?;
+        let mounter = &self.mounter;
+        mounter
+            .connect(&mounting, volume, mount, head_start)
+            .await?;
         Ok(Connected {
             found: volume.found.clone(),
             degraded: None,

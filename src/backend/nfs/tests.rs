@@ -3,6 +3,7 @@ use std::time::Duration;
 use super::version::Version;
 use super::*;
 use crate::backend::NoOthers;
+use crate::backend::closed::wait_closed;
 use crate::model::mount_options::MountOption;
 use crate::model::{ImageFormat, Reason};
 
@@ -126,7 +127,10 @@ async fn connect_fails(info: &Protocol) -> BackendError {
     let dir = tempfile::tempdir().unwrap();
     let backend = backend(&dir.path().join("mnt"));
     let volume = backend.plan(info, Access::ReadWrite).unwrap().into();
-    let error = backend.connect(&volume, info, &NoOthers).await.unwrap_err();
+    let error = backend
+        .connect(&volume, info, &NoOthers, HeadStart::default())
+        .await
+        .unwrap_err();
     assert_eq!(backend.find(&volume).await.unwrap(), Presence::Absent);
     let all = backend.find_all(vec![volume.clone()]).await;
     assert!(matches!(all[..], [Ok(Presence::Absent)]));
@@ -141,7 +145,9 @@ async fn a_closed_port_and_a_silent_server_are_told_and_nothing_is_left() {
     let at_port = info("127.0.0.1", &[option("port", &port)]);
     let error = connect_fails(&at_port).await;
     assert_eq!(error.reason(), Reason::ServerTimeout, "{error}");
+    let address = listener.local_addr().unwrap();
     drop(listener);
+    wait_closed(address);
     let error = connect_fails(&at_port).await;
     assert_eq!(error.reason(), Reason::ServerUnreachable, "{error}");
     // RFC 6761: never a name.

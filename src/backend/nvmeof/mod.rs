@@ -31,8 +31,8 @@ use tokio::time::Instant;
 use super::mount;
 use super::protect::Protected;
 use super::{
-    Backend, BackendError, Connected, Description, Locks, Owners, Pinned, Presence, Quarantine,
-    Release, Setting, Unrecorded, device, each, file, workers_of,
+    Backend, BackendError, Connected, Description, HeadStart, Locks, Owners, Pinned, Presence,
+    Quarantine, Release, Setting, Unrecorded, device, each, file, workers_of,
 };
 use crate::config;
 use crate::connection::{NvmeVolume, Protocol};
@@ -97,6 +97,15 @@ impl NvmeBackend {
             made: Arc::default(),
             connects: Arc::default(),
             protected: Arc::default(),
+        }
+    }
+
+    /// The same backend by other settings: both know of the same controllers.
+    #[must_use]
+    pub fn with_settings(&self, settings: config::Nvmeof) -> Self {
+        Self {
+            settings,
+            ..self.clone()
         }
     }
 
@@ -324,11 +333,16 @@ impl Backend for NvmeBackend {
         })
     }
 
+    async fn head_start(&self, _plan: &HostPlan, _info: &Protocol) -> HeadStart {
+        HeadStart::default() // a connect takes many times as long as its portal's sign of life
+    }
+
     async fn connect(
         &self,
         volume: &HostVolume,
         info: &Protocol,
         owners: &dyn Owners,
+        _head_start: HeadStart,
     ) -> Result<Connected, BackendError> {
         let (given, target) = (self::volume(info)?, target(&volume.plan)?);
         let own = self.this_host(given).await?;

@@ -52,6 +52,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::backend::closed::closed_port;
 
     /// Ends no test that works.
     const LONG: Duration = Duration::from_secs(30);
@@ -93,11 +94,8 @@ mod tests {
         let silent = server(None).await;
         let within = Duration::from_millis(100);
         assert_eq!(probe(silent, within).await, Outcome::Silent);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let closed = listener.local_addr().unwrap();
-        drop(listener);
         assert_eq!(
-            probe(closed, LONG).await,
+            probe(closed_port(), LONG).await,
             Outcome::Unreachable("connection refused".into())
         );
     }

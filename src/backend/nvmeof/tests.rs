@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 
 use super::made::Which;
 use super::*;
+use crate::backend::closed::closed_port;
 use crate::config::Settings;
 use crate::connection::ConnectionInfo;
 use crate::model::{Device, Reason};
@@ -434,10 +435,7 @@ async fn a_quarantined_portal_is_passed_over() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let silent = listener.local_addr().unwrap();
-    let closed = {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.local_addr().unwrap()
-    };
+    let closed = closed_port();
     let mut info = info(&format!(r#""vol_uuid":"{UUID}""#));
     let Protocol::Nvme(volume) = &mut info else {
         panic!("an NVMe volume")

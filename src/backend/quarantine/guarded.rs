@@ -8,9 +8,10 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::Quarantine;
-use super::turns::{Turn, Turns};
+use super::turns::Turn;
 use crate::backend::{
-    Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release, Unrecorded,
+    Backend, BackendError, Connected, Description, HeadStart, Owners, Pinned, Presence, Release,
+    Unrecorded,
 };
 use crate::connection::Protocol;
 use crate::model::{Access, Found, HostPlan, HostVolume, Scope, Server, TargetPath};
@@ -19,16 +20,11 @@ use crate::model::{Access, Found, HostPlan, HostVolume, Scope, Server, TargetPat
 pub(in crate::backend) struct Guarded {
     inner: Arc<dyn Backend>,
     quarantine: Quarantine,
-    turns: Turns,
 }
 
 impl Guarded {
     pub(in crate::backend) fn new(inner: Arc<dyn Backend>, quarantine: Quarantine) -> Self {
-        Self {
-            inner,
-            quarantine,
-            turns: Turns::default(),
-        }
+        Self { inner, quarantine }
     }
 
     /// Runs what needs one of the plan's servers, whose success is a sign of life.
@@ -37,7 +33,17 @@ impl Guarded {
         plan: &HostPlan,
         operation: impl Future<Output = Result<T, BackendError>>,
     ) -> Result<T, BackendError> {
-        let outcome = self.try_run(plan, operation).await;
+        self.run_since(Instant::now(), plan, operation).await
+    }
+
+    /// The same of an operation that a part of began earlier.
+    async fn run_since<T>(
+        &self,
+        began: Instant,
+        plan: &HostPlan,
+        operation: impl Future<Output = Result<T, BackendError>>,
+    ) -> Result<T, BackendError> {
+        let outcome = self.try_run(began, plan, operation).await;
         if outcome.is_ok() {
             let servers = plan.reached_by();
             for server in &servers {
@@ -55,19 +61,19 @@ impl Guarded {
     ) -> Result<T, BackendError> {
         match plan.mount() {
             Some(_) => self.run(plan, operation).await,
-            None => self.try_run(plan, operation).await,
+            None => self.try_run(Instant::now(), plan, operation).await,
         }
     }
 
     /// Runs what needs one of the plan's servers, and learns from its error alone.
     async fn try_run<T>(
         &self,
+        began: Instant,
         plan: &HostPlan,
         operation: impl Future<Output = Result<T, BackendError>>,
     ) -> Result<T, BackendError> {
         let servers = plan.reached_by();
         self.quarantine.check(&servers)?;
-        let began = Instant::now();
         let outcome = operation.await;
         if let Err(error) = &outcome {
             self.learn(&servers, began, error);
@@ -90,7 +96,11 @@ impl Guarded {
     /// Waits for the turn of a disconnect: of a server that is ill, where the disconnect may hang; else of the first.
     async fn turn(&self, servers: &[Server]) -> Option<Turn> {
         let ill = servers.iter().find(|it| self.quarantine.is_ill(it));
-        Some(self.turns.take(ill.or(servers.first())?).await)
+        Some(
+            self.quarantine
+                .disconnect_turn(ill.or(servers.first())?)
+                .await,
+        )
     }
 }
 
@@ -142,14 +152,26 @@ impl Backend for Guarded {
         self.inner.survey(plan).await
     }
 
+    /// Leaves a server alone that may hang: each of its workers counts.
+    async fn head_start(&self, plan: &HostPlan, info: &Protocol) -> HeadStart {
+        let servers = plan.reached_by();
+        if servers.iter().any(|server| self.quarantine.is_ill(server)) {
+            return HeadStart::default();
+        }
+        self.inner.head_start(plan, info).await
+    }
+
     async fn connect(
         &self,
         volume: &HostVolume,
         info: &Protocol,
         owners: &dyn Owners,
+        head_start: HeadStart,
     ) -> Result<Connected, BackendError> {
-        let connecting = self.inner.connect(volume, info, owners);
-        self.run(&volume.plan, connecting).await
+        let head_start = head_start.if_fresh();
+        let began = head_start.began().unwrap_or_else(Instant::now);
+        let connecting = self.inner.connect(volume, info, owners, head_start);
+        self.run_since(began, &volume.plan, connecting).await
     }
 
     async fn join(&self, volume: &HostVolume) -> Result<(), BackendError> {
@@ -172,7 +194,7 @@ impl Backend for Guarded {
     ) -> Result<Pinned, BackendError> {
         // No answer of the server: a share's file is not touched by this.
         let pinning = self.inner.pin(volume, scope, before);
-        self.try_run(&volume.plan, pinning).await
+        self.try_run(Instant::now(), &volume.plan, pinning).await
     }
 
     async fn extend(&self, volume: &HostVolume) -> Result<u64, BackendError> {

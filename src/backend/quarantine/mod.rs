@@ -9,6 +9,7 @@ mod guarded;
 mod state;
 mod turns;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -21,6 +22,7 @@ use tokio::time::Instant;
 pub(super) use guarded::Guarded;
 pub use state::Quarantined;
 use state::{Cases, Ended, Silence};
+use turns::{Turn, Turns};
 
 use super::{BackendError, Backends};
 use crate::model::{Server, chain};
@@ -43,6 +45,8 @@ struct Shared {
     changed: Notify,
     released: broadcast::Sender<Arc<str>>,
     workers: Registry,
+    /// Of disconnects.
+    turns: Turns,
 }
 
 impl Quarantine {
@@ -54,6 +58,7 @@ impl Quarantine {
             changed: Notify::new(),
             released: broadcast::channel(BACKLOG).0,
             workers,
+            turns: Turns::default(),
         }))
     }
 
@@ -61,6 +66,18 @@ impl Quarantine {
     #[must_use]
     pub fn servers(&self) -> Vec<Quarantined> {
         self.cases().all(Instant::now())
+    }
+
+    /// The servers that are suspect or quarantined, and whether each is quarantined.
+    #[must_use]
+    pub fn ill(&self) -> BTreeMap<Server, bool> {
+        self.cases().ill(Instant::now())
+    }
+
+    /// How many workers exist, and how many of them outlived their kill.
+    #[must_use]
+    pub fn workers(&self) -> (usize, usize) {
+        self.0.workers.counts()
     }
 
     /// The workers that outlived their kill.
@@ -75,6 +92,11 @@ impl Quarantine {
         // A worker for a volume is counted under all its servers.
         let is_its = |worker: &StuckWorker| worker.server.split(", ").any(|it| it == words);
         self.cases().has(server) || self.stuck_workers().iter().any(is_its)
+    }
+
+    /// Waits for the turn of a disconnect from a server.
+    async fn disconnect_turn(&self, server: &Server) -> Turn {
+        self.0.turns.take(server).await
     }
 
     /// The servers, in words, whose quarantine ends after a silent probe, or a stuck worker of which is gone, from now on: what failed for that may succeed.
@@ -166,15 +188,15 @@ impl Quarantine {
         let _ = self.0.released.send(server);
     }
 
-    /// Asks quarantined servers for signs of life, each when its pause is over. Never ends.
-    pub async fn keep(&self, backends: &Backends) {
+    /// Asks quarantined servers for signs of life, each when its pause is over, by the backends of that moment. Never ends.
+    pub async fn keep(&self, backends: impl Fn() -> Backends) {
         let mut freed = self.0.workers.freed();
         let mut probes = FuturesUnordered::new();
         loop {
             let due = self
                 .cases()
                 .due(Instant::now(), PROBES.saturating_sub(probes.len()));
-            probes.extend(due.into_iter().map(|server| self.probe(backends, server)));
+            probes.extend(due.into_iter().map(|server| self.probe(backends(), server)));
             let next = match probes.len() < PROBES {
                 true => self.cases().next(),
                 false => None, // until a probe ends
@@ -195,7 +217,7 @@ impl Quarantine {
         }
     }
 
-    async fn probe(&self, backends: &Backends, server: Server) {
+    async fn probe(&self, backends: Backends, server: Server) {
         let outcome = match backends.get(&server.protocol) {
             Ok(backend) => backend.sign_of_life(&server).await,
             Err(error) => Err(error),
@@ -251,7 +273,7 @@ mod tests {
         let backends = Backends::new([], quarantine.clone());
         let due = quarantine.cases().due(Instant::now(), PROBES);
         assert_eq!(due, std::slice::from_ref(&server));
-        quarantine.probe(&backends, server).await;
+        quarantine.probe(backends, server).await;
         assert_eq!(quarantine.servers().len(), 1);
     }
 

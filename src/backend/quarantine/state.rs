@@ -127,6 +127,14 @@ impl Cases {
             .collect()
     }
 
+    /// All servers that are suspect or quarantined, and whether each is quarantined.
+    pub(super) fn ill(&mut self, now: Instant) -> BTreeMap<Server, bool> {
+        self.forget(now);
+        let each = self.0.iter();
+        each.map(|(server, case)| (server.clone(), matches!(case, Case::Quarantined { .. })))
+            .collect()
+    }
+
     /// Notes a silence; whether the server is quarantined from now on.
     pub(super) fn silent(&mut self, server: &Server, silence: Silence, now: Instant) -> bool {
         self.forget(now);

@@ -30,8 +30,8 @@ use zeroize::Zeroizing;
 use super::mount::probe::Outcome;
 use super::mount::{self, Meaning, Mounter, Turns, for_kernel, host};
 use super::{
-    Backend, BackendError, Connected, Description, Owners, Pinned, Presence, Release, Unrecorded,
-    file, local,
+    Backend, BackendError, Connected, Description, HeadStart, Owners, Pinned, Presence, Release,
+    Unrecorded, file, local,
 };
 use crate::config::{self, Shares};
 use crate::connection::{Protocol, SmbCredentials, SmbVolume};
@@ -53,16 +53,16 @@ const PROTOCOL: &str = "smbfs";
 const REQUEST_KEY: &str = "/sbin/request-key";
 
 /// The backend for SMB shares.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct SmbBackend {
     settings: config::Smb,
     mount_base: PathBuf,
     key: HostKey,
     host: Arc<Host>,
     mounter: Mounter,
-    logins: Logins,
+    logins: Arc<Logins>,
     /// The kernel mounts one CIFS share at a time (fs/smb/client/fs_context.c: `cifs_mount_mutex`).
-    turns: Turns,
+    turns: Arc<Turns>,
 }
 
 impl SmbBackend {
@@ -81,8 +81,17 @@ impl SmbBackend {
             key,
             host,
             mounter: Mounter::new(workers, None),
-            logins: Logins::default(),
-            turns: Turns::default(),
+            logins: Arc::default(),
+            turns: Arc::default(),
+        }
+    }
+
+    /// The same backend by other settings: both know of the same mounts, and make one at a time.
+    #[must_use]
+    pub fn with_settings(&self, settings: config::Smb) -> Self {
+        Self {
+            settings,
+            ..self.clone()
         }
     }
 
@@ -135,6 +144,20 @@ impl SmbBackend {
             format: volume.format,
             access,
             keeps_owner: true,
+        })
+    }
+
+    /// The share of the plan, with the login as the connection info gives it.
+    fn mounting<'a>(
+        &'a self,
+        plan: &HostPlan,
+        info: &'a Protocol,
+    ) -> Result<Mounting<'a>, BackendError> {
+        let volume = self.volume(info)?;
+        Ok(Mounting {
+            backend: self,
+            share: Share::new(&self.settings, volume, plan.access)?,
+            login: Cow::Borrowed(&volume.credentials),
         })
     }
 
@@ -311,11 +334,22 @@ impl Backend for SmbBackend {
         })
     }
 
+    async fn head_start(&self, plan: &HostPlan, info: &Protocol) -> HeadStart {
+        match self.mounting(plan, info) {
+            Ok(mounting) if plan.mount().is_some() => {
+                self.mounter.head_start(&mounting, plan).await
+            }
+            Ok(_) => HeadStart::default(), // a share of this very host
+            Err(_) => HeadStart::default(), // the connect reports the error
+        }
+    }
+
     async fn connect(
         &self,
         volume: &HostVolume,
         info: &Protocol,
         _owners: &dyn Owners,
+        head_start: HeadStart,
     ) -> Result<Connected, BackendError> {
         let plan = &volume.plan;
         let mut found = volume.found.clone();
@@ -327,8 +361,8 @@ impl Backend for SmbBackend {
             });
         }
         let mount = mount::of(plan, PROTOCOL)?;
-        let given = self.volume(info)?;
-        let mut share = Share::new(&self.settings, given, plan.access)?;
+        let mut mounting = self.mounting(plan, info)?;
+        let share = &mut mounting.share;
         if !kernel::knows_closetimeo() {
             share.drop_option("closetimeo");
         }
@@ -342,12 +376,11 @@ impl Backend for SmbBackend {
                 ),
             });
         }
-        let mounting = Mounting {
-            backend: self,
-            share,
-            login: self.login(given).await?,
-        };
-        self.mounter.connect(&mounting, volume, mount).await?;
+        mounting.login = self.login(share.volume).await?;
+        let mounter = &self.mounter;
+        mounter
+            .connect(&mounting, volume, mount, head_start)
+            .await?;
         found.login = mount.login.as_ref().map(|_| self.said(&mounting.login));
         let connected = HostVolume {
             plan: plan.clone(),

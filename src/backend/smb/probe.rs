@@ -100,6 +100,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::backend::closed::closed_port;
 
     /// Ends no test that works: the probes' own deadline in these tests.
     const LONG: Duration = Duration::from_secs(30);
@@ -173,11 +174,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_closed_port_is_told() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        drop(listener);
         assert_eq!(
-            probe(address, None, &[NEW], LONG).await,
+            probe(closed_port(), None, &[NEW], LONG).await,
             Outcome::Unreachable("connection refused".into())
         );
     }

@@ -2,7 +2,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::*;
-use crate::backend::NoOthers;
+use crate::backend::closed::closed_port;
+use crate::backend::{Backends, NoOthers, Quarantine};
 use crate::model::{ImageFormat, Reason, Secret};
 
 /// Of a volume that nobody else shares anything with.
@@ -70,7 +71,10 @@ async fn connect_fails(info: &Protocol) -> BackendError {
     let dir = tempfile::tempdir().unwrap();
     let backend = backend(&dir.path().join("mnt"));
     let volume = backend.plan(info, Access::ReadWrite).unwrap().into();
-    let error = backend.connect(&volume, info, &NoOthers).await.unwrap_err();
+    let error = backend
+        .connect(&volume, info, &NoOthers, HeadStart::default())
+        .await
+        .unwrap_err();
     assert_eq!(backend.find(&volume).await.unwrap(), Presence::Absent);
     let all = backend.find_all(vec![volume.clone()]).await;
     assert!(matches!(all[..], [Ok(Presence::Absent)]));
@@ -81,9 +85,7 @@ async fn connect_fails(info: &Protocol) -> BackendError {
 
 #[tokio::test]
 async fn a_closed_port_is_told_and_nothing_is_left() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    drop(listener);
+    let port = closed_port().port();
     let error = connect_fails(&info("127.0.0.1", port)).await;
     assert_eq!(error.reason(), Reason::ServerUnreachable);
     let expected = format!(
@@ -91,6 +93,27 @@ async fn a_closed_port_is_told_and_nothing_is_left() {
          that it runs, its address and port, and the way to it"
     );
     assert_eq!(error.to_string(), expected);
+}
+
+/// Calls that asked at the same time prove no more than one call.
+#[tokio::test]
+async fn a_silence_found_by_head_starts_at_once_counts_once() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let info = info("127.0.0.1", listener.local_addr().unwrap().port());
+    let dir = tempfile::tempdir().unwrap();
+    let quarantine = Quarantine::new(crate::sys::worker::Registry::default());
+    let own: Arc<dyn Backend> = Arc::new(backend(&dir.path().join("mnt")));
+    let backends = Backends::new([own], quarantine.clone());
+    let guarded = backends.get(PROTOCOL).unwrap();
+    let plan = guarded.plan(&info, Access::ReadWrite).unwrap();
+    let volume = HostVolume::from(plan.clone());
+    let head_start = || guarded.head_start(&plan, &info);
+    let (first, second) = tokio::join!(head_start(), head_start());
+    for (head_start, quarantined) in [(first, 0), (second, 0), (HeadStart::default(), 1)] {
+        let connected = guarded.connect(&volume, &info, &NoOthers, head_start).await;
+        assert!(connected.unwrap_err().is_silence());
+        assert_eq!(quarantine.servers().len(), quarantined);
+    }
 }
 
 #[tokio::test]
@@ -211,7 +234,7 @@ async fn a_share_of_this_very_host_is_not_mounted() {
     let all = backend.find_all(vec![first.clone()]).await;
     assert!(matches!(all[..], [Ok(Presence::Present)]));
     let connected = backend
-        .connect(&first, &info("v1"), &NoOthers)
+        .connect(&first, &info("v1"), &NoOthers, HeadStart::default())
         .await
         .unwrap();
     assert_eq!(

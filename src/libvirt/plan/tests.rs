@@ -251,3 +251,44 @@ proptest! {
         prop_assert_eq!(read.scsi.len(), usize::from(on_scsi));
     }
 }
+
+#[test]
+fn a_path_that_apparmor_would_read_as_a_pattern_is_refused_where_it_is_asked() {
+    let mut pattern = spec(DiskOptions::default());
+    pattern.path = PathBuf::from("/img/v*.raw");
+    let plan = |view: &DomainView, scope: Scope| {
+        let options = DiskOptions {
+            scope,
+            ..DiskOptions::default()
+        };
+        let spec = DiskSpec {
+            options,
+            ..pattern.clone()
+        };
+        plan_disk(view, &spec).map_err(|error| (error.reason(), error.to_string()))
+    };
+    let scopes = [Scope::Live, Scope::Config, Scope::LiveAndConfig];
+    let refused = |view: &DomainView| scopes.map(|scope| plan(view, scope).is_err());
+    let mut view = view(Vec::new());
+    assert_eq!(refused(&view), [false; 3]);
+
+    // The label of the running domain says it; the persistent configuration has none, and the host's own way holds.
+    view.live.profiled = Some(true);
+    assert_eq!(refused(&view), [true, false, true]);
+    let (reason, said) = plan(&view, Scope::Live).unwrap_err();
+    assert_eq!(reason, Reason::VolumePathUnsafe);
+    assert!(said.contains("AppArmor") && said.contains("'*'"), "{said}");
+    view.profiles = true;
+    assert_eq!(refused(&view), [true; 3]);
+    view.live.profiled = None;
+    assert_eq!(refused(&view), [false, true, true]);
+    view.config.profiled = Some(false);
+    assert_eq!(refused(&view), [false; 3]);
+
+    view.config.profiled = None;
+    view.dialect = Dialect::Xen;
+    assert_eq!(
+        plan(&view, Scope::Config).map(|disk| disk.dialect),
+        Ok(Dialect::Xen)
+    );
+}

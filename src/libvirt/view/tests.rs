@@ -151,3 +151,34 @@ fn a_domain_that_selinux_confines_is_told() {
     )));
     assert!(!confined(""));
 }
+
+#[test]
+fn a_profile_is_known_by_the_label() {
+    let says = |labels: &str| {
+        profiled(&Element::read(&format!("<domain type='kvm'>{labels}</domain>")).unwrap())
+    };
+    for (labels, expected) in [
+        ("", None),
+        ("<seclabel model='dac' type='dynamic' relabel='yes'/>", None),
+        ("<seclabel model='selinux' type='dynamic'/>", None),
+        ("<seclabel type='none'/>", Some(false)),
+        ("<seclabel type='none' model='none'/>", Some(false)),
+        ("<seclabel type='none' model='apparmor'/>", Some(false)),
+        ("<seclabel type='dynamic' model='apparmor'/>", Some(true)),
+        (
+            "<seclabel model='dac' type='none'/><seclabel type='dynamic' model='apparmor' relabel='yes'/>",
+            Some(true),
+        ),
+        (
+            "<seclabel type='dynamic' model='apparmor' relabel='no'/>",
+            Some(false),
+        ),
+        ("<seclabel type='static' model='apparmor'/>", Some(false)),
+        (
+            "<seclabel type='static' model='apparmor' relabel='yes'/>",
+            Some(true),
+        ),
+    ] {
+        assert_eq!(says(labels), expected, "{labels}");
+    }
+}

@@ -139,6 +139,14 @@ impl Registry {
         stuck
     }
 
+    /// How many workers exist, and how many of them are stuck.
+    #[must_use]
+    pub fn counts(&self) -> (usize, usize) {
+        let entries = self.entries();
+        let stuck = entries.workers.values().filter(|it| it.stuck.is_some());
+        (entries.workers.len(), stuck.count())
+    }
+
     /// The servers of stuck workers that are reaped, from now on.
     #[must_use]
     pub fn freed(&self) -> broadcast::Receiver<Arc<str>> {
@@ -223,6 +231,7 @@ mod tests {
         assert!(registry.enter(&ill).is_err());
         let known = registry.stuck();
         assert_eq!(known.len(), 4);
+        assert_eq!(registry.counts(), (4, 4));
         assert_eq!((known[0].pid, known[0].job.as_str()), (1, "unmount"));
         let mut freed = registry.freed();
         entries.remove(0);

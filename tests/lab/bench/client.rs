@@ -1,5 +1,5 @@
-//! The part of the benchmarks that runs in the node: attaches an SMB volume by volattachd and by bare calls in turns, or
-//! connects a volume by volattachd, and tells how long each took.
+//! The part of the benchmarks that runs in the node: attaches an SMB volume by volattachd and by bare calls in turns, connects a
+//! volume by volattachd, or mounts an NFS export by bare workers, and tells how long each took.
 
 use std::{
     fs,
@@ -52,6 +52,12 @@ pub(crate) enum Job {
     Smb(SmbJob),
     /// Connects and disconnects of a volume, this often, by its connection info; gives a list of [`Round`]s.
     Connect { info: String, rounds: usize },
+    /// Mounts and unmounts of an NFS export, each by a worker process and nothing else; gives a list of [`Round`]s.
+    BareNfs {
+        address: String,
+        export: String,
+        rounds: usize,
+    },
 }
 
 /// A volume on an SMB share.
@@ -90,6 +96,14 @@ pub(crate) fn run() -> Result<()> {
         Job::Smb(job) => Ok(serde_json::to_writer(stdout(), &smb(&job)?)?),
         Job::Connect { info, rounds } => {
             Ok(serde_json::to_writer(stdout(), &connects(info, rounds)?)?)
+        }
+        Job::BareNfs {
+            address,
+            export,
+            rounds,
+        } => {
+            let times = bare_nfs(&address, &export, rounds)?;
+            Ok(serde_json::to_writer(stdout(), &times)?)
         }
     }
 }
@@ -139,6 +153,38 @@ fn connects(info: String, rounds: usize) -> Result<Vec<Round>> {
         });
     }
     Ok(times)
+}
+
+/// What a connect and a disconnect cannot do without: no sign of life, no look at the volume, no journal.
+fn bare_nfs(address: &str, export: &str, rounds: usize) -> Result<Vec<Round>> {
+    let runtime = Runtime::new()?;
+    fs::create_dir_all(TARGET)?;
+    let mount = worker::Job::Mount(MountJob {
+        source: format!("{address}:{export}"),
+        target: TARGET.into(),
+        fstype: "nfs4".into(),
+        read_only: false,
+        data: format!("vers=4.2,addr={address},clientaddr={address}"),
+    });
+    let unmount = worker::Job::Unmount(TARGET.into());
+    let timed = |job: &worker::Job| -> Result<f64> {
+        settle()?;
+        let begun = Instant::now();
+        runtime.block_on(async {
+            let mut worker = Workers::from_executable(WORKER.into()).start()?;
+            worker.give(std::slice::from_ref(job)).await?;
+            worker.reply(Duration::from_secs(30)).await
+        })?;
+        Ok(begun.elapsed().as_secs_f64())
+    };
+    let round = |_| {
+        let (connect, disconnect) = (timed(&mount)?, timed(&unmount)?);
+        Ok(Round {
+            connect,
+            disconnect,
+        })
+    };
+    (0..rounds).map(round).collect()
 }
 
 fn smb(job: &SmbJob) -> Result<Vec<Pair>> {

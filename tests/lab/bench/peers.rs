@@ -35,6 +35,8 @@ struct Volume {
     /// os-brick's time over ours, at least: of the connect, and of the disconnect.
     connect: f64,
     disconnect: f64,
+    /// The least that either can do, where there is something to compare with.
+    bare: Option<Job>,
 }
 
 /// Prints the table; whether all is within its limits.
@@ -47,20 +49,33 @@ pub(super) fn run(node: &Node) -> Result<bool> {
         TURNS * ROUNDS
     );
     for volume in volumes(node)? {
-        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        let (mut ours, mut theirs, mut bare) = (Vec::new(), Vec::new(), Vec::<Round>::new());
         for _ in 0..TURNS {
             theirs.extend(os_brick(node, &volume)?);
             ours.extend(volattachd(node, &volume)?);
+            if let Some(job) = &volume.bare {
+                bare.extend(super::client::<Vec<Round>>(node, job)?);
+            }
         }
-        let ratio = |time: fn(&Round) -> f64| {
-            median(theirs.iter().map(time)) / median(ours.iter().map(time))
+        let times_over = |others: &[Round]| {
+            let ratio = |time: fn(&Round) -> f64| {
+                median(theirs.iter().map(time)) / median(others.iter().map(time))
+            };
+            (ratio(|r| r.connect), ratio(|r| r.disconnect))
         };
-        let (connect, disconnect) = (ratio(|r| r.connect), ratio(|r| r.disconnect));
+        let (connect, disconnect) = times_over(&ours);
         println!(
             "  {:<6} connect {connect:.1} (at least {}), disconnect {disconnect:.1} (at least {})",
             volume.protocol, volume.connect, volume.disconnect
         );
         good &= connect >= volume.connect && disconnect >= volume.disconnect;
+        if !bare.is_empty() {
+            let (connect, disconnect) = times_over(&bare);
+            println!(
+                "  {:<6} os-brick's over those of a bare worker's mount(2), and of another's umount(2): {connect:.1}, {disconnect:.1}",
+                ""
+            );
+        }
         let ours = programs(node, || volattachd(node, &volume))?;
         let theirs = programs(node, || os_brick(node, &volume))?;
         println!(
@@ -90,12 +105,18 @@ fn volumes(node: &Node) -> Result<Vec<Volume>> {
             info: iscsi,
             connect: 3.0,
             disconnect: 3.0,
+            bare: None,
         },
         Volume {
             protocol: "NFS",
             info: nfs.info("bench.raw", ""),
             connect: 2.0,
             disconnect: 2.0,
+            bare: Some(Job::BareNfs {
+                address: nfs.address.clone(),
+                export: nfs.export(),
+                rounds: ROUNDS,
+            }),
         },
     ])
 }

@@ -1,11 +1,13 @@
 //! Paths that are missing: at an attach, and made beside the others.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
+use crate::backend::closed::wait_closed;
 use crate::model::PathCount;
 
 /// The kernel's session to iqn.a by 10.0.0.1:3260, a second portal of the target that may listen, an iscsiadm, workers and multipathd.
@@ -18,11 +20,21 @@ struct Host {
     asked: Arc<std::sync::Mutex<Vec<String>>>,
 }
 
+/// A loopback address of this process and test: nobody else takes the port of a portal that is down.
+fn own_address() -> Ipv4Addr {
+    static NEXT: AtomicU32 = AtomicU32::new(2);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let [_, a, b, c] = (std::process::id().wrapping_mul(64) + number % 64).to_be_bytes();
+    Ipv4Addr::new(127, a, b, c)
+}
+
 impl Host {
     fn new() -> Self {
         let kernel = kernel();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind((own_address(), 0)).unwrap();
         let portal = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        wait_closed(&portal);
         let (mut backend, dir) = (backend(kernel.path()), kernel.path());
         for (file, value) in [("username", "u\n"), ("password", "hunter2\n")] {
             fs::write(dir.join("class/iscsi_session/session7").join(file), value).unwrap();
@@ -323,14 +335,20 @@ async fn a_lun_that_one_portal_does_not_show_is_left_to_a_repair() {
     let _served = host.serve();
     let (info, volume) = (host.info(), host.volume());
     let plan = volume.plan.clone().into();
-    let connected = host.backend.connect(&plan, &info, &NoOthers);
+    let connected = host
+        .backend
+        .connect(&plan, &info, &NoOthers, HeadStart::default());
     let connected = tokio::time::timeout(Duration::from_secs(60), connected).await;
     let connected = connected.expect("it waits for the LUN").unwrap();
     assert_eq!(connected.found.device, volume.found.device);
     assert_eq!(connected.degraded.map(Presence::Degraded), Some(ONE_OF_TWO));
     assert!(!host.has_second_session(), "logged out");
     host.map(WWID);
-    let connected = host.backend.connect(&plan, &info, &NoOthers).await.unwrap();
+    let connected = host
+        .backend
+        .connect(&plan, &info, &NoOthers, HeadStart::default())
+        .await
+        .unwrap();
     assert_eq!(connected.degraded, None);
 }
 
@@ -348,7 +366,9 @@ async fn a_login_that_is_given_up_runs_on_to_its_end() {
     backend.initiator.iscsiadm = iscsiadm.to_str().unwrap().to_owned();
     backend.initiator.settings.login_timeout = Duration::from_secs(120);
     let plan = host.volume().plan.into();
-    let connected = backend.connect(&plan, &host.info(), &NoOthers).await;
+    let connected = backend
+        .connect(&plan, &host.info(), &NoOthers, HeadStart::default())
+        .await;
     let degraded = connected.unwrap().degraded;
     assert_eq!(degraded.map(Presence::Degraded), Some(ONE_OF_TWO));
     fs::write(host.dir().join("go"), "").unwrap();

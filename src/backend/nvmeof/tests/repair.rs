@@ -21,12 +21,6 @@ fn connected(tree: &Tree, portals: &[SocketAddr]) -> HostVolume {
     volume
 }
 
-/// A portal that nobody listens at.
-async fn closed_portal() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    listener.local_addr().unwrap()
-}
-
 async fn found(tree: &Tree, volume: &HostVolume) -> Presence {
     let found = tree.backend.find(volume).await.unwrap();
     let all = tree.backend.find_all(vec![volume.clone()]).await;
@@ -67,7 +61,7 @@ async fn a_path_works_while_its_controller_is_live_and_leads_to_the_volume() {
 #[tokio::test]
 async fn a_path_is_made_where_no_controller_is_and_the_portal_answers() {
     let tree = Tree::new();
-    let (first, closed) = (portal_that_answers().await, closed_portal().await);
+    let (first, closed) = (portal_that_answers().await, closed_port());
     let volume = connected(&tree, &[first, closed]);
     tree.controller("nvme0", &first.to_string(), OWN);
     let repairable = async |volume: &HostVolume| {
@@ -133,7 +127,7 @@ const DONE: &str = r#""done""#;
 /// A tree whose volume lacks its second path, and that path.
 async fn one_path_less(connect: &str, identify: &str) -> (Tree, HostVolume, Vec<TargetPath>) {
     let mut tree = Tree::new();
-    let portals = [closed_portal().await, portal_that_answers().await];
+    let portals = [closed_port(), portal_that_answers().await];
     let volume = connected(&tree, &portals);
     tree.controller("nvme0", &portals[0].to_string(), OWN);
     tree.leads("nvme0");
