@@ -56,6 +56,21 @@ const RESTORECON: &str = "restorecon -RFi /usr/sbin/volattachd /usr/sbin/volatta
     /usr/lib/systemd/system/volattachd.* /etc/volattach /etc/iscsi /run/volattach /var/lib/volattach && \
     systemctl restart volattachd.socket volattachd.service";
 
+const DROP_INS: &str = "/run/systemd/system/volattachd.service.d";
+
+/// Adds lines to the unit's `[Service]` from its next start on, in place of those added before.
+pub(crate) fn drop_in(node: &Node, lines: &str) -> Result<()> {
+    let text = format!("[Service]\n{lines}\n");
+    node.write(&format!("{DROP_INS}/test.conf"), text.as_bytes())?;
+    node.sh("systemctl daemon-reload").map(drop)
+}
+
+/// Takes those lines away, and the directory with them.
+pub(crate) fn no_drop_in(node: &Node) -> Result<()> {
+    node.sh(&format!("rm -r {DROP_INS} && systemctl daemon-reload"))
+        .map(drop)
+}
+
 /// What the module for SELinux is made from.
 pub(crate) fn policy_sources() -> Result<String> {
     let sources = ["te", "fc", "if"].map(|end| {

@@ -42,6 +42,8 @@ if [ -e /proc/xen ]; then
     # Each disk is entered by whoever serves it (the kernel or a QEMU), by the guest, and by Xen's tool stack.
     xenstore-ls -f | sed -nE 's#^(/local/domain/0/backend/(vbd|qdisk)/[0-9]+/[0-9]+|/(local/domain|libxl)/[0-9]+/device/vbd/[0-9]+) = .*#disk in xenstore: \1#p'
 fi
+# Of a test, whose unit the next one would have too; the package's own lie in /usr.
+find /run/systemd/system/volattachd.* /etc/systemd/system/volattachd.* -printf 'drop-in: %p\n' 2>/dev/null
 # A service's failure of one test would be another's to explain.
 systemctl list-units -q --failed --plain --no-legend --no-pager | sed 's/^/failed: /'
 main=$(systemctl show -p MainPID --value volattachd)

@@ -249,7 +249,7 @@ fn credentials(lab: &Lab) -> Result<()> {
         Ok(())
     });
     node.sh(&format!(
-        "rm -rf {TLS} {DROP_IN} {STORE}/tls-key /srv/credentials
+        "rm -rf {TLS} $(dirname {DROP_IN}) {STORE}/tls-key /srv/credentials
          sed -i /node.lab/d /etc/hosts; systemctl daemon-reload"
     ))?;
     result

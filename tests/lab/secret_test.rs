@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     Lab, Test,
-    agent::Agent,
+    agent::{Agent, drop_in, no_drop_in},
     guest,
     node::Node,
     process::quote,
@@ -159,11 +159,7 @@ fn printed(lab: &Lab, args: &str, stdin: &str) -> Result<String> {
 pub(crate) fn nowhere(lab: &Lab) -> Result<()> {
     let node = &lab.node;
     let server = holding_server(lab)?;
-    node.write(
-        "/run/systemd/system/volattachd.service.d/log.conf",
-        b"[Service]\nEnvironment=VOLATTACH_LOG=trace\n",
-    )?;
-    node.sh("systemctl daemon-reload")?;
+    drop_in(node, "Environment=VOLATTACH_LOG=trace")?;
     let agent = Agent::start(node, "[smb]\nmount_timeout = \"120s\"\n")?;
     plant(node)?;
     // Of another volume of the share: a guest has one volume once.
@@ -252,8 +248,7 @@ pub(crate) fn nowhere(lab: &Lab) -> Result<()> {
     agent.detach("a1")??;
     search_in_vain(node, "after the detach")?;
     uproot(node)?;
-    node.sh("rm /run/systemd/system/volattachd.service.d/log.conf; systemctl daemon-reload")?;
-    Ok(())
+    no_drop_in(node)
 }
 
 /// Lets what has the process id `pid` (shell) write core files as far as that can be done from outside, and crashes it.

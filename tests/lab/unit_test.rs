@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     Lab, Test,
-    agent::Agent,
+    agent::{Agent, drop_in, no_drop_in},
     guest,
     node::Node,
     process::quote,
@@ -40,14 +40,6 @@ pub(crate) const TESTS: &[Test] = &[
         run: confinement,
     },
 ];
-
-const DROP_IN: &str = "/run/systemd/system/volattachd.service.d/test.conf";
-
-/// Adds lines to `[Service]` of the unit; none takes them away. The next start has them.
-fn drop_in(node: &Node, lines: &str) -> Result<()> {
-    node.write(DROP_IN, format!("[Service]\n{lines}\n").as_bytes())?;
-    node.sh("systemctl daemon-reload").map(drop)
-}
 
 /// What systemd says of the service.
 fn property(node: &Node, name: &str) -> Result<String> {
@@ -153,7 +145,7 @@ fn watchdog(lab: &Lab) -> Result<()> {
     let shown = agent.call(&["show", "a1"], "")??;
     ensure!(shown["state"] == "attached", "{shown}");
     ensure!(guest::sees(node, "v1")?.write == Ok(()));
-    drop_in(node, "")?;
+    no_drop_in(node)?;
     agent.detach("a1")??;
     guest::gone(node, "v1")
 }
@@ -320,7 +312,7 @@ fn confinement(lab: &Lab) -> Result<()> {
     );
     let log = node.sh("journalctl -q -p warning -u volattachd -n 20 --no-pager")?;
     ensure!(log.contains("lacks CAP_SYS_ADMIN"), "{log}");
-    drop_in(node, "")?;
+    no_drop_in(node)?;
     node.sh("systemctl restart volattachd.service")?;
 
     node.write("/run/typo.toml", b"[smb]\nprobe_timeuot = \"3s\"\n")?;
