@@ -62,7 +62,7 @@ impl AllBackends {
         }
     }
 
-    /// The same backends by other settings. Looks up the groups of a user.
+    /// The same backends by other settings. Looks up the groups of a user who is another one.
     pub(super) fn with_settings(&self, settings: &Settings) -> Self {
         Self {
             local: self.local.with_settings(settings.local.clone()),

@@ -110,6 +110,16 @@ fn write_man(dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Refuses settings that need another build.
+fn check_build(settings: &Settings) -> anyhow::Result<()> {
+    if settings.otlp_endpoint.is_some() && !cfg!(feature = "otlp") {
+        bail!(
+            "otlp_endpoint: this volattachd exports no traces: take the key out of the configuration, or build with --features otlp"
+        );
+    }
+    Ok(())
+}
+
 fn start(options: &Options) -> anyhow::Result<()> {
     // Whatever file is made is its owner's alone, unless the place that makes it says more.
     umask(Mode::from_bits_truncate(0o077));
@@ -118,11 +128,7 @@ fn start(options: &Options) -> anyhow::Result<()> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0).context("cannot forbid core files")?;
     let log = logging::init()?;
     let settings = Settings::load(&options.config)?;
-    if settings.otlp_endpoint.is_some() && !cfg!(feature = "otlp") {
-        bail!(
-            "otlp_endpoint: this volattachd exports no traces: take the key out of the configuration, or build with --features otlp"
-        );
-    }
+    check_build(&settings)?;
     if options.check_config {
         let tls = daemon::tls(&settings)?.map(Arc::new);
         daemon::authenticator(&settings, tls)?;

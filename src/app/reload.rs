@@ -63,25 +63,21 @@ struct Checked {
 impl Reloads {
     /// Reads again whenever that is asked for, for as long as the process gets signals.
     pub(super) async fn run(mut self, mut running: Settings, parts: Adjustable) {
+        let mut waiting = Vec::new();
         while self.asked.recv().await.is_some() {
             supervisor::reloading();
             let began = (self.config.clone(), running.clone());
-            let (log, parts) = (self.log.clone(), parts.clone());
+            let (log, adjusted) = (self.log.clone(), parts.clone());
             // Waits for the disk and for the name service.
-            let reload = move || {
+            let reload = move || -> anyhow::Result<_> {
                 let (config, running) = began;
-                let checked = parts.check(&config, &running);
-                match checked {
-                    Ok(checked) => Some(parts.adjust(&running, checked, &log)),
-                    Err(error) => {
-                        parts.refused(&error);
-                        None
-                    }
-                }
+                let checked = adjusted.check(&config, &running)?;
+                Ok(adjusted.adjust(&running, checked, &log))
             };
-            match tokio::task::spawn_blocking(reload).await {
-                Ok(settings) => running = settings.unwrap_or(running),
-                Err(error) => tracing::error!(%error, "the configuration cannot be read again"),
+            let reloaded = tokio::task::spawn_blocking(reload).await;
+            match reloaded.unwrap_or_else(|panicked| Err(panicked.into())) {
+                Ok(now) => (running, waiting) = now,
+                Err(error) => parts.refused(&error, &waiting),
             }
             supervisor::reloaded();
         }
@@ -91,30 +87,41 @@ impl Reloads {
 impl Adjustable {
     /// Reads everything, and changes nothing.
     fn check(&self, config: &std::path::Path, running: &Settings) -> anyhow::Result<Checked> {
-        let (settings, waiting) = Settings::load(config)?.over(running);
-        let tls = daemon::tls(&settings)?;
+        let loaded = Settings::load(config)?;
+        // The restart that keys may wait for must not fail on them.
+        super::check_build(&loaded)?;
+        let (settings, waiting) = loaded.clone().over(running);
+        let backends = self.backends.with_settings(&settings);
+        let audit = settings.audit_file.as_deref().map(OpenAudit::open);
+        let audit = audit.transpose()?;
         let authenticator = daemon::authenticator(&settings, self.tls.clone())?;
         let authenticator = match settings.keystone == running.keystone {
             true => authenticator.remembering(&self.api.authenticator()),
             false => authenticator,
         };
+        // Last, since their files are also watched: a change to them that came into force meanwhile must not be taken back.
         let policy = self.admission.read(policy::files(&settings)?);
         let policy =
             policy.context("cannot use the policy: correct it (volattachd policy validate)")?;
-        let audit = settings.audit_file.as_deref().map(OpenAudit::open);
+        let tls = daemon::tls(&loaded)?;
         Ok(Checked {
             waiting,
             tls,
             authenticator,
             policy,
-            audit: audit.transpose()?,
-            backends: self.backends.with_settings(&settings),
+            audit,
+            backends,
             settings,
         })
     }
 
-    /// Goes over to what was read; returns the settings that are in use now.
-    fn adjust(&self, running: &Settings, checked: Checked, log: &Log) -> Settings {
+    /// Goes over to what was read; returns the settings that are in use now, and the keys that wait for a restart.
+    fn adjust(
+        &self,
+        running: &Settings,
+        checked: Checked,
+        log: &Log,
+    ) -> (Settings, Vec<&'static str>) {
         let Checked {
             settings,
             waiting,
@@ -128,7 +135,9 @@ impl Adjustable {
         if let (Some(running), Some(new)) = (&self.tls, tls) {
             running.replace(new);
         }
-        let ends_watches = settings.auth != running.auth || settings.keystone != running.keystone;
+        let ends_watches = settings.auth != running.auth
+            || settings.keystone != running.keystone
+            || settings.listen.tls != running.listen.tls;
         self.api.set_authenticator(authenticator, ends_watches);
         self.admission
             .replace(policy, daemon::audit_role(&settings));
@@ -153,11 +162,11 @@ impl Adjustable {
             );
         }
         self.engine.note_standing(of_waiting(&waiting));
-        settings
+        (settings, waiting)
     }
 
-    /// Tells why nothing has changed.
-    fn refused(&self, error: &anyhow::Error) {
+    /// Reports why nothing has changed; keys that waited for a restart before still do.
+    fn refused(&self, error: &anyhow::Error, waiting: &[&str]) {
         const STAYS: &str =
             "the configuration was read again and cannot be used: the one before stays in use";
         match error.downcast_ref() {
@@ -173,8 +182,9 @@ impl Adjustable {
             prost_types::Timestamp::from(SystemTime::now())
         );
         let mend = "volattachd --check-config; correct it, then systemctl reload volattachd";
-        self.engine
-            .note_standing(vec![Finding::warning(what, mend)]);
+        let mut findings = vec![Finding::warning(what, mend)];
+        findings.extend(of_waiting(waiting));
+        self.engine.note_standing(findings);
     }
 }
 

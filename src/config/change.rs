@@ -32,6 +32,10 @@ impl Settings {
         }
         // The connection carries the events of the domains.
         keep.as_it_is("libvirt.uri", &mut new.libvirt.uri, &old.libvirt.uri);
+        // Node records and sessions of the plans in the journal go by them; the record with its CHAP password would stay in the old directory.
+        keep.as_it_is("iscsi.nodes", &mut new.iscsi.nodes, &old.iscsi.nodes);
+        let key = "iscsi.interface";
+        keep.as_it_is(key, &mut new.iscsi.interface, &old.iscsi.interface);
         // Agreed on with each client as it connects.
         let (new, old) = (&mut new.limits, &old.limits);
         keep.as_it_is("limits.streams", &mut new.streams, &old.streams);
@@ -95,6 +99,8 @@ mod tests {
         kept.otlp_endpoint = None;
         kept.listen = running.listen.clone();
         kept.libvirt.uri = running.libvirt.uri.clone();
+        kept.iscsi.nodes = running.iscsi.nodes.clone();
+        kept.iscsi.interface = running.iscsi.interface.clone();
         kept.limits.streams = running.limits.streams;
         kept.limits.keepalive = running.limits.keepalive;
         assert_eq!(over, kept);

@@ -263,8 +263,8 @@ impl Shared {
 
     fn hangs(&self, domain: &str) -> HypervisorError {
         let why = format!(
-            "a call on domain {domain} has not ended within {} s, as when its QEMU waits for a dead server; the domain is left alone until it ends",
-            self.call_timeout().as_secs_f64()
+            "a call on domain {domain} has not ended within libvirt.call_timeout, as when its QEMU waits for a dead server; the domain is left \
+             alone until it ends"
         );
         self.unavailable(&why, None)
     }

@@ -8,6 +8,7 @@ use tonic::{Code, Status, Streaming};
 use volattach::api::v1;
 
 use super::*;
+use crate::pki::{Authority, write_pem};
 
 /// A daemon whose configuration is written anew.
 struct Reloaded {
@@ -121,6 +122,17 @@ async fn event(watch: &mut Streaming<v1::WatchAttachmentsResponse>, id: &str) {
     }
 }
 
+/// Waits until the watch ends for want of a right to it.
+async fn ends(watch: &mut Streaming<v1::WatchAttachmentsResponse>) {
+    let ended = loop {
+        match message(watch).await {
+            Ok(message) => assert!(message.is_some(), "it ended silently"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(ended.code(), Code::Unauthenticated, "{ended}");
+}
+
 async fn watching(
     client: &mut VolumeAttachClient<Channel>,
 ) -> Result<Streaming<v1::WatchAttachmentsResponse>, Status> {
@@ -175,6 +187,12 @@ async fn other_settings_hold_from_the_next_call_on_and_drop_none() {
     let late = other.await.unwrap().unwrap_err();
     assert!(late.message().contains("0.1 s"), "{late}");
     until("the figures are written", async || figures.exists()).await;
+    let others = daemon.path("other.prom");
+    daemon.reload(&format!("metrics_file = {others:?}\n"));
+    until("their file is another one", async || {
+        others.exists() && !figures.exists()
+    })
+    .await;
     // Not by the 60 s of then, and not by the 0.1 s of now: its server's word ends it.
     assert!(!call.is_finished());
     drop(asked);
@@ -265,6 +283,17 @@ async fn a_key_that_needs_a_restart_stays_and_is_told_of() {
         found.len() == 1 && found[0].ends_with(": metrics_listen, limits.streams"),
         "{found:?}"
     );
+    // A configuration that is refused changes nothing of it.
+    daemon.reload("not TOML");
+    let (_, found) = roots_and_findings(&daemon, &volume).await;
+    assert!(
+        found.len() == 2 && found[1].ends_with(": metrics_listen, limits.streams"),
+        "{found:?}"
+    );
+    // Nor does the restart that is advised fail: what waits for it is checked now.
+    daemon.reload(&format!("{roots}[listen.tls]\naddresses = [\"127.0.0.1:1\"]\ncertificate = \"/none\"\nkey = \"/none\"\nclient_ca = \"/none\"\n"));
+    let (_, found) = roots_and_findings(&daemon, &volume).await;
+    assert!(found.len() == 2 && found[0].contains("/none"), "{found:?}");
     daemon.reload(&roots);
     assert_eq!(roots_and_findings(&daemon, &volume).await, (true, vec![]));
     assert!(daemon.end().contains("need a restart"));
@@ -290,14 +319,42 @@ async fn who_may_call_no_more_watches_no_more() {
     let denied = watching(&mut client).await.unwrap_err();
     assert!(denied.message().contains("auth.local"), "{denied}");
     for watch in [&mut watch, &mut kept] {
-        let ended = loop {
-            match message(watch).await {
-                Ok(message) => assert!(message.is_some(), "it ended silently"),
-                Err(status) => break status,
-            }
-        };
-        assert_eq!(ended.code(), Code::Unauthenticated, "{ended}");
+        ends(watch).await;
     }
+    daemon.end();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watches_end_if_other_authorities_let_callers_in() {
+    let pki = tempfile::tempdir().unwrap();
+    let file = |name: &str| pki.path().join(name);
+    let authority = Authority::new();
+    authority.write(file("ca.pem"));
+    authority.write(file("other-ca.pem"));
+    let issued = authority.issue("localhost");
+    write_pem(&file("cert.pem"), "CERTIFICATE", &issued.der);
+    write_pem(&file("key.pem"), "PRIVATE KEY", &issued.key);
+    // Free again at the end of the statement.
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let tls = |authorities: &str| {
+        format!(
+            "[listen.tls]\naddresses = [\"127.0.0.1:{port}\"]\ncertificate = {:?}\nkey = {:?}\nclient_ca = {:?}\n",
+            file("cert.pem"),
+            file("key.pem"),
+            file(authorities)
+        )
+    };
+    let daemon = Reloaded::start(&tls("ca.pem"));
+    let mut client = daemon.client().await;
+    let mut watch = watching(&mut client).await.unwrap();
+    message(&mut watch).await.unwrap();
+    daemon.reload(&tls("other-ca.pem"));
+    ends(&mut watch).await;
+    drop(client);
     daemon.end();
 }
 

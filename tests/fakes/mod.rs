@@ -122,7 +122,9 @@ pub struct State {
     pub permissions: BTreeMap<String, Vec<u8>>,
     /// What the deployer configured for mounts.
     pub configuration: &'static str,
-    /// How many connections were made by another configuration than they were planned by.
+    /// The configuration by which each connection was planned first, by claim.
+    pub planned_by: BTreeMap<String, String>,
+    /// How many steps of an attach went by another configuration than its plan.
     pub planned_by_others: usize,
     /// What runs the domain.
     pub dialect: Dialect,
@@ -308,6 +310,7 @@ impl World {
                 soon: BTreeMap::new(),
                 permissions: BTreeMap::new(),
                 configuration: "",
+                planned_by: BTreeMap::new(),
                 planned_by_others: 0,
                 dialect,
                 guest: Guest::Obeys,

@@ -43,6 +43,19 @@ impl FakeBackend {
         }
     }
 
+    /// Counts the step if the plan is of another configuration.
+    fn go_by(&self, plan: &HostPlan) {
+        let mut state = self.world.state();
+        let mut claims = plan.claims.iter().map(ToString::to_string);
+        let is_other = |claim: String| {
+            let planned = state.planned_by.get(&claim);
+            planned.is_some_and(|planned| *planned != self.configuration)
+        };
+        if claims.any(is_other) {
+            state.planned_by_others += 1;
+        }
+    }
+
     async fn pass(&self, call: &str, moment: Moment) -> Result<(), BackendError> {
         let passed = self.world.gate.pass(call, moment).await;
         passed.map_err(|Failed| fail(Reason::ServerUnreachable))
@@ -266,6 +279,7 @@ impl Backend for FakeBackend {
     }
 
     fn check_confined(&self, plan: &HostPlan) -> Result<(), BackendError> {
+        self.go_by(plan);
         let state = self.world.state();
         let mut claims = plan.claims.iter();
         let is_mounted = claims.any(|it| state.connections.contains_key(&it.to_string()));
@@ -381,6 +395,11 @@ impl Backend for FakeBackend {
                 (claims, Connection::Iscsi(target), "/dev".into(), path)
             }
         };
+        for claim in &claims {
+            let mut state = self.world.state();
+            let planned = state.planned_by.entry(claim.to_string());
+            planned.or_insert_with(|| self.configuration.clone());
+        }
         Ok(HostPlan {
             protocol: self.protocol.to_owned(),
             claims,
@@ -473,15 +492,13 @@ impl Backend for FakeBackend {
     async fn connect(
         &self,
         volume: &HostVolume,
-        info: &Protocol,
+        _info: &Protocol,
         owners: &dyn Owners,
         _head_start: HeadStart,
     ) -> Result<Connected, BackendError> {
         let plan = &volume.plan;
         assert!(!plan.claims.is_empty(), "there is nothing to connect");
-        if self.plan(info, plan.access)?.claims != plan.claims {
-            self.world.state().planned_by_others += 1;
-        }
+        self.go_by(plan);
         self.ask(plan, "connect").await?;
         self.pass("backend.connect", Moment::Before).await?;
         self.world.answered(&plan.servers()).await;
@@ -579,6 +596,7 @@ impl Backend for FakeBackend {
     }
 
     async fn inspect(&self, volume: &HostVolume) -> Result<(), BackendError> {
+        self.go_by(&volume.plan);
         self.ask(&volume.plan, "inspect").await?;
         self.pass("backend.inspect", Moment::Before).await?;
         if volume.sequence() != self.world.state().sequences.get(volume.path()).copied() {
@@ -614,6 +632,7 @@ impl Backend for FakeBackend {
         scope: Scope,
         _before: &Path,
     ) -> Result<Pinned, BackendError> {
+        self.go_by(&volume.plan);
         self.pass("backend.pin", Moment::Before).await?;
         if volume.sequence() != self.world.state().sequences.get(volume.path()).copied() {
             return Err(fail(Reason::DeviceIdentity));

@@ -27,7 +27,8 @@ use super::Figures;
 const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Writes the figures to the file of the moment, if there is one, and never returns: now, from time to time, when the policy's files have
-/// changed and when the file is another one. That they cannot be written is told, and keeps nobody waiting.
+/// changed and when the file is another one. The file before is removed: a collector would go on reporting its figures. A failure is logged,
+/// and keeps nobody waiting.
 pub(in crate::app) async fn keep_file(
     figures: Figures,
     mut files: watch::Receiver<Option<PathBuf>>,
@@ -35,15 +36,22 @@ pub(in crate::app) async fn keep_file(
     let mut clock = tokio::time::interval(INTERVAL);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failing = false;
+    let mut before: Option<PathBuf> = None;
     loop {
         tokio::select! {
             _ = clock.tick() => {}
             () = figures.policy.changed.notified() => {}
             Ok(()) = files.changed() => {}
         }
-        let Some(file) = files.borrow_and_update().clone() else {
+        let file = files.borrow_and_update().clone();
+        if let Some(old) = before.take_if(|before| file.as_ref() != Some(before)) {
+            // A file that is gone is no failure, and the next start overwrites one that stays.
+            let _ = tokio::task::spawn_blocking(move || fs::remove_file(old)).await;
+        }
+        let Some(file) = file else {
             continue;
         };
+        before = Some(file.clone());
         let text = figures.text().await.map_err(io::Error::other);
         let path = file.clone();
         // The directory's disk may hang.

@@ -7,7 +7,6 @@
 //! | attach | `Hypervisor::plug` of what `Backend::pin` holds | `Hypervisor::is_plugged` | `Hypervisor::request_unplug`, then a wait |
 
 mod connect;
-mod inspect;
 mod plug;
 
 use std::path::Path;
@@ -43,7 +42,7 @@ pub(super) struct Forward {
     pub(super) info: Protocol,
     /// The planned host side.
     pub(super) host: HostPlan,
-    /// The backend that planned it.
+    /// The backend that planned it. A reload does not change its settings, so each step goes by those of the plan.
     pub(super) backend: Arc<dyn Backend>,
     /// The disk as it is wanted.
     pub(super) spec: DiskSpec,
@@ -126,7 +125,12 @@ impl Inner {
     ) -> Result<bool, Error> {
         match step {
             Step::Connect => self.connect(record, forward, held).await,
-            Step::Inspect => self.inspect(&record.host).await.map(|()| true),
+            // Opens and checks the volume before a guest gets it. Changes nothing but the access to a device (`Found::protected`), which the
+            // undo of the connect takes back.
+            Step::Inspect => {
+                forward.backend.inspect(&record.host).await?;
+                Ok(true)
+            }
             Step::Attach => self.plug(record, forward, looked_at).await.map(|()| true),
         }
     }

@@ -33,7 +33,7 @@ impl Inner {
         let Some(domain) = record.domain.as_ref().map(|domain| domain.uuid) else {
             return Ok(());
         };
-        let backend = self.backends().get(&record.host.plan.protocol)?;
+        let backend = forward.backend.clone();
         let scope = forward.spec.options.scope;
         let pinned = backend
             .pin(&record.host, scope, &record.disk.source)
@@ -101,9 +101,8 @@ impl Inner {
         record.begin(Step::Attach);
         let read = self.put_and_read(record, forward).await?;
         if read.unwrap_or(inspected_at).elapsed() > FRESH {
-            self.inspect(&record.host)
-                .await
-                .inspect_err(|_| record.came_to_nothing(Step::Attach))?;
+            let looked = forward.backend.inspect(&record.host).await;
+            looked.inspect_err(|_| record.came_to_nothing(Step::Attach))?;
         }
         in_time(forward.deadline, outcome(Step::Attach))
             .inspect_err(|_| record.came_to_nothing(Step::Attach))?;

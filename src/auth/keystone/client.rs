@@ -85,7 +85,8 @@ pub(super) struct Client {
     settings: config::Keystone,
     /// Which address answered last: the one to begin with.
     good: AtomicUsize,
-    own: Mutex<Own>,
+    /// Shared with the client that takes this one's place.
+    own: Arc<Mutex<Own>>,
     logins: Flights<Login>,
     questions: Semaphore,
 }
@@ -105,7 +106,7 @@ impl Client {
             http: HttpClient::new(settings.ca.as_deref(), settings.timeout)?,
             settings: settings.clone(),
             good: AtomicUsize::new(0),
-            own: Mutex::default(),
+            own: Arc::default(),
             logins: Flights::default(),
             questions: Semaphore::new(QUESTIONS),
         })
@@ -210,6 +211,11 @@ impl Client {
         // No call waits for the next attempt until then.
         token.renew = (now + RETRY).min(token.until);
         Ok(token.clone())
+    }
+
+    /// Shares the other one's token and the guard of its password, from now on.
+    pub(super) fn remember(&mut self, other: &Self) {
+        self.own = Arc::clone(&other.own);
     }
 
     fn own(&self) -> MutexGuard<'_, Own> {

@@ -97,9 +97,12 @@ impl Keystone {
         })
     }
 
-    /// Knows of tokens what the other one knows, from now on.
+    /// Shares what the other one knows of tokens, the agent's own included, from now on. To be called before the first question.
     pub(super) fn remember(&mut self, other: &Self) {
         self.cache = Arc::clone(&other.cache);
+        if let Some(client) = Arc::get_mut(&mut self.client) {
+            client.remember(&other.client);
+        }
     }
 
     /// Who brings these tokens: every value of each header.

@@ -113,10 +113,13 @@ impl Mounter {
         }
     }
 
-    /// The same, opening volumes as that user.
-    pub(in crate::backend) fn as_user(&self, user: RunAs) -> Self {
+    /// The same, opening volumes as that user of this host. The same user keeps its groups: the host's user database may fail to answer, and
+    /// its silence must not take them away.
+    pub(in crate::backend) fn as_user(&self, uid: u32, gid: u32) -> Self {
+        let is_same = |user: &&RunAs| (user.uid, user.gid) == (uid, gid);
+        let same = self.user.as_ref().filter(is_same).cloned();
         Self {
-            user: Some(user),
+            user: Some(same.unwrap_or_else(|| RunAs::of_this_host(uid, gid))),
             ..self.clone()
         }
     }

@@ -3,6 +3,23 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 
+#[test]
+fn the_same_user_keeps_its_groups_and_another_has_its_own() {
+    let user = RunAs {
+        uid: 0,
+        gid: 108,
+        groups: vec![108, 4711],
+    };
+    let workers = Workers::from_executable("/nonexistent".into());
+    let mounter = Mounter::new(workers, Some(user.clone()));
+    assert_eq!(mounter.as_user(0, 108).user, Some(user));
+    let other = mounter.as_user(0, 109).user.unwrap();
+    assert!(
+        other.gid == 109 && !other.groups.contains(&4711),
+        "{other:?}"
+    );
+}
+
 #[tokio::test]
 async fn an_empty_mount_point_is_partial_and_goes() {
     let dir = tempfile::tempdir().unwrap();

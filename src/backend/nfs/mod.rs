@@ -76,10 +76,10 @@ impl NfsBackend {
     /// The same backend by other settings: both know of the same mounts.
     #[must_use]
     pub fn with_settings(&self, settings: config::Nfs) -> Self {
-        let user = RunAs::of_this_host(settings.shares.uid, settings.shares.gid);
+        let (uid, gid) = (settings.shares.uid, settings.shares.gid);
         Self {
             settings,
-            mounter: self.mounter.as_user(user),
+            mounter: self.mounter.as_user(uid, gid),
             ..self.clone()
         }
     }

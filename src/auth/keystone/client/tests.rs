@@ -215,3 +215,23 @@ async fn a_login_is_left_out_where_another_has_just_ended() {
     assert_eq!(own.token.expose(), "held");
     assert_eq!(fake.logins(), 0);
 }
+
+#[tokio::test]
+async fn a_client_in_the_place_of_another_does_not_try_a_refused_password_again() {
+    let fake = Fake::start(401).await;
+    let before = Arc::new(fake.client());
+    ask(&before).await.unwrap_err();
+    let mut after = fake.client();
+    after.remember(&before);
+    let after = Arc::new(after);
+    let refused = ask(&after).await.unwrap_err();
+    assert!(
+        matches!(refused, KeystoneError::OwnRefused { .. }),
+        "{refused}"
+    );
+    assert_eq!(fake.logins(), 1);
+    fake.set_password("another");
+    fake.status.store(201, Ordering::SeqCst);
+    ask(&after).await.unwrap();
+    assert_eq!(fake.logins(), 2);
+}
