@@ -12,6 +12,8 @@ pub struct Mount {
     pub id: u32,
     /// Id of the mount on which this mount lies; for the outermost mount, its own id or an id that the table lacks.
     pub parent: u32,
+    /// Major and minor number of its superblock: mounts of the same superblock have the same.
+    pub device: (u32, u32),
     /// Where it is mounted.
     pub mount_point: PathBuf,
     /// The kernel's name of the file system, such as `cifs`; with a subtype as `fuse.sshfs`.
@@ -126,7 +128,8 @@ impl Mounts {
 fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|b| *b == b' ');
     let (id, parent) = (number(fields.next()?)?, number(fields.next()?)?);
-    let (mount_point, options) = (fields.nth(2)?, fields.next()?);
+    let device = device(fields.next()?)?;
+    let (mount_point, options) = (fields.nth(1)?, fields.next()?);
     // Any number of optional fields, ended by a lone hyphen.
     let mut fields = fields.skip_while(|f| *f != b"-").skip(1);
     let (fstype, source) = (fields.next()?, fields.next()?);
@@ -136,6 +139,7 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     Some(Mount {
         id,
         parent,
+        device,
         mount_point: PathBuf::from(OsString::from_vec(unescape(mount_point))),
         fstype: String::from_utf8(unescape(fstype)).ok()?,
         source: OsString::from_vec(unescape(source)),
@@ -148,8 +152,14 @@ fn number(field: &[u8]) -> Option<u32> {
     std::str::from_utf8(field).ok()?.parse().ok()
 }
 
+/// `98:0`
+fn device(field: &[u8]) -> Option<(u32, u32)> {
+    let mut numbers = field.splitn(2, |b| *b == b':').map(number);
+    Some((numbers.next()??, numbers.next()??))
+}
+
 /// Undoes the kernel's `mangle` (fs/seq_file.c): blank, tab, newline, backslash and hash are `\` and three octal digits.
-fn unescape(field: &[u8]) -> Vec<u8> {
+pub(super) fn unescape(field: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&first, tail)) = rest.split_first() {
@@ -202,6 +212,7 @@ mod tests {
             &Mount {
                 id: 40,
                 parent: 27,
+                device: (0, 50),
                 mount_point: point.into(),
                 fstype: "cifs".into(),
                 source: "//files/vols x".into(),

@@ -227,6 +227,7 @@ mod tests {
                 labelled: false,
                 id: 2,
                 parent: 1,
+                device: (0, 9),
                 mount_point: "/m".into(),
                 fstype: fstype.into(),
                 source: shown.into(),

@@ -2,20 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use super::ShareIo;
+use super::{Name, ShareIo, Tally};
 
-/// The shares by server and name, both in lower case, as servers compare them (MS-SMB2 3.3.5.7); the counters of a share that is
-/// connected to several times, added up.
-pub(super) fn parse(text: &str) -> BTreeMap<(String, String), ShareIo> {
-    let mut shares = BTreeMap::<_, ShareIo>::new();
-    let mut current: Option<(String, String)> = None;
+/// The tree connections by server and share, both in lower case, as servers compare them (MS-SMB2 3.3.5.7), in the kernel's order.
+pub(super) fn parse(text: &str) -> BTreeMap<Name, Vec<Tally>> {
+    let mut shares = BTreeMap::<_, Vec<Tally>>::new();
+    let mut current: Option<&mut Tally> = None;
     for line in text.lines() {
         if let Some(unc) = heading(line) {
-            current = name(unc);
-        } else if let Some(name) = &current
-            && let Some(counters) = counters(line)
-        {
-            shares.entry(name.clone()).or_default().add(counters);
+            current = name(unc).and_then(|name| {
+                let tallies = shares.entry(name).or_default();
+                tallies.push(Tally::default());
+                tallies.last_mut()
+            });
+        } else if let Some(tally) = &mut current {
+            count(tally, line);
         }
     }
     shares
@@ -30,7 +31,7 @@ fn heading(line: &str) -> Option<&str> {
 }
 
 /// Server and share of `\\server\share`, or of what is mounted: `//server/share/folder`.
-pub(super) fn name(unc: &str) -> Option<(String, String)> {
+pub(super) fn name(unc: &str) -> Option<Name> {
     let mut parts = unc.split(['\\', '/']);
     let ("", "") = (parts.next()?, parts.next()?) else {
         return None;
@@ -41,20 +42,30 @@ pub(super) fn name(unc: &str) -> Option<(String, String)> {
         .then(|| (server.to_ascii_lowercase(), share.to_ascii_lowercase()))
 }
 
-/// The counters of a line: `SMBs: 23`, on newer kernels with `since` and a time after it, `Bytes read: 0  Bytes written: 0`, or `Reads: 3 total 0 failed`.
-fn counters(line: &str) -> Option<ShareIo> {
+/// Takes over the counters of a line: `SMBs: 23`, on newer kernels with `since` and a time after it, `Bytes read: 0  Bytes written: 0`, or
+/// `Reads: 3 total 0 failed`.
+fn count(tally: &mut Tally, line: &str) {
     let mut io = ShareIo::default();
     let words: Vec<&str> = line.split_ascii_whitespace().collect();
     match words[..] {
-        ["SMBs:", number] | ["SMBs:", number, "since", ..] => {
-            io.operations = number.parse().ok()?
+        ["SMBs:", number] => io.operations = counter(number),
+        ["SMBs:", number, "since", ref time @ ..] => {
+            io.operations = counter(number);
+            tally.id = time.join(" ");
         }
         ["Bytes", "read:", read, "Bytes", "written:", written] => {
-            io.read_bytes = Some(read.parse().ok()?);
-            io.written_bytes = Some(written.parse().ok()?);
+            io.read_bytes = read.parse().ok();
+            io.written_bytes = written.parse().ok();
         }
-        [_, _, "total" | "sent", failed, "failed"] => io.failed = failed.parse().ok()?,
-        _ => return None,
+        [_, _, "total" | "sent", failed, "failed"] => io.failed = counter(failed),
+        _ => return,
     }
-    Some(io)
+    tally.io.add(io);
+}
+
+/// A counter of 32 bits, which the kernel prints as a number with a sign.
+fn counter(number: &str) -> u64 {
+    let signed = || number.parse().ok().map(i32::cast_unsigned);
+    let unsigned = number.parse().ok().or_else(signed);
+    unsigned.map_or(0, u64::from)
 }

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Invariants: a scrape waits for nobody and gives the last values; the disks' rounds and the shares' do not wait for each other; a domain
-//! that hangs keeps only its own disks at their last values; the number of series is bounded, and the rest is counted; an attachment or a
-//! mount that has gone has no figures after the next round.
+//! that hangs keeps only its own disks at their last values; the number of series is bounded, and the rest is counted; an attachment, or a
+//! share without a mount, has no figures after the next round; a share's figures never fall while it has a mount.
 
 mod families;
 #[cfg(test)]
@@ -26,7 +26,7 @@ use crate::attach::{AttachedDisk, Engine, Error};
 use crate::config::MetricsIo;
 use crate::libvirt::DiskIo;
 use crate::model::{AttachmentId, VolumeId};
-use crate::sys::shares::{self, Share, ShareIo};
+use crate::sys::shares::{self, Share, ShareIo, Tallies, Totals};
 pub(super) use families::{ChosenLabel, IoSnapshot};
 
 /// How often the counters are read: as often as Prometheus scrapes where it is asked to be quick about it.
@@ -71,6 +71,8 @@ impl<K, V> Default for Kind<K, V> {
 struct Held {
     disks: Kind<AttachmentId, HeldDisk>,
     shares: Kind<Share, ShareIo>,
+    /// Of all shares: which of them have figures changes as others come and go.
+    totals: Totals,
 }
 
 struct HeldDisk {
@@ -109,16 +111,14 @@ impl Held {
         }
     }
 
-    /// Takes over the counters of all shares.
-    fn note_shares(&mut self, mut values: BTreeMap<Share, ShareIo>) {
-        let left_out = values.len().saturating_sub(MOST);
-        while values.len() > MOST {
-            values.pop_last();
-        }
+    /// Adds what all shares have been used for since the last reading.
+    fn note_shares(&mut self, read: Tallies) {
+        self.totals.update(read);
+        let totals = self.totals.values();
         self.shares = Kind {
-            values,
+            left_out: totals.len().saturating_sub(MOST),
             read: Some(Instant::now()),
-            left_out,
+            values: totals.take(MOST).map(|(k, io)| (k.clone(), *io)).collect(),
         };
     }
 }
@@ -198,7 +198,7 @@ impl IoFigures {
         let mount_base = self.mount_base.clone();
         let read = tokio::task::spawn_blocking(move || shares::read(&mount_base)).await;
         match read.unwrap_or_else(|error| Err(error.into())) {
-            Ok(values) => self.held().note_shares(values),
+            Ok(read) => self.held().note_shares(read),
             Err(error) => tracing::warn!(%error, "figures without the shares' I/O"),
         }
     }

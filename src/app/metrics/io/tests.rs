@@ -97,7 +97,7 @@ async fn what_is_beyond_the_most_is_left_out_and_counted() {
             server: "s".into(),
             share: format!("/{n}"),
         };
-        (share, ShareIo::default())
+        (share, Vec::new())
     });
     figures.held().note_shares(shares.collect());
     let snapshot = figures.snapshot();
