@@ -3,14 +3,15 @@
 #
 #   packaging/build.sh PROFILE DIRECTORY KIND...
 #
-# After `cargo build`. Makes the KINDs, deb and rpm, in DIRECTORY; the Makefile calls this, and names the tools by CARGO_DEB and
-# CARGO_GENERATE_RPM.
+# After `cargo build`. Makes the KINDs, deb and rpm, in DIRECTORY, whose packages it replaces; the Makefile calls this, and names the tools by
+# CARGO_DEB and CARGO_GENERATE_RPM.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 profile=$1
 directory=$2
 shift 2
-out=target/package
+# Apart from what `make package` makes, because the lab makes packages too.
+out=target/package-tree
 umask 022
 
 # The tree always lies there, as Cargo.toml says: two builds take turns.
@@ -39,6 +40,7 @@ gzip -9n <CHANGELOG.md >"$out/deb/usr/share/doc/volattach/changelog.gz"
 # Binaries for a test are large, and not worth the minutes. gzip's are unpacked in a third of the time of xz's on an emulated node.
 [ "$profile" = release ] && deb=() rpm=() || deb=(--fast --compress-type gz --compress-system) rpm=(--payload-compress none)
 for kind; do
+    rm -f "$directory"/*."$kind"
     case $kind in
     deb) "$CARGO_DEB" --no-build --no-strip --quiet "${deb[@]}" --output "$directory/" >/dev/null ;;
     rpm)

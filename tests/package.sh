@@ -32,7 +32,7 @@ look() {
     modes "$deb" "$work/deb.list"
     # Man pages and the changelog are compressed on their way into the package.
     cut -d' ' -f1 "$work/deb.list" | sed 's/\.gz$//' | sort >"$work/deb.paths"
-    find target/package/deb -type f -printf '/%P\n' | sed 's/\.gz$//' | sort >"$work/tree.paths"
+    flock target/package.lock find target/package-tree/deb -type f -printf '/%P\n' | sed 's/\.gz$//' | sort >"$work/tree.paths"
     ! comm -13 "$work/deb.paths" "$work/tree.paths" | grep . || fail "these files are not in $deb"
     for listed in /usr/share/doc/volattach/copyright /usr/share/doc/volattach/changelog.Debian; do
         grep -qx "$listed" "$work/deb.paths" || fail "$deb has no $listed"
