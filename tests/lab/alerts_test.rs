@@ -1,6 +1,6 @@
 //! A real Prometheus scrapes the daemon while servers die and come back: the alerts fire and clear, and no scrape fails meanwhile.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -96,11 +96,11 @@ fn alerts(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Waits until exactly these alerts are firing, each with its value, and none is pending.
+/// Waits until exactly these alerts are firing, in the order of their names, each with its value, and none is pending.
 fn expect(prometheus: &Prometheus, alerts: &[(&str, f64)]) -> Result<()> {
-    let firing = |(name, value): &(&str, f64)| ((*name).to_owned(), ("firing".to_owned(), *value));
-    let expected: BTreeMap<_, _> = alerts.iter().map(firing).collect();
-    let mut last = BTreeMap::new();
+    let firing = |(name, value): &(&str, f64)| ((*name).to_owned(), "firing".to_owned(), *value);
+    let expected: Vec<_> = alerts.iter().map(firing).collect();
+    let mut last = Vec::new();
     wait_for("the alerts", PATIENCE, || {
         last = prometheus.alerts()?;
         Ok((last == expected).then_some(()))

@@ -1,6 +1,6 @@
 //! Debian's Prometheus on this machine: it scrapes the node's daemon, evaluates the rules that are shipped, and answers by its HTTP API.
 
-use std::{collections::BTreeMap, fs, net::SocketAddr, process::Stdio, time::Duration};
+use std::{fs, net::SocketAddr, process::Stdio, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use http_body_util::{BodyExt, Empty};
@@ -123,8 +123,9 @@ impl Prometheus {
         Ok(value.parse()?)
     }
 
-    /// The alerts that are pending or firing, each with its state and its value. Fails if a rule cannot be evaluated.
-    pub(crate) fn alerts(&self) -> Result<BTreeMap<String, (String, f64)>> {
+    /// The alerts that are pending or firing, in the order of their names, each with its state and its value: a rule has one for each set of
+    /// labels. Fails if a rule cannot be evaluated.
+    pub(crate) fn alerts(&self) -> Result<Vec<(String, String, f64)>> {
         let groups = self.get("rules")?;
         let groups = groups["groups"].as_array().context("no groups")?;
         let rules = groups.iter().flat_map(|group| group["rules"].as_array());
@@ -134,16 +135,14 @@ impl Prometheus {
         let alerts = self.get("alerts")?;
         let alerts = alerts["alerts"].as_array().context("no alerts")?;
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        alerts
-            .iter()
-            .map(|alert| {
-                let value = text(&alert["value"]).parse()?;
-                Ok((
-                    text(&alert["labels"]["alertname"]),
-                    (text(&alert["state"]), value),
-                ))
-            })
-            .collect()
+        let found = alerts.iter().map(|alert| {
+            let value = text(&alert["value"]).parse()?;
+            let name = text(&alert["labels"]["alertname"]);
+            anyhow::Ok((name, text(&alert["state"]), value))
+        });
+        let mut found = found.collect::<Result<Vec<_>>>()?;
+        found.sort_by(|one, other| one.0.cmp(&other.0));
+        Ok(found)
     }
 }
 
