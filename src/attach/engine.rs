@@ -9,7 +9,7 @@ use super::Error;
 use super::diagnose::Finding;
 use super::guard::BusyGuard;
 use super::inner::{Inner, Parts, Tuning};
-use super::plan::{AttachPlan, plan_attach};
+use super::plan::{AttachPlan, check_confined, plan_attach};
 use super::request::{AttachRequest, ConnectRequest, EndRequest, ExtendRequest, ListQuery, Wanted};
 use super::steps::Why;
 use super::work::{Job, Turn};
@@ -138,7 +138,11 @@ impl Engine {
         self.0.views.note(&view);
         let known = self.0.volume(&request.volume, Some(&request.id)).await?;
         let asker = Asker::from(grant.actor());
-        plan_attach(&self.0.backends(), &view, &asker, known, request)
+        let backends = self.0.backends();
+        let plan = plan_attach(&backends, &view, &asker, known, request)?;
+        let backend = backends.get(&plan.host.protocol)?;
+        check_confined(backend.as_ref(), &view, &plan.host).await?;
+        Ok(plan)
     }
 
     /// Takes no new work from now on, and waits for what is under way. A detach that waits for its guest is cut

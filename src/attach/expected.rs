@@ -199,7 +199,7 @@ impl Inner {
         }
         let view = findings.view?;
         let planned = plan_disk(&view, &forward.spec)?;
-        check_domain(forward.backend.as_ref(), &view, &forward.host)?;
+        check_domain(forward.backend.as_ref(), &view, &forward.host).await?;
         findings.inspected?;
         self.views.note(&view);
         let disk = DiskPlan {

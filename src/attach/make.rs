@@ -158,18 +158,21 @@ impl Inner {
             }
             _ => None,
         };
-        let plan_for = |view: &DomainView| -> Result<(DiskSpec, DiskPlan), Error> {
+        let plan_for = async |view: &DomainView| -> Result<(DiskSpec, DiskPlan), Error> {
             let spec = disk_spec(wanted, &decided, &host, view.dialect);
             let disk = match lost {
                 Some(old) if view.has(&old.disk) => old.disk.clone(),
                 // Refused now rather than after a mount.
                 _ => plan_disk(view, &spec)?,
             };
-            check_domain(backend.as_ref(), view, &host)?;
+            check_domain(backend.as_ref(), view, &host).await?;
             Ok((spec, disk))
         };
         // The domain may permit by now a disk that its last view refuses.
-        let planned = expected.and_then(|view| Some((plan_for(&view).ok()?, view)));
+        let planned = match expected {
+            Some(view) => plan_for(&view).await.ok().map(|planned| (planned, view)),
+            None => None,
+        };
         let mut inspected_at = Instant::now();
         let (domain, view, (spec, disk), reading) = match planned {
             Some((planned, view)) => (Some(view.domain.clone()), view, planned, Some(reading)),
@@ -184,7 +187,7 @@ impl Inner {
                 if let (Some(old), Some(now)) = (lost, &domain) {
                     check_same(old, now)?;
                 }
-                let planned = plan_for(&view)?;
+                let planned = plan_for(&view).await?;
                 findings.inspected?;
                 (domain, view, planned, None)
             }

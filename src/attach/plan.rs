@@ -31,7 +31,7 @@ pub struct AttachPlan {
 /// Plans an attach of the request, by this user, to the domain as it is in `view`, of the volume as it is known.
 ///
 /// # Errors
-/// What the attach itself would refuse before it touches anything.
+/// What the attach itself would refuse before it looks at anything.
 pub fn plan_attach(
     backends: &Backends,
     view: &DomainView,
@@ -45,7 +45,7 @@ pub fn plan_attach(
     let spec = disk_spec(&wanted, &decided, &host, view.dialect);
     let Decided { access, rights, .. } = decided;
     let disk = plan_disk(view, &spec)?;
-    check_domain(backends.get(&host.protocol)?.as_ref(), view, &host)?;
+    check_format(view, &host)?;
     let words = backends
         .get(&host.protocol)?
         .describe(&wanted.info.protocol, &host);
@@ -88,13 +88,19 @@ pub fn plan_attach(
     })
 }
 
-/// Refuses a volume that the confined running domain could not open, and a qcow2 image that a server serves to Xen: QEMU opens whatever
-/// file the header names, Xen's tool stack cannot forbid that, and the server may change the header after the inspection.
-pub(super) fn check_domain(
+/// Refuses what the domain may not have: [`check_format`] and [`check_confined`].
+pub(super) async fn check_domain(
     backend: &dyn Backend,
     view: &DomainView,
     host: &HostPlan,
 ) -> Result<(), Error> {
+    check_format(view, host)?;
+    check_confined(backend, view, host).await
+}
+
+/// Refuses a qcow2 image that a server serves to Xen: QEMU opens whatever file the header names, Xen's tool stack cannot forbid that, and the
+/// server may change the header after the inspection.
+fn check_format(view: &DomainView, host: &HostPlan) -> Result<(), Error> {
     let is_served = host.connection != Connection::None || host.keeps_owner;
     if view.dialect == Dialect::Xen && host.format == ImageFormat::Qcow2 && is_served {
         return Err(Error::Hypervisor(HypervisorError::FormatUnsupported {
@@ -103,8 +109,17 @@ pub(super) fn check_domain(
                   opening that: attach a raw one, or an image of this host itself",
         }));
     }
+    Ok(())
+}
+
+/// Refuses a volume that the confined running domain could not open, as this host is set up now.
+pub(super) async fn check_confined(
+    backend: &dyn Backend,
+    view: &DomainView,
+    host: &HostPlan,
+) -> Result<(), Error> {
     match view.live.confined {
-        true => Ok(backend.check_confined(host)?),
+        true => Ok(backend.check_confined(host).await?),
         false => Ok(()),
     }
 }

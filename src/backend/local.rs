@@ -140,7 +140,7 @@ impl Backend for LocalBackend {
         }
     }
 
-    fn check_confined(&self, _plan: &HostPlan) -> Result<(), BackendError> {
+    async fn check_confined(&self, _plan: &HostPlan) -> Result<(), BackendError> {
         Ok(()) // libvirt labels local volumes for its domain
     }
 

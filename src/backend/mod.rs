@@ -229,7 +229,7 @@ pub trait Backend: Send + Sync {
     ///
     /// # Errors
     /// Where it may not.
-    fn check_confined(&self, plan: &HostPlan) -> Result<(), BackendError>;
+    async fn check_confined(&self, plan: &HostPlan) -> Result<(), BackendError>;
 
     /// Asks a server that was silent for a sign of life, from user space and within the probe's deadline. `Ok`: it answers, or refuses
     /// promptly.

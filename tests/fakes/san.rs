@@ -357,7 +357,7 @@ impl Backend for SanBackend {
         false
     }
 
-    fn check_confined(&self, _plan: &HostPlan) -> Result<(), BackendError> {
+    async fn check_confined(&self, _plan: &HostPlan) -> Result<(), BackendError> {
         Ok(())
     }
 

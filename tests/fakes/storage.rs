@@ -278,7 +278,7 @@ impl Backend for FakeBackend {
         false
     }
 
-    fn check_confined(&self, plan: &HostPlan) -> Result<(), BackendError> {
+    async fn check_confined(&self, plan: &HostPlan) -> Result<(), BackendError> {
         self.go_by(plan);
         let state = self.world.state();
         let mut claims = plan.claims.iter();

@@ -44,7 +44,7 @@ impl Inner {
             && forward.plugs == self.plugs.load(Ordering::Acquire);
         if forward.confined {
             // A mount shows what no plan does: whether its files have labels.
-            backend.check_confined(&record.host.plan)?;
+            backend.check_confined(&record.host.plan).await?;
         }
         let mut inspected_at = looked_at;
         if !as_looked_at {
@@ -148,7 +148,7 @@ impl Inner {
         // A pending request to the guest was about a disk that is gone by now.
         record.guest_answered();
         record.disk = plan_disk(&view, spec)?;
-        check_domain(forward.backend.as_ref(), &view, &record.host.plan)?;
+        check_domain(forward.backend.as_ref(), &view, &record.host.plan).await?;
         record.domain = Some(view.domain);
         Ok(false)
     }

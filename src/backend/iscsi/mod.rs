@@ -236,7 +236,7 @@ impl Backend for IscsiBackend {
         false // the configuration has no such setting for iSCSI
     }
 
-    fn check_confined(&self, _plan: &HostPlan) -> Result<(), BackendError> {
+    async fn check_confined(&self, _plan: &HostPlan) -> Result<(), BackendError> {
         Ok(()) // libvirt labels a device for its domain
     }
 

@@ -5,7 +5,9 @@
 //! its files has a label of its own, as on a disk, and no boolean is asked for.
 
 use std::io;
+use std::sync::Arc;
 
+use super::blocking;
 use crate::backend::BackendError;
 use crate::host::Host;
 use crate::model::{HostPlan, MountPlan};
@@ -15,59 +17,82 @@ use crate::sys::mountinfo::Mounts;
 struct Kind {
     fstype: &'static str,
     boolean: &'static str,
-    /// Whether a server may give each file a label.
-    may_be_labelled: bool,
+    /// Whether a server may give each file of such a mount a label.
+    may_be_labelled: fn(&MountPlan) -> bool,
 }
 
 const KINDS: &[Kind] = &[
     Kind {
         fstype: "cifs",
         boolean: "virt_use_samba",
-        may_be_labelled: false,
+        may_be_labelled: |_| false,
     },
     Kind {
         fstype: "nfs",
         boolean: "virt_use_nfs",
-        may_be_labelled: true,
+        may_be_labelled: may_be_nfs_4_2,
     },
 ];
+
+/// Labels came with NFS 4.2 (RFC 7862, 9): of an older version's server the kernel takes none (`_nfs4_server_capabilities` in fs/nfs/nfs4proc.c).
+/// A plan has the newest version that is asked for.
+fn may_be_nfs_4_2(mount: &MountPlan) -> bool {
+    let mut options = mount.options.split(',');
+    let newest = options.find_map(|option| option.strip_prefix("vers="));
+    !matches!(newest, Some("3" | "4.0" | "4.1"))
+}
 
 /// Whether a confined guest may use the plan's mount. Of a mount that may turn out to have labels that is known once it is mounted: before,
 /// it may.
 ///
 /// # Errors
 /// Where its boolean is off.
-pub(in crate::backend) fn check(host: &Host, plan: &HostPlan) -> Result<(), BackendError> {
-    check_by(host, plan, Mounts::read)
+pub(in crate::backend) async fn check(
+    host: &Arc<Host>,
+    plan: &HostPlan,
+) -> Result<(), BackendError> {
+    check_by(host, plan, Mounts::read).await
 }
 
-fn check_by(
-    host: &Host,
+async fn check_by(
+    host: &Arc<Host>,
     plan: &HostPlan,
-    mounts: impl FnOnce() -> io::Result<Mounts>,
+    mounts: impl FnOnce() -> io::Result<Mounts> + Send + 'static,
 ) -> Result<(), BackendError> {
     let Some(mount) = plan.mount() else {
         return Ok(());
     };
-    let kind = KINDS.iter().find(|kind| kind.fstype == mount.fstype);
-    let Some(kind) = kind.filter(|kind| host.selinux_boolean_is_off(kind.boolean)) else {
+    let Some(kind) = KINDS.iter().find(|kind| kind.fstype == mount.fstype) else {
         return Ok(());
     };
-    if kind.may_be_labelled && !is_known_without_labels(mount, mounts)? {
-        return Ok(());
+    let looking = || format!("look for labels on the mount {}", mount.target.display());
+    let closed = {
+        let (host, mount) = (host.clone(), mount.clone());
+        move || is_closed(&host, kind, &mount, mounts)
+    };
+    match blocking(looking, closed).await? {
+        true => Err(BackendError::SelinuxBoolean {
+            fstype: mount.fstype.clone(),
+            boolean: kind.boolean,
+        }),
+        false => Ok(()),
     }
-    Err(BackendError::SelinuxBoolean {
-        fstype: mount.fstype.clone(),
-        boolean: kind.boolean,
-    })
 }
 
-fn is_known_without_labels(
+/// Whether the boolean is off and the mount without labels.
+fn is_closed(
+    host: &Host,
+    kind: &Kind,
     mount: &MountPlan,
     mounts: impl FnOnce() -> io::Result<Mounts>,
-) -> Result<bool, BackendError> {
-    let looking = || format!("look for labels on the mount {}", mount.target.display());
-    let mounts = mounts().map_err(super::host(looking))?;
+) -> io::Result<bool> {
+    if !host.selinux_boolean_is_off(kind.boolean) {
+        return Ok(false);
+    }
+    if !(kind.may_be_labelled)(mount) {
+        return Ok(true);
+    }
+    let mounts = mounts()?;
     let uppermost = mounts.at(&mount.target).pop();
     Ok(uppermost.is_some_and(|mounted| !mounted.labelled))
 }
@@ -77,8 +102,8 @@ mod tests {
     use super::*;
     use crate::model::{Access, Connection, ImageFormat, MountPlan, Reason, SourceKind};
 
-    #[test]
-    fn each_kind_of_mount_has_its_boolean_and_what_is_no_mount_has_none() {
+    #[tokio::test]
+    async fn each_kind_of_mount_has_its_boolean_and_what_is_no_mount_has_none() {
         let root = tempfile::tempdir().unwrap();
         let selinux = root.path().join("sys/fs/selinux");
         std::fs::create_dir_all(selinux.join("booleans")).unwrap();
@@ -87,9 +112,11 @@ mod tests {
             std::fs::write(selinux.join("booleans/virt_use_samba"), samba).unwrap();
             std::fs::write(selinux.join("booleans/virt_use_nfs"), nfs).unwrap();
         };
-        let host = Host::beneath(root.path());
+        let host = Arc::new(Host::beneath(root.path()));
+        let runtime = std::thread::current().id();
         let mounted = std::cell::Cell::new("");
-        let try_mount = |fstype: Option<&str>| {
+        let versions = std::cell::Cell::new("vers=4.2");
+        let try_mount = async |fstype: Option<&str>| {
             let plan = HostPlan {
                 keeps_owner: false,
                 protocol: "x".into(),
@@ -98,7 +125,7 @@ mod tests {
                     Connection::Mount(MountPlan {
                         source: "//nas/vols".into(),
                         fstype: fstype.into(),
-                        options: String::new(),
+                        options: format!("ro,nosuid,{},addr=192.0.2.1", versions.get()),
                         target: "/m".into(),
                         login: None,
                     })
@@ -110,10 +137,15 @@ mod tests {
                 access: Access::ReadOnly,
             };
             let table = Mounts::parse(mounted.get().as_bytes()).unwrap();
-            check_by(&host, &plan, || Ok(table))
+            let read = move || {
+                // A long mount table holds up nobody else.
+                assert_ne!(std::thread::current().id(), runtime);
+                Ok(table)
+            };
+            check_by(&host, &plan, read).await
         };
         set("0 0", "1 1");
-        let error = try_mount(Some("cifs")).unwrap_err();
+        let error = try_mount(Some("cifs")).await.unwrap_err();
         assert_eq!(error.reason(), Reason::SelinuxBoolean);
         let said = error.to_string();
         for word in [
@@ -124,14 +156,30 @@ mod tests {
         ] {
             assert!(said.contains(word), "{word}: {said}");
         }
-        assert!(try_mount(Some("nfs")).is_ok() && try_mount(None).is_ok());
+        assert!(try_mount(Some("nfs")).await.is_ok() && try_mount(None).await.is_ok());
         set("1 1", "0 0");
-        assert!(try_mount(Some("cifs")).is_ok());
-        assert!(try_mount(Some("nfs")).is_ok(), "it is not mounted yet");
+        assert!(try_mount(Some("cifs")).await.is_ok());
+        assert!(
+            try_mount(Some("nfs")).await.is_ok(),
+            "it is not mounted yet"
+        );
         mounted.set("9 1 0:9 / /m rw - nfs4 nas:/vols rw,seclabel,vers=4.2");
-        assert!(try_mount(Some("nfs")).is_ok(), "its files have labels");
+        assert!(
+            try_mount(Some("nfs")).await.is_ok(),
+            "its files have labels"
+        );
         mounted.set("9 1 0:9 / /m rw - nfs4 nas:/vols rw,vers=4.2");
-        let said = try_mount(Some("nfs")).unwrap_err().to_string();
+        let said = try_mount(Some("nfs")).await.unwrap_err().to_string();
         assert!(said.contains("virt_use_nfs on"), "{said}");
+        mounted.set("");
+        for (newest, may) in [
+            ("vers=3", false),
+            ("vers=4.0", false),
+            ("vers=4.1", false),
+            ("vers=4.2", true),
+        ] {
+            versions.set(newest);
+            assert_eq!(try_mount(Some("nfs")).await.is_ok(), may, "{newest}");
+        }
     }
 }

@@ -75,6 +75,27 @@ fn a_plan_names_what_takes_it_down() {
     );
 }
 
+#[tokio::test]
+async fn a_confined_guest_is_refused_a_version_without_labels_before_it_is_mounted() {
+    let root = tempfile::tempdir().unwrap();
+    let selinux = root.path().join("sys/fs/selinux");
+    std::fs::create_dir_all(selinux.join("booleans")).unwrap();
+    std::fs::write(selinux.join("enforce"), "1").unwrap();
+    std::fs::write(selinux.join("booleans/virt_use_nfs"), "0 0").unwrap();
+    let mut backend = backend(Path::new("/mnt"));
+    backend.host = Arc::new(Host::beneath(root.path()));
+    for (options, refused) in [
+        (vec![], None),
+        (vec![option("vers", "4")], None),
+        (vec![option("vers", "4.1")], Some(Reason::SelinuxBoolean)),
+        (vec![option("vers", "4.0")], Some(Reason::SelinuxBoolean)),
+    ] {
+        let plan = plan(&options).unwrap();
+        let error = backend.check_confined(&plan).await.err();
+        assert_eq!(error.map(|error| error.reason()), refused, "{options:?}");
+    }
+}
+
 #[test]
 fn two_mounts_are_one_only_if_all_is_the_same() {
     let shared = |options: &[MountOption]| plan(options).unwrap().claims;

@@ -180,7 +180,7 @@ impl Backend for NvmeBackend {
         false // the configuration has no such setting for NVMe
     }
 
-    fn check_confined(&self, _plan: &HostPlan) -> Result<(), BackendError> {
+    async fn check_confined(&self, _plan: &HostPlan) -> Result<(), BackendError> {
         Ok(()) // libvirt labels a device for its domain
     }
 

@@ -126,8 +126,8 @@ impl Backend for Guarded {
         self.inner.recall(volumes);
     }
 
-    fn check_confined(&self, plan: &HostPlan) -> Result<(), BackendError> {
-        self.inner.check_confined(plan)
+    async fn check_confined(&self, plan: &HostPlan) -> Result<(), BackendError> {
+        self.inner.check_confined(plan).await
     }
 
     async fn sign_of_life(&self, server: &Server) -> Result<(), BackendError> {

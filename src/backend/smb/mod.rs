@@ -229,8 +229,8 @@ impl Backend for SmbBackend {
         PROTOCOL
     }
 
-    fn check_confined(&self, plan: &HostPlan) -> Result<(), BackendError> {
-        mount::selinux::check(&self.host, plan)
+    async fn check_confined(&self, plan: &HostPlan) -> Result<(), BackendError> {
+        mount::selinux::check(&self.host, plan).await
     }
 
     fn read_only(&self, info: &Protocol) -> bool {
