@@ -8,14 +8,19 @@ use ::redb::backends::InMemoryBackend;
 use ::redb::{DatabaseError, StorageBackend};
 use serde_json::{Value, json};
 
+use super::contents::{self, Contents};
 use super::file::{self, Fault};
 use super::format::VERSION;
-use super::store::{Contents, FORMAT};
+use super::store::ABOUT;
 use super::{JournalError, Loss, Record, Unreadable};
 
 /// Everything in a journal's file, every page of which was checked.
 #[derive(Debug)]
-pub struct Inspection(Contents);
+pub struct Inspection {
+    contents: Contents,
+    /// Format of the file.
+    format: u32,
+}
 
 impl Inspection {
     /// Reads the file.
@@ -23,8 +28,7 @@ impl Inspection {
     /// # Errors
     /// The file cannot be read, is damaged, is of a later build, or a daemon has it open.
     pub fn read(path: &Path) -> Result<Self, JournalError> {
-        let contents = file::guarded(|| read(path));
-        contents.map(Self).map_err(|fault| JournalError {
+        file::guarded(|| read(path)).map_err(|fault| JournalError {
             action: "read",
             path: path.to_owned(),
             source: fault.into_cause(),
@@ -33,31 +37,31 @@ impl Inspection {
 
     /// The records, by id.
     pub fn records(&self) -> impl Iterator<Item = &Record> {
-        self.0.records.after(None).map(AsRef::as_ref)
+        self.contents.records.after(None).map(AsRef::as_ref)
     }
 
     /// The records that this build cannot read, by id.
     pub fn unreadable(&self) -> impl Iterator<Item = Unreadable> {
-        let unreadable = self.0.unreadable.iter();
+        let unreadable = self.contents.unreadable.iter();
         unreadable.map(|(id, kept)| kept.as_record(id))
     }
 
     /// The volumes whose permissions this build cannot read, and why.
     pub fn unreadable_permissions(&self) -> impl Iterator<Item = (&str, &str)> {
-        let unreadable = self.0.unreadable_permissions.iter();
+        let unreadable = self.contents.unreadable_permissions.iter();
         unreadable.map(|(volume, kept)| (volume.as_str(), kept.why.as_str()))
     }
 
     /// The loss of an earlier journal, if its attachments may still exist.
     #[must_use]
     pub fn loss(&self) -> Option<&Loss> {
-        self.0.loss.as_ref()
+        self.contents.loss.as_ref()
     }
 
     /// Everything, as one document.
     #[must_use]
     pub fn to_json(&self) -> Value {
-        let contents = &self.0;
+        let contents = &self.contents;
         let permissions: BTreeMap<_, _> = contents.permissions.iter().collect();
         let unreadable = |entries: &mut dyn Iterator<Item = (&str, Value)>| -> Vec<Value> {
             entries
@@ -73,7 +77,7 @@ impl Inspection {
             .iter()
             .map(|(volume, kept)| (volume.as_str(), kept.to_json()));
         json!({
-            "format": FORMAT,
+            "format": self.format,
             "version": VERSION,
             "loss": contents.loss,
             "records": self.records().collect::<Vec<_>>(),
@@ -84,7 +88,7 @@ impl Inspection {
     }
 }
 
-fn read(path: &Path) -> Result<Contents, Fault> {
+fn read(path: &Path) -> Result<Inspection, Fault> {
     file::refuse_newer(path)?;
     // Held while the file is copied. A damaged file may not open so, and the copy's check names the damage.
     let opened = file::guarded(|| Ok(file::builder().open_read_only(path)));
@@ -101,7 +105,11 @@ fn read(path: &Path) -> Result<Contents, Fault> {
     memory.set_len(bytes.len() as u64)?;
     memory.write(0, &bytes)?;
     let database = file::builder().create_with_backend(memory)?;
-    Contents::read(&database.begin_write()?)
+    let transaction = database.begin_write()?;
+    Ok(Inspection {
+        contents: Contents::read(&transaction)?,
+        format: contents::format(&transaction.open_table(ABOUT)?)?,
+    })
 }
 
 #[cfg(test)]
@@ -120,7 +128,7 @@ mod tests {
         let before = fs::read(&path).unwrap();
         let inspection = Inspection::read(&path).unwrap();
         assert_eq!(fs::read(&path).unwrap(), before);
-        let read: Vec<_> = inspection.0.records.after(None).cloned().collect();
+        let read: Vec<_> = inspection.contents.records.after(None).cloned().collect();
         let document = inspection.to_json();
         assert_eq!(document["version"], 2);
         assert_eq!(document["records"].as_array().unwrap().len(), read.len());

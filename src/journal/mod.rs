@@ -5,12 +5,14 @@
 //! outcome after; [`Journal::put_soon`] is for what a crash may take back because reality tells it again; no secret is
 //! ever in a record (the request is remembered by a keyed hash); records carry a version.
 
+mod contents;
 mod file;
 mod format;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod index;
 mod inspect;
+mod recent;
 mod record;
 mod redb;
 mod store;

@@ -7,8 +7,9 @@ use async_trait::async_trait;
 use nix::sys::statvfs::statvfs;
 use tokio::sync::watch;
 
+use super::contents::{Change, Kept};
 use super::file;
-use super::store::{Change, Kept, Shared, Store, lock};
+use super::store::{Shared, Store, lock};
 use super::writer::{Cause, JournalFigures, Writer};
 use super::{Condition, Journal, JournalError, Key, Loss, Record, Room, Unreadable};
 use crate::model::{AttachmentId, SetPermissions, VolumeId};
@@ -34,7 +35,7 @@ impl RedbJournal {
             path: path.to_owned(),
             source,
         };
-        let mut store = Store::open(path, existed).map_err(failed)?;
+        let store = Store::open(path, existed).map_err(failed)?;
         let contents = store.contents().clone();
         {
             let contents = lock(&contents);
@@ -52,11 +53,7 @@ impl RedbJournal {
                 tracing::error!(%volume, why = kept.why, "permissions cannot be read: they are kept as they are");
             }
         }
-        let applied = contents.clone();
-        let writer = Writer::start(
-            move |changes| store.write(changes),
-            move |change| lock(&applied).apply(change),
-        );
+        let writer = Writer::start(store);
         Ok(Self {
             writer: writer.map_err(|error| failed(error.into()))?,
             path: path.to_owned(),

@@ -2,178 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
 
 use ::redb::{Database, ReadableTable, Table, TableDefinition, WriteTransaction};
-use serde_json::{Value, json};
 
+use super::Loss;
+use super::contents::{Change, Contents};
 use super::file::{self, Fault};
-use super::format::{decode_permissions, decode_record, encode};
-use super::index::Records;
-use super::writer::Cause;
-use super::{Loss, Record, Unreadable};
-use crate::model::{AttachmentId, InvalidId, SetPermissions, VolumeId};
+use super::format::encode;
+use super::recent::{self, RECENT, REMOVED};
+use super::writer::{BOUND, Cause, Disk};
 
-const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("attachments");
-const PERMISSIONS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("permissions");
-/// Facts of the file as a whole: [`FORMAT`], the build that wrote it, and the loss of an earlier file.
-const ABOUT: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("about");
-
-/// Format of the file as a whole: its tables and their keys. A file of a later format is refused; values have versions of their own.
-pub(super) const FORMAT: u32 = 1;
-
-/// This build.
-const BUILD: &str = env!("CARGO_PKG_VERSION");
-
-/// One entry written, or removed (`None`).
-#[derive(Debug, Clone)]
-pub(super) enum Change {
-    /// The record of an attachment.
-    Record(AttachmentId, Option<Arc<Record>>),
-    /// The permissions that were set here for a volume.
-    Permissions(VolumeId, Option<Box<SetPermissions>>),
-    /// Forgets the loss of an earlier journal.
-    NoLoss,
-}
-
-/// A value that this build cannot read: kept in the file as it is.
-#[derive(Debug)]
-pub(super) struct Kept {
-    bytes: Vec<u8>,
-    /// Why.
-    pub(super) why: String,
-}
-
-impl Kept {
-    fn new(bytes: &[u8], why: &Cause) -> Self {
-        Self {
-            bytes: bytes.to_owned(),
-            why: why.to_string(),
-        }
-    }
-
-    /// The value.
-    pub(super) fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    /// The value as text, and why it cannot be read.
-    pub(super) fn to_json(&self) -> Value {
-        json!({"value": String::from_utf8_lossy(&self.bytes), "why": self.why})
-    }
-
-    /// The parts of a record that concern others, as far as they can be made out.
-    pub(super) fn as_record(&self, id: &AttachmentId) -> Unreadable {
-        let value: Value = serde_json::from_slice(&self.bytes).unwrap_or_default();
-        let record = &value["record"];
-        let claims = record["host"]["plan"]["claims"].as_array();
-        let claim = |claim: &Value| serde_json::from_value(claim.clone()).ok();
-        Unreadable {
-            id: id.clone(),
-            volume: record["volume"].as_str().and_then(|it| it.parse().ok()),
-            claims: claims.into_iter().flatten().filter_map(claim).collect(),
-            why: self.why.clone(),
-        }
-    }
-}
-
-/// Everything in the journal. Reads need no disk, as nobody else writes the file.
-#[derive(Debug, Default)]
-pub(super) struct Contents {
-    pub(super) records: Records,
-    pub(super) permissions: BTreeMap<VolumeId, SetPermissions>,
-    /// Records that this build cannot read, by attachment id.
-    pub(super) unreadable: BTreeMap<AttachmentId, Kept>,
-    /// Permissions that this build cannot read, by volume id.
-    pub(super) unreadable_permissions: BTreeMap<VolumeId, Kept>,
-    /// Loss of an earlier file.
-    pub(super) loss: Option<Loss>,
-}
-
-impl Contents {
-    pub(super) fn apply(&mut self, change: Change) {
-        match change {
-            Change::Record(_, Some(record)) => self.records.insert(record),
-            Change::Record(id, None) => {
-                self.records.remove(&id);
-                self.unreadable.remove(&id);
-            }
-            Change::Permissions(volume, Some(set)) => {
-                self.permissions.insert(volume, *set);
-            }
-            Change::Permissions(volume, None) => {
-                self.permissions.remove(&volume);
-            }
-            Change::NoLoss => self.loss = None,
-        }
-    }
-
-    pub(super) fn read(transaction: &WriteTransaction) -> Result<Self, Fault> {
-        let mut contents = Self::default();
-        {
-            let about = transaction.open_table(ABOUT)?;
-            refuse_later(&about)?;
-            contents.loss = about.get("loss")?.map(|loss| Loss::read(loss.value()));
-        }
-        for entry in transaction.open_table(RECORDS)?.iter()? {
-            let (id, value) = entry?;
-            match decode_record(value.value()) {
-                Ok(record) if record.id.as_str() != id.value() => {
-                    let why = format!("it names itself {}", record.id).into();
-                    let kept = Kept::new(value.value(), &why);
-                    contents.unreadable.insert(key(id.value())?, kept);
-                }
-                Ok(record) => contents.records.insert(Arc::new(record)),
-                Err(error) => {
-                    let kept = Kept::new(value.value(), &error);
-                    contents.unreadable.insert(key(id.value())?, kept);
-                }
-            }
-        }
-        for entry in transaction.open_table(PERMISSIONS)?.iter()? {
-            let (volume, value) = entry?;
-            match decode_permissions(value.value()) {
-                Ok(set) => {
-                    contents.permissions.insert(key(volume.value())?, set);
-                }
-                Err(error) => {
-                    let kept = Kept::new(value.value(), &error);
-                    let all = &mut contents.unreadable_permissions;
-                    all.insert(key(volume.value())?, kept);
-                }
-            }
-        }
-        Ok(contents)
-    }
-
-    /// The entries of the three tables, encoded.
-    fn encoded(&self) -> Result<[BTreeMap<String, Vec<u8>>; 3], Cause> {
-        let mut records = BTreeMap::new();
-        for record in self.records.after(None) {
-            records.insert(record.id.to_string(), encode(record.as_ref())?);
-        }
-        for (id, kept) in &self.unreadable {
-            records.insert(id.to_string(), kept.bytes.clone());
-        }
-        let mut permissions = BTreeMap::new();
-        for (volume, set) in &self.permissions {
-            permissions.insert(volume.to_string(), encode(set)?);
-        }
-        for (volume, kept) in &self.unreadable_permissions {
-            permissions.insert(volume.to_string(), kept.bytes.clone());
-        }
-        let mut about = BTreeMap::from([
-            ("format".to_owned(), FORMAT.to_string().into_bytes()),
-            ("build".to_owned(), BUILD.as_bytes().to_vec()),
-        ]);
-        if let Some(loss) = &self.loss {
-            about.insert("loss".to_owned(), serde_json::to_vec(loss)?);
-        }
-        Ok([records, permissions, about])
-    }
-}
+/// Records, but for those that [`recent`] has.
+pub(super) const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("attachments");
+pub(super) const PERMISSIONS: TableDefinition<'_, &str, &[u8]> =
+    TableDefinition::new("permissions");
+/// Facts of the file as a whole: its format ([`recent::FORMATS`]), the build that wrote it, and the loss of an earlier file.
+pub(super) const ABOUT: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("about");
 
 /// The journal's contents, shared with the thread that writes the file.
 pub(super) type Shared = Arc<Mutex<Contents>>;
@@ -189,6 +34,8 @@ pub(super) struct Store {
     contents: Shared,
     /// `None` after a failed write: redb refuses every transaction after that until the file is opened anew.
     database: Option<Database>,
+    /// Entries of the table of recent changes.
+    recent: u64,
 }
 
 impl Store {
@@ -210,7 +57,7 @@ impl Store {
                 Self::try_open(path, loss.as_ref())
             }
         };
-        let (database, contents) = match opened {
+        let (database, contents, recent) = match opened {
             Err(Fault::Damaged(why)) => {
                 let kept = file::set_aside(path, &directory)?;
                 Self::try_open(path, Some(&Loss::now(why, Some(kept))))
@@ -222,21 +69,24 @@ impl Store {
             path: path.to_owned(),
             contents: Arc::new(Mutex::new(contents)),
             database: Some(database),
+            recent,
         })
     }
 
-    fn try_open(path: &Path, loss: Option<&Loss>) -> Result<(Database, Contents), Fault> {
+    fn try_open(path: &Path, loss: Option<&Loss>) -> Result<(Database, Contents, u64), Fault> {
         file::open(path, |database| {
             let transaction = database.begin_write()?;
             let mut contents = Contents::read(&transaction)?;
             if loss.is_some() {
                 contents.loss = loss.cloned();
             }
+            // Entries of a daemon that was killed stay where they are: a disk that is full must not keep this one from starting.
+            let recent = recent::len(&transaction)?;
             // A new file has its tables now; a file of an earlier build has its format.
-            let [_, _, about] = contents.encoded()?;
+            let about = contents.about(recent)?;
             replace(&mut transaction.open_table(ABOUT)?, &about)?;
             transaction.commit()?;
-            Ok((database, contents))
+            Ok((database, contents, recent))
         })
     }
 
@@ -244,14 +94,21 @@ impl Store {
         &self.contents
     }
 
-    /// Writes the changes in their order, all or none; they are on disk when this returns. After a failure the next call opens the file
-    /// anew first.
-    pub(super) fn write(&mut self, changes: &[Change]) -> Result<(), Cause> {
+    /// Runs one transaction, which returns the number of recent entries; it is on disk when this returns. After a failure the next call
+    /// opens the file anew first.
+    fn transact(
+        &mut self,
+        work: impl FnOnce(&WriteTransaction) -> Result<u64, Cause>,
+    ) -> Result<(), Cause> {
         let database = match self.database.take() {
             Some(database) => database,
             None => self.restore()?,
         };
-        commit(&database, changes)?;
+        let transaction = database.begin_write()?;
+        let recent = work(&transaction)?;
+        // redb's default durability: on disk when commit returns.
+        transaction.commit()?;
+        self.recent = recent;
         self.database = Some(database);
         Ok(())
     }
@@ -259,9 +116,13 @@ impl Store {
     /// Opens the file anew, and makes it hold exactly the contents: a failed write may have come to the disk all the same, and its
     /// caller was told that it did not.
     fn restore(&self) -> Result<Database, Cause> {
-        let [records, permissions, about] = lock(&self.contents).encoded()?;
+        let ([records, permissions], about) = {
+            let contents = lock(&self.contents);
+            (contents.encoded()?, contents.about(0)?)
+        };
         let restored = file::open(&self.path, |database| {
             let transaction = database.begin_write()?;
+            recent::clear(&transaction)?;
             replace(&mut transaction.open_table(RECORDS)?, &records)?;
             replace(&mut transaction.open_table(PERMISSIONS)?, &permissions)?;
             replace(&mut transaction.open_table(ABOUT)?, &about)?;
@@ -274,54 +135,47 @@ impl Store {
     }
 }
 
-/// Reads the key of an entry.
-fn key<T: FromStr<Err = InvalidId>>(text: &str) -> Result<T, Cause> {
-    Ok(text.parse()?)
-}
-
-impl Loss {
-    fn now(why: String, kept: Option<PathBuf>) -> Self {
-        Self {
-            at: SystemTime::now(),
-            why,
-            kept,
-        }
+impl Disk for Store {
+    fn write(&mut self, changes: &[Change]) -> Result<(), Cause> {
+        self.transact(|transaction| write(transaction, changes))
     }
 
-    fn read(bytes: &[u8]) -> Self {
-        serde_json::from_slice(bytes)
-            .unwrap_or_else(|error| Self::now(format!("unknown: {error}"), None))
+    fn fold(&mut self) -> Result<(), Cause> {
+        self.transact(|transaction| {
+            recent::fold(transaction)?;
+            Ok(0)
+        })
+    }
+
+    fn unfolded(&self) -> u64 {
+        self.recent
+    }
+
+    fn apply(&self, change: Change) {
+        lock(&self.contents).apply(change);
     }
 }
 
-/// Refuses a file of a later format, which it names itself. A file without a format is of a build before the first.
-fn refuse_later(about: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<(), Fault> {
-    let text = |key: &str| -> Result<Option<String>, Fault> {
-        let value = about.get(key)?;
-        Ok(value.map(|it| String::from_utf8_lossy(it.value()).into_owned()))
-    };
-    let Some(format) = text("format")?.filter(|it| *it != FORMAT.to_string()) else {
-        return Ok(());
-    };
-    let build = text("build")?.unwrap_or_default();
-    let why = format!(
-        "it has format {format}, written by volattach {build}, and this build ({BUILD}) reads format {FORMAT}: install volattach {build} \
-         or a later one"
-    );
-    Err(Fault::Other(why.into()))
-}
-
-/// Writes all the changes in one transaction. redb's default durability: on disk when commit returns.
-fn commit(database: &Database, changes: &[Change]) -> Result<(), Cause> {
-    let transaction = database.begin_write()?;
+/// Writes the changes, and returns the number of recent entries. Many changes share the cost of the big table's levels, and would fill the
+/// table of recent ones: they are written to the big table.
+fn write(transaction: &WriteTransaction, changes: &[Change]) -> Result<u64, Cause> {
+    let many = changes.len() as u64 >= BOUND;
+    if many {
+        recent::fold(transaction)?;
+    }
+    let before = recent::len(transaction).map_err(Fault::into_cause)?;
     {
-        let mut records = transaction.open_table(RECORDS)?;
+        let (table, removed) = match many {
+            true => (RECORDS, None),
+            false => (RECENT, Some(REMOVED)),
+        };
+        let mut records = transaction.open_table(table)?;
         let mut permissions = transaction.open_table(PERMISSIONS)?;
         for change in changes {
             match change {
                 Change::Record(id, record) => {
                     let value = record.as_deref().map(encode).transpose()?;
-                    set(&mut records, id.as_str(), value.as_deref())?;
+                    set(&mut records, id.as_str(), value.as_deref().or(removed))?;
                 }
                 Change::Permissions(volume, given) => {
                     let value = given.as_ref().map(encode).transpose()?;
@@ -333,12 +187,12 @@ fn commit(database: &Database, changes: &[Change]) -> Result<(), Cause> {
             }
         }
     }
-    Ok(transaction.commit()?)
+    recent::mark(transaction, before)
 }
 
 type Entries<'t> = Table<'t, &'static str, &'static [u8]>;
 
-fn set(table: &mut Entries<'_>, key: &str, value: Option<&[u8]>) -> Result<(), Cause> {
+pub(super) fn set(table: &mut Entries<'_>, key: &str, value: Option<&[u8]>) -> Result<(), Cause> {
     match value {
         Some(value) => table.insert(key, value)?,
         None => table.remove(key)?,
@@ -356,3 +210,6 @@ fn replace(table: &mut Entries<'_>, wanted: &BTreeMap<String, Vec<u8>>) -> Resul
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

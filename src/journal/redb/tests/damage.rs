@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::*;
+use crate::journal::Inspection;
 
 /// Flips at most so many bytes behind the headers. `VOLATTACH_FLIPS=n` flips n, or all there are.
 const FLIPS: usize = 200;
@@ -177,12 +178,14 @@ async fn a_file_of_a_later_build_is_refused_by_name_and_kept() {
     let raw = redb::Database::create(&path).unwrap();
     let transaction = raw.begin_write().unwrap();
     let mut about = transaction.open_table(ABOUT).unwrap();
-    about.insert("format", b"2".as_slice()).unwrap();
+    about.insert("format", b"3".as_slice()).unwrap();
     about.insert("build", b"9.8.7".as_slice()).unwrap();
     drop(about);
     transaction.commit().unwrap();
     drop(raw);
-    refused("install volattach 9.8.7");
+    refused("reads formats 1 and 2: install volattach 9.8.7");
+    let error = Inspection::read(&path).unwrap_err();
+    assert!(error.source.to_string().contains("9.8.7"), "{error:?}");
 }
 
 /// Upgrade and way back: records of each version and of a later one, with a reason of a later build, in one file.
