@@ -80,6 +80,11 @@ otlp-test: deps ## traces to a collector, by a build with the feature otlp
 keystone-test: deps ## tokens, asked about at a real Keystone (from PyPI); FILTER=text: tests whose name contains it
 	@tests/keystone/keystone.sh cargo test --locked --quiet --test keystone -- $(FILTER)
 
+.PHONY: python-test
+python-test: deps ## the Python client (clients/python) and its example against the daemon; FILTER=test_daemon.Watches: those alone
+	@cargo build --locked --quiet --bins
+	@clients/python/tests/run.sh $(FILTER)
+
 .PHONY: web-test
 web-test: deps ## the web page in headless Chromium: pictures in target/web, keyboard, axe-core (from npm)
 	@cargo test --locked --quiet --test page --no-run

@@ -39,7 +39,7 @@ fn documents() -> BTreeMap<PathBuf, String> {
             found.push(path);
         }
     }
-    for folder in ["docs", "tests"] {
+    for folder in ["clients", "docs", "tests"] {
         files(&root().join(folder), "md", &mut found);
     }
     let documents = found.into_iter().map(|path| {
