@@ -12,7 +12,8 @@ packages=(
     mmdebstrap debian-archive-keyring e2fsprogs cpio xz-utils openssh-client # the lab's image, and the way into it
     python3-grpcio python3-protobuf                                # a foreign client of the API
     selinux-policy-dev semodule-utils policycoreutils setools       # the SELinux module, and looks at what it allows
-    python3-venv                                                   # oslo.policy, to compare decisions with
+    python3-venv                                                   # oslo.policy, to compare decisions with; the Python client
+    openssl                                                        # certificates for the Python client
     "$@"
 )
 

@@ -1,16 +1,12 @@
 """The client and the real daemon."""
 
-import json
 import logging
-import re
 import socket
 import subprocess
-import sys
 import threading
 import traceback
 import unittest
 from contextlib import closing
-from pathlib import Path
 
 import grpc
 from daemon import LONG, Cable, Daemon
@@ -160,24 +156,6 @@ class Calls(WithDaemon):
         shown += [repr(error.__cause__), str(error.__cause__), repr(self.client.with_tokens(secret, secret))]
         for text in shown:
             self.assertNotIn(secret, text)
-
-
-class Examples(WithDaemon):
-    def test_attach_watch_detach(self):
-        info = self.daemon.path / "info.json"
-        info.write_text(json.dumps(self.daemon.volume("vol-1")))
-        program = Path(__file__).parents[3] / "examples/attach_watch_detach.py"
-        command = [sys.executable, program, "--target", self.daemon.target, "--volume", "vol-1", info]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LONG)
-        self.assertEqual((done.returncode, done.stderr), (0, ""))
-        states = re.findall("STATE_[A-Z]*", done.stdout)
-        self.assertIn("STATE_CONNECTED", states)
-        self.assertEqual(states[-1], "STATE_GONE")
-
-        command += ["--domain", "web", "--timeout", "1"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LONG)
-        self.assertEqual(done.returncode, 1)
-        self.assertRegex(done.stderr, r"^TemporaryError: .*\(HYPERVISOR_UNAVAILABLE\)$")
 
 
 class Watches(WithDaemon):

@@ -3,6 +3,7 @@
 import inspect
 import re
 import tempfile
+import threading
 import time
 import unittest
 from concurrent import futures
@@ -37,6 +38,15 @@ class Answer:
     def send(self, context):
         context.set_trailing_metadata([("grpc-status-details-bin", self.status.SerializeToString())])
         context.abort(self.code, self.status.message)
+
+
+class Silence:
+    """No answer before the deadline."""
+
+    def send(self, context):
+        over = threading.Event()
+        if context.add_callback(over.set):
+            over.wait(LONG)
 
 
 class Script(grpc.GenericRpcHandler):
@@ -153,6 +163,13 @@ class Rules(unittest.TestCase):
         first, second = (call[3] for call in self.script.calls)
         self.assertLessEqual(first, 10)
         self.assertLessEqual(second, first - 0.5)  # gRPC rounds what it sends
+
+    def test_a_reason_outlives_the_deadline(self):
+        answer = Answer(grpc.StatusCode.UNAVAILABLE, "SERVER_UNREACHABLE")
+        error, calls = self.outcome(answer, Silence(), call=lambda: self.client.get_connector(timeout=2))
+        self.assertEqual((error.reason, calls), ("SERVER_UNREACHABLE", 2))
+        error, calls = self.outcome(Silence(), call=lambda: self.client.get_connector(timeout=0.5))
+        self.assertEqual((error.reason, error.code, calls), ("", grpc.StatusCode.DEADLINE_EXCEEDED, 1))
 
     def test_tokens_are_sent(self):
         tokens = iter(["first", "second"])

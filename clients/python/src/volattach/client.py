@@ -300,6 +300,7 @@ class Client:
         deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
         pauses = retry.pauses()
         failures = 0
+        known: errors.VolattachError | None = None  # the last failure that has a reason
         while True:
             remaining = max(deadline - time.monotonic(), 0)
             try:
@@ -308,8 +309,11 @@ class Client:
                 failure = errors.from_rpc(error)
                 failures += 1
                 pause = next(pauses) if failure.retry_after is None else failure.retry_after
-                if not repeat or not retry.is_repeated(failure, failures) or time.monotonic() + pause >= deadline:
-                    raise failure from error
+                over = time.monotonic() + pause >= deadline
+                if not repeat or not retry.is_repeated(failure, failures) or over:
+                    # That the time is over says less than why it was not enough.
+                    raise (failure if failure.reason or known is None else known) from error
+                known = failure if failure.reason else known
             _log.info("%s: %s; again in %.1f s", method, failure, pause)
             time.sleep(pause)
 
