@@ -9,7 +9,7 @@ import unittest
 from contextlib import closing
 
 import grpc
-from daemon import LONG, Cable, Daemon
+from daemon import LONG, Cable, Daemon, Libvirt
 
 import volattach
 from volattach import Kind, v1
@@ -156,6 +156,43 @@ class Calls(WithDaemon):
         shown += [repr(error.__cause__), str(error.__cause__), repr(self.client.with_tokens(secret, secret))]
         for text in shown:
             self.assertNotIn(secret, text)
+
+
+class Guest(unittest.TestCase):
+    def test_a_guest_has_volumes_and_lets_go_of_them_or_not(self):
+        libvirt = Libvirt()
+        self.addCleanup(libvirt.remove)
+        libvirt.start_guest()
+        daemon = Daemon('[detach]\nunplug_timeout = "1s"', libvirt)
+        self.addCleanup(daemon.remove)
+        daemon.start()
+        client = volattach.Client(daemon.target, timeout=LONG)
+        self.addCleanup(client.close)
+
+        def request(name, bus):
+            return {
+                "attachment_id": f"att-{name}",
+                "volume_id": name,
+                "domain": "idle",
+                "connection_info": daemon.volume(name),
+                "access": v1.ACCESS_READ_ONLY,
+                "disk": v1.DiskOptions(bus=bus),
+            }
+
+        plan = client.plan_attach(**request("vol-1", "scsi"))
+        self.assertIn("<readonly/>", plan.disk_xml)
+        made = client.attach_volume(**request("vol-1", "scsi"))
+        self.assertEqual((made.state, made.target, made.domain_name), (v1.STATE_ATTACHED, "sda", "idle"))
+        self.assertIn("vol-1", libvirt.disks())
+        client.detach_volume(attachment_id="att-vol-1")
+        self.assertNotIn("vol-1", libvirt.disks())
+
+        client.attach_volume(**request("vol-2", "virtio"))
+        with self.assertRaises(volattach.UnplugPending):
+            client.detach_volume(attachment_id="att-vol-2")
+        self.assertEqual(client.get_attachment(attachment_id="att-vol-2").state, v1.STATE_DETACHING)
+        self.assertEqual(client.cancel_detach(attachment_id="att-vol-2").state, v1.STATE_ATTACHED)
+        self.assertIn("vol-2", libvirt.disks())
 
 
 class Watches(WithDaemon):
