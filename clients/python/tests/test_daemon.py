@@ -297,7 +297,8 @@ class Restarts(WithDaemon):
         self.daemon.stop()
         with self.assertRaises(volattach.TemporaryError) as raised:
             self.client.get_connector(timeout=0.5)
-        self.assertEqual(raised.exception.code, grpc.StatusCode.UNAVAILABLE)
+        # By whether the last try was refused or still under way.
+        self.assertIn(raised.exception.code, {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
         self.assertEqual(raised.exception.reason, "")
 
 
