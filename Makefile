@@ -80,6 +80,10 @@ otlp-test: deps ## traces to a collector, by a build with the feature otlp
 keystone-test: deps ## tokens, asked about at a real Keystone (from PyPI); FILTER=text: tests whose name contains it
 	@tests/keystone/keystone.sh cargo test --locked --quiet --test keystone -- $(FILTER)
 
+.PHONY: cinder-test
+cinder-test: deps ## volattach cinder beside a real Cinder and Keystone (from PyPI), each of its requests failed; FILTER=text: tests whose name contains it
+	@tests/cinder/cinder.sh cargo test --locked --quiet --test cinder -- $(FILTER)
+
 .PHONY: web-test
 web-test: deps ## the web page in headless Chromium: pictures in target/web, keyboard, axe-core (from npm)
 	@cargo test --locked --quiet --test page --no-run
