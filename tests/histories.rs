@@ -278,8 +278,9 @@ impl History {
             self.world.gate.release();
             answer = Some(call.await);
         }
-        self.world.gate.disarm();
-        answer
+        let passed = self.world.gate.disarm().is_none();
+        // It may have died in the background, as the call ended.
+        answer.filter(|_| passed || !matches!(struck, Some((_, Fault::Die))))
     }
 
     /// Removes all devices, and adds disks of other programs, which take the names.
@@ -295,6 +296,7 @@ impl History {
     }
 
     async fn restart(&mut self) {
+        self.world.gate.bury();
         self.engine = self.world.engine_of_san();
         self.engine.recall().await.unwrap();
         reconcile::once(&self.engine).await;

@@ -211,7 +211,7 @@ async fn strike(
     at: usize,
     bystander: bool,
 ) -> Option<String> {
-    let world = World::of(dialect);
+    let mut world = World::of(dialect);
     let engine = world.engine();
     let bystander = if bystander {
         engine
@@ -222,7 +222,7 @@ async fn strike(
     } else {
         None
     };
-    let look = |world| look(world, bystander.as_ref());
+    let look = |world: &World| look(world, bystander.as_ref());
     operation.prepare(&world, &engine, info("v1")).await;
 
     world.gate.arm(at, fault);
@@ -251,7 +251,8 @@ async fn strike(
         Some(Err(_)) | None => {}
     }
 
-    // The next start of the daemon. (What the dead process had begun stays unfinished: its calls never return.)
+    // The next start of the daemon.
+    world.gate.bury();
     let engine = world.engine();
     reconcile::once(&engine).await;
     let after = look(&world);

@@ -37,12 +37,16 @@ struct Plan {
     fault: Option<(usize, Fault)>,
     /// What happened where.
     struck: Option<String>,
+    /// The number of the process that lives; those before it are dead.
+    lives: u64,
 }
 
 /// Every call into the world passes here.
 #[derive(Clone, Default)]
 pub struct Gate {
     plan: Arc<Mutex<Plan>>,
+    /// The number of the process that passes here.
+    life: u64,
     died: Arc<Notify>,
     released: Arc<Notify>,
 }
@@ -53,8 +57,10 @@ pub struct Failed;
 impl Gate {
     /// From now on, the `at`-th passage (from 0) goes wrong.
     pub fn arm(&self, at: usize, fault: Fault) {
-        *self.plan.lock().unwrap() = Plan {
+        let mut plan = self.plan.lock().unwrap();
+        *plan = Plan {
             fault: Some((at, fault)),
+            lives: plan.lives,
             ..Plan::default()
         };
     }
@@ -63,9 +69,15 @@ impl Gate {
     pub fn disarm(&self) -> Option<String> {
         let mut plan = self.plan.lock().unwrap();
         plan.fault = None;
-        // Several calls may have met one death: drop the spare notification, or a later wait would end by it.
+        // Nobody may have waited for the death: drop the spare notification, or a later wait would end by it.
         let _ = self.died.notified().now_or_never();
         plan.struck.take()
+    }
+
+    /// The process is dead: no call of what was built so far returns, which tasks of it that are still polled would else go on by.
+    pub fn bury(&mut self) {
+        self.life += 1;
+        self.plan.lock().unwrap().lives = self.life;
     }
 
     /// Lets the call that is held go on.
@@ -80,41 +92,43 @@ impl Gate {
 
     /// A call passes.
     pub async fn pass(&self, call: &str, moment: Moment) -> Result<(), Failed> {
-        let name = format!("{call} {moment:?}");
-        let (number, fault) = {
+        let number = {
             let mut plan = self.plan.lock().unwrap();
-            let number = plan.passed;
             plan.passed += 1;
-            let fault = match plan.fault {
-                Some((at, fault)) if number == at => Some(fault),
-                Some((at, fault))
-                    if number > at && matches!(fault, Fault::FailFromHere | Fault::Die) =>
-                {
-                    Some(fault)
-                }
-                _ => None,
-            };
-            if fault.is_some() && plan.struck.is_none() {
-                plan.struck = Some(name);
-            }
-            (number, fault)
+            plan.passed - 1
         };
         // Real calls take their time, and never the same: here others get theirs.
         for _ in 0..number * 7919 % 5 {
             tokio::task::yield_now().await;
         }
-        match fault {
+        match self.struck(number, call, moment) {
             None => Ok(()),
             Some(Fault::Fail | Fault::FailFromHere) => Err(Failed),
             Some(Fault::Hold) => {
-                self.died.notify_one();
                 self.released.notified().await;
                 Ok(())
             }
-            Some(Fault::Die) => {
+            Some(Fault::Die) => std::future::pending().await,
+        }
+    }
+
+    /// What happens at the passage `number`. Who waits for a death is told in the same moment: later it could be taken for the next one.
+    fn struck(&self, number: usize, call: &str, moment: Moment) -> Option<Fault> {
+        let mut plan = self.plan.lock().unwrap();
+        if self.life < plan.lives {
+            return Some(Fault::Die);
+        }
+        let (at, fault) = plan.fault?;
+        let lasts = matches!(fault, Fault::FailFromHere | Fault::Die);
+        if number != at && !(number > at && lasts) {
+            return None;
+        }
+        if plan.struck.is_none() {
+            plan.struck = Some(format!("{call} {moment:?}"));
+            if matches!(fault, Fault::Die | Fault::Hold) {
                 self.died.notify_one();
-                std::future::pending().await
             }
         }
+        Some(fault)
     }
 }
