@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use tokio::task::consume_budget;
+
 use super::Error;
 use super::engine::Engine;
 use super::inner::Inner;
@@ -99,6 +101,7 @@ impl Inner {
             SystemTime::now(),
         ));
         for record in &records {
+            consume_budget().await;
             let findings_of_record: Vec<Finding> = of_record(record)
                 .into_iter()
                 .chain(of_paths(record))

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tokio::task::consume_budget;
 use tokio::time::Instant;
 
 use super::Error;
@@ -156,6 +157,7 @@ impl Engine {
         census.stuck_workers = stuck as u64;
         let mut used = BTreeSet::<Server>::new();
         for record in parts.journal.all().await? {
+            consume_budget().await;
             // A record of a later build may name a protocol that this build does not know.
             let backend = backends.get(&record.host.plan.protocol);
             let backend = backend.map_or("other", |backend| backend.protocol());

@@ -1,5 +1,7 @@
 //! One look of [`crate::reconcile`] at many records: at the host's state once for each backend, at each domain once for all its records.
 //!
+//! A step for each record may be a long walk: all such loops consume budget, so that others get their turns meanwhile.
+//!
 //! What the look finds may be old by the time it is used, so it only chooses the records to settle; [`Engine::settle`] looks again before it acts.
 
 use std::collections::{BTreeMap, HashSet};
@@ -8,6 +10,7 @@ use std::time::Duration;
 
 use futures::future::{FutureExt, join_all, ready};
 use futures::stream::{self, FuturesUnordered, Stream, StreamExt};
+use tokio::task::consume_budget;
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -66,6 +69,7 @@ impl Engine {
         let mut looked = Vec::new();
         let mut forward = Vec::new();
         for record in records {
+            consume_budget().await;
             wanted.remove(&record.id);
             // Looked at step by step: a record that goes backward, and one that a call works on, once that call has ended.
             match record.course.direction() {
@@ -77,6 +81,7 @@ impl Engine {
         let mut domains: BTreeMap<Uuid, Vec<Connected>> = BTreeMap::new();
         let mut degraded = Vec::new();
         for (record, found) in self.0.find_all(forward).await {
+            consume_budget().await;
             match found {
                 Ok(found) => {
                     let has_missed = found.degraded().or(record.degraded).is_some();
@@ -131,7 +136,7 @@ impl Inner {
         let finds = by_protocol(records)
             .into_iter()
             .map(|(protocol, records)| async move {
-                let volumes: Vec<HostVolume> = records.iter().map(|it| it.host.clone()).collect();
+                let volumes = volumes_of(&records).await;
                 let found = match self.backends().get(&protocol) {
                     Ok(backend) => timeout(FOUND, backend.find_all(volumes)).await.ok(),
                     Err(_) => None,
@@ -167,6 +172,7 @@ impl Inner {
     /// Notes how many paths of each work; returns those whose missing paths can be made now.
     async fn repairable(&self, degraded: Vec<Connected>) -> Arc<HashSet<AttachmentId>> {
         for (record, found) in &degraded {
+            consume_budget().await;
             if found.degraded() != record.degraded
                 && let Err(error) = self.note_paths(record, found.degraded()).await
             {
@@ -179,7 +185,7 @@ impl Inner {
         let asks = by_protocol(missing)
             .into_iter()
             .map(|(protocol, records)| async move {
-                let volumes = records.iter().map(|it| it.host.clone()).collect();
+                let volumes = volumes_of(&records).await;
                 let paths = match self.backends().get(&protocol) {
                     Ok(backend) => timeout(FOUND, backend.repairable(volumes)).await.ok(),
                     Err(_) => None,
@@ -233,6 +239,15 @@ fn judge(record: &Record, seen: &Observed, decide: Decide) -> Judged {
         _ => Some(Looked::Unsettled),
     };
     (record.id.clone(), looked)
+}
+
+async fn volumes_of(records: &[Arc<Record>]) -> Vec<HostVolume> {
+    let mut volumes = Vec::with_capacity(records.len());
+    for record in records {
+        consume_budget().await;
+        volumes.push(record.host.clone());
+    }
+    volumes
 }
 
 fn by_protocol(records: Vec<Arc<Record>>) -> BTreeMap<String, Vec<Arc<Record>>> {

@@ -96,7 +96,8 @@ impl Records {
             Entry::Occupied(mut entry) => {
                 let held = entry.get_mut();
                 let old = std::mem::replace(&mut held.record, record.clone());
-                for key in old.keys() {
+                // Most changes of a record change no key.
+                for key in old.keys().filter(|key| !record.has(*key)) {
                     self.by_key.remove(&(hash(key), held.number));
                 }
                 held.number
