@@ -4,14 +4,14 @@
 //! keys are of few values, and none is a name that somebody chose.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use tokio::task::consume_budget;
 use tokio::time::Instant;
 
 use super::Error;
 use super::engine::Engine;
 use crate::figures::{Counter, Timings};
-use crate::journal::Step;
+use crate::journal::{Record, Step};
 use crate::libvirt::HypervisorLoad;
 use crate::model::Server;
 
@@ -156,8 +156,7 @@ impl Engine {
         census.workers = workers as u64;
         census.stuck_workers = stuck as u64;
         let mut used = BTreeSet::<Server>::new();
-        for record in parts.journal.all().await? {
-            consume_budget().await;
+        let count = |record: Arc<Record>| {
             // A record of a later build may name a protocol that this build does not know.
             let backend = backends.get(&record.host.plan.protocol);
             let backend = backend.map_or("other", |backend| backend.protocol());
@@ -173,7 +172,8 @@ impl Engine {
                 *planned += u64::from(paths.planned);
             }
             used.extend(record.host.plan.reached_by());
-        }
+        };
+        self.0.each_record(count).await?;
         let ill = quarantine.ill();
         let quarantined = ill.values().filter(|quarantined| **quarantined).count();
         census.servers = ServerCounts {

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::Error;
 use super::diagnose::{Finding, of_orphan, of_unseen};
 use super::engine::Engine;
-use super::inner::Inner;
+use super::inner::{Inner, volumes_of};
 use super::orphans::{Orphan, Unseen};
 use super::work::{Job, in_time, passed};
 use crate::admission::{Admitted, Grant};
@@ -300,7 +300,7 @@ impl Inner {
         };
         let records = self.parts.journal.all().await?;
         let others = records.iter().filter(|other| other.id != record.id);
-        let mut volumes: Vec<HostVolume> = others.map(|other| other.host.clone()).collect();
+        let mut volumes = volumes_of(others).await;
         let without = backend.unrecorded(&volumes).await;
         volumes.push(record.host.clone());
         // The second look has what calls have connected since the first.

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::task::{consume_budget, yield_now};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -21,12 +22,14 @@ use super::timers::UnplugTimers;
 use super::work::Work;
 use crate::admission::Grant;
 use crate::backend::{Backends, Locks, Lvm};
-use crate::journal::{Journal, Key, Record};
+use crate::journal::{Journal, JournalError, Key, Record};
 use crate::libvirt::Hypervisor;
-use crate::model::{Attachment, AttachmentId, Claim, DomainRef, HostKey, WorkLimits, Wwid};
+use crate::model::{
+    Attachment, AttachmentId, Claim, DomainRef, HostKey, HostVolume, WorkLimits, Wwid,
+};
 
-/// Records that are looked at in one go for a page of a list.
-const CANDIDATES: usize = 256;
+/// Records that are looked at in one go before others get their turns.
+const PAGE: usize = 256;
 /// Looks of reconcile at a time: at a domain with all its records, or at one record.
 const LOOKS: usize = 8;
 
@@ -172,7 +175,24 @@ impl Inner {
                 }
             }
             // A long list is no reason for others to wait.
-            tokio::task::yield_now().await;
+            yield_now().await;
+        }
+    }
+
+    /// Takes each record as it is when its turn comes. Others get theirs in between, so this is no picture of one moment.
+    pub(super) async fn each_record(
+        &self,
+        mut take: impl FnMut(Arc<Record>),
+    ) -> Result<(), JournalError> {
+        let mut last = None;
+        loop {
+            let page = self.parts.journal.after(last.as_ref(), PAGE).await?;
+            let Some(record) = page.last() else {
+                return Ok(());
+            };
+            last = Some(record.id.clone());
+            page.into_iter().for_each(&mut take);
+            yield_now().await;
         }
     }
 
@@ -186,7 +206,7 @@ impl Inner {
         let key = match (&filter.volume, &filter.domain) {
             (Some(volume), _) => Key::Volume(volume),
             (None, Some(DomainRef::Uuid(uuid))) => Key::Domain(uuid),
-            _ => return Ok(journal.after(after, CANDIDATES).await?),
+            _ => return Ok(journal.after(after, PAGE).await?),
         };
         let mut records = journal.of(key).await?;
         records.retain(|record| after.is_none_or(|after| record.id > *after));
@@ -205,4 +225,14 @@ impl Inner {
     pub(super) fn tell(&self, record: &Record) {
         self.changes.put(record.to_attachment(), false);
     }
+}
+
+/// The volumes of these records. To copy those of a host takes a while, in which others get their turns.
+pub(super) async fn volumes_of(records: impl Iterator<Item = &Arc<Record>>) -> Vec<HostVolume> {
+    let mut volumes = Vec::new();
+    for record in records {
+        consume_budget().await;
+        volumes.push(record.host.clone());
+    }
+    volumes
 }

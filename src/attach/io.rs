@@ -4,6 +4,7 @@ use uuid::Uuid;
 
 use super::Error;
 use super::engine::Engine;
+use crate::journal::Record;
 use crate::libvirt::{DiskIo, in_background};
 use crate::model::{AttachmentId, DiskPlan, State, VolumeId};
 
@@ -26,18 +27,11 @@ impl Engine {
     /// # Errors
     /// Where the journal fails.
     pub async fn attached_disks(&self) -> Result<Vec<AttachedDisk>, Error> {
-        let mut records = self.0.parts.journal.all().await?;
-        records.retain(|record| record.state() == State::Attached);
-        records.sort_by(|a, b| a.id.cmp(&b.id));
-        let disks = records.into_iter().filter_map(|record| {
-            Some(AttachedDisk {
-                id: record.id.clone(),
-                volume: record.volume.clone(),
-                domain: record.domain.as_ref()?.uuid,
-                disk: record.disk.clone(),
-            })
-        });
-        Ok(disks.collect())
+        let mut disks = Vec::new();
+        self.0
+            .each_record(|record| disks.extend(attached(&record)))
+            .await?;
+        Ok(disks)
     }
 
     /// The I/O of a domain's guest on these disks, in their order; `None`: nobody counts for that disk. No call waits for it.
@@ -52,4 +46,14 @@ impl Engine {
         let asked = self.0.parts.hypervisor.disk_io(domain, disks);
         Ok(in_background(asked).await?)
     }
+}
+
+fn attached(record: &Record) -> Option<AttachedDisk> {
+    let domain = record.domain.as_ref()?;
+    (record.state() == State::Attached).then(|| AttachedDisk {
+        id: record.id.clone(),
+        volume: record.volume.clone(),
+        domain: domain.uuid,
+        disk: record.disk.clone(),
+    })
 }

@@ -8,12 +8,12 @@ use uuid::Uuid;
 
 use super::Error;
 use super::engine::Engine;
-use super::inner::Inner;
+use super::inner::{Inner, volumes_of};
 use crate::admission::Grant;
 use crate::backend::{BackendError, Unrecorded};
 use crate::journal::{Kind, Record};
 use crate::libvirt::{DiskView, DomainView, HypervisorError, Unplug};
-use crate::model::{AttachmentId, Dialect, DiskPlan, Domain, DomainRef, HostVolume, Reason, Scope};
+use crate::model::{AttachmentId, Dialect, DiskPlan, Domain, DomainRef, Reason, Scope};
 
 /// Something that volattach made on this host, or may have made, and that no record has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -187,13 +187,12 @@ impl Inner {
 
     /// The connections alone.
     pub(super) async fn survey_connections(&self) -> Result<Survey, Error> {
-        let parts = &self.parts;
         let mut survey = Survey {
             orphans: Vec::new(),
             unseen: Vec::new(),
         };
-        let records = parts.journal.all().await?.into_iter();
-        let volumes: Vec<HostVolume> = records.map(|record| record.host.clone()).collect();
+        let records = self.parts.journal.all().await?;
+        let volumes = volumes_of(records.iter()).await;
         for backend in self.backends().iter() {
             match backend.unrecorded(&volumes).await {
                 Ok(found) => survey.orphans.extend(found.into_iter().map(Orphan::from)),

@@ -41,8 +41,11 @@ impl Engine {
     /// # Errors
     /// Where the journal fails.
     pub(crate) async fn ids(&self) -> Result<Vec<AttachmentId>, Error> {
-        let records = self.0.parts.journal.all().await?;
-        Ok(records.iter().map(|record| record.id.clone()).collect())
+        let mut ids = Vec::new();
+        self.0
+            .each_record(|record| ids.push(record.id.clone()))
+            .await?;
+        Ok(ids)
     }
 
     /// Tells the backends which connections the journal has of an earlier daemon in this boot of the host. To be called before anything else.
@@ -126,9 +129,12 @@ impl Engine {
     /// # Errors
     /// Where the journal fails.
     pub(crate) async fn served_by(&self, server: &str) -> Result<Vec<AttachmentId>, Error> {
-        let mut records = self.0.parts.journal.all().await?;
-        records.retain(|record| Backends::concerns(server, &record.host.plan));
-        Ok(records.iter().map(|record| record.id.clone()).collect())
+        let mut ids = Vec::new();
+        let concerned = |record: &Arc<Record>| Backends::concerns(server, &record.host.plan);
+        self.0
+            .each_record(|it| ids.extend(Some(it).filter(concerned).map(|it| it.id.clone())))
+            .await?;
+        Ok(ids)
     }
 
     /// Resolves when the engine drains.

@@ -16,13 +16,13 @@ use uuid::Uuid;
 
 use super::Error;
 use super::engine::Engine;
-use super::inner::Inner;
+use super::inner::{Inner, volumes_of};
 use super::observe::{Observed, of_connection, unseen};
 use super::resume::Action;
 use crate::backend::{BackendError, Presence};
 use crate::journal::{Direction, JournalError, Record};
 use crate::libvirt::in_background;
-use crate::model::{AttachmentId, DiskPlan, HostVolume};
+use crate::model::{AttachmentId, DiskPlan};
 
 /// Time limit for a backend's look at all volumes: one whose look hangs in the kernel keeps no other's records waiting.
 const FOUND: Duration = Duration::from_secs(30);
@@ -44,7 +44,7 @@ pub(crate) enum Looked {
 /// A function that decides what to do about a record.
 type Decide = fn(&Record, &Observed) -> Action;
 
-/// A record's outcome; `None`: only paths are missing, and what servers answer decides.
+/// A record's outcome; `None`: only paths are missing, and what their servers answer decides.
 type Judged = (AttachmentId, Option<Looked>);
 
 /// A record, and what was found of its connection.
@@ -107,23 +107,11 @@ impl Engine {
         let domains: FuturesUnordered<_> = domains.collect();
         // Servers are asked while domains are looked at.
         let repairable = self.0.repairable(degraded).shared();
-        let looked = stream::iter(looked).chain(domains.flat_map(stream::iter));
         // Also where no record waits for its outcome: the numbers of paths are noted by it.
         let noted = repairable.clone().into_stream().filter_map(|_| ready(None));
-        let looked = looked
-            .map(move |(id, looked)| {
-                let repairable = repairable.clone();
-                async move {
-                    let looked = match looked {
-                        Some(looked) => looked,
-                        None if repairable.await.contains(&id) => Looked::Unsettled,
-                        None => Looked::Settled,
-                    };
-                    (id, looked)
-                }
-            })
-            .buffer_unordered(usize::MAX);
-        stream::select(looked, noted)
+        let looked = stream::iter([looked]).chain(domains);
+        let looked = looked.map(move |judged| outcomes(judged, repairable.clone()));
+        stream::select(looked.flatten_unordered(None), noted)
     }
 }
 
@@ -136,7 +124,7 @@ impl Inner {
         let finds = by_protocol(records)
             .into_iter()
             .map(|(protocol, records)| async move {
-                let volumes = volumes_of(&records).await;
+                let volumes = volumes_of(records.iter()).await;
                 let found = match self.backends().get(&protocol) {
                     Ok(backend) => timeout(FOUND, backend.find_all(volumes)).await.ok(),
                     Err(_) => None,
@@ -157,12 +145,13 @@ impl Inner {
     /// The records of those ids. News of a few does not cost a look at all.
     async fn some(&self, ids: &HashSet<AttachmentId>) -> Result<Vec<Arc<Record>>, JournalError> {
         let journal = &self.parts.journal;
+        let mut records = Vec::new();
         if ids.len() > FEW {
-            let mut records = journal.all().await?;
-            records.retain(|record| ids.contains(&record.id));
+            let wanted = |record: &Arc<Record>| ids.contains(&record.id);
+            self.each_record(|it| records.extend(Some(it).filter(wanted)))
+                .await?;
             return Ok(records);
         }
-        let mut records = Vec::new();
         for id in ids {
             records.extend(journal.get(id).await?.map(Arc::new));
         }
@@ -185,7 +174,7 @@ impl Inner {
         let asks = by_protocol(missing)
             .into_iter()
             .map(|(protocol, records)| async move {
-                let volumes = volumes_of(&records).await;
+                let volumes = volumes_of(records.iter()).await;
                 let paths = match self.backends().get(&protocol) {
                     Ok(backend) => timeout(FOUND, backend.repairable(volumes)).await.ok(),
                     Err(_) => None,
@@ -241,13 +230,32 @@ fn judge(record: &Record, seen: &Observed, decide: Decide) -> Judged {
     (record.id.clone(), looked)
 }
 
-async fn volumes_of(records: &[Arc<Record>]) -> Vec<HostVolume> {
-    let mut volumes = Vec::with_capacity(records.len());
-    for record in records {
-        consume_budget().await;
-        volumes.push(record.host.clone());
+/// The outcomes of those judged, first of those that wait for nothing.
+fn outcomes<'r>(
+    judged: Vec<Judged>,
+    repairable: impl Future<Output = Arc<HashSet<AttachmentId>>> + Send + 'r,
+) -> impl Stream<Item = (AttachmentId, Looked)> {
+    let mut known = Vec::with_capacity(judged.len());
+    let mut waiting = Vec::new();
+    for (id, looked) in judged {
+        match looked {
+            Some(looked) => known.push((id, looked)),
+            None => waiting.push(id),
+        }
     }
-    volumes
+    let decided = async move {
+        if waiting.is_empty() {
+            return Vec::new();
+        }
+        let repairable = repairable.await;
+        let each = waiting.into_iter();
+        each.map(|id| match repairable.contains(&id) {
+            true => (id, Looked::Unsettled),
+            false => (id, Looked::Settled),
+        })
+        .collect()
+    };
+    stream::iter(known).chain(decided.map(stream::iter).boxed().flatten_stream())
 }
 
 fn by_protocol(records: Vec<Arc<Record>>) -> BTreeMap<String, Vec<Arc<Record>>> {

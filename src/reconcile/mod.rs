@@ -20,6 +20,7 @@ use futures::stream::FuturesUnordered;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
+use tokio::task::consume_budget;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::Instrument;
 
@@ -193,7 +194,11 @@ fn ids(read: Result<Vec<AttachmentId>, Error>) -> Vec<AttachmentId> {
 async fn round(engine: &Engine, ids: Vec<AttachmentId>, done: impl Fn(AttachmentId, bool)) {
     let began = Instant::now();
     let figures = engine.figures();
-    let looked = engine.screen(ids, decide).await;
+    // Most are settled: others get their turns between these too.
+    let looked = engine.screen(ids, decide).await.then(|looked| async {
+        consume_budget().await;
+        looked
+    });
     let done = &done;
     let settle_each = looked.for_each_concurrent(None, |(id, looked)| async move {
         let settled = match looked {
