@@ -80,7 +80,8 @@ impl Engine {
         looked.extend(wanted.into_iter().map(|id| (id, Some(without))));
         let mut domains: BTreeMap<Uuid, Vec<Connected>> = BTreeMap::new();
         let mut degraded = Vec::new();
-        for (record, found) in self.0.find_all(forward).await {
+        let found = self.0.find_all(forward).await;
+        for (record, found) in found.into_iter().flatten() {
             consume_budget().await;
             match found {
                 Ok(found) => {
@@ -97,6 +98,7 @@ impl Engine {
                     }
                 }
                 Err(error) => {
+                    let error = Error::from(error);
                     tracing::warn!(attachment = %record.id, reason = %error.reason(), error = %error.chain(), "not looked at");
                     looked.push((record.id.clone(), Some(Looked::Unseen)));
                 }
@@ -116,11 +118,12 @@ impl Engine {
 }
 
 impl Inner {
-    /// Finds the connections of these records, by one look at each backend.
+    /// Finds the connections of these records, by one look at each backend. For each backend its records, which are not copied about: for
+    /// those of a whole host that would be millions of bytes at once.
     async fn find_all(
         &self,
         records: Vec<Arc<Record>>,
-    ) -> Vec<(Arc<Record>, Result<Presence, Error>)> {
+    ) -> Vec<impl Iterator<Item = (Arc<Record>, Result<Presence, BackendError>)>> {
         let finds = by_protocol(records)
             .into_iter()
             .map(|(protocol, records)| async move {
@@ -136,10 +139,9 @@ impl Inner {
                     };
                     records.iter().map(|_| failed()).collect()
                 });
-                let found = found.into_iter().map(|it| it.map_err(Error::from));
-                records.into_iter().zip(found).collect::<Vec<_>>()
+                records.into_iter().zip(found)
             });
-        join_all(finds).await.into_iter().flatten().collect()
+        join_all(finds).await
     }
 
     /// The records of those ids. News of a few does not cost a look at all.
