@@ -319,11 +319,21 @@ impl<'node> Agent<'node> {
 
     /// Detaches.
     pub(crate) fn detach(&self, id: &str) -> Result<Result<Value, Failure>> {
-        self.call(&["detach", id], "")
+        self.end(&["detach", id])
     }
 
     /// Disconnects.
     pub(crate) fn disconnect(&self, id: &str) -> Result<Result<Value, Failure>> {
-        self.call(&["disconnect", id], "")
+        self.end(&["disconnect", id])
+    }
+
+    /// Asks again while the daemon itself goes on with what failed before: when that is depends on how fast the node is.
+    fn end(&self, args: &[&str]) -> Result<Result<Value, Failure>> {
+        wait_for("the daemon is done", Duration::from_secs(120), || {
+            Ok(match self.call(args, "")? {
+                Err(failure) if failure.reason == "OPERATION_IN_PROGRESS" => None,
+                ended => Some(ended),
+            })
+        })
     }
 }
