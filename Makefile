@@ -93,6 +93,10 @@ go-test: ## the example in Go (examples/go), built of Debian's packages, against
 	@examples/go/build.sh target/go/attach_watch_detach
 	@VOLATTACH_GO_EXAMPLE=$(CURDIR)/target/go/attach_watch_detach clients/python/tests/run.sh go_example.Go
 
+.PHONY: cinder-test
+cinder-test: deps ## volattach cinder beside a real Cinder and Keystone (from PyPI), each of its requests failed; FILTER=text: tests whose name contains it
+	@tests/cinder/cinder.sh cargo test --locked --quiet --test cinder -- $(FILTER)
+
 .PHONY: web-test
 web-test: deps ## the web page in headless Chromium: pictures in target/web, keyboard, axe-core (from npm)
 	@cargo test --locked --quiet --test page --no-run
