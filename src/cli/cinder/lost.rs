@@ -1,7 +1,7 @@
 //! An answer to `POST /attachments` that was lost: whether Cinder made the attachment all the same, and which one it is.
 //!
-//! Cinder shows nobody an attachment's connector. Administrators can search by its `mountpoint`, which is unique to the call. Others
-//! compare the volume's attachments with those before the call: Cinder lets one attachment at a time begin on a volume.
+//! Its connector's `mountpoint` is unique to the call. Administrators search by it; others see it with the volume, of attachments that are
+//! complete. To complete an attachment that is another's does no harm: its owner completes it once more, or deletes it.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::api::Cinder;
 use super::error::CinderError;
 use crate::cli::failure::Failure;
 
-/// How long it is waited for what is seen to be settled.
+/// How long Cinder has to go on with what it has reserved.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long nothing at all must be found, as the request may still be on its way.
 const SILENCE: Duration = Duration::from_secs(2);
@@ -37,27 +37,22 @@ pub(super) struct Call<'a> {
 enum Look {
     Nothing,
     /// Cinder is at work on it, or has failed at it.
-    Pending(Uuid),
+    Reserved(Uuid),
     Found(Uuid),
-    /// Several may be it.
-    Several(Vec<Uuid>),
+    /// One of them may be it.
+    Some(Vec<Uuid>),
 }
 
 impl Call<'_> {
     /// Ends the attachment that the call has made, if any, and adds to the error what came of that.
     pub(super) async fn end(&self, cinder: &Cinder, error: CinderError) -> Failure {
-        // Cinder's own word that it has given up: what is reserved stays so.
-        let found = self.find(cinder, error.is_internal()).await;
-        let failure = Failure::from(error);
-        let unknown = |why: &str| {
-            let volume = self.volume;
-            format!(
-                "whether Cinder made an attachment is not known: {why}; look by volattach cinder reconcile and openstack volume \
-                 attachment list --volume-id {volume}"
-            )
+        let found = match self.find(cinder).await {
+            // Cinder said that it has failed: what is reserved stays so.
+            Ok(Look::Reserved(id)) if error.is_internal() => Ok(Look::Found(id)),
+            found => found,
         };
-        failure.note(&match found {
-            Ok(Look::Nothing) => "Cinder made no attachment".to_owned(),
+        Failure::from(error).note(&match found {
+            Ok(Look::Nothing | Look::Some(_)) => "Cinder made no attachment".to_owned(),
             Ok(Look::Found(id)) => match cinder.delete(id).await {
                 Ok(()) => format!("attachment {id}, which Cinder made all the same, is undone"),
                 Err(left) => format!(
@@ -65,29 +60,33 @@ impl Call<'_> {
                     Failure::from(left).message()
                 ),
             },
-            Ok(Look::Pending(id)) => format!(
+            Ok(Look::Reserved(id)) => format!(
                 "Cinder has reserved attachment {id}, which may be this one's, and is at work on it or has failed at it: look by openstack \
                  volume attachment show {id}; if it stays reserved, end it by openstack volume attachment delete {id}; if not, volattach \
                  cinder reconcile finds it"
             ),
-            Ok(Look::Several(ids)) => {
-                let ids: Vec<_> = ids.iter().map(Uuid::to_string).collect();
-                unknown(&format!("it may be any of {}", ids.join(", ")))
-            }
-            Err(error) => unknown(Failure::from(error).message()),
+            Err(error) => format!(
+                "whether Cinder made an attachment is not known: {}; look by volattach cinder reconcile and openstack volume attachment \
+                 list --volume-id {}",
+                Failure::from(error).message(),
+                self.volume
+            ),
         })
     }
 
-    async fn find(&self, cinder: &Cinder, given_up: bool) -> Result<Look, CinderError> {
+    async fn find(&self, cinder: &Cinder) -> Result<Look, CinderError> {
         let start = Instant::now();
         loop {
             let marked = cinder.attachments_by("mountpoint", self.marker).await?;
             let now = cinder.attachments(&[("volume_id", self.volume)]).await?;
-            let look = self.look(marked.as_deref(), &now, given_up);
+            let look = match self.look(marked.as_deref(), &now) {
+                Look::Some(ids) => self.marked(cinder, &ids).await?,
+                look => look,
+            };
             let patience = match look {
                 Look::Found(_) => Duration::ZERO,
-                Look::Nothing => SILENCE,
-                Look::Pending(_) | Look::Several(_) => PATIENCE,
+                Look::Reserved(_) => PATIENCE,
+                Look::Nothing | Look::Some(_) => SILENCE,
             };
             if start.elapsed() >= patience {
                 return Ok(look);
@@ -97,29 +96,41 @@ impl Call<'_> {
     }
 
     /// `marked`: the attachments with the call's marker; `None`: the caller may not search by it.
-    /// `given_up`: Cinder said that it has failed.
-    fn look(&self, marked: Option<&[Attachment]>, now: &[Attachment], given_up: bool) -> Look {
+    fn look(&self, marked: Option<&[Attachment]>, now: &[Attachment]) -> Look {
         let mine = |it: &&Attachment| it.volume_id == self.volume && !self.before.contains(&it.id);
         if let Some([one]) = marked
             && mine(&one)
         {
             return Look::Found(one.id);
         }
-        let begins = |it: &&Attachment| it.is_reserved() || it.status.starts_with("error");
-        let new: Vec<_> = now
-            .iter()
-            .filter(mine)
-            .filter(|it| it.is_use() && it.instance.is_none())
-            .filter(|it| !self.here.contains(&it.id.to_string()))
-            // With a connector it has a marker, which is another call's.
-            .filter(|it| marked.is_none() || begins(it))
-            .collect();
-        match new.as_slice() {
-            [] => Look::Nothing,
-            [one] if one.is_reserved() && !given_up => Look::Pending(one.id),
-            [one] => Look::Found(one.id),
-            several => Look::Several(several.iter().map(|it| it.id).collect()),
+        let new = now.iter().filter(mine).filter(|it| {
+            it.is_use() && it.instance.is_none() && !self.here.contains(&it.id.to_string())
+        });
+        let unsettled = |it: &&Attachment| it.is_reserved() || it.status == "error_attaching";
+        let (reserved, connected): (Vec<_>, Vec<_>) = new.partition(unsettled);
+        // What is connected has a marker: another call's where this one's was searched for.
+        match (reserved.first(), marked) {
+            (_, None) if !connected.is_empty() => {
+                Look::Some(connected.iter().map(|it| it.id).collect())
+            }
+            (Some(one), _) => Look::Reserved(one.id),
+            (None, _) => Look::Nothing,
         }
+    }
+
+    /// Finds the one that has the marker, which the volume shows.
+    async fn marked(&self, cinder: &Cinder, ids: &[Uuid]) -> Result<Look, CinderError> {
+        for id in ids {
+            match cinder.complete(*id).await {
+                // Its owner has ended it.
+                Err(error) if error.is_not_found() => {}
+                answer => answer?,
+            }
+        }
+        let volume = cinder.volume(self.volume).await?;
+        let mut shown = volume.attachments.iter();
+        let found = shown.find(|it| it.device.as_deref() == Some(self.marker));
+        Ok(found.map_or(Look::Nothing, |it| Look::Found(it.attachment_id)))
     }
 }
 
@@ -143,7 +154,7 @@ mod tests {
             before: BTreeSet::from([Uuid::from_u128(1)]),
             here: &here,
         };
-        call.look(marked, now, false)
+        call.look(marked, now)
     }
 
     #[test]
@@ -160,26 +171,15 @@ mod tests {
         let with = |more: Vec<Attachment>| known().into_iter().chain(more).collect::<Vec<_>>();
         let one = |id, status| attachment(id, "v", status, None);
         assert_eq!(look(None, &known()), Look::Nothing);
-        assert_eq!(
-            look(None, &with(vec![one(3, "attaching")])),
-            Look::Found(first)
-        );
-        assert_eq!(
-            look(None, &with(vec![one(3, "reserved")])),
-            Look::Pending(first)
-        );
         let several = with(vec![one(3, "attaching"), one(4, "attached")]);
-        assert_eq!(look(None, &several), Look::Several(vec![first, second]));
+        assert_eq!(look(None, &several), Look::Some(vec![first, second]));
+        let reserved = with(vec![one(3, "reserved")]);
+        assert_eq!(look(None, &reserved), Look::Reserved(first));
         // With markers, another host's attachment is not taken for it.
         assert_eq!(look(Some(&[]), &several), Look::Nothing);
-        assert_eq!(
-            look(Some(&[one(4, "attaching")]), &several),
-            Look::Found(second)
-        );
-        assert_eq!(
-            look(Some(&[]), &with(vec![one(3, "reserved")])),
-            Look::Pending(first)
-        );
+        assert_eq!(look(Some(&[]), &reserved), Look::Reserved(first));
+        let marked = [one(4, "attaching")];
+        assert_eq!(look(Some(&marked), &several), Look::Found(second));
         // An answer to another question than the one that was asked.
         assert_eq!(look(Some(&[one(1, "attached")]), &known()), Look::Nothing);
         let other = attachment(3, "w", "attaching", None);

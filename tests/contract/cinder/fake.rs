@@ -68,6 +68,8 @@ pub(super) struct State {
     pub(super) created: Vec<Value>,
     /// Whether the driver connects volumes.
     pub(super) connects: bool,
+    /// Whether another host's attach comes right before the next one.
+    pub(super) rival: bool,
     /// Time that a new attachment takes.
     pub(super) slow: Duration,
 }
@@ -102,6 +104,7 @@ impl Fake {
             head: String::new(),
             created: Vec::new(),
             connects: true,
+            rival: false,
             slow: Duration::ZERO,
         }));
         let served = state.clone();
@@ -319,6 +322,18 @@ impl State {
         self.created.push(body.clone());
         let volume_id = body["volume_uuid"].as_str().unwrap().to_owned();
         let volume = self.volumes.get_mut(&volume_id).unwrap();
+        if std::mem::take(&mut self.rival) {
+            volume.status = "attaching";
+            let rival = Attachment {
+                volume: volume_id.clone(),
+                status: "attaching",
+                host: "elsewhere".to_owned(),
+                mountpoint: "volattach:elsewhere:1".to_owned(),
+                mode: "rw".to_owned(),
+                instance: None,
+            };
+            self.attachments.insert(Uuid::new_v4(), rival);
+        }
         if volume.status != "available" {
             let why = format!(
                 "Invalid volume: Volume {volume_id} status must be available or downloading to reserve"

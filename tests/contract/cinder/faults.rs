@@ -131,6 +131,22 @@ async fn a_reserved_attachment_is_ended_once_cinder_has_given_up_and_else_named(
 }
 
 #[tokio::test]
+async fn anothers_attachment_is_not_taken_for_the_one_whose_answer_was_lost() {
+    for admin in [true, false] {
+        let lab = Lab::new().await;
+        lab.cinder.state().admin = admin;
+        lab.cinder.state().rival = true;
+        lab.fail("POST", "/attachments", Fails::Lost);
+        let attach = ["attach", &*lab.volume, "--domain", "web"];
+        let (code, _, message) = lab.fails(&attach).await;
+        assert_eq!(code, 6, "{message}");
+        assert!(message.contains("made no attachment"), "{message}");
+        let (cinder, agent) = lab.sides();
+        assert_eq!((cinder.len(), agent.len()), (1, 0), "{message}");
+    }
+}
+
+#[tokio::test]
 async fn a_detach_that_fails_in_cinder_goes_on_with_the_same_command() {
     for (method, fails) in [
         ("GET", Fails::With(500)),
