@@ -165,7 +165,7 @@ fn the_findings_that_operators_are_told_of_are_doctors() {
     let page = &documents()[Path::new("docs/operating.md")];
     let findings = first_column(page, "## What doctor finds");
     assert!(findings.len() > 10, "{findings:?}");
-    let told = sources("src/attach") + &sources("src/cli");
+    let told = sources("src/attach") + &sources("src/cli") + &sources("src/app");
     let unknown: Vec<_> = findings.iter().filter(|it| !told.contains(**it)).collect();
     assert!(unknown.is_empty(), "doctor tells of no {unknown:?}");
 }
