@@ -6,6 +6,8 @@
 mod call;
 #[path = "contract/calls.rs"]
 mod calls;
+#[path = "contract/cinder.rs"]
+mod cinder;
 #[path = "contract/cli.rs"]
 mod cli;
 #[path = "contract/doctor.rs"]

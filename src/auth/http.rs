@@ -1,5 +1,5 @@
-//! The smallest HTTP client that can ask Keystone, and the servers of policies: one request a connection, with a deadline and a
-//! bounded answer.
+//! The smallest HTTP client that can ask Keystone, Cinder, and the servers of policies: one request a connection, with a deadline and
+//! a bounded answer.
 //!
 //! Connections are not kept: identities are cached, so requests are few, and one that is kept may turn out to be dead
 //! only after a request was sent on it. Redirects are not followed: tokens go to the configured servers alone.
@@ -15,13 +15,13 @@ use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, HOST};
 use hyper::{HeaderMap, Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::tls::{TlsError, authorities};
+use super::tls::{TlsError, authorities, system_authorities};
 use crate::config::HttpUrl;
 use crate::sys::Resolver;
 
@@ -35,6 +35,8 @@ pub struct HttpClient {
     /// `None`: no server is asked by TLS.
     tls: Option<TlsConnector>,
     timeout: Duration,
+    /// The longest answer taken, in bytes.
+    limit: usize,
     resolver: Resolver,
 }
 
@@ -44,7 +46,7 @@ pub struct Answer {
     pub status: StatusCode,
     /// Its head.
     pub headers: HeaderMap,
-    /// All of its body: 64 KiB at most.
+    /// All of its body: 64 KiB at most, unless the client takes longer ones.
     pub body: Bytes,
 }
 
@@ -60,9 +62,9 @@ pub enum HttpError {
     /// It breaks off, or does not speak HTTP.
     #[error("it does not speak HTTP, or broke off")]
     Broken(#[source] hyper::Error),
-    /// More than 64 KiB.
-    #[error("its answer has more than {MAX_ANSWER} bytes")]
-    TooLong,
+    /// More bytes than the client takes.
+    #[error("its answer has more than {0} bytes")]
+    TooLong(usize),
 }
 
 impl HttpClient {
@@ -71,12 +73,32 @@ impl HttpClient {
     /// # Errors
     /// Where the authorities cannot be read.
     pub fn new(ca: Option<&Path>, timeout: Duration) -> Result<Self, TlsError> {
-        let tls = ca.map(connector).transpose()?;
+        let trust = |ca| connector(ca, authorities(ca)?);
         Ok(Self {
-            tls,
+            tls: ca.map(trust).transpose()?,
             timeout,
+            limit: MAX_ANSWER,
             resolver: Resolver::default(),
         })
+    }
+
+    /// One that trusts the authorities that the host's packages trust, if it has a list of them.
+    ///
+    /// # Errors
+    /// Where no TLS can be spoken by them.
+    pub fn trusting_host(timeout: Duration) -> Result<Self, TlsError> {
+        let mut client = Self::new(None, timeout)?;
+        if let Some((list, roots)) = system_authorities() {
+            client.tls = Some(connector(list, roots)?);
+        }
+        Ok(client)
+    }
+
+    /// The same, which takes answers of so many bytes.
+    #[must_use]
+    pub fn with_limit(mut self, bytes: usize) -> Self {
+        self.limit = bytes;
+        self
     }
 
     /// Asks a server; the request's target is beneath its address.
@@ -97,7 +119,7 @@ impl HttpClient {
                 .await
                 .map_err(HttpError::Connect)?;
             if !server.tls {
-                return exchange(stream, server, request).await;
+                return exchange(stream, server, request, self.limit).await;
             }
             let no_tls = || HttpError::Connect(io::Error::other("no authorities are configured"));
             let tls = self.tls.as_ref().ok_or_else(no_tls)?;
@@ -107,7 +129,7 @@ impl HttpClient {
                 .connect(name, stream)
                 .await
                 .map_err(HttpError::Connect)?;
-            exchange(stream, server, request).await
+            exchange(stream, server, request, self.limit).await
         };
         // Boxed: a TLS handshake's state is large, and every call would carry it.
         tokio::time::timeout(self.timeout, Box::pin(exchange))
@@ -116,12 +138,12 @@ impl HttpClient {
     }
 }
 
-fn connector(ca: &Path) -> Result<TlsConnector, TlsError> {
+fn connector(ca: &Path, roots: RootCertStore) -> Result<TlsConnector, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| TlsError::new(ca, io::Error::other(error)))?
-        .with_root_certificates(authorities(ca)?)
+        .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(Arc::new(config).into())
 }
@@ -130,6 +152,7 @@ async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     server: &HttpUrl,
     mut request: Request<Full<Bytes>>,
+    limit: usize,
 ) -> Result<Answer, HttpError> {
     let target = format!("{}{}", server.path, request.uri());
     let invalid = |error: &dyn std::fmt::Display| {
@@ -156,12 +179,12 @@ async fn exchange(
             .await
             .map_err(HttpError::Broken)?
             .into_parts();
-        let collected = Limited::new(body, MAX_ANSWER).collect().await;
+        let collected = Limited::new(body, limit).collect().await;
         let body = collected.map_err(|error| match error.downcast::<hyper::Error>() {
             Ok(error) => HttpError::Broken(*error),
             Err(error) => {
                 debug_assert!(error.is::<LengthLimitError>());
-                HttpError::TooLong
+                HttpError::TooLong(limit)
             }
         })?;
         Ok(Answer {

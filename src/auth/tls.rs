@@ -209,6 +209,23 @@ pub(super) fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
     Ok(roots)
 }
 
+/// Lists of the authorities that a host's packages trust: Debian's place, and Fedora's.
+const SYSTEM_LISTS: [&str; 2] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+];
+
+/// The authorities that the host's packages trust, and the list that has them. Certificates that rustls cannot use are left out, as one
+/// old authority is no reason to trust none.
+pub(super) fn system_authorities() -> Option<(&'static Path, RootCertStore)> {
+    SYSTEM_LISTS.iter().map(Path::new).find_map(|list| {
+        let found = CertificateDer::pem_file_iter(list).ok()?;
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(found.filter_map(Result::ok));
+        (!roots.is_empty()).then_some((list, roots))
+    })
+}
+
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     let mode = fs::metadata(path)
         .map_err(|error| TlsError::new(path, error))?

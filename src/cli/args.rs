@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use super::cinder::CinderArgs;
 use crate::config::HttpUrl;
 use crate::model::{IoTune, Permissions};
 
@@ -22,7 +23,8 @@ Exit codes:
   6  the daemon cannot be reached, or is stopping
   7  no answer in time; a detach that has begun goes on, an attach is undone
   8  not allowed
-  9  doctor found something wrong";
+  9  doctor found something wrong, or cinder reconcile something that differs
+  130  interrupted, after what was under way was finished or undone";
 
 /// Attaches volumes to running virtual machines: talks to volattachd on this host.
 #[derive(Debug, Parser)]
@@ -136,6 +138,8 @@ pub(super) enum Command {
     Plan(PlanArgs),
     /// Show what this host can connect to, as control planes want to know it
     Connector,
+    /// Attach volumes of OpenStack's Cinder: the attachment is made in Cinder and on this host, or in neither
+    Cinder(CinderArgs),
     /// Compare the journal with this host, and print what is wrong and the command that mends it
     Doctor,
     /// Look into the journal's file without a daemon, and never write to it
@@ -429,7 +433,7 @@ fn host(text: &str) -> Result<(String, HttpUrl), String> {
     Ok((name.to_owned(), url))
 }
 
-fn mode(text: &str) -> Result<Mode, String> {
+pub(super) fn mode(text: &str) -> Result<Mode, String> {
     match text {
         "none" => Ok(Mode::Forget),
         _ => text

@@ -3,7 +3,7 @@
 use serde_json::json;
 use uuid::Uuid;
 
-use super::args::{AttachArgs, Command, ConnectArgs, FilterArgs, Format, Global, Mode, PlanArgs};
+use super::args::{AttachArgs, Command, ConnectArgs, Format, Global, Mode, PlanArgs};
 use super::client::Client;
 use super::failure::Failure;
 use super::{doctor, output, progress, request, watch};
@@ -33,7 +33,7 @@ pub(super) async fn run(global: Global, command: Command) -> Result<()> {
         Command::Extend { id, size } => extend(&global, id, size).await,
         Command::Permissions { id, mode } => permissions(&global, id, mode).await,
         Command::List(filter) => {
-            let found = list(Client::connect(&global).await?, filter).await?;
+            let found = list(Client::connect(&global).await?, filter.into()).await?;
             output::to_stdout(&match format {
                 Format::Table => output::attachments(&found),
                 Format::Json => {
@@ -59,7 +59,8 @@ pub(super) async fn run(global: Global, command: Command) -> Result<()> {
             output::to_stdout(&output::connector(format, &connector))
         }
         // `super::run` does these: they ask no daemon, or have an exit code of their own.
-        Command::Completions { .. }
+        Command::Cinder(_)
+        | Command::Completions { .. }
         | Command::Doctor
         | Command::Journal(_)
         | Command::Man { .. }
@@ -216,8 +217,10 @@ async fn extend(global: &Global, id: String, size_bytes: u64) -> Result<()> {
 }
 
 /// Every attachment that matches, page by page.
-async fn list(mut client: Client, filter: FilterArgs) -> Result<Vec<v1::Attachment>> {
-    let filter = v1::AttachmentFilter::from(filter);
+pub(super) async fn list(
+    mut client: Client,
+    filter: v1::AttachmentFilter,
+) -> Result<Vec<v1::Attachment>> {
     let mut found = Vec::new();
     let mut page_token = String::new();
     loop {

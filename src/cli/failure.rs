@@ -15,6 +15,8 @@ use crate::model::{Reason, chain};
 const DAEMON_UNREACHABLE: &str = "DAEMON_UNREACHABLE";
 /// The daemon did not answer within `--timeout`.
 const CLIENT_TIMEOUT: &str = "CLIENT_TIMEOUT";
+/// How the reasons begin that are of Cinder, Keystone or the credentials for them.
+const OF_CINDER: &str = "CINDER_";
 /// Something on this side of the socket failed: a file, standard output.
 const LOCAL_ERROR: &str = "LOCAL_ERROR";
 
@@ -29,7 +31,12 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    fn new(reason: impl Into<String>, code: Code, message: impl Into<String>) -> Self {
+    /// The user interrupted the command.
+    pub(super) const INTERRUPTED: &str = "INTERRUPTED";
+    /// The exit code then, as of a shell's command that SIGINT ended.
+    pub(super) const EXIT_INTERRUPTED: u8 = 130;
+
+    pub(super) fn new(reason: impl Into<String>, code: Code, message: impl Into<String>) -> Self {
         Self {
             reason: reason.into(),
             code: code_name(code),
@@ -198,9 +205,26 @@ impl Failure {
             {
                 4
             }
+            Self::INTERRUPTED => Self::EXIT_INTERRUPTED,
+            reason if reason.starts_with(OF_CINDER) => self.exit_code_of_cinder(),
             _ if self.code == code_name(Code::NotFound) => 3,
             _ => 1,
         }
+    }
+}
+
+impl Failure {
+    /// The exit code of Cinder's failures, each of whose kinds has a code of its own.
+    fn exit_code_of_cinder(&self) -> u8 {
+        let of = [
+            (Code::NotFound, 3),
+            (Code::Aborted, 4),
+            (Code::Unavailable, 6),
+            (Code::DeadlineExceeded, 7),
+            (Code::PermissionDenied, 8),
+        ];
+        let found = of.iter().find(|(code, _)| self.code == code_name(*code));
+        found.map_or(1, |(_, exit)| *exit)
     }
 }
 

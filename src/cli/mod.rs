@@ -5,6 +5,7 @@
 //! read; every failure has an exit code that docs/cli.md and `--help` list.
 
 mod args;
+mod cinder;
 mod client;
 mod commands;
 mod doctor;
@@ -36,6 +37,7 @@ pub fn run() -> ExitCode {
         Command::Man { dir } => generate::man(&dir).map(done),
         Command::Journal(args) => journal::run(args, format).map(done),
         Command::Plan(plan) if plan.offline => offline::plan(plan, format).map(done),
+        Command::Cinder(args) => asynchronously(cinder::run(cli.global, args)),
         Command::Doctor => asynchronously(doctor::run(cli.global)),
         Command::Web(web) => asynchronously(web::run(cli.global, web)).map(done),
         command => asynchronously(commands::run(cli.global, command)).map(done),

@@ -221,32 +221,57 @@ pub(super) fn or_dash(text: &str) -> &str {
     if text.is_empty() { "-" } else { text }
 }
 
+/// The columns of attachments.
+const COLUMNS: [&str; 9] = [
+    "Attachment",
+    "Volume",
+    "Domain",
+    "Target",
+    "Access",
+    "State",
+    "Protocol",
+    "Permissions",
+    "Read Only",
+];
+
+fn cells(attachment: &v1::Attachment) -> [String; 9] {
+    [
+        attachment.attachment_id.clone(),
+        attachment.volume_id.clone(),
+        or_dash(&attachment.domain_name).to_owned(),
+        or_dash(&attachment.target).to_owned(),
+        access(attachment.access).to_owned(),
+        state_and_paths(attachment),
+        attachment.protocol.clone(),
+        or_dash(&attachment.permissions).to_owned(),
+        read_only(attachment),
+    ]
+}
+
 /// Attachments, one a line.
 pub(super) fn attachments(attachments: &[v1::Attachment]) -> String {
-    let rows = attachments.iter().map(|attachment| {
-        [
-            attachment.attachment_id.clone(),
-            attachment.volume_id.clone(),
-            or_dash(&attachment.domain_name).to_owned(),
-            or_dash(&attachment.target).to_owned(),
-            access(attachment.access).to_owned(),
-            state_and_paths(attachment),
-            attachment.protocol.clone(),
-            or_dash(&attachment.permissions).to_owned(),
-            read_only(attachment),
-        ]
+    table(Some(COLUMNS), attachments.iter().map(cells))
+}
+
+/// Attachments, one a line, with one column more. An attachment in no state is not on this host.
+pub(super) fn attachments_beside(
+    column: &str,
+    rows: impl Iterator<Item = (v1::Attachment, String)>,
+) -> String {
+    let mut head = [column; 10];
+    head[..9].copy_from_slice(&COLUMNS);
+    let rows = rows.map(|(attachment, more)| {
+        let mut row: [String; 10] = std::array::from_fn(|_| "-".to_owned());
+        let known = match attachment.state() {
+            v1::State::Unspecified => 2,
+            _ => 9,
+        };
+        for (cell, text) in row.iter_mut().zip(cells(&attachment)).take(known) {
+            *cell = text;
+        }
+        row[9] = more;
+        row
     });
-    let head = [
-        "Attachment",
-        "Volume",
-        "Domain",
-        "Target",
-        "Access",
-        "State",
-        "Protocol",
-        "Permissions",
-        "Read Only",
-    ];
     table(Some(head), rows)
 }
 
@@ -439,23 +464,27 @@ fn xml(xml: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// What this host can connect to; the JSON is as os-brick has it.
+/// What this host can connect to, as os-brick has it.
+pub(super) fn connector_json(connector: &v1::Connector) -> Value {
+    json!({
+        "host": connector.host,
+        "ip": connector.ip,
+        "platform": connector.platform,
+        "os_type": connector.os_type,
+        "system uuid": given(&connector.system_uuid),
+        "initiator": given(&connector.initiator),
+        "multipath": connector.multipath,
+        "nqn": given(&connector.nqn),
+        "nvme_hostid": given(&connector.nvme_hostid),
+        "nvme_native_multipath": connector.nvme_native_multipath,
+    })
+}
+
+/// What this host can connect to.
 pub(super) fn connector(format: Format, connector: &v1::Connector) -> String {
     let yes = |it: bool| if it { "yes" } else { "no" }.to_owned();
     if format == Format::Json {
-        return json!({
-            "host": connector.host,
-            "ip": connector.ip,
-            "platform": connector.platform,
-            "os_type": connector.os_type,
-            "system uuid": given(&connector.system_uuid),
-            "initiator": given(&connector.initiator),
-            "multipath": connector.multipath,
-            "nqn": given(&connector.nqn),
-            "nvme_hostid": given(&connector.nvme_hostid),
-            "nvme_native_multipath": connector.nvme_native_multipath,
-        })
-        .to_string();
+        return connector_json(connector).to_string();
     }
     key_values([
         ("Host", connector.host.clone()),

@@ -29,17 +29,39 @@ pub(super) async fn follow<T>(
     start: &'static str,
     work: impl Future<Output = T>,
 ) -> T {
-    if format != Format::Table || !std::io::stderr().is_terminal() {
+    let Some(spinner) = spinner(format, start) else {
         return work.await;
-    }
-    let spinner = ProgressBar::new_spinner().with_message(start);
-    spinner.enable_steady_tick(Duration::from_millis(100));
+    };
     let answer = tokio::select! {
         answer = work => answer,
         never = tell(client.clone(), id, &spinner) => match never {},
     };
     spinner.finish_and_clear();
     answer
+}
+
+/// Waits for `work`, whose phases no daemon tells, with a spinner on a terminal.
+pub(super) async fn spin<T>(
+    format: Format,
+    message: &'static str,
+    work: impl Future<Output = T>,
+) -> T {
+    let spinner = spinner(format, message);
+    let answer = work.await;
+    if let Some(spinner) = spinner {
+        spinner.finish_and_clear();
+    }
+    answer
+}
+
+/// A spinner, if people look at a terminal.
+fn spinner(format: Format, message: &'static str) -> Option<ProgressBar> {
+    if format != Format::Table || !std::io::stderr().is_terminal() {
+        return None;
+    }
+    let spinner = ProgressBar::new_spinner().with_message(message);
+    spinner.enable_steady_tick(Duration::from_millis(100));
+    Some(spinner)
 }
 
 /// Tells each phase of the attachment. That it cannot be told is no reason to give up the work.

@@ -396,7 +396,8 @@ pub(super) fn number(value: &Value) -> Option<u64> {
 }
 
 /// JSON whose strings are wiped when it is dropped: one of them holds the password.
-struct Wiped(Value);
+#[derive(serde::Deserialize)]
+pub(crate) struct Wiped(pub(crate) Value);
 
 impl Drop for Wiped {
     fn drop(&mut self) {

@@ -21,6 +21,7 @@ mod smb;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use cinder::Wiped;
 pub use error::ConnectionError;
 pub use iscsi::{Chap, ChapText, Discovery, IscsiPath, IscsiPathText, IscsiVolume};
 pub use nvmeof::NvmeFields;

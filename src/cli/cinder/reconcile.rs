@@ -1,0 +1,312 @@
+//! `cinder reconcile`: what Cinder and this host's daemon differ in, and the end of it.
+//!
+//! | Cinder | the daemon | mended by |
+//! |---|---|---|
+//! | has it | has it not | DELETE in Cinder |
+//! | has it no more, and has its volume | has it | DetachVolume |
+//! | has it incomplete | has it attached | os-complete |
+//! | has it incomplete | failed at it | DetachVolume, then DELETE |
+//!
+//! What Nova made, and what never was Cinder's, stays as it is. What is under way looks like a difference, so each is looked at twice.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::agent::Agent;
+use super::answers::Attachment;
+use super::api::Cinder;
+use super::interrupt::Interrupt;
+use super::survey::Survey;
+use crate::api::v1;
+use crate::cli::args::Format;
+use crate::cli::failure::Failure;
+use crate::cli::output;
+use crate::model::visible;
+
+/// Time between the two looks: longer than it takes from an answer of Cinder to the daemon's record.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// The exit code where something differs that is not mended; the list is in [`crate::cli::args`].
+const DIFFERS: u8 = 9;
+
+/// How a difference is mended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mend {
+    DeleteInCinder,
+    DetachHere,
+    Complete,
+    DetachAndDelete,
+    /// By somebody who knows more.
+    Nobody,
+}
+
+/// A difference.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Finding {
+    id: Uuid,
+    volume: String,
+    what: String,
+    mend: Mend,
+    /// What is done, or is to do.
+    how: String,
+}
+
+/// What differs, and what is left alone.
+#[derive(Debug, Default)]
+struct Findings {
+    differ: Vec<Finding>,
+    left_alone: Vec<String>,
+}
+
+impl Findings {
+    fn of(survey: &Survey) -> Self {
+        let mut findings = Self::default();
+        for (id, attachment) in &survey.cinder {
+            match survey.agent.get(id) {
+                Some(here) => findings.both(attachment, here),
+                None => findings.cinders(survey, attachment),
+            }
+        }
+        for id in &survey.ended {
+            if let Some(here) = survey.agent.get(id) {
+                findings.ours(survey, *id, here);
+            }
+        }
+        for attachment in &survey.of_unknown_host {
+            let what = format!(
+                "is {} in Cinder, which does not show its host to this user",
+                attachment.status
+            );
+            let how = "ask as an administrator of Cinder, or end it where it was begun";
+            findings.push(
+                attachment.id,
+                &attachment.volume_id,
+                what,
+                Mend::Nobody,
+                how,
+            );
+        }
+        if survey.foreign > 0 {
+            let many = survey.foreign;
+            let why =
+                format!("{many} of this host's attachments are of no volume that Cinder shows");
+            findings.left_alone.push(why);
+        }
+        findings
+    }
+
+    fn push(&mut self, id: Uuid, volume: &str, what: String, mend: Mend, how: &str) {
+        self.differ.push(Finding {
+            id,
+            volume: volume.to_owned(),
+            what,
+            mend,
+            how: how.to_owned(),
+        });
+    }
+
+    fn both(&mut self, attachment: &Attachment, here: &v1::Attachment) {
+        if attachment.is_complete() {
+            return;
+        }
+        let (id, volume) = (attachment.id, &attachment.volume_id);
+        let state = output::state(here.state);
+        let what = format!(
+            "is {} in Cinder, and {state} on this host",
+            attachment.status
+        );
+        match here.state() {
+            v1::State::Attached | v1::State::Connected => {
+                self.push(id, volume, what, Mend::Complete, "complete it in Cinder");
+            }
+            v1::State::Connecting | v1::State::Attaching => {
+                self.left_alone
+                    .push(format!("attachment {id} is being attached"));
+            }
+            _ => {
+                let how = "detach it from this host, then delete it in Cinder";
+                self.push(id, volume, what, Mend::DetachAndDelete, how);
+            }
+        }
+    }
+
+    fn cinders(&mut self, survey: &Survey, attachment: &Attachment) {
+        let (id, volume) = (attachment.id, &attachment.volume_id);
+        if let Some(instance) = &attachment.instance {
+            let why = format!("attachment {id} of volume {volume} is of server {instance}: Nova's");
+            self.left_alone.push(why);
+            return;
+        }
+        let what = format!("is {} in Cinder, and not on this host", attachment.status);
+        let here = survey
+            .agent
+            .iter()
+            .find(|(id, here)| here.volume_id == *volume && survey.ended.contains(id));
+        match here {
+            None => self.push(
+                id,
+                volume,
+                what,
+                Mend::DeleteInCinder,
+                "delete it in Cinder",
+            ),
+            Some((other, _)) => {
+                let what = format!("{what}, which has the volume as {other}");
+                let how = "see whose that one is, and detach it before this one is deleted";
+                self.push(id, volume, what, Mend::Nobody, how);
+            }
+        }
+    }
+
+    fn ours(&mut self, survey: &Survey, id: Uuid, here: &v1::Attachment) {
+        let volume = &here.volume_id;
+        let state = output::state(here.state);
+        let what = format!("is {state} on this host, and no more in Cinder");
+        let mut others = survey.cinder.values();
+        let taken = others.any(|it| it.volume_id == *volume && !survey.agent.contains_key(&it.id));
+        match taken {
+            false => self.push(
+                id,
+                volume,
+                what,
+                Mend::DetachHere,
+                "detach it from this host",
+            ),
+            true => {
+                let what =
+                    format!("{what}, which has another attachment of the volume for this host");
+                let how = "see whose it is, and detach it by volattach detach";
+                self.push(id, volume, what, Mend::Nobody, how);
+            }
+        }
+    }
+
+    /// Those that were found before too.
+    fn confirm(&mut self, before: &Self) {
+        let was = |it: &Finding| {
+            before
+                .differ
+                .iter()
+                .any(|b| b.id == it.id && b.mend == it.mend)
+        };
+        self.differ.retain(was);
+    }
+}
+
+/// What became of a difference: `None`: nothing was tried.
+type Outcome = Option<Result<(), Failure>>;
+
+/// Compares, mends with `yes`, and prints.
+pub(super) async fn run(
+    cinder: &Cinder,
+    agent: &Agent,
+    interrupt: &Interrupt,
+    format: Format,
+    yes: bool,
+) -> Result<ExitCode, Failure> {
+    let first = Findings::of(&Survey::take(cinder, agent).await?);
+    let mut findings = first;
+    if !findings.differ.is_empty() {
+        tokio::select! {
+            () = tokio::time::sleep(PAUSE) => {}
+            () = interrupt.wait() => {}
+        }
+        interrupt.check("nothing was changed")?;
+        let mut second = Findings::of(&Survey::take(cinder, agent).await?);
+        second.confirm(&findings);
+        findings = second;
+    }
+    let mut outcomes: Vec<Outcome> = Vec::new();
+    for finding in &findings.differ {
+        let mends = yes && finding.mend != Mend::Nobody && !interrupt.is_set();
+        outcomes.push(match mends {
+            true => Some(mend(cinder, agent, finding).await),
+            false => None,
+        });
+    }
+    output::to_stdout(&match format {
+        Format::Table => text(&findings, &outcomes),
+        Format::Json => document(&findings, &outcomes).to_string(),
+    })?;
+    let mended = outcomes.iter().all(|it| matches!(it, Some(Ok(()))));
+    Ok(match mended {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(DIFFERS),
+    })
+}
+
+async fn mend(cinder: &Cinder, agent: &Agent, finding: &Finding) -> Result<(), Failure> {
+    let (id, name) = (finding.id, finding.id.to_string());
+    match finding.mend {
+        Mend::DeleteInCinder => cinder.delete(id).await?,
+        Mend::Complete => cinder.complete(id).await?,
+        Mend::DetachHere => agent.detach(&name, false).await?,
+        Mend::DetachAndDelete => {
+            agent.detach(&name, false).await?;
+            cinder.delete(id).await?;
+        }
+        Mend::Nobody => {}
+    }
+    Ok(())
+}
+
+/// For people: two lines a difference.
+fn text(findings: &Findings, outcomes: &[Outcome]) -> String {
+    let mut lines = Vec::new();
+    for (finding, outcome) in findings.differ.iter().zip(outcomes) {
+        let Finding {
+            id,
+            volume,
+            what,
+            how,
+            ..
+        } = finding;
+        lines.push(format!(
+            "attachment {id} of volume {}: {}",
+            visible(volume),
+            visible(what)
+        ));
+        lines.push(match (outcome, finding.mend) {
+            (Some(Ok(())), _) => format!("  done: {how}"),
+            (Some(Err(failure)), _) => format!("  not done: {how}: {}", failure.message()),
+            (None, Mend::Nobody) => format!("  mend: {how}"),
+            (None, _) => format!("  with --yes: {how}"),
+        });
+    }
+    if lines.is_empty() {
+        lines.push("Cinder and this host agree".to_owned());
+    }
+    let left = findings
+        .left_alone
+        .iter()
+        .map(|it| format!("left alone: {}", visible(it)));
+    lines.extend(left);
+    lines.join("\n")
+}
+
+/// For programs.
+fn document(findings: &Findings, outcomes: &[Outcome]) -> Value {
+    let both = findings.differ.iter().zip(outcomes);
+    let differ = both.map(|(finding, outcome)| {
+        let error = match outcome {
+            Some(Err(failure)) => Some(failure.message()),
+            _ => None,
+        };
+        json!({
+            "attachment_id": finding.id,
+            "volume_id": finding.volume,
+            "what": finding.what,
+            "mend": finding.how,
+            "mendable": finding.mend != Mend::Nobody,
+            "mended": matches!(outcome, Some(Ok(()))),
+            "error": error,
+        })
+    });
+    json!({ "findings": differ.collect::<Vec<_>>(), "left_alone": findings.left_alone })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,133 @@
+//! Cinder's attachments of this host beside the daemon's.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use uuid::Uuid;
+
+use super::agent::Agent;
+use super::answers::Attachment;
+use super::api::Cinder;
+use super::attach::mark;
+use super::error::CinderError;
+use crate::api::v1;
+use crate::cli::failure::Failure;
+
+/// Both sides, at one time.
+#[derive(Default)]
+pub(super) struct Survey {
+    /// The daemon's attachments whose id could be one of Cinder's.
+    pub(super) agent: BTreeMap<Uuid, v1::Attachment>,
+    /// Cinder's: those of this host, and those that the daemon has.
+    pub(super) cinder: BTreeMap<Uuid, Attachment>,
+    /// Incomplete attachments of which Cinder does not show this caller the host.
+    pub(super) of_unknown_host: Vec<Attachment>,
+    /// The daemon's attachments that Cinder does not have, although it has their volume.
+    pub(super) ended: BTreeSet<Uuid>,
+    /// How many of the daemon's are of volumes that Cinder does not show.
+    pub(super) foreign: usize,
+}
+
+impl Survey {
+    /// Looks at both.
+    pub(super) async fn take(cinder: &Cinder, agent: &Agent) -> Result<Self, Failure> {
+        let host = agent.connector().await?.host;
+        let (agent, foreign): (Vec<_>, Vec<_>) = (agent.attachments(None).await?.into_iter())
+            .map(|it| (it.attachment_id.parse::<Uuid>().ok(), it))
+            .partition(|(id, _)| id.is_some());
+        let agent = agent.into_iter().filter_map(|(id, it)| Some((id?, it)));
+        let mut survey = Self {
+            agent: agent.collect(),
+            foreign: foreign.len(),
+            ..Self::default()
+        };
+        match of_host(cinder, &host).await? {
+            Some(here) => survey.add(here),
+            None => survey.sort_out(cinder, &host).await?,
+        }
+        survey.look_for_the_rest(cinder).await?;
+        Ok(survey)
+    }
+
+    fn add(&mut self, attachments: impl IntoIterator<Item = Attachment>) {
+        let used = attachments.into_iter().filter(Attachment::is_use);
+        self.cinder.extend(used.map(|it| (it.id, it)));
+    }
+
+    /// Takes those of this host from all that the caller may see.
+    async fn sort_out(&mut self, cinder: &Cinder, host: &str) -> Result<(), CinderError> {
+        for attachment in cinder.attachments(&[]).await? {
+            // Nova's is of whichever host.
+            let novas = attachment.instance.is_some();
+            if self.agent.contains_key(&attachment.id) {
+                self.add([attachment]);
+            } else if novas || !attachment.is_use() {
+                continue;
+            } else if !attachment.is_complete() {
+                self.of_unknown_host.push(attachment);
+            } else if is_marked(cinder, &attachment, host).await? {
+                self.add([attachment]);
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks for each of the daemon's that was in no list.
+    async fn look_for_the_rest(&mut self, cinder: &Cinder) -> Result<(), CinderError> {
+        let missing = self
+            .agent
+            .iter()
+            .filter(|(id, _)| !self.cinder.contains_key(id));
+        let missing: Vec<_> = missing
+            .map(|(id, it)| (*id, it.volume_id.clone()))
+            .collect();
+        for (id, volume) in missing {
+            match cinder.attachment(id).await {
+                Ok(attachment) => self.add([attachment]),
+                Err(error) if error.is_not_found() => match cinder.volume(&volume).await {
+                    Ok(_) => {
+                        self.ended.insert(id);
+                    }
+                    // Another project's, or never Cinder's.
+                    Err(error) if error.is_not_found() || error.is_bad_request() => {
+                        self.foreign += 1;
+                    }
+                    Err(error) => return Err(error),
+                },
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Cinder's attachments of a host; `None`: the caller may not search by it.
+async fn of_host(cinder: &Cinder, host: &str) -> Result<Option<Vec<Attachment>>, CinderError> {
+    let column = "attached_host";
+    let found = cinder.attachments_by(column, host).await?;
+    if found.as_ref().is_some_and(|found| !found.is_empty()) {
+        // A Cinder that passes over the filter shows every host's: no host has this name.
+        let nobody = Uuid::new_v4().to_string();
+        let others = cinder.attachments_by(column, &nobody).await?;
+        return Ok(found.filter(|_| others.is_some_and(|others| others.is_empty())));
+    }
+    Ok(found)
+}
+
+/// Whether the volume shows an attachment to be of this host's `volattach`.
+async fn is_marked(
+    cinder: &Cinder,
+    attachment: &Attachment,
+    host: &str,
+) -> Result<bool, CinderError> {
+    let volume = match cinder.volume(&attachment.volume_id).await {
+        Ok(volume) => volume,
+        Err(error) if error.is_not_found() => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let mark = mark(host);
+    let mut shown = volume.attachments.iter();
+    Ok(shown.any(|it| {
+        let marked = it.device.as_ref().is_some_and(|it| it.starts_with(&mark));
+        it.attachment_id == attachment.id && (marked || it.host_name.as_deref() == Some(host))
+    }))
+}
