@@ -274,7 +274,7 @@ impl Keystone {
     }
 
     /// Does something as the administrator.
-    fn admin(&self, method: &str, path: &str, body: &Value) -> Value {
+    pub(crate) fn admin(&self, method: &str, path: &str, body: &Value) -> Value {
         let token = self.admin_token();
         let headers = [("X-Auth-Token", token.as_str())];
         let answer = self.ask(method, path, &headers, Some(body)).unwrap();
@@ -333,7 +333,6 @@ impl Keystone {
         self.ids.insert(name, id);
     }
 
-    /// A request in HTTP/1.0's manner: one a connection, which ends the answer.
     fn ask(
         &self,
         method: &str,
@@ -341,41 +340,53 @@ impl Keystone {
         headers: &[(&str, &str)],
         body: Option<&Value>,
     ) -> std::io::Result<Answer> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
-        stream.set_read_timeout(Some(LONG))?;
-        let body = body.filter(|body| !body.is_null()).map(Value::to_string);
-        let body = body.unwrap_or_default();
-        let mut request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\n",
-            body.len()
-        );
-        for (name, value) in headers {
-            request.push_str(&format!("{name}: {value}\r\n"));
-        }
-        write!(stream, "{request}\r\n{body}")?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
-        let (head, body) = text
-            .split_once("\r\n\r\n")
-            .ok_or(std::io::ErrorKind::InvalidData)?;
-        let token = head.lines().find_map(|line| {
-            let (name, value) = line.split_once(": ")?;
-            name.eq_ignore_ascii_case("x-subject-token")
-                .then(|| value.to_owned())
-        });
-        Ok(Answer {
-            status: head[9..12].parse().unwrap(),
-            token,
-            body: body.to_owned(),
-        })
+        ask(self.port, method, path, headers, body)
     }
 }
 
-struct Answer {
-    status: u16,
-    token: Option<String>,
-    body: String,
+/// A request in HTTP/1.0's manner, to that port of this host: one a connection, which ends the answer.
+pub(crate) fn ask(
+    port: u16,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Option<&Value>,
+) -> std::io::Result<Answer> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(LONG))?;
+    let body = body.filter(|body| !body.is_null()).map(Value::to_string);
+    let body = body.unwrap_or_default();
+    let mut request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n",
+        body.len()
+    );
+    for (name, value) in headers {
+        request.push_str(&format!("{name}: {value}\r\n"));
+    }
+    write!(stream, "{request}\r\n{body}")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let (head, body) = text
+        .split_once("\r\n\r\n")
+        .ok_or(std::io::ErrorKind::InvalidData)?;
+    let token = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(": ")?;
+        name.eq_ignore_ascii_case("x-subject-token")
+            .then(|| value.to_owned())
+    });
+    Ok(Answer {
+        status: head[9..12].parse().unwrap(),
+        token,
+        body: body.to_owned(),
+    })
+}
+
+/// What was answered.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) token: Option<String>,
+    pub(crate) body: String,
 }
 
 /// A port where nobody listens.

@@ -1,0 +1,193 @@
+//! A proxy before Cinder that lets one request of the command line go wrong.
+
+use std::sync::{Arc, Mutex};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+/// What becomes of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Cinder does not get it; the answer has this status.
+    Status(u16),
+    /// Cinder does not get it, and nobody answers.
+    Silence,
+    /// Cinder does not get it, nor any later one: connections are closed.
+    Down,
+    /// Cinder does what it asks for, and the connection is lost before the answer.
+    Lost,
+    /// The same, and no later request gets to Cinder.
+    LostAndDown,
+    /// The command line is killed before Cinder gets it.
+    Killed,
+    /// The command line is killed once Cinder has done what it asks for.
+    KilledAfter,
+}
+
+impl Fault {
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Status(500),
+        Self::Status(409),
+        Self::Silence,
+        Self::Down,
+        Self::Lost,
+        Self::LostAndDown,
+        Self::Killed,
+        Self::KilledAfter,
+    ];
+}
+
+#[derive(Default)]
+struct State {
+    /// The requests since it was armed last: method and path.
+    lines: Vec<String>,
+    /// The fault, and of which request; the first is 0.
+    fault: Option<(usize, Fault)>,
+}
+
+/// Passes requests on until it is dropped.
+pub(crate) struct Proxy {
+    pub(crate) port: u16,
+    state: Arc<Mutex<State>>,
+    victim: watch::Sender<Option<u32>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Proxy {
+    /// To that port of this host.
+    pub(crate) async fn start(to: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let state = Arc::new(Mutex::new(State::default()));
+        let (victim, seen) = watch::channel(None);
+        let shared = state.clone();
+        let task = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (state, victim) = (shared.clone(), seen.clone());
+                tokio::spawn(async move { serve(stream, to, &state, victim).await });
+            }
+        });
+        Self {
+            port,
+            state,
+            victim,
+            task,
+        }
+    }
+
+    /// Counts anew, and lets the request of that number go wrong.
+    pub(crate) fn arm(&self, fault: Option<(usize, Fault)>) {
+        *self.state.lock().unwrap() = State {
+            fault,
+            ..State::default()
+        };
+        self.victim.send_replace(None);
+    }
+
+    /// The process to kill where the fault is that.
+    pub(crate) fn aim(&self, pid: Option<u32>) {
+        self.victim.send_replace(pid);
+    }
+
+    /// The requests since it was armed.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.state.lock().unwrap().lines.clone()
+    }
+}
+
+/// Handles the one request that a connection brings.
+async fn serve(
+    mut stream: TcpStream,
+    to: u16,
+    state: &Mutex<State>,
+    victim: watch::Receiver<Option<u32>>,
+) -> std::io::Result<()> {
+    let request = read_request(&mut stream).await?;
+    let line = request.split(|byte| *byte == b'\r').next().unwrap_or(&[]);
+    let line = String::from_utf8_lossy(line).into_owned();
+    let fault = {
+        let mut state = state.lock().unwrap();
+        let number = state.lines.len();
+        let words: Vec<_> = line.split_whitespace().take(2).collect();
+        state.lines.push(words.join(" "));
+        match state.fault {
+            Some((of, fault)) if of == number => Some(fault),
+            Some((of, Fault::Down | Fault::LostAndDown)) if of < number => Some(Fault::Down),
+            _ => None,
+        }
+    };
+    match fault {
+        None => {
+            let answer = pass(&request, to).await?;
+            stream.write_all(&answer).await?;
+        }
+        Some(Fault::Status(status)) => {
+            let body =
+                format!(r#"{{"fault":{{"code":{status},"message":"a fault of the test's"}}}}"#);
+            let answer = format!(
+                "HTTP/1.1 {status} Fault\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                body.len()
+            );
+            stream.write_all(answer.as_bytes()).await?;
+        }
+        // Until the client gives up.
+        Some(Fault::Silence) => drop(stream.read(&mut [0; 1]).await),
+        Some(Fault::Down) => {}
+        Some(Fault::Lost | Fault::LostAndDown) => drop(pass(&request, to).await?),
+        Some(Fault::Killed) => end(victim).await,
+        Some(Fault::KilledAfter) => {
+            pass(&request, to).await?;
+            end(victim).await;
+        }
+    }
+    Ok(())
+}
+
+/// Kills the command line, whose connection stays open until then.
+async fn end(mut victim: watch::Receiver<Option<u32>>) {
+    // The request may come before the test has got to tell the process.
+    let pid = *victim.wait_for(Option::is_some).await.unwrap();
+    let pid = Pid::from_raw(pid.unwrap().try_into().unwrap());
+    // Its parent, this process, still waits for it: the id is nobody else's.
+    let _ = kill(pid, Signal::SIGKILL);
+}
+
+/// Reads head and body.
+async fn read_request(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+    let mut request = Vec::new();
+    loop {
+        if stream.read_buf(&mut request).await? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        let Some(end) = request.windows(4).position(|it| it == b"\r\n\r\n") else {
+            continue;
+        };
+        let head = String::from_utf8_lossy(&request[..end]).to_ascii_lowercase();
+        let length = head.lines().find_map(|line| {
+            let length = line.strip_prefix("content-length:")?;
+            length.trim().parse::<usize>().ok()
+        });
+        if request.len() >= end + 4 + length.unwrap_or(0) {
+            return Ok(request);
+        }
+    }
+}
+
+/// Has Cinder answer. The client asks for one answer a connection, so that the connection's end is the answer's.
+async fn pass(request: &[u8], to: u16) -> std::io::Result<Vec<u8>> {
+    let mut cinder = TcpStream::connect(("127.0.0.1", to)).await?;
+    cinder.write_all(request).await?;
+    let mut answer = Vec::new();
+    cinder.read_to_end(&mut answer).await?;
+    Ok(answer)
+}

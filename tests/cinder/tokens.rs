@@ -1,0 +1,183 @@
+//! Whose tokens Cinder gets, and what it decides by them.
+
+use serde_json::{Value, json};
+use volattach::api::v1;
+
+use crate::fixture::Cloud;
+use crate::keystone::PASSWORD;
+use crate::server::info;
+use crate::tenant::Tenant;
+
+/// An instance that no Nova has.
+const INSTANCE: &str = "19c90908-234a-476a-9c57-af77b20c170d";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_each_caller_may() {
+    let mut tenant = Tenant::new(&Cloud::shared(), "tokens").await;
+    tenant.write_clouds();
+    let volume = tenant.create_volume();
+    let attach = ["attach", &*volume, "--domain", "web"];
+
+    let id = tenant.attach(&volume, &[]).await;
+    tenant.run(&["detach", &id]).await.answer();
+    let id = tenant
+        .attach(&volume, &["--service-cloud", "service"])
+        .await;
+    let mut command = tenant.command(&["detach", &id]);
+    command.env("OS_SERVICE_CLOUD", "service");
+    tenant.finish(command).await.answer();
+
+    // By clouds.yaml alone, without a variable.
+    let mut command = tenant.command(&[&attach[..], &["--os-cloud", "user"]].concat());
+    for name in [
+        "AUTH_URL",
+        "USERNAME",
+        "PASSWORD",
+        "PROJECT_NAME",
+        "USER_DOMAIN_NAME",
+        "PROJECT_DOMAIN_NAME",
+        "REGION_NAME",
+    ] {
+        command.env_remove(format!("OS_{name}"));
+    }
+    let answer = tenant.finish(command).await.answer();
+    let id = answer["attachment_id"].as_str().unwrap();
+    tenant.run(&["detach", id]).await.answer();
+
+    // A service has no more rights of its own than anybody: the volume is of another project.
+    let mut command = tenant.command(&attach);
+    command
+        .env("OS_USERNAME", "volattach")
+        .env("OS_PROJECT_NAME", "service");
+    let ended = tenant.finish(command).await;
+    assert_eq!(ended.code, Some(3), "{ended:?}");
+    assert!(ended.words().contains(&volume), "{ended:?}");
+
+    // A reader may look; a service's token beside the reader's does not change that.
+    let reader = tenant.name.clone() + "-reader";
+    make_reader(&tenant, &reader);
+    tenant.run_as(&reader, &["list"]).await.answer();
+    for more in [&[][..], &["--service-cloud", "service"]] {
+        let ended = tenant.run_as(&reader, &[&attach[..], more].concat()).await;
+        assert_eq!(ended.code, Some(8), "{ended:?}");
+        assert!(ended.words().contains("attachment_create"), "{ended:?}");
+    }
+
+    let mut command = tenant.command(&attach);
+    command.env("OS_PASSWORD", "wrong-one");
+    let ended = tenant.finish(command).await;
+    assert!(!ended.words().contains("wrong-one"), "{ended:?}");
+    assert_eq!(ended.code, Some(8), "{ended:?}");
+    assert_eq!(tenant.left().await, [""; 0]);
+}
+
+/// Makes an attachment for an instance, as Nova does, and has the agent attach it.
+async fn attach_for_instance(tenant: &Tenant, volume: &str) -> String {
+    let body = json!({ "attachment": {
+        "volume_uuid": volume,
+        "instance_uuid": INSTANCE,
+        "connector": { "host": "node", "ip": "10.0.0.2", "platform": "x86_64", "os_type": "linux", "multipath": false },
+    }});
+    let made = tenant
+        .cloud
+        .must(&tenant.token, "POST", "/attachments", &body);
+    let attachment = &made["attachment"];
+    let id = attachment["id"].as_str().unwrap().to_owned();
+    let request = v1::AttachVolumeRequest {
+        attachment_id: id.clone(),
+        volume_id: volume.to_owned(),
+        domain: "web".to_owned(),
+        connection_info: info(&attachment["connection_info"].to_string()),
+        ..Default::default()
+    };
+    let mut client = tenant.server.client().await;
+    client.attach_volume(request).await.unwrap();
+    id
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attachment_of_an_instance_is_ended_with_a_services_token_alone() {
+    let mut tenant = Tenant::new(&Cloud::shared(), "instance").await;
+    tenant.write_clouds();
+    let volume = tenant.create_volume();
+    let with_service = |id: &str| {
+        let mut command = tenant.command(&["detach", id]);
+        command.env("OS_SERVICE_CLOUD", "service");
+        command
+    };
+    let id = attach_for_instance(&tenant, &volume).await;
+    tenant.finish(with_service(&id)).await.answer();
+    tenant.becomes(&volume, "available").await;
+    assert_eq!(tenant.left().await, [""; 0]);
+
+    // Without it Cinder asks a Nova, which does not exist, whether the instance has the volume.
+    let id = attach_for_instance(&tenant, &volume).await;
+    let ended = tenant.run(&["detach", &id]).await;
+    let words = ended.words();
+    assert!(
+        words.contains(&id) && words.contains("--service-cloud"),
+        "{words}"
+    );
+    assert_eq!(tenant.disks().len(), 0);
+    assert_eq!(tenant.in_cinder().len(), 1);
+    // What the words advise.
+    tenant.finish(with_service(&id)).await.answer();
+    tenant.becomes(&volume, "available").await;
+    assert_eq!(tenant.left().await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cinder_decides_by_each_token() {
+    let mut tenant = Tenant::new(&Cloud::shared(), "decides").await;
+    let volume = tenant.create_volume();
+    let cloud = tenant.cloud.clone();
+    let user = tenant.token.as_str();
+    let service = cloud.keystone.token("volattach", "service");
+    let other = cloud.keystone.token("member", "demo");
+    let service = service.as_str();
+    let cases: [(&str, &[(&str, &str)], u16); 6] = [
+        ("user", &[("X-Auth-Token", user)], 200),
+        ("service alone", &[("X-Auth-Token", service)], 404),
+        (
+            "service in its place, alone",
+            &[("X-Service-Token", service)],
+            401,
+        ),
+        (
+            "both",
+            &[("X-Auth-Token", user), ("X-Service-Token", service)],
+            200,
+        ),
+        (
+            "a service's token that is a user's",
+            &[("X-Auth-Token", user), ("X-Service-Token", user)],
+            401,
+        ),
+        (
+            "a user of another project, and a service",
+            &[
+                ("X-Auth-Token", other.as_str()),
+                ("X-Service-Token", service),
+            ],
+            404,
+        ),
+    ];
+    for (case, tokens, expected) in cases {
+        let path = format!("/volumes/{volume}");
+        let (status, answer) = cloud.ask(tokens, "GET", &path, &Value::Null);
+        assert_eq!(status, expected, "{case}: {answer}");
+    }
+}
+
+fn make_reader(tenant: &Tenant, name: &str) {
+    let keystone = &tenant.cloud.keystone;
+    let body = json!({ "user": { "name": name, "domain_id": "default", "password": PASSWORD } });
+    let made = keystone.admin("POST", "/v3/users", &body);
+    let user = made["user"]["id"].as_str().unwrap().to_owned();
+    let path = format!("/v3/projects?name={}", tenant.name);
+    let projects = keystone.admin("GET", &path, &Value::Null);
+    let project = projects["projects"][0]["id"].as_str().unwrap().to_owned();
+    let role = keystone.id("role reader");
+    let path = format!("/v3/projects/{project}/users/{user}/roles/{role}");
+    keystone.admin("PUT", &path, &Value::Null);
+}
