@@ -80,7 +80,6 @@ otlp-test: deps ## traces to a collector, by a build with the feature otlp
 keystone-test: deps ## tokens, asked about at a real Keystone (from PyPI); FILTER=text: tests whose name contains it
 	@tests/keystone/keystone.sh cargo test --locked --quiet --test keystone -- $(FILTER)
 
-<<<<<<< ours
 .PHONY: python-test
 python-test: deps ## the Python client (clients/python, by PyPI) and its example against the daemon; FILTER=test_daemon.Watches: those alone
 	@cargo build --locked --quiet --bins
@@ -93,11 +92,10 @@ go-test: ## the example in Go (examples/go), built of Debian's packages, against
 	@cargo build --locked --quiet --bins
 	@examples/go/build.sh target/go/attach_watch_detach
 	@VOLATTACH_GO_EXAMPLE=$(CURDIR)/target/go/attach_watch_detach clients/python/tests/run.sh go_example.Go
-=======
+
 .PHONY: cinder-test
 cinder-test: deps ## volattach cinder beside a real Cinder and Keystone (from PyPI), each of its requests failed; FILTER=text: tests whose name contains it
 	@tests/cinder/cinder.sh cargo test --locked --quiet --test cinder -- $(FILTER)
->>>>>>> theirs
 
 .PHONY: web-test
 web-test: deps ## the web page in headless Chromium: pictures in target/web, keyboard, axe-core (from npm)
