@@ -65,7 +65,8 @@ impl Agent {
         let id = message.attachment_id.clone();
         let mut rpc = self.client.rpc.clone();
         let work = rpc.attach_volume(self.client.request(message));
-        let answer = progress::follow(&self.client, self.format, &id, "attaching", work).await;
+        let work = progress::follow(&self.client, self.format, &id, "attaching", work);
+        let answer = Box::pin(work).await; // large
         Ok(self.client.answer(answer)?.attachment.unwrap_or_default())
     }
 
@@ -77,7 +78,8 @@ impl Agent {
         });
         let mut rpc = self.client.rpc.clone();
         let work = rpc.detach_volume(message);
-        let answer = progress::follow(&self.client, self.format, id, "detaching", work).await;
+        let work = progress::follow(&self.client, self.format, id, "detaching", work);
+        let answer = Box::pin(work).await; // large
         self.client.answer(answer)?;
         Ok(())
     }

@@ -84,7 +84,7 @@ pub(super) struct Volume {
     /// Shown to the volume's project and to administrators.
     #[serde(default, rename = "os-vol-tenant-attr:tenant_id")]
     pub(super) project_id: Option<String>,
-    /// For administrators with the part of `admin_metadata` that may be seen: `readonly` is in it.
+    /// With `readonly` of the administrators' metadata, which everybody is shown.
     #[serde(default)]
     pub(super) metadata: BTreeMap<String, String>,
     /// Its complete attachments.
@@ -93,10 +93,10 @@ pub(super) struct Volume {
 }
 
 impl Volume {
-    /// Whether Cinder lets nobody write it (`os-update_readonly_flag`).
-    pub(super) fn is_read_only(&self) -> bool {
-        let flag = self.metadata.get("readonly");
-        flag.is_some_and(|flag| flag.eq_ignore_ascii_case("true"))
+    /// The flag of `os-update_readonly_flag`; `None`: never set.
+    pub(super) fn read_only_flag(&self) -> Option<bool> {
+        let flag = self.metadata.get("readonly")?;
+        Some(!flag.eq_ignore_ascii_case("false"))
     }
 }
 
@@ -134,7 +134,7 @@ pub(super) struct Attachment {
     pub(super) instance: Option<String>,
     /// `ro`, `rw`, or the word `null`.
     #[serde(default)]
-    attach_mode: Option<String>,
+    pub(super) attach_mode: Option<String>,
     /// How to reach the volume: it holds passwords.
     #[serde(default)]
     pub(super) connection_info: Option<Wiped>,
@@ -146,23 +146,38 @@ impl Attachment {
         self.status == "attached"
     }
 
+    /// Whether it has no connector yet, and so no host: Cinder is at work on it, has failed at it, or somebody goes on with it.
+    pub(super) fn is_reserved(&self) -> bool {
+        self.status == "reserved"
+    }
+
     /// Whether it holds the volume.
     pub(super) fn is_use(&self) -> bool {
         !matches!(self.status.as_str(), "detached" | "deleted")
     }
 
-    /// Whether any of its modes is `ro`. Cinder does not carry one into the other.
-    pub(super) fn is_read_only(&self) -> bool {
-        let info = self.connection_info.as_ref().map(|info| &info.0);
-        let word = |key| info.and_then(|info| info.get(key)).and_then(Value::as_str);
+    /// Whether its mode is `ro`. It is for good, whatever was asked for, once the volume's flag was set: Cinder takes the flag's word
+    /// "False" for true (volume/api.py, `attachment_create`).
+    pub(super) fn has_mode_ro(&self) -> bool {
         self.attach_mode.as_deref() == Some("ro")
-            || word("access_mode") == Some("ro")
-            || word("attach_mode") == Some("ro")
     }
 
-    /// The mode, for people and programs.
-    pub(super) fn mode(&self) -> &'static str {
-        if self.is_read_only() { "ro" } else { "rw" }
+    /// Whether anything says that it is read-only: the volume's flag, its connection info, or its mode where the flag is not cleared.
+    pub(super) fn is_read_only(&self, volume: &Volume) -> bool {
+        let info = self.connection_info.as_ref();
+        let mode = info.and_then(|info| info.0.get("access_mode"));
+        match (volume.read_only_flag(), mode.and_then(Value::as_str)) {
+            (Some(true), _) | (_, Some("ro")) => true,
+            (Some(false), _) => false,
+            (None, _) => self.has_mode_ro(),
+        }
+    }
+
+    /// The server about which Cinder asks Nova before it deletes the attachment for anyone but a service (volume/api.py,
+    /// `attachment_deletion_allowed`).
+    pub(super) fn guard(&self) -> Option<&str> {
+        self.connection_json()?;
+        self.instance.as_deref()
     }
 
     /// How to reach the volume, as Cinder gave it; `None`: nothing was given.
@@ -214,26 +229,41 @@ mod tests {
     }
 
     #[test]
-    fn read_only_is_what_any_of_the_modes_says() {
-        for (mode, info, read_only) in [
-            (json!("ro"), json!({ "access_mode": "rw" }), true),
-            (json!("null"), json!({ "access_mode": "ro" }), true),
-            (json!("rw"), json!({ "attach_mode": "ro" }), true),
-            (json!("null"), json!({ "access_mode": "rw" }), false),
-            (json!(null), json!(null), false),
-            (json!("rw"), json!("odd"), false),
+    fn read_only_is_what_anything_says_but_the_mode_that_a_cleared_flag_left() {
+        let volume = |flag: Option<&str>| -> Volume {
+            let metadata = flag.map_or(json!({}), |flag| json!({ "readonly": flag }));
+            let body = json!({ "id": "v", "status": "in-use", "size": 1, "metadata": metadata });
+            serde_json::from_value(body).unwrap()
+        };
+        for (flag, mode, access_mode, read_only) in [
+            (None, json!("ro"), "rw", true),
+            (None, json!("null"), "ro", true),
+            (None, json!("rw"), "rw", false),
+            (None, json!(null), "rw", false),
+            (Some("True"), json!("rw"), "rw", true),
+            (Some("odd"), json!("rw"), "rw", true),
+            (Some("False"), json!("ro"), "rw", false),
+            (Some("False"), json!("ro"), "ro", true),
         ] {
-            assert_eq!(
-                attachment(mode, info.clone()).is_read_only(),
-                read_only,
-                "{info}"
-            );
+            let attachment = attachment(mode, json!({ "access_mode": access_mode }));
+            let found = attachment.is_read_only(&volume(flag));
+            assert_eq!(found, read_only, "{flag:?} {access_mode}");
         }
-        for flag in ["True", "true", "TRUE"] {
-            let volume = json!({ "id": "v", "status": "available", "size": 1, "metadata": { "readonly": flag } });
-            let volume: Volume = serde_json::from_value(volume).unwrap();
-            assert!(volume.is_read_only());
-        }
+    }
+
+    #[test]
+    fn nova_is_asked_about_connected_attachments_of_servers() {
+        let with = |instance: Value, info: Value| -> Attachment {
+            let mut body =
+                json!({ "id": Uuid::from_u128(1), "volume_id": "v", "status": "attached" });
+            body["instance"] = instance;
+            body["connection_info"] = info;
+            serde_json::from_value(body).unwrap()
+        };
+        let info = || json!({ "driver_volume_type": "nfs" });
+        assert_eq!(with(json!("s"), info()).guard(), Some("s"));
+        assert_eq!(with(json!("s"), json!({})).guard(), None);
+        assert_eq!(with(json!(null), info()).guard(), None);
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub(super) struct Cinder {
     /// A service's own, which calls on the user's behalf.
     service_token: Option<Secret>,
     version: Option<Microversion>,
+    /// Whether the cloud may have a Nova.
+    pub(super) may_have_nova: bool,
 }
 
 /// The way to a cloud's servers.
@@ -73,6 +75,7 @@ impl Cinder {
         };
         let mut cinder = Self {
             endpoint: session.cinder(&cloud)?,
+            may_have_nova: session.may_have_nova(),
             http: client,
             token: session.token,
             service_token,
@@ -83,7 +86,7 @@ impl Cinder {
     }
 
     /// Whether a service's token goes along.
-    pub(super) fn is_service(&self) -> bool {
+    pub(super) fn has_service_token(&self) -> bool {
         self.service_token.is_some()
     }
 
@@ -95,16 +98,23 @@ impl Cinder {
             root.path = format!("{before}/v3");
         }
         let tried = "ask Cinder for its versions";
-        let answer = self.ask(&root, tried, Method::GET, "/", None).await?;
+        let answer = self
+            .ask(&root, self.service(), tried, Method::GET, "/", None)
+            .await?;
         let versions: Versions = answer.read()?;
         versions.common().map_err(|why| {
             CinderError::Unsuitable(format!("cannot use Cinder at {}: {why}", self.endpoint))
         })
     }
 
+    fn service(&self) -> Option<&Secret> {
+        self.service_token.as_ref()
+    }
+
     async fn ask(
         &self,
         server: &HttpUrl,
+        service: Option<&Secret>,
         tried: &str,
         method: Method,
         target: &str,
@@ -112,7 +122,7 @@ impl Cinder {
     ) -> Result<Answered> {
         let mut headers = HeaderMap::new();
         token_header(&mut headers, "x-auth-token", &self.token)?;
-        if let Some(token) = &self.service_token {
+        if let Some(token) = service {
             token_header(&mut headers, "x-service-token", token)?;
         }
         if let Some(version) = self.version
@@ -138,7 +148,9 @@ impl Cinder {
         target: &str,
         body: Option<Value>,
     ) -> Result<Answered> {
-        self.ask(&self.endpoint, tried, method, target, body).await
+        let service = self.service();
+        self.ask(&self.endpoint, service, tried, method, target, body)
+            .await
     }
 
     pub(super) async fn volume(&self, id: &str) -> Result<Volume> {
@@ -185,9 +197,26 @@ impl Cinder {
 
     /// Ends an attachment; one that does not exist is fine.
     pub(super) async fn delete(&self, id: Uuid) -> Result<()> {
+        self.delete_by(id, self.service()).await
+    }
+
+    /// The same unless Nova uses the attachment: without a service's token Cinder asks Nova.
+    pub(super) async fn delete_unless_novas(&self, id: Uuid) -> Result<()> {
+        self.delete_by(id, None).await
+    }
+
+    async fn delete_by(&self, id: Uuid, service: Option<&Secret>) -> Result<()> {
         let tried = format!("delete attachment {id}");
         let target = format!("/attachments/{id}");
-        match self.call(&tried, Method::DELETE, &target, None).await {
+        let answer = self.ask(
+            &self.endpoint,
+            service,
+            &tried,
+            Method::DELETE,
+            &target,
+            None,
+        );
+        match answer.await {
             Err(error) if !error.is_not_found() => Err(error),
             _ => Ok(()),
         }

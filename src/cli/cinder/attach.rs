@@ -41,8 +41,8 @@ pub(super) async fn run(
 ) -> Result<v1::Attachment> {
     let volume = cinder.volume(args.volume.as_str()).await?;
     let permissions = permissions(&volume)?;
-    let read_only = args.read_only || volume.is_read_only();
-    if args.require_rw && volume.is_read_only() {
+    let flagged = volume.read_only_flag() == Some(true);
+    if args.require_rw && flagged {
         return Err(refused(&volume.id, "its metadata has readonly"));
     }
     let here = agent.attachments(Some(args.volume.as_str())).await?;
@@ -55,9 +55,9 @@ pub(super) async fn run(
     let marker = format!("{}{}", mark(&connector.host), Uuid::new_v4());
     interrupt.check("nothing was begun")?;
 
-    let created = cinder
-        .create(&args.volume, &presented(&connector, &marker), read_only)
-        .await;
+    let connector = presented(&connector, &marker);
+    let read_only = args.read_only || flagged;
+    let created = cinder.create(&args.volume, &connector, read_only).await;
     let attachment = match created {
         Ok(attachment) => attachment,
         Err(error) if error.may_be_done() => {
@@ -73,36 +73,58 @@ pub(super) async fn run(
         Err(error) => return Err(error.into()),
     };
     let mut begun = Begun {
+        cinder,
+        agent,
+        interrupt,
         id: attachment.id,
         agent_asked: false,
     };
-    match begun
-        .finish(cinder, agent, interrupt, args, attachment, facts)
-        .await
-    {
+    let access = match read_only {
+        true => Ok(true),
+        false => is_read_only(cinder, &volume, &attachment).await,
+    };
+    let attached = match access {
+        Ok(read_only) => begun.finish(args, &attachment, read_only, facts).await,
+        Err(error) => Err(error.into()),
+    };
+    match attached {
         Ok(attached) => Ok(attached),
-        Err(failure) => Err(begun.undo(cinder, agent, failure).await),
+        Err(failure) => Err(begun.undo(failure).await),
     }
 }
 
+/// Whether a new attachment is read-only although nobody asked for that.
+async fn is_read_only(
+    cinder: &Cinder,
+    volume: &Volume,
+    attachment: &Attachment,
+) -> std::result::Result<bool, CinderError> {
+    if !attachment.has_mode_ro() {
+        return Ok(attachment.is_read_only(volume));
+    }
+    // The flag may have been set since the volume was looked at. From now on it stays: Cinder sets it for available volumes alone.
+    let now = cinder.volume(&attachment.volume_id).await?;
+    Ok(attachment.is_read_only(&now))
+}
+
 /// An attachment that Cinder has made.
-struct Begun {
+struct Begun<'a> {
+    cinder: &'a Cinder,
+    agent: &'a Agent,
+    interrupt: &'a Interrupt,
     id: Uuid,
     /// Whether the daemon may have something of it.
     agent_asked: bool,
 }
 
-impl Begun {
+impl Begun<'_> {
     async fn finish(
         &mut self,
-        cinder: &Cinder,
-        agent: &Agent,
-        interrupt: &Interrupt,
         args: AttachArgs,
-        attachment: Attachment,
+        attachment: &Attachment,
+        read_only: bool,
         facts: v1::VolumeFacts,
     ) -> Result<v1::Attachment> {
-        let read_only = args.read_only || attachment.is_read_only();
         if args.require_rw && read_only {
             let why = "Cinder made its attachment read-only";
             return Err(refused(&attachment.volume_id, why));
@@ -113,37 +135,36 @@ impl Begun {
                 self.id
             ))
         })?;
-        interrupt.check("the attach is undone")?;
+        self.interrupt.check("the attach is undone")?;
         let access = match read_only {
             true => v1::Access::ReadOnly,
             false => v1::Access::ReadWrite,
         };
         self.agent_asked = true;
-        let attached = agent
-            .attach(v1::AttachVolumeRequest {
-                attachment_id: self.id.to_string(),
-                volume_id: args.volume.to_string(),
-                domain: args.domain,
-                connection_info: Some(v1::ConnectionInfo {
-                    form: Some(v1::connection_info::Form::CinderJson(info)),
-                }),
-                access: access.into(),
-                disk: Some(args.disk.into()),
-                volume: Some(facts),
-                require_rw: args.require_rw,
-                boot: args.boot,
-            })
-            .await?;
-        interrupt.check("the attach is undone")?;
-        cinder.complete(self.id).await?;
+        let request = v1::AttachVolumeRequest {
+            attachment_id: self.id.to_string(),
+            volume_id: args.volume.to_string(),
+            domain: args.domain,
+            connection_info: Some(v1::ConnectionInfo {
+                form: Some(v1::connection_info::Form::CinderJson(info)),
+            }),
+            access: access.into(),
+            disk: Some(args.disk.into()),
+            volume: Some(facts),
+            require_rw: args.require_rw,
+            boot: args.boot,
+        };
+        let attached = self.agent.attach(request).await?;
+        self.interrupt.check("the attach is undone")?;
+        self.cinder.complete(self.id).await?;
         Ok(attached)
     }
 
     /// Undoes what was done, the last first, and adds to the failure what could not be undone.
-    async fn undo(&self, cinder: &Cinder, agent: &Agent, failure: Failure) -> Failure {
+    async fn undo(&self, failure: Failure) -> Failure {
         let id = self.id;
         if self.agent_asked
-            && let Err(left) = agent.undo(&id.to_string()).await
+            && let Err(left) = self.agent.undo(&id.to_string()).await
         {
             // A guest that still has the disk would see what the storage maps there next.
             return failure.note(&format!(
@@ -152,7 +173,7 @@ impl Begun {
                 left.message()
             ));
         }
-        match cinder.delete(id).await {
+        match self.cinder.delete(id).await {
             Ok(()) => failure.note(&format!("attachment {id} is undone")),
             Err(left) => failure.note(&format!(
                 "this host has nothing of attachment {id}, but Cinder: {}; volattach cinder reconcile finds it",
@@ -195,7 +216,7 @@ fn facts(
         .filter(|it| it.is_use() && !here.contains(&it.id.to_string()));
     let attached = elsewhere.map(|it| v1::VolumeUse {
         user_id: String::new(),
-        access: i32::from(match it.is_read_only() {
+        access: i32::from(match it.is_read_only(volume) {
             true => v1::Access::ReadOnly,
             false => v1::Access::ReadWrite,
         }),

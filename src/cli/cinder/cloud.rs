@@ -16,8 +16,6 @@ pub(super) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Cloud {
     pub(super) auth: Auth,
-    /// Keystone's address; `None`: nobody is asked, and the token is used as it is.
-    pub(super) keystone: Option<HttpUrl>,
     /// `None`: the catalog's first.
     pub(super) region: Option<String>,
     /// `public`, `internal` or `admin`.
@@ -28,25 +26,42 @@ pub(super) struct Cloud {
     pub(super) endpoint: Option<String>,
 }
 
-/// How somebody shows who it is.
+/// How a request gets its token.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Auth {
+    /// A token that is used as it is.
+    Bare(Secret),
+    /// One from Keystone.
+    Login {
+        keystone: HttpUrl,
+        proof: Box<Proof>,
+    },
+}
+
+/// How somebody shows Keystone who it is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Proof {
     Password {
         user: Named,
         password: Secret,
         project: Named,
     },
     /// A token, to be exchanged for one of the project.
-    Token { token: Secret, project: Named },
-    /// A token that is used as it is.
-    Bare(Secret),
+    Token {
+        token: Secret,
+        project: Named,
+    },
     Application {
-        id: Option<String>,
-        /// Where there is no id: its name, and its user.
-        name: Option<String>,
-        user: Named,
+        which: Which,
         secret: Secret,
     },
+}
+
+/// An application credential, by its id or by its name and user.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Which {
+    Id(String),
+    Name(String, Named),
 }
 
 /// Something in Keystone, by its id or by its name in a domain.
@@ -145,22 +160,10 @@ impl Cloud {
     }
 
     fn from(source: &Source<'_>) -> Result<Self, CinderError> {
-        let keystone = match source.text("auth_url") {
-            Some(text) => Some(HttpUrl::parse(&text).ok_or_else(|| {
-                let written = (source.written)("auth_url");
-                CinderError::Credentials(format!(
-                    "{written} is no address such as https://keystone:5000/v3"
-                ))
-            })?),
-            None => None,
-        };
         let endpoint = source.text("block_storage_endpoint_override");
         let endpoint = endpoint.or_else(|| source.text("endpoint"));
-        let auth = Auth::from(source, keystone.is_some())?;
-        if keystone.is_none() && !matches!(auth, Auth::Bare(_)) {
-            return Err(source.missing("auth_url"));
-        }
-        if keystone.is_none() && endpoint.is_none() {
+        let auth = Auth::from(source)?;
+        if matches!(auth, Auth::Bare(_)) && endpoint.is_none() {
             return Err(source.missing("block_storage_endpoint_override"));
         }
         let interface = source.text("interface");
@@ -168,7 +171,6 @@ impl Cloud {
         let interface = interface.unwrap_or_else(|| "public".to_owned());
         Ok(Self {
             auth,
-            keystone,
             region: source.text("region_name"),
             interface: interface.trim_end_matches("URL").to_owned(),
             ca: source.text("cacert").map(PathBuf::from),
@@ -178,44 +180,54 @@ impl Cloud {
 }
 
 impl Auth {
-    fn from(source: &Source<'_>, has_keystone: bool) -> Result<Self, CinderError> {
+    fn from(source: &Source<'_>) -> Result<Self, CinderError> {
         let kind = source.text("auth_type");
-        let project = || source.named("project");
-        match kind.as_deref().unwrap_or("password") {
-            "password" | "v3password" => Ok(Self::Password {
-                user: source.named("user").known(source, "username")?,
+        let kind = kind.as_deref().unwrap_or("password");
+        let keystone = source.text("auth_url");
+        let is_token = matches!(kind, "token" | "v3token");
+        let Some(url) = keystone.filter(|_| kind != "admin_token") else {
+            return match is_token || kind == "admin_token" {
+                true => Ok(Self::Bare(source.secret("token")?)),
+                false => Err(source.missing("auth_url")),
+            };
+        };
+        let keystone = HttpUrl::parse(&url).ok_or_else(|| {
+            let written = (source.written)("auth_url");
+            let why = format!("{written} is no address such as https://keystone:5000/v3");
+            CinderError::Credentials(why)
+        })?;
+        let project = || source.named("project").known(source, "project_name");
+        let user = || source.named("user").known(source, "username");
+        let proof = match kind {
+            "password" | "v3password" => Proof::Password {
+                user: user()?,
                 password: source.secret("password")?,
-                project: project().known(source, "project_name")?,
-            }),
-            "token" | "v3token" if has_keystone => Ok(Self::Token {
+                project: project()?,
+            },
+            _ if is_token => Proof::Token {
                 token: source.secret("token")?,
-                project: project().known(source, "project_name")?,
-            }),
-            "token" | "v3token" | "admin_token" => Ok(Self::Bare(source.secret("token")?)),
-            "v3applicationcredential" => {
-                let id = source.text("application_credential_id");
-                let name = source.text("application_credential_name");
-                let user = source.named("user");
-                let user = match (&id, &name) {
-                    (Some(_), _) => user,
-                    (None, Some(_)) => user.known(source, "username")?,
-                    (None, None) => return Err(source.missing("application_credential_id")),
-                };
-                Ok(Self::Application {
-                    id,
-                    name,
-                    user,
-                    secret: source.secret("application_credential_secret")?,
-                })
-            }
+                project: project()?,
+            },
+            "v3applicationcredential" => Proof::Application {
+                which: match source.text("application_credential_id") {
+                    Some(id) => Which::Id(id),
+                    None => match source.text("application_credential_name") {
+                        Some(name) => Which::Name(name, user()?),
+                        None => return Err(source.missing("application_credential_id")),
+                    },
+                },
+                secret: source.secret("application_credential_secret")?,
+            },
             other => {
                 let written = (source.written)("auth_type");
                 let why = format!(
                     "{written} is {other:?}, and password, token, v3applicationcredential and admin_token are known"
                 );
-                Err(CinderError::Credentials(why))
+                return Err(CinderError::Credentials(why));
             }
-        }
+        };
+        let proof = Box::new(proof);
+        Ok(Self::Login { keystone, proof })
     }
 }
 

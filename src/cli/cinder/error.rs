@@ -63,9 +63,6 @@ pub(super) enum CinderError {
     /// This OpenStack, or the volume in its state, does not suit.
     #[error("{0}")]
     Unsuitable(String),
-    /// What is asked for contradicts what there is.
-    #[error("{0}")]
-    Conflict(String),
     /// Something was waited for in vain.
     #[error("{what} within {} s", .within.as_secs())]
     Late { what: String, within: Duration },
@@ -144,7 +141,6 @@ impl CinderError {
             },
             Self::Malformed { .. } => ("CINDER_FAILED", Code::Internal),
             Self::Unsuitable(_) => ("CINDER_UNSUITABLE", Code::FailedPrecondition),
-            Self::Conflict(_) => ("CINDER_CONFLICT", Code::Aborted),
             Self::Interrupted(_) => (Failure::INTERRUPTED, Code::Cancelled),
         }
     }
@@ -222,7 +218,6 @@ mod tests {
             (no_answer(HttpError::TooLong(7)), 6, true),
             (CinderError::Credentials("x".to_owned()), 1, false),
             (CinderError::Unsuitable("x".to_owned()), 1, false),
-            (CinderError::Conflict("x".to_owned()), 4, false),
             (CinderError::Interrupted("x".to_owned()), 130, false),
         ] {
             assert_eq!(error.may_be_done(), may_be_done, "{error}");

@@ -71,7 +71,7 @@ fn document((id, cinder, here): &Row<'_>) -> Value {
     json!({
         "attachment_id": id,
         "volume_id": cinder.map(|it| it.volume_id.as_str()).or(volume),
-        "cinder": cinder.map(|it| json!({ "status": it.status, "mode": it.mode(), "instance": it.instance })),
+        "cinder": cinder.map(|it| json!({ "status": it.status, "mode": it.attach_mode, "instance": it.instance })),
         "host": here.map(output::attachment_json),
     })
 }

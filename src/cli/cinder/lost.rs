@@ -14,8 +14,8 @@ use super::api::Cinder;
 use super::error::CinderError;
 use crate::cli::failure::Failure;
 
-/// How long it is looked for.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long it is waited for what is seen to be settled.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How long nothing at all must be found, as the request may still be on its way.
 const SILENCE: Duration = Duration::from_secs(2);
 /// Time between two looks.
@@ -36,7 +36,7 @@ pub(super) struct Call<'a> {
 #[derive(Debug, PartialEq, Eq)]
 enum Look {
     Nothing,
-    /// Cinder is at work on it, as it seems.
+    /// Cinder is at work on it, or has failed at it.
     Pending(Uuid),
     Found(Uuid),
     /// Several may be it.
@@ -58,13 +58,18 @@ impl Call<'_> {
         };
         failure.note(&match found {
             Ok(Look::Nothing) => "Cinder made no attachment".to_owned(),
-            Ok(Look::Found(id) | Look::Pending(id)) => match cinder.delete(id).await {
+            Ok(Look::Found(id)) => match cinder.delete(id).await {
                 Ok(()) => format!("attachment {id}, which Cinder made all the same, is undone"),
                 Err(left) => format!(
                     "Cinder made attachment {id} all the same, which is not undone: {}; volattach cinder reconcile finds it",
                     Failure::from(left).message()
                 ),
             },
+            Ok(Look::Pending(id)) => format!(
+                "Cinder has reserved attachment {id}, which may be this one's, and is at work on it or has failed at it: look by openstack \
+                 volume attachment show {id}; if it stays reserved, end it by openstack volume attachment delete {id}; if not, volattach \
+                 cinder reconcile finds it"
+            ),
             Ok(Look::Several(ids)) => {
                 let ids: Vec<_> = ids.iter().map(Uuid::to_string).collect();
                 unknown(&format!("it may be any of {}", ids.join(", ")))
@@ -78,10 +83,9 @@ impl Call<'_> {
         loop {
             let marked = cinder.attachments_by("mountpoint", self.marker).await?;
             let now = cinder.attachments(&[("volume_id", self.volume)]).await?;
-            let look = self.look(marked.as_deref(), &now);
+            let look = self.look(marked.as_deref(), &now, given_up);
             let patience = match look {
                 Look::Found(_) => Duration::ZERO,
-                Look::Pending(_) if given_up => Duration::ZERO,
                 Look::Nothing => SILENCE,
                 Look::Pending(_) | Look::Several(_) => PATIENCE,
             };
@@ -93,14 +97,15 @@ impl Call<'_> {
     }
 
     /// `marked`: the attachments with the call's marker; `None`: the caller may not search by it.
-    fn look(&self, marked: Option<&[Attachment]>, now: &[Attachment]) -> Look {
+    /// `given_up`: Cinder said that it has failed.
+    fn look(&self, marked: Option<&[Attachment]>, now: &[Attachment], given_up: bool) -> Look {
         let mine = |it: &&Attachment| it.volume_id == self.volume && !self.before.contains(&it.id);
         if let Some([one]) = marked
             && mine(&one)
         {
             return Look::Found(one.id);
         }
-        let begins = |it: &&Attachment| it.status == "reserved" || it.status.starts_with("error");
+        let begins = |it: &&Attachment| it.is_reserved() || it.status.starts_with("error");
         let new: Vec<_> = now
             .iter()
             .filter(mine)
@@ -111,7 +116,7 @@ impl Call<'_> {
             .collect();
         match new.as_slice() {
             [] => Look::Nothing,
-            [one] if one.status == "reserved" => Look::Pending(one.id),
+            [one] if one.is_reserved() && !given_up => Look::Pending(one.id),
             [one] => Look::Found(one.id),
             several => Look::Several(several.iter().map(|it| it.id).collect()),
         }
@@ -138,7 +143,7 @@ mod tests {
             before: BTreeSet::from([Uuid::from_u128(1)]),
             here: &here,
         };
-        call.look(marked, now)
+        call.look(marked, now, false)
     }
 
     #[test]

@@ -18,6 +18,7 @@ use uuid::Uuid;
 use super::agent::Agent;
 use super::answers::Attachment;
 use super::api::Cinder;
+use super::detach;
 use super::interrupt::Interrupt;
 use super::survey::Survey;
 use crate::api::v1;
@@ -76,18 +77,7 @@ impl Findings {
             }
         }
         for attachment in &survey.of_unknown_host {
-            let what = format!(
-                "is {} in Cinder, which does not show its host to this user",
-                attachment.status
-            );
-            let how = "ask as an administrator of Cinder, or end it where it was begun";
-            findings.push(
-                attachment.id,
-                &attachment.volume_id,
-                what,
-                Mend::Nobody,
-                how,
-            );
+            findings.somebodys(attachment);
         }
         if survey.foreign > 0 {
             let many = survey.foreign;
@@ -136,7 +126,9 @@ impl Findings {
     fn cinders(&mut self, survey: &Survey, attachment: &Attachment) {
         let (id, volume) = (attachment.id, &attachment.volume_id);
         if let Some(instance) = &attachment.instance {
-            let why = format!("attachment {id} of volume {volume} is of server {instance}: Nova's");
+            let why = format!(
+                "attachment {id} of volume {volume} is of server {instance}: Nova's, or cinder detach ends it"
+            );
             self.left_alone.push(why);
             return;
         }
@@ -159,6 +151,22 @@ impl Findings {
                 self.push(id, volume, what, Mend::Nobody, how);
             }
         }
+    }
+
+    fn somebodys(&mut self, attachment: &Attachment) {
+        let (id, volume) = (attachment.id, &attachment.volume_id);
+        if attachment.is_reserved() {
+            let why = format!(
+                "attachment {id} of volume {volume} is reserved for no host yet: end it by openstack volume attachment delete {id} if \
+                 nobody goes on with it"
+            );
+            self.left_alone.push(why);
+            return;
+        }
+        let status = &attachment.status;
+        let what = format!("is {status} in Cinder, which does not show its host to this user");
+        let how = "ask as an administrator of Cinder, or end it where it was begun";
+        self.push(id, volume, what, Mend::Nobody, how);
     }
 
     fn ours(&mut self, survey: &Survey, id: Uuid, here: &v1::Attachment) {
@@ -239,15 +247,12 @@ pub(super) async fn run(
 }
 
 async fn mend(cinder: &Cinder, agent: &Agent, finding: &Finding) -> Result<(), Failure> {
-    let (id, name) = (finding.id, finding.id.to_string());
+    let id = finding.id;
     match finding.mend {
         Mend::DeleteInCinder => cinder.delete(id).await?,
         Mend::Complete => cinder.complete(id).await?,
-        Mend::DetachHere => agent.detach(&name, false).await?,
-        Mend::DetachAndDelete => {
-            agent.detach(&name, false).await?;
-            cinder.delete(id).await?;
-        }
+        Mend::DetachHere => agent.detach(&id.to_string(), false).await?,
+        Mend::DetachAndDelete => detach::run(cinder, agent, id, false).await?,
         Mend::Nobody => {}
     }
     Ok(())

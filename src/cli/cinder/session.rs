@@ -2,14 +2,16 @@
 
 use hyper::body::Bytes;
 use hyper::{HeaderMap, Method};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::cloud::{Auth, Cloud, Named};
+use super::cloud::{Auth, Cloud, Named, Proof, Which};
 use super::error::CinderError;
 use super::web::{Ask, send};
 use crate::auth::HttpClient;
 use crate::config::HttpUrl;
+use crate::connection::Wiped;
 use crate::model::Secret;
 
 /// The names of Cinder's service type in catalogs, the official one first (service-types-authority, aliases).
@@ -23,22 +25,22 @@ pub(super) struct Session {
     pub(super) token: Secret,
     /// The project that the token is for; `None`: Keystone was not asked.
     project_id: Option<String>,
-    catalog: Vec<Service>,
+    /// `None`: not known.
+    catalog: Option<Vec<Service>>,
 }
 
 impl Session {
     /// Logs in, unless the token is to be used as it is.
     pub(super) async fn open(http: &HttpClient, cloud: &Cloud) -> Result<Self, CinderError> {
-        let keystone = match (&cloud.auth, &cloud.keystone) {
-            (Auth::Bare(token), _) => {
+        let (keystone, proof) = match &cloud.auth {
+            Auth::Bare(token) => {
                 return Ok(Self {
                     token: token.clone(),
                     project_id: None,
-                    catalog: Vec::new(),
+                    catalog: None,
                 });
             }
-            (_, Some(keystone)) => keystone,
-            (_, None) => return Err(CinderError::Credentials("auth_url is not set".to_owned())),
+            Auth::Login { keystone, proof } => (keystone, proof),
         };
         let ask = Ask {
             tried: "log in to Keystone",
@@ -48,7 +50,7 @@ impl Session {
                 false => "/v3/auth/tokens",
             },
             headers: HeaderMap::new(),
-            body: body(&cloud.auth)?,
+            body: body(proof)?,
         };
         let answer = send(http, keystone, ask).await?;
         let token = answer.header("x-subject-token").map(Secret::from);
@@ -57,8 +59,14 @@ impl Session {
         Ok(Self {
             token,
             project_id: body.token.project.map(|project| project.id),
-            catalog: body.token.catalog.unwrap_or_default(),
+            catalog: body.token.catalog,
         })
+    }
+
+    /// Whether the cloud may have a Nova: its catalog has one, or is not known.
+    pub(super) fn may_have_nova(&self) -> bool {
+        let catalog = self.catalog.as_ref();
+        catalog.is_none_or(|catalog| catalog.iter().any(|it| it.kind == "compute"))
     }
 
     /// Cinder's address: the one that was given, or the catalog's.
@@ -93,9 +101,12 @@ impl Session {
             None => true,
             Some(region) => [&it.region, &it.region_id].contains(&&Some(region.clone())),
         };
-        let services = SERVICE_TYPES
-            .iter()
-            .flat_map(|kind| self.catalog.iter().filter(move |it| it.kind == **kind));
+        let services = SERVICE_TYPES.iter().flat_map(|kind| {
+            self.catalog
+                .iter()
+                .flatten()
+                .filter(move |it| it.kind == **kind)
+        });
         let mut endpoints = services.flat_map(|service| &service.endpoints);
         let found = endpoints.find(|it| it.interface == cloud.interface && in_region(it));
         found.map(|it| it.url.as_str()).ok_or_else(|| {
@@ -142,167 +153,63 @@ struct Endpoint {
     url: String,
 }
 
-#[derive(Serialize)]
-struct Request<'a> {
-    auth: Login<'a>,
-}
-
-#[derive(Serialize)]
-struct Login<'a> {
-    identity: Identity<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    scope: Option<Scope<'a>>,
-}
-
-#[derive(Default, Serialize)]
-struct Identity<'a> {
-    methods: [&'a str; 1],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    password: Option<Password<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    token: Option<TokenId<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    application_credential: Option<Application<'a>>,
-}
-
-#[derive(Serialize)]
-struct Password<'a> {
-    user: Who<'a>,
-}
-
-#[derive(Serialize)]
-struct TokenId<'a> {
-    id: &'a str,
-}
-
-#[derive(Serialize)]
-struct Application<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    user: Option<Who<'a>>,
-    secret: &'a str,
-}
-
-#[derive(Serialize)]
-struct Scope<'a> {
-    project: Who<'a>,
-}
-
-/// A user or a project.
-#[derive(Serialize)]
-struct Who<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    domain: Option<Domain<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    password: Option<&'a str>,
-}
-
-#[derive(Serialize)]
-struct Domain<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<&'a str>,
-}
-
-impl<'a> Who<'a> {
-    fn new(named: &'a Named, password: Option<&'a Secret>) -> Self {
-        let password = password.map(Secret::expose);
-        // Keystone refuses a domain beside an id.
-        if let Some(id) = &named.id {
-            return Self {
-                id: Some(id),
-                name: None,
-                domain: None,
-                password,
-            };
-        }
-        let domain = Domain {
-            id: named.domain_id.as_deref(),
-            name: match named.domain_id {
-                Some(_) => None,
-                None => named.domain_name.as_deref(),
-            },
-        };
-        Self {
-            id: None,
-            name: named.name.as_deref(),
-            domain: Some(domain),
-            password,
-        }
-    }
-}
-
 /// The body of a login.
-fn body(auth: &Auth) -> Result<Bytes, CinderError> {
-    let mut identity = Identity::default();
-    let scope = match auth {
-        Auth::Password {
+fn body(proof: &Proof) -> Result<Bytes, CinderError> {
+    // The secret is written in last, in its place: a value that is put into another one is copied, and the copy is not wiped.
+    let (method, identity, place, secret, project) = match proof {
+        Proof::Password {
             user,
             password,
             project,
         } => {
-            identity.methods = ["password"];
-            identity.password = Some(Password {
-                user: Who::new(user, Some(password)),
-            });
-            Some(project)
+            let user = json!({ "user": reference(user) });
+            ("password", user, "/user/password", password, Some(project))
         }
-        Auth::Token { token, project } => {
-            identity.methods = ["token"];
-            identity.token = Some(TokenId { id: token.expose() });
-            Some(project)
+        Proof::Token { token, project } => ("token", json!({}), "/id", token, Some(project)),
+        // Such a credential is for one project.
+        Proof::Application { which, secret } => {
+            let which = match which {
+                Which::Id(id) => json!({ "id": id }),
+                Which::Name(name, user) => json!({ "name": name, "user": reference(user) }),
+            };
+            ("application_credential", which, "/secret", secret, None)
         }
-        Auth::Application {
-            id,
-            name,
-            user,
-            secret,
-        } => {
-            identity.methods = ["application_credential"];
-            identity.application_credential = Some(Application {
-                id: id.as_deref(),
-                name: id.as_ref().map_or(name.as_deref(), |_| None),
-                user: id.is_none().then(|| Who::new(user, None)),
-                secret: secret.expose(),
-            });
-            // Such a credential is for one project.
-            None
-        }
-        // Never sent.
-        Auth::Bare(_) => None,
     };
-    let scope = scope.map(|project| Scope {
-        project: Who::new(project, None),
-    });
-    let request = Request {
-        auth: Login { identity, scope },
-    };
+    let mut request =
+        Wiped(json!({ "auth": { "identity": { "methods": [method], method: identity } } }));
+    if let Some(project) = project {
+        request.0["auth"]["scope"] = json!({ "project": reference(project) });
+    }
+    let (parent, key) = place.rsplit_once('/').unwrap_or_default();
+    let parent = format!("/auth/identity/{method}{parent}");
+    if let Some(parent) = request.0.pointer_mut(&parent) {
+        parent[key] = secret.expose().into();
+    }
     // Room enough from the start: a vector that grows leaves what it held behind.
     let mut text = Zeroizing::new(Vec::with_capacity(ROOM));
-    serde_json::to_writer(&mut *text, &request)
+    serde_json::to_writer(&mut *text, &request.0)
         .map_err(|_| CinderError::Credentials("they cannot be written as JSON".to_owned()))?;
     Ok(Bytes::from_owner(text))
+}
+
+/// A user or a project, as Keystone looks it up: it refuses a domain beside an id.
+fn reference(named: &Named) -> Value {
+    match (&named.id, &named.domain_id) {
+        (Some(id), _) => json!({ "id": id }),
+        (None, Some(domain)) => json!({ "name": named.name, "domain": { "id": domain } }),
+        (None, None) => json!({ "name": named.name, "domain": { "name": named.domain_name } }),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::{Value, json};
 
     use super::*;
 
     fn cloud(region: Option<&str>, interface: &str, endpoint: Option<&str>) -> Cloud {
         Cloud {
             auth: Auth::Bare(Secret::from("t")),
-            keystone: None,
             region: region.map(str::to_owned),
             interface: interface.to_owned(),
             ca: None,
@@ -316,7 +223,7 @@ mod tests {
         Session {
             token: Secret::from("t"),
             project_id: body.token.project.map(|it| it.id),
-            catalog: body.token.catalog.unwrap(),
+            catalog: body.token.catalog,
         }
     }
 
@@ -354,8 +261,15 @@ mod tests {
         assert_eq!(given.unwrap().to_string(), "http://c:80/v3/p1");
     }
 
-    fn written(auth: &Auth) -> Value {
-        serde_json::from_slice(&body(auth).unwrap()).unwrap()
+    #[test]
+    fn a_catalog_shows_whether_there_is_a_nova() {
+        assert!(session(json!([{ "type": "compute" }])).may_have_nova());
+        assert!(!session(json!([{ "type": "identity" }])).may_have_nova());
+        assert!(session(Value::Null).may_have_nova());
+    }
+
+    fn written(proof: &Proof) -> Value {
+        serde_json::from_slice(&body(proof).unwrap()).unwrap()
     }
 
     fn named(id: Option<&str>, name: Option<&str>, domain: Option<&str>) -> Named {
@@ -369,17 +283,18 @@ mod tests {
 
     #[test]
     fn logins_are_written_as_keystone_reads_them() {
-        let auth = Auth::Password {
+        let password = Proof::Password {
             user: named(None, Some("ann"), Some("staff")),
             password: Secret::from("hunter2"),
             project: named(Some("p1"), Some("ignored"), None),
         };
+        let user = json!({ "name": "ann", "domain": { "name": "staff" }, "password": "hunter2" });
         let expected = json!({ "auth": {
-            "identity": { "methods": ["password"], "password": { "user": { "name": "ann", "domain": { "name": "staff" }, "password": "hunter2" } } },
+            "identity": { "methods": ["password"], "password": { "user": user } },
             "scope": { "project": { "id": "p1" } },
         } });
-        assert_eq!(written(&auth), expected);
-        let auth = Auth::Token {
+        assert_eq!(written(&password), expected);
+        let token = Proof::Token {
             token: Secret::from("t"),
             project: named(None, Some("web"), None),
         };
@@ -387,27 +302,22 @@ mod tests {
             "identity": { "methods": ["token"], "token": { "id": "t" } },
             "scope": { "project": { "name": "web", "domain": { "id": "default" } } },
         } });
-        assert_eq!(written(&auth), expected);
-        let auth = |id: Option<&str>, name: Option<&str>| Auth::Application {
-            id: id.map(str::to_owned),
-            name: name.map(str::to_owned),
-            user: named(Some("u1"), None, None),
-            secret: Secret::from("s"),
-        };
-        let credential =
-            |auth| written(&auth)["auth"]["identity"]["application_credential"].clone();
-        let by_id = credential(auth(Some("a"), None));
-        assert_eq!(by_id, json!({ "id": "a", "secret": "s" }));
-        let by_name = credential(auth(None, Some("n")));
-        assert_eq!(
-            by_name,
-            json!({ "name": "n", "user": { "id": "u1" }, "secret": "s" })
-        );
-        assert!(
-            written(&auth(Some("a"), None))["auth"]
-                .get("scope")
-                .is_none()
-        );
+        assert_eq!(written(&token), expected);
+        let user = named(Some("u1"), None, None);
+        for (which, expected) in [
+            (Which::Id("a".into()), json!({ "id": "a", "secret": "s" })),
+            (
+                Which::Name("n".into(), user),
+                json!({ "name": "n", "user": { "id": "u1" }, "secret": "s" }),
+            ),
+        ] {
+            let secret = Secret::from("s");
+            let login = written(&Proof::Application { which, secret });
+            let expected = json!({ "identity": {
+                "methods": ["application_credential"], "application_credential": expected,
+            } });
+            assert_eq!(login["auth"], expected);
+        }
     }
 
     proptest! {

@@ -19,7 +19,7 @@ pub(super) struct Survey {
     pub(super) agent: BTreeMap<Uuid, v1::Attachment>,
     /// Cinder's: those of this host, and those that the daemon has.
     pub(super) cinder: BTreeMap<Uuid, Attachment>,
-    /// Incomplete attachments of which Cinder does not show this caller the host.
+    /// Incomplete attachments that have no host, or whose host Cinder does not show to this caller.
     pub(super) of_unknown_host: Vec<Attachment>,
     /// The daemon's attachments that Cinder does not have, although it has their volume.
     pub(super) ended: BTreeSet<Uuid>,
@@ -41,7 +41,13 @@ impl Survey {
             ..Self::default()
         };
         match of_host(cinder, &host).await? {
-            Some(here) => survey.add(here),
+            Some(here) => {
+                survey.add(here);
+                let reserved = cinder.attachments(&[("attach_status", "reserved")]).await?;
+                // Nova's is of whichever host.
+                let unknown = reserved.into_iter().filter(|it| it.instance.is_none());
+                survey.of_unknown_host.extend(unknown);
+            }
             None => survey.sort_out(cinder, &host).await?,
         }
         survey.look_for_the_rest(cinder).await?;

@@ -1,6 +1,6 @@
 //! A Keystone and a Cinder that keep their state in memory, and fail when they are told to. What they answer is as a Cinder 29.0.0 does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -52,6 +52,9 @@ pub(super) struct State {
     pub(super) attachments: BTreeMap<Uuid, Attachment>,
     /// Whether callers may search by a host, and see other projects.
     pub(super) admin: bool,
+    /// Whether there is a Nova, and the attachments that its servers use.
+    pub(super) nova: bool,
+    pub(super) novas: BTreeSet<Uuid>,
     pub(super) newest: &'static str,
     /// The `access_mode` in connection info.
     pub(super) access_mode: &'static str,
@@ -63,6 +66,8 @@ pub(super) struct State {
     pub(super) head: String,
     /// Bodies of new attachments.
     pub(super) created: Vec<Value>,
+    /// Whether the driver connects volumes.
+    pub(super) connects: bool,
     /// Time that a new attachment takes.
     pub(super) slow: Duration,
 }
@@ -88,12 +93,15 @@ impl Fake {
             volumes: BTreeMap::new(),
             attachments: BTreeMap::new(),
             admin: true,
+            nova: false,
+            novas: BTreeSet::new(),
             newest: "3.71",
             access_mode: "rw",
             faults: Vec::new(),
             changes: Vec::new(),
             head: String::new(),
             created: Vec::new(),
+            connects: true,
             slow: Duration::ZERO,
         }));
         let served = state.clone();
@@ -112,6 +120,12 @@ impl Fake {
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
+    }
+
+    pub(super) fn set_metadata(&self, volume: &str, key: &str, value: &str) {
+        let mut state = self.state();
+        let metadata = &mut state.volumes.get_mut(volume).unwrap().metadata;
+        metadata.insert(key.to_owned(), value.to_owned());
     }
 
     /// A volume that is free.
@@ -212,7 +226,7 @@ impl State {
     fn answer(&mut self, method: &str, target: &str, body: &Value, port: u16) -> (u16, Value) {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         if path == "/identity/v3/auth/tokens" {
-            return login(body, port);
+            return login(body, port, self.nova);
         }
         if path == "/v3/" {
             let version = json!({ "id": "v3.0", "version": self.newest, "min_version": "3.0" });
@@ -315,21 +329,45 @@ impl State {
             );
         }
         volume.status = "attaching";
+        // As Cinder has it, whatever the flag's word is.
+        let flagged = volume.metadata.contains_key("readonly");
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         let id = Uuid::new_v4();
-        let attachment = Attachment {
+        let mut attachment = Attachment {
             volume: volume_id,
             status: "attaching",
             host: text(&body["connector"]["host"]),
             mountpoint: text(&body["connector"]["mountpoint"]),
-            mode: text(&body["mode"]),
+            mode: match flagged {
+                true => "ro".to_owned(),
+                false => text(&body["mode"]),
+            },
             instance: None,
         };
+        if !self.connects {
+            // It stays as it was before it had a connector.
+            attachment.status = "reserved";
+            attachment.host.clear();
+            attachment.mountpoint.clear();
+            self.attachments.insert(id, attachment);
+            return error(500, "Driver initialize connection failed");
+        }
         self.attachments.insert(id, attachment);
         (200, json!({ "attachment": self.attachment(id) }))
     }
 
     fn delete(&mut self, id: Uuid) -> (u16, Value) {
+        let server = self.attachments[&id].instance.is_some();
+        if server && !self.head.contains("x-service-token") {
+            // Cinder asks Nova.
+            match self.nova {
+                false => return error(500, "The server has either erred or is incapable."),
+                true if self.novas.contains(&id) => {
+                    return error(409, "Detach volume from instance using the Compute API");
+                }
+                true => {}
+            }
+        }
         let gone = self.attachments.remove(&id).unwrap();
         if !self.attachments.values().any(|it| it.volume == gone.volume) {
             self.volumes.get_mut(&gone.volume).unwrap().status = "available";
@@ -357,7 +395,7 @@ impl State {
         let marker = pairs.remove("marker").map(|it| it.parse::<Uuid>().unwrap());
         pairs.remove("limit");
         pairs.remove("all_tenants");
-        let open = |key: &String| key == "volume_id";
+        let open = |key: &String| ["volume_id", "attach_status"].contains(&key.as_str());
         if !self.admin && !pairs.keys().all(open) {
             return error(
                 400,
@@ -367,6 +405,7 @@ impl State {
         let matches = |it: &Attachment| {
             pairs.iter().all(|(key, value)| match key.as_str() {
                 "volume_id" => it.volume == *value,
+                "attach_status" => it.status == *value,
                 "attached_host" => it.host == *value,
                 "mountpoint" => it.mountpoint == *value,
                 _ => false,
@@ -382,7 +421,7 @@ impl State {
     }
 }
 
-fn login(body: &Value, port: u16) -> (u16, Value) {
+fn login(body: &Value, port: u16, nova: bool) -> (u16, Value) {
     let user = &body["auth"]["identity"]["password"]["user"];
     let token = TOKENS
         .iter()
@@ -391,7 +430,10 @@ fn login(body: &Value, port: u16) -> (u16, Value) {
         return error(401, "The request you have made requires authentication.");
     };
     let endpoint = json!({ "interface": "public", "region": "r", "region_id": "r", "url": format!("http://127.0.0.1:{port}/v3/{PROJECT}") });
-    let catalog = json!([{ "type": "volumev3", "name": "cinderv3", "endpoints": [endpoint] }]);
+    let catalog = json!([
+        { "type": "volumev3", "name": "cinderv3", "endpoints": [endpoint] },
+        { "type": if nova { "compute" } else { "image" }, "endpoints": [] },
+    ]);
     (
         201,
         json!({ "of": token, "token": { "project": { "id": PROJECT }, "catalog": catalog } }),
