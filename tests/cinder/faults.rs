@@ -1,4 +1,4 @@
-//! A proxy before Cinder that lets one request of the command line go wrong.
+//! A proxy before Keystone and Cinder that lets one request of the command line go wrong.
 
 use std::sync::{Arc, Mutex};
 
@@ -11,19 +11,19 @@ use tokio::sync::watch;
 /// What becomes of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// Cinder does not get it; the answer has this status.
+    /// The server does not get it; the answer has this status.
     Status(u16),
-    /// Cinder does not get it, and nobody answers.
+    /// The server does not get it, and nobody answers.
     Silence,
-    /// Cinder does not get it, nor any later one: connections are closed.
+    /// The server does not get it, nor any later one: connections are closed.
     Down,
-    /// Cinder does what it asks for, and the connection is lost before the answer.
+    /// The server does what it asks for, and the connection is lost before the answer.
     Lost,
-    /// The same, and no later request gets to Cinder.
+    /// The same, and no later request gets to a server.
     LostAndDown,
-    /// The command line is killed before Cinder gets it.
+    /// The command line is killed before the server gets it.
     Killed,
-    /// The command line is killed once Cinder has done what it asks for.
+    /// The command line is killed once the server has done what it asks for.
     KilledAfter,
 }
 
@@ -48,7 +48,15 @@ struct State {
     fault: Option<(usize, Fault)>,
 }
 
-/// Passes requests on until it is dropped.
+/// Where the servers listen on this host.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ports {
+    pub(crate) keystone: u16,
+    pub(crate) cinder: u16,
+}
+
+/// Passes requests on until it is dropped, and gives the agent a host name of its own in them: all agents of this machine have the
+/// machine's, and `reconcile` is about all attachments of a host.
 pub(crate) struct Proxy {
     pub(crate) port: u16,
     state: Arc<Mutex<State>>,
@@ -63,18 +71,18 @@ impl Drop for Proxy {
 }
 
 impl Proxy {
-    /// To that port of this host.
-    pub(crate) async fn start(to: u16) -> Self {
+    /// To those ports of this host.
+    pub(crate) async fn start(to: Ports, name: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let state = Arc::new(Mutex::new(State::default()));
         let (victim, seen) = watch::channel(None);
-        let shared = state.clone();
+        let (shared, name) = (state.clone(), name.to_owned());
         let task = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let (state, victim) = (shared.clone(), seen.clone());
-                tokio::spawn(async move { serve(stream, to, &state, victim).await });
+                let (state, victim, name) = (shared.clone(), seen.clone(), name.clone());
+                tokio::spawn(async move { serve(stream, to, &name, &state, victim).await });
             }
         });
         Self {
@@ -108,13 +116,18 @@ impl Proxy {
 /// Handles the one request that a connection brings.
 async fn serve(
     mut stream: TcpStream,
-    to: u16,
+    to: Ports,
+    name: &str,
     state: &Mutex<State>,
     victim: watch::Receiver<Option<u32>>,
 ) -> std::io::Result<()> {
     let request = read_request(&mut stream).await?;
-    let line = request.split(|byte| *byte == b'\r').next().unwrap_or(&[]);
-    let line = String::from_utf8_lossy(line).into_owned();
+    let line = request.lines().next().unwrap_or_default().to_owned();
+    let request = renamed(&request, name);
+    let to = match line.contains("/auth/tokens") {
+        true => to.keystone,
+        false => to.cinder,
+    };
     let fault = {
         let mut state = state.lock().unwrap();
         let number = state.lines.len();
@@ -163,7 +176,7 @@ async fn end(mut victim: watch::Receiver<Option<u32>>) {
 }
 
 /// Reads head and body.
-async fn read_request(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+async fn read_request(stream: &mut TcpStream) -> std::io::Result<String> {
     let mut request = Vec::new();
     loop {
         if stream.read_buf(&mut request).await? == 0 {
@@ -178,16 +191,33 @@ async fn read_request(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
             length.trim().parse::<usize>().ok()
         });
         if request.len() >= end + 4 + length.unwrap_or(0) {
-            return Ok(request);
+            return String::from_utf8(request).map_err(std::io::Error::other);
         }
     }
 }
 
-/// Has Cinder answer. The client asks for one answer a connection, so that the connection's end is the answer's.
-async fn pass(request: &[u8], to: u16) -> std::io::Result<Vec<u8>> {
-    let mut cinder = TcpStream::connect(("127.0.0.1", to)).await?;
-    cinder.write_all(request).await?;
+/// The request with that name at the end of the host's, in a new attachment's connector and in a search for those of a host.
+fn renamed(request: &str, name: &str) -> String {
+    let (head, body) = request.split_once("\r\n\r\n").unwrap_or((request, ""));
+    let lengthened = |text: &str, before: &str, after: [char; 2]| match text.split_once(before) {
+        Some((begin, rest)) => {
+            let (value, end) = rest.split_at(rest.find(after).unwrap());
+            format!("{begin}{before}{value}-{name}{end}")
+        }
+        None => text.to_owned(),
+    };
+    let head = lengthened(head, "attached_host=", ['&', ' ']);
+    let longer = lengthened(body, "\"host\":\"", ['"', '"']);
+    let length = |body: &str| format!("content-length: {}\r\n", body.len());
+    let head = format!("{head}\r\n").replace(&length(body), &length(&longer));
+    format!("{head}\r\n{longer}")
+}
+
+/// Has the server answer. The client asks for one answer a connection, so that the connection's end is the answer's.
+async fn pass(request: &str, to: u16) -> std::io::Result<Vec<u8>> {
+    let mut server = TcpStream::connect(("127.0.0.1", to)).await?;
+    server.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
-    cinder.read_to_end(&mut answer).await?;
+    server.read_to_end(&mut answer).await?;
     Ok(answer)
 }

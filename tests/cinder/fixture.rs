@@ -23,10 +23,12 @@ fn place() -> PathBuf {
 
 /// A Cinder and the Keystone that it asks.
 pub(crate) struct Cloud {
-    pub(crate) keystone: Arc<Keystone>,
+    pub(crate) keystone: Keystone,
     dir: TempDir,
     /// Where Cinder listens.
     pub(crate) port: u16,
+    /// A token of the cloud's administrator.
+    pub(crate) admin: String,
     /// The id of Cinder's service in the catalog.
     pub(crate) service: String,
     process: Child,
@@ -49,17 +51,21 @@ impl Drop for Cloud {
 }
 
 impl Cloud {
-    /// The cloud of all tests that can do with other tests' volumes in it; it ends with the last of them.
+    /// The cloud of all tests, each of which has a project in it; it ends with the last of them.
     pub(crate) fn shared() -> Arc<Self> {
         static SHARED: Mutex<Weak<Cloud>> = Mutex::new(Weak::new());
-        shared(&SHARED, Self::start)
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.upgrade().unwrap_or_else(|| {
+            let started = Arc::new(Self::start());
+            *shared = Arc::downgrade(&started);
+            started
+        })
     }
 
-    /// Starts a Cinder of its own.
-    pub(crate) fn start() -> Self {
-        static KEYSTONE: Mutex<Weak<Keystone>> = Mutex::new(Weak::new());
-        let keystone = shared(&KEYSTONE, start_keystone);
+    fn start() -> Self {
+        let keystone = start_keystone();
         let service = register(&keystone, "block-storage");
+        let admin = keystone.token("admin", "admin");
         let dir = tempfile::tempdir().unwrap();
         fs::copy(
             place().join("template/cinder.sqlite"),
@@ -90,6 +96,7 @@ impl Cloud {
             keystone,
             dir,
             port,
+            admin,
             service,
             process,
         };
@@ -99,14 +106,13 @@ impl Cloud {
 
     /// Waits until Cinder's services are up.
     fn answers(&mut self) {
-        let token = self.keystone.token("admin", "admin");
-        let deadline = Instant::now() + LONG;
+        let deadline = Instant::now() + LONG * 4; // far more than it takes to compile what was installed, once
         loop {
             let said = || fs::read_to_string(self.dir.path().join("output")).unwrap_or_default();
             let ended = self.process.try_wait().unwrap();
             assert!(ended.is_none(), "Cinder does not start: {}", said());
             assert!(Instant::now() < deadline, "Cinder is not there: {}", said());
-            let headers = [("X-Auth-Token", token.as_str()), VERSION];
+            let headers = [("X-Auth-Token", self.admin.as_str()), VERSION];
             if let Ok(answer) = ask(self.port, "GET", "/v3/os-services", &headers, None) {
                 let services: Value = serde_json::from_str(&answer.body).unwrap_or_default();
                 let up = |binary: &str| {
@@ -124,13 +130,14 @@ impl Cloud {
         }
     }
 
-    /// What Cinder has logged as an error, for a failed test.
+    /// What Cinder has logged as wrong, without its traces, for a failed test.
     pub(crate) fn log(&self) -> String {
         let log = fs::read_to_string(self.dir.path().join("cinder.log")).unwrap_or_default();
-        let errors: Vec<&str> = log
-            .lines()
-            .filter(|line| line.contains(" ERROR "))
-            .collect();
+        let is_wrong = |line: &&str| {
+            let of = [" ERROR ", " WARNING ", "Filter"];
+            of.iter().any(|it| line.contains(it)) && line.contains('[')
+        };
+        let errors: Vec<&str> = log.lines().filter(is_wrong).collect();
         errors[errors.len().saturating_sub(40)..].join("\n")
     }
 
@@ -206,16 +213,6 @@ impl Cloud {
     }
 }
 
-/// What is shared by all who have it now, made anew where nobody has it.
-fn shared<T>(weak: &Mutex<Weak<T>>, make: impl FnOnce() -> T) -> Arc<T> {
-    let mut weak = weak.lock().unwrap_or_else(PoisonError::into_inner);
-    weak.upgrade().unwrap_or_else(|| {
-        let made = Arc::new(make());
-        *weak = Arc::downgrade(&made);
-        made
-    })
-}
-
 fn start_keystone() -> Keystone {
     let keystone = Keystone::start(Lifetimes::default());
     // keystonemiddleware looks Keystone up: without an internal endpoint of the type identity every answer of Cinder's is 500.
@@ -238,6 +235,7 @@ fn register(keystone: &Keystone, kind: &str) -> String {
     made["service"]["id"].as_str().unwrap().to_owned()
 }
 
+/// Services are never taken for dead: of several in one process, Cinder has one alone send signs of life.
 fn settings(home: &str, port: u16, keystone: u16) -> String {
     format!(
         "[DEFAULT]\n\
@@ -250,6 +248,7 @@ fn settings(home: &str, port: u16, keystone: u16) -> String {
          osapi_volume_workers = 1\n\
          enabled_backends = smb\n\
          host = lab\n\
+         service_down_time = 86400\n\
          state_path = {home}\n\
          log_file = {home}/cinder.log\n\
          [database]\n\

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::GIB;
 use crate::fixture::Cloud;
+use crate::server::Server;
 use crate::tenant::Tenant;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -90,25 +91,40 @@ async fn what_does_not_exist_is_refused_in_words() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_eight_attaches_at_once_one_wins() {
+async fn of_eight_attaches_at_once_by_two_agents_one_wins() {
     let mut tenant = Tenant::new(&Cloud::shared(), "eight").await;
     let volume = tenant.create_volume();
+    let other = Server::start().await;
+    other.world.state().stored = GIB;
+    let by = |agent: usize, arguments: &[&str]| {
+        let mut command = tenant.command(arguments);
+        let socket = [&tenant.server.socket, &other.socket][agent];
+        command.env("VOLATTACH_SOCKET", socket);
+        tenant.finish(command)
+    };
     let attach = ["attach", &*volume, "--domain", "web"];
-    let all = futures::future::join_all((0..8).map(|_| tenant.run(&attach))).await;
-    let (won, lost): (Vec<_>, Vec<_>) = all.iter().partition(|ended| ended.code == Some(0));
-    assert_eq!((won.len(), lost.len()), (1, 7), "{all:?}");
-    for ended in lost {
-        let words = ended.words();
-        assert!(words.contains(&volume), "{words}");
+    let all = futures::future::join_all((0..8).map(|number| by(number % 2, &attach))).await;
+    let won: Vec<_> = (0..8).filter(|at| all[*at].code == Some(0)).collect();
+    let [winner] = won[..] else {
+        panic!("{won:?} won: {all:?}");
+    };
+    for (_, ended) in all.iter().enumerate().filter(|(at, _)| *at != winner) {
+        assert_eq!(ended.code, Some(4), "{ended:?}");
+        assert!(ended.words().contains(&volume), "{ended:?}");
     }
-    let id = won[0].answer()["attachment_id"].clone();
+    let id = all[winner].answer()["attachment_id"].clone();
     let [there] = tenant.in_cinder().try_into().unwrap();
     assert_eq!(Value::from(there.id.clone()), id);
     assert_eq!(there.state, "attached");
-    assert_eq!(tenant.in_agent().await.len(), 1);
+    let disks = [
+        tenant.disks().len(),
+        other.world.state().disks.values().count(),
+    ];
+    assert_eq!(disks, [1 - winner % 2, winner % 2]);
     tenant.becomes(&volume, "in-use").await;
-    tenant.run(&["detach", &there.id]).await.answer();
+    by(winner % 2, &["detach", &there.id]).await.answer();
     assert_eq!(tenant.left().await, [""; 0]);
+    assert_eq!(other.world.state().disks.len(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tokio::process::Command;
 use volattach::model::{Access, DiskPlan};
 
-use crate::faults::{Fault, Proxy};
+use crate::faults::{Fault, Ports, Proxy};
 use crate::fixture::Cloud;
 use crate::keystone::{LONG, PASSWORD, write_secret};
 use crate::server::{Server, soon};
@@ -69,8 +69,12 @@ impl Drop for Tenant {
 impl Tenant {
     /// Makes project and user of that name, who is a member there, and a way to Cinder through a proxy.
     pub(crate) async fn new(cloud: &Arc<Cloud>, name: &str) -> Self {
-        let proxy = Proxy::start(cloud.port).await;
         let keystone = &cloud.keystone;
+        let ports = Ports {
+            keystone: keystone.port(),
+            cinder: cloud.port,
+        };
+        let proxy = Proxy::start(ports, name).await;
         let made = |kind: &str, path: &str, mut body: Value| {
             body["name"] = json!(name);
             body["domain_id"] = json!("default");
@@ -132,12 +136,17 @@ impl Tenant {
         self.run_as(&self.name, arguments).await
     }
 
-    /// The same as the cloud's administrator.
-    pub(crate) async fn run_as_admin(&self, arguments: &[&str]) -> Ended {
+    /// The same as the holder of a token, without a login, which takes longer than all else.
+    pub(crate) async fn run_by(&self, token: &str, arguments: &[&str]) -> Ended {
         let mut command = self.command(arguments);
         command
-            .env("OS_USERNAME", "admin")
-            .env("OS_PROJECT_NAME", "admin");
+            .env_remove("OS_AUTH_URL")
+            .env("OS_AUTH_TYPE", "token")
+            .env("OS_TOKEN", token)
+            .env(
+                "OS_VOLUME_ENDPOINT_OVERRIDE",
+                format!("http://127.0.0.1:{}/v3", self.proxy.port),
+            );
         self.finish(command).await
     }
 
@@ -149,7 +158,7 @@ impl Tenant {
     }
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let keystone = self.cloud.keystone.port();
+        let keystone = self.proxy.port;
         let mut command = Command::new(env!("CARGO_BIN_EXE_volattach"));
         command
             .env_clear()
