@@ -54,7 +54,7 @@ fn volumes(lab: &Lab) -> Result<()> {
 }
 
 /// Attached, written to by the guest, grown where the driver can, refused to others, and detached.
-fn grows(lab: &Lab, cloud: &Cloud, storage: Storage, volume: &str) -> Result<()> {
+fn grows(lab: &Lab, cloud: &Cloud<'_>, storage: Storage, volume: &str) -> Result<()> {
     let node = &lab.node;
     let id = attach(cloud, volume, &[])?;
     let disk = guest::sees(node, serial(volume))?;
@@ -98,7 +98,7 @@ fn grows(lab: &Lab, cloud: &Cloud, storage: Storage, volume: &str) -> Result<()>
 }
 
 /// Read-only by each of the ways, and after them it can be written to again.
-fn can_be_read_only(lab: &Lab, cloud: &Cloud, volume: &str) -> Result<()> {
+fn can_be_read_only(lab: &Lab, cloud: &Cloud<'_>, volume: &str) -> Result<()> {
     let flag = |set: bool| {
         let body = json!({ "os-update_readonly_flag": { "readonly": set } });
         cloud.member("POST", &format!("/volumes/{volume}/action"), &body)
@@ -120,21 +120,21 @@ fn can_be_read_only(lab: &Lab, cloud: &Cloud, volume: &str) -> Result<()> {
     detach(lab, cloud, volume, &id)
 }
 
-fn reads_only(lab: &Lab, cloud: &Cloud, volume: &str, more: &[&str]) -> Result<()> {
+fn reads_only(lab: &Lab, cloud: &Cloud<'_>, volume: &str, more: &[&str]) -> Result<()> {
     let id = attach(cloud, volume, more)?;
     let disk = guest::sees(&lab.node, serial(volume))?;
     ensure!(disk.read_only && disk.write.is_err(), "{disk:?}");
     detach(lab, cloud, volume, &id)
 }
 
-fn attach(cloud: &Cloud, volume: &str, more: &[&str]) -> Result<String> {
+fn attach(cloud: &Cloud<'_>, volume: &str, more: &[&str]) -> Result<String> {
     let args = [&["attach", volume, "--domain", "inner"], more].concat();
     let answer = cloud.command(MEMBER, &args)?.map_err(anyhow::Error::msg)?;
     let id = answer["attachment_id"].as_str();
     Ok(id.context("no attachment id")?.to_owned())
 }
 
-fn detach(lab: &Lab, cloud: &Cloud, volume: &str, id: &str) -> Result<()> {
+fn detach(lab: &Lab, cloud: &Cloud<'_>, volume: &str, id: &str) -> Result<()> {
     let done = cloud.command(MEMBER, &["detach", id])?;
     done.map_err(anyhow::Error::msg)?;
     guest::gone(&lab.node, serial(volume))?;
