@@ -1,7 +1,7 @@
 //! The domain's side: libvirt connections, device events, disk XML, hot-plug and unplug.
 //!
 //! Invariants: libvirt's word is no proof (a detach that returned success may have left the disk): only the domain's
-//! XML or a REMOVED event is; an unplug is asked for by alias, asynchronously, and never sent again blindly; libvirt
+//! XML or an event (ADDED, REMOVED) is; an unplug is asked for by alias, asynchronously, and never sent again blindly; libvirt
 //! calls block, so they run on blocking threads over a small pool of connections with keep-alive.
 
 mod client;
@@ -14,13 +14,14 @@ mod explain;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod plan;
+mod plug;
 mod pool;
 mod profile;
 mod raw;
 mod size;
 mod stats;
 mod turns;
-mod unplugs;
+mod unplug;
 mod view;
 mod xen;
 mod xml;
@@ -111,7 +112,7 @@ pub trait Hypervisor: Send + Sync {
     /// Whether anything of the disk is left in any configuration of its scope, or about to come.
     async fn has_disk(&self, domain: Uuid, disk: &DiskPlan) -> Result<bool, HypervisorError>;
 
-    /// Plugs the disk in; success means that the domain's XML shows it, and in a Xen domain that the guest has it.
+    /// Plugs the disk in; success means that the domain's XML shows it or an event has reported it, and in a Xen domain that the guest has it.
     ///
     /// The plan is only as good as the view it was made from: whoever calls holds a lock for the domain from
     /// [`Hypervisor::domain`] through [`plan_disk`] to the end of this call, or two plugs choose the same place and

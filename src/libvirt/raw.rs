@@ -20,6 +20,8 @@ use super::event::{DomainEnd, DomainEvent};
 pub(super) enum Event {
     /// An event for everybody.
     Domain(DomainEvent),
+    /// A device was plugged in: for whoever did it.
+    Added { domain: Uuid, alias: String },
     /// The guest or QEMU refused to let go of a disk: for those who asked.
     RemovalFailed { domain: Uuid, alias: String },
 }
@@ -30,6 +32,7 @@ impl Event {
         match self {
             Self::Domain(event) => event.concerns(of, device),
             Self::RemovalFailed { domain, alias } => *domain == of && alias == device,
+            Self::Added { .. } => false,
         }
     }
 }
@@ -149,6 +152,7 @@ pub(super) fn register_events(connect: &Connect, sink: &EventSink) -> Result<Vec
 
     let mut ids = Vec::new();
     for (event, callback) in [
+        (sys::VIR_DOMAIN_EVENT_ID_DEVICE_ADDED, device(on_added)),
         (sys::VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, device(on_removed)),
         (
             sys::VIR_DOMAIN_EVENT_ID_DEVICE_REMOVAL_FAILED,
@@ -250,6 +254,23 @@ unsafe fn tell(
     }
 }
 
+/// Tells a sink of an event of a device.
+///
+/// # Safety
+/// As for [`tell`], and `alias` is a C string.
+unsafe fn tell_of_device(
+    domain: sys::virDomainPtr,
+    alias: *const c_char,
+    opaque: *mut c_void,
+    event: fn(Uuid, String) -> Event,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let alias = text(alias);
+        tell(domain, opaque, |domain| Some(event(domain, alias)));
+    }
+}
+
 /// The alias as libvirt gives it.
 ///
 /// # Safety
@@ -261,19 +282,26 @@ unsafe fn text(alias: *const c_char) -> String {
         .into_owned()
 }
 
+unsafe extern "C" fn on_added(
+    _: sys::virConnectPtr,
+    domain: sys::virDomainPtr,
+    alias: *const c_char,
+    opaque: *mut c_void,
+) {
+    let added = |domain, alias| Event::Added { domain, alias };
+    // SAFETY: libvirt calls with a valid domain and alias, and the opaque pointer registered: a boxed EventSink.
+    unsafe { tell_of_device(domain, alias, opaque, added) };
+}
+
 unsafe extern "C" fn on_removed(
     _: sys::virConnectPtr,
     domain: sys::virDomainPtr,
     alias: *const c_char,
     opaque: *mut c_void,
 ) {
-    // SAFETY: libvirt calls with a valid domain and alias, and the opaque pointer registered: a boxed EventSink.
-    unsafe {
-        let alias = text(alias);
-        tell(domain, opaque, |domain| {
-            Some(Event::Domain(DomainEvent::DiskGone { domain, alias }))
-        });
-    }
+    let gone = |domain, alias| Event::Domain(DomainEvent::DiskGone { domain, alias });
+    // SAFETY: as in `on_added`.
+    unsafe { tell_of_device(domain, alias, opaque, gone) };
 }
 
 unsafe extern "C" fn on_removal_failed(
@@ -282,13 +310,9 @@ unsafe extern "C" fn on_removal_failed(
     alias: *const c_char,
     opaque: *mut c_void,
 ) {
-    // SAFETY: as in `on_removed`.
-    unsafe {
-        let alias = text(alias);
-        tell(domain, opaque, |domain| {
-            Some(Event::RemovalFailed { domain, alias })
-        });
-    }
+    let failed = |domain, alias| Event::RemovalFailed { domain, alias };
+    // SAFETY: as in `on_added`.
+    unsafe { tell_of_device(domain, alias, opaque, failed) };
 }
 
 unsafe extern "C" fn on_lifecycle(
@@ -301,7 +325,7 @@ unsafe extern "C" fn on_lifecycle(
     let (Ok(event), Ok(detail)) = (u32::try_from(event), u32::try_from(detail)) else {
         return 0;
     };
-    // SAFETY: as in `on_removed`.
+    // SAFETY: as in `on_added`.
     unsafe {
         tell(domain, opaque, |domain| {
             lifecycle_event(domain, event, detail).map(Event::Domain)
