@@ -81,9 +81,9 @@ impl LastViews {
     }
 
     /// Removes a disk that the guest has released.
-    pub(super) fn unplugged(&self, domain: Uuid, disk: &DiskPlan) {
+    pub(super) fn unplugged(&self, domain: Uuid, alias: &str) {
         self.change(domain, |disks| {
-            disks.retain(|other| other.alias.as_deref() != Some(&disk.alias));
+            disks.retain(|disk| disk.alias.as_deref() != Some(alias));
         });
     }
 

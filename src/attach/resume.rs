@@ -84,17 +84,22 @@ impl Engine {
     /// # Errors
     /// Where the journal fails.
     pub(crate) async fn about(&self, event: &DomainEvent) -> Result<Vec<AttachmentId>, Error> {
-        match event.domain() {
-            Some(domain) => self.0.views.forget(domain),
-            None => self.0.views.clear(),
-        }
         let (domain, disk) = match event {
-            DomainEvent::DiskGone { domain, alias } => (domain, Some(alias)),
+            DomainEvent::DiskGone { domain, alias } => {
+                self.0.views.unplugged(*domain, alias);
+                (domain, Some(alias))
+            }
             DomainEvent::Started { domain }
             | DomainEvent::Stopped { domain, .. }
             | DomainEvent::Defined { domain }
-            | DomainEvent::Undefined { domain } => (domain, None),
-            DomainEvent::Missed => return self.ids().await,
+            | DomainEvent::Undefined { domain } => {
+                self.0.views.forget(*domain);
+                (domain, None)
+            }
+            DomainEvent::Missed => {
+                self.0.views.clear();
+                return self.ids().await;
+            }
         };
         let mut records = self.0.parts.journal.of(Key::Domain(domain)).await?;
         if let Some(alias) = disk {

@@ -1,7 +1,7 @@
 //! Attaches to a domain that was read before: planned by that, while the domain is read anew.
 
 use volattach::journal::{Record, Step};
-use volattach::libvirt::DomainEnd;
+use volattach::libvirt::{DomainEnd, DomainEvent};
 
 use super::*;
 
@@ -39,6 +39,33 @@ async fn the_intent_is_written_while_the_domain_is_read() {
     assert_eq!(world.state().plugs, 1);
     let attached = call.await.unwrap().unwrap();
     assert_eq!(attached.target.as_deref(), Some("vdb"));
+}
+
+/// A host that attaches and detaches all day would else never plan by what it knows.
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_has_gone_leaves_the_rest_as_expected() {
+    let world = World::new();
+    let engine = warm(&world).await;
+    let reconciling = tokio::spawn({
+        let engine = engine.clone();
+        async move { reconcile::run(&engine).await }
+    });
+    tokio::time::sleep(Duration::from_secs(10)).await; // the round of the start
+    let (domain, alias) = (DOMAIN, "foreign".to_owned());
+    world.report(DomainEvent::DiskGone { domain, alias });
+    engine.detach(by_root(end("a1"))).await.unwrap();
+    let alias = "ua-volattach-a1".to_owned();
+    world.report(DomainEvent::DiskGone { domain, alias });
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let call = begins(&engine);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(
+        second(&world).unwrap().disk.target,
+        "vda",
+        "as it is free again"
+    );
+    call.await.unwrap().unwrap();
+    reconciling.abort();
 }
 
 /// No claim is locked while libvirt is waited for.

@@ -209,7 +209,7 @@ impl Inner {
             let target = disk.target.clone();
             match waited {
                 Unplug::Gone => {
-                    self.views.unplugged(domain.uuid, &disk);
+                    self.views.unplugged(domain.uuid, &disk.alias);
                     self.timers.forget(&record.id);
                     return Ok(());
                 }
