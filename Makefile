@@ -82,14 +82,14 @@ keystone-test: deps ## tokens, asked about at a real Keystone (from PyPI); FILTE
 
 .PHONY: python-test
 python-test: deps ## the Python client (clients/python, by PyPI) and its example against the daemon; FILTER=test_daemon.Watches: those alone
-	@cargo build --locked --quiet --bins
+	@cargo test --locked --quiet --no-run --test documentation # makes the programs too, of dependencies that are built for tests already
 	@clients/python/tests/run.sh $(FILTER)
 
 # 95 MB of packages for one program: not among what `make test` runs.
 .PHONY: go-test
 go-test: ## the example in Go (examples/go), built of Debian's packages, against the daemon
 	@tests/lab/deps.sh golang-go golang-google-grpc-dev protobuf-compiler protoc-gen-go-1-3
-	@cargo build --locked --quiet --bins
+	@cargo test --locked --quiet --no-run --test documentation # makes the programs too, of dependencies that are built for tests already
 	@examples/go/build.sh target/go/attach_watch_detach
 	@VOLATTACH_GO_EXAMPLE=$(CURDIR)/target/go/attach_watch_detach clients/python/tests/run.sh go_example.Go
 

@@ -14,11 +14,11 @@ use uuid::Uuid;
 
 use super::agent::Agent;
 use super::answers::{Attachment, Volume};
-use super::api::{Cinder, PERMISSIONS};
+use super::api::Cinder;
 use super::args::AttachArgs;
 use super::error::CinderError;
 use super::interrupt::Interrupt;
-use super::lost;
+use super::{lost, permissions};
 use crate::api::status::code;
 use crate::api::v1;
 use crate::cli::failure::Failure;
@@ -40,7 +40,7 @@ pub(super) async fn run(
     args: AttachArgs,
 ) -> Result<v1::Attachment> {
     let volume = cinder.volume(args.volume.as_str()).await?;
-    let permissions = permissions(&volume)?;
+    let permissions = permissions::of(&volume)?;
     let flagged = volume.read_only_flag() == Some(true);
     if args.require_rw && flagged {
         return Err(refused(&volume.id, "its metadata has readonly"));
@@ -190,20 +190,6 @@ fn refused(volume: &str, why: &str) -> Failure {
     Failure::new(reason.as_str(), code(reason), message)
 }
 
-/// Who may use the volume, as its metadata has it. What cannot be read lets nobody in.
-pub(super) fn permissions(volume: &Volume) -> Result<Option<Permissions>> {
-    let Some(text) = volume.metadata.get(PERMISSIONS) else {
-        return Ok(None);
-    };
-    text.parse().map(Some).map_err(|error| {
-        let why = format!(
-            "volume {id} has {text:?} for its metadata {PERMISSIONS}: {error}; correct it by volattach cinder permissions {id} MODE",
-            id = volume.id
-        );
-        CinderError::Unsuitable(why).into()
-    })
-}
-
 /// What Cinder says of the volume. Its uses on this host are left out: the daemon has them, with their users.
 fn facts(
     volume: &Volume,
@@ -271,7 +257,7 @@ mod tests {
         ];
         let here = BTreeSet::from([Uuid::from_u128(4).to_string()]);
         let volume = volume(json!({ "permissions": "640" }));
-        let facts = facts(&volume, permissions(&volume).unwrap(), &others, &here);
+        let facts = facts(&volume, permissions::of(&volume).unwrap(), &others, &here);
         assert_eq!(
             (facts.user_id.as_str(), facts.project_id.as_str()),
             ("u1", "p1")
@@ -279,17 +265,6 @@ mod tests {
         assert_eq!(facts.permissions, "640");
         let uses: Vec<_> = facts.attached.iter().map(v1::VolumeUse::access).collect();
         assert_eq!(uses, [v1::Access::ReadOnly, v1::Access::ReadWrite]);
-    }
-
-    #[test]
-    fn permissions_that_cannot_be_read_let_nobody_in() {
-        assert_eq!(permissions(&volume(json!({}))).unwrap(), None);
-        let failure = permissions(&volume(json!({ "permissions": "rw-" }))).unwrap_err();
-        assert!(
-            failure.message().contains("permissions v MODE"),
-            "{}",
-            failure.message()
-        );
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::time::Instant;
 
 use super::agent::Agent;
@@ -9,6 +10,7 @@ use super::answers::Volume;
 use super::api::Cinder;
 use super::error::CinderError;
 use super::interrupt::Interrupt;
+use crate::cli::args::Format;
 use crate::cli::failure::Failure;
 use crate::model::VolumeId;
 
@@ -24,6 +26,24 @@ pub(super) struct Extended {
     pub(super) size: u64,
     /// This host's attachments of the volume, and how many bytes each has now.
     pub(super) here: Vec<(String, u64)>,
+}
+
+impl Extended {
+    pub(super) fn shown(&self, format: Format, volume: &VolumeId) -> String {
+        let here = self.here.iter();
+        if format == Format::Json {
+            let here = here.map(|(id, bytes)| json!({ "attachment_id": id, "size_bytes": bytes }));
+            let here: Vec<_> = here.collect();
+            return json!({ "volume_id": volume.as_str(), "size_gib": self.size, "attachments": here })
+                .to_string();
+        }
+        let mut lines = vec![format!("{volume} has {} GiB", self.size)];
+        lines.extend(here.map(|(id, bytes)| format!("{id} has {bytes} bytes")));
+        if self.here.is_empty() {
+            lines.push("no attachment of it is on this host".to_owned());
+        }
+        lines.join("\n")
+    }
 }
 
 /// Extends. A repeat goes on where the command before ended.
@@ -113,8 +133,6 @@ fn is_grown(volume: &Volume, gib: u64) -> Result<bool, CinderError> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn volume(status: &str, size: u64) -> Volume {

@@ -16,6 +16,7 @@ mod extend;
 mod interrupt;
 mod list;
 mod lost;
+mod permissions;
 mod reconcile;
 mod session;
 mod survey;
@@ -28,7 +29,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::args::{Format, Global, Mode};
+use super::args::{Format, Global};
 use super::failure::Failure;
 use super::{output, progress};
 use agent::Agent;
@@ -56,27 +57,8 @@ async fn act(
     action: Action,
 ) -> Result<ExitCode, Failure> {
     let format = global.output;
-    if let Action::Permissions { volume, mode } = &action {
-        if let Some(mode) = mode {
-            let permissions = match mode {
-                Mode::Set(permissions) => Some(*permissions),
-                Mode::Forget => None,
-            };
-            cinder.set_permissions(volume, permissions).await?;
-        }
-        let volume = cinder.volume(volume.as_str()).await?;
-        let permissions = attach::permissions(&volume)?.map(|it| it.to_string());
-        output::to_stdout(&match format {
-            Format::Table => {
-                let words = permissions
-                    .as_deref()
-                    .unwrap_or("none set: everybody may use it");
-                format!("{}: {words}", volume.id)
-            }
-            Format::Json => {
-                json!({ "volume_id": volume.id, "permissions": permissions }).to_string()
-            }
-        })?;
+    if let Action::Permissions { volume, mode } = action {
+        permissions::run(cinder, format, &volume, mode).await?;
         return Ok(ExitCode::SUCCESS);
     }
     let agent = Agent::connect(global).await?;
@@ -97,7 +79,7 @@ async fn act(
         Action::Extend { volume, size } => {
             let work = extend::run(cinder, &agent, interrupt, &volume, size, global.timeout);
             let extended = progress::spin(format, "growing the volume", work).await?;
-            output::to_stdout(&extended_text(format, volume.as_str(), &extended))?;
+            output::to_stdout(&extended.shown(format, &volume))?;
         }
         Action::List => list::run(cinder, &agent, format).await?,
         Action::Reconcile { yes } => {
@@ -107,28 +89,4 @@ async fn act(
         Action::Permissions { .. } => {}
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn extended_text(format: Format, volume: &str, extended: &extend::Extended) -> String {
-    if format == Format::Json {
-        let here = extended.here.iter();
-        let here = here.map(|(id, bytes)| json!({ "attachment_id": id, "size_bytes": bytes }));
-        return json!({
-            "volume_id": volume,
-            "size_gib": extended.size,
-            "attachments": here.collect::<Vec<_>>(),
-        })
-        .to_string();
-    }
-    let mut lines = vec![format!("{volume} has {} GiB", extended.size)];
-    lines.extend(
-        extended
-            .here
-            .iter()
-            .map(|(id, bytes)| format!("{id} has {bytes} bytes")),
-    );
-    if extended.here.is_empty() {
-        lines.push("no attachment of it is on this host".to_owned());
-    }
-    lines.join("\n")
 }
