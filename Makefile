@@ -61,7 +61,7 @@ lab-test: deps ## tests in a virtual compute node; FILTER=text: those whose name
 .PHONY: soak
 soak: deps ## what takes too long for every run: a daemon killed a hundred times, guests that stand still, each byte of a journal, a node that enforces SELinux; FILTER=text
 	@VOLATTACH_FLIPS=50000 cargo test --locked --quiet --lib a_flipped_byte
-	@cargo test --locked --quiet --test lab -- --soak $(FILTER)
+	@tests/cinder/cinder.sh cargo test --locked --quiet --test lab -- --soak $(FILTER)
 
 .PHONY: oslo-test
 oslo-test: deps ## random policies, decided here and by oslo.policy (from PyPI); CASES=number, SEED=number: other ones

@@ -1,4 +1,4 @@
-"""Cinder's API, scheduler and volume service in one process, which needs neither a message broker nor root.
+"""Cinder's API, scheduler and volume service in one process, which needs no message broker.
 
     serve.py CONFIG
 
@@ -18,6 +18,9 @@ from oslo_config import cfg
 from oslo_log import log
 
 import cinder.cmd.volume  # noqa: F401, registers the options of a backend
+import cinder.privsep
+import os_brick
+import os_brick.privileged
 from cinder import coordination, objects, rpc, service, version
 from cinder.common import config
 
@@ -31,10 +34,15 @@ def main():
     log.setup(CONF, 'cinder')
     coordination.COORDINATOR.start()
     rpc.init(CONF)
+    os_brick.setup(CONF)
 
-    [backend] = CONF.enabled_backends
-    host = '%s@%s' % (CONF.host, backend)
-    service.Service.create(host=host, service_name=backend, binary='cinder-volume', coordination=False).start()
+    if os.geteuid() == 0:
+        # What a helper would do as root, this process does itself.
+        cinder.privsep.sys_admin_pctxt.set_client_mode(False)
+        os_brick.privileged.default.set_client_mode(False)
+    for backend in CONF.enabled_backends:
+        host = '%s@%s' % (CONF.host, backend)
+        service.Service.create(host=host, service_name=backend, binary='cinder-volume', coordination=False).start()
     service.Service.create(binary='cinder-scheduler').start()
     service.WSGIService('osapi_volume').start()
     # What serves are green threads: waiting for the API's service would return at once, and a blocking read would stop them all.

@@ -15,6 +15,8 @@ mod agent_test;
 mod alerts_test;
 mod bench;
 mod cache;
+mod cinder_cloud;
+mod cinder_test;
 mod confined_test;
 mod dead_server_test;
 mod demo;
@@ -31,6 +33,9 @@ mod io_test;
 mod iscsi_portals_test;
 mod iscsi_stale_test;
 mod iscsi_test;
+#[allow(clippy::unwrap_used, clippy::expect_used, dead_code)] // as of pki; the tests of tokens use the rest
+#[path = "../keystone/fixture.rs"]
+mod keystone;
 mod kill_test;
 mod leftovers;
 mod local_test;
@@ -147,6 +152,7 @@ const SOAK: &[(Kind, &[&[Test]])] = &[
             iscsi_portals_test::SOAK,
             nvme_paths_test::SOAK,
             package_test::SOAK,
+            cinder_test::SOAK,
         ],
     ),
     (Kind::Selinux, &[selinux_test::SOAK]),

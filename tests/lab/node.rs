@@ -255,7 +255,7 @@ impl Node {
     pub(crate) fn forward(&self, socket: &str) -> Result<PathBuf> {
         let here = self.directory.path().join("forwarded");
         if !here.exists() {
-            self.add_forwarding(&format!("{}:{socket}", here.display()))?;
+            self.add_forwarding("-L", &format!("{}:{socket}", here.display()))?;
         }
         Ok(here)
     }
@@ -264,13 +264,18 @@ impl Node {
     pub(crate) fn forward_address(&self, there: &str) -> Result<SocketAddr> {
         // ssh does not choose a port here: it is given one that was free a moment ago.
         let here = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        self.add_forwarding(&format!("{here}:{there}"))?;
+        self.add_forwarding("-L", &format!("{here}:{there}"))?;
         Ok(here)
     }
 
-    fn add_forwarding(&self, from_to: &str) -> Result<()> {
+    /// Has a port of the node's loopback lead to the same one of this machine's, until the node's end.
+    pub(crate) fn forward_back(&self, port: u16) -> Result<()> {
+        self.add_forwarding("-R", &format!("127.0.0.1:{port}:127.0.0.1:{port}"))
+    }
+
+    fn add_forwarding(&self, way: &str, from_to: &str) -> Result<()> {
         let mut command = self.ssh();
-        command.args(["-O", "forward", "-L", from_to]);
+        command.args(["-O", "forward", way, from_to]);
         let output = process::run(command, b"", DEADLINE)?;
         ensure!(
             output.status.success(),
@@ -303,6 +308,10 @@ impl Node {
             ),
             ("dmesg", "dmesg"),
             ("guest-console", "cat /var/log/lab/inner.console"),
+            (
+                "cinder",
+                "[ ! -e /srv/lab-cinder ] || cat /srv/lab-cinder/cinder.log",
+            ),
             (
                 "state",
                 "set -x; cat /proc/mounts; virsh domblklist inner; virsh dumpxml inner; ps axf; ss -tnp; \
