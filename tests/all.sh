@@ -51,6 +51,8 @@ without_node() {
     $1 oslo make --no-print-directory oslo-test
     $1 rules make --no-print-directory rules-test
     $1 keystone make --no-print-directory keystone-test
+    $1 cinder make --no-print-directory cinder-test
+    $1 python make --no-print-directory python-test
     $1 try make --no-print-directory try
 }
 
