@@ -20,7 +20,7 @@ use super::steps::Forward;
 use crate::backend::Backend;
 use crate::journal::{Record, Step};
 use crate::libvirt::{DiskView, DomainView, Hypervisor, HypervisorError, plan_disk};
-use crate::model::{Dialect, DiskPlan, DomainRef, HostPlan, Scope};
+use crate::model::{AttachmentId, Dialect, DiskPlan, DomainRef, HostPlan, Scope};
 
 /// Domains that are remembered: the last ones that were attached to.
 const DOMAINS: usize = 32;
@@ -80,8 +80,12 @@ impl LastViews {
         }
     }
 
-    /// Removes a disk that the guest has released.
+    /// Removes a device that the guest has released. The domain is forgotten if that is no disk of an attachment: a controller's
+    /// disks and places go with it.
     pub(super) fn unplugged(&self, domain: Uuid, alias: &str) {
+        if !AttachmentId::names(alias) {
+            return self.forget(domain);
+        }
         self.change(domain, |disks| {
             disks.retain(|disk| disk.alias.as_deref() != Some(alias));
         });

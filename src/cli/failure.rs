@@ -142,6 +142,16 @@ impl Failure {
         self.reason == reason.as_str()
     }
 
+    /// Whether both are the daemon's one refusal of a caller, by what the caller may or how often: nothing was begun.
+    pub(super) fn is_refusal_as(&self, other: &Self) -> bool {
+        let of_caller = [
+            Code::PermissionDenied,
+            Code::Unauthenticated,
+            Code::ResourceExhausted,
+        ];
+        self.reason == other.reason && of_caller.map(code_name).contains(&self.code)
+    }
+
     /// Whether the daemon did not answer in time.
     pub(super) fn is_unanswered(&self) -> bool {
         self.reason == CLIENT_TIMEOUT

@@ -56,7 +56,9 @@ impl Libvirt {
             let (ends, events, news) = (Arc::clone(&ends), events.clone(), news.clone());
             Arc::new(move |event: Event| {
                 debug!(?event, "libvirt event");
-                plugs.note(&event);
+                if let Event::Added { .. } = event {
+                    return plugs.note(&event);
+                }
                 unplugs.note(&event);
                 if let Event::Domain(event) = &event {
                     // Before anybody looks because of the event.

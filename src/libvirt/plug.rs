@@ -1,8 +1,8 @@
 //! Plugging a disk in, and the proof that it is: an event, or the domain's XML.
 //!
-//! libvirt's QEMU driver reports DEVICE_ADDED once QEMU has the device and the domain's status has it (`qemuDomainAttachDeviceLive` in
-//! src/qemu/qemu_driver.c). The event is under way before the call returns, so waiting for it takes a fraction of a look at the domain's
-//! XML, which libvirtd writes anew each time.
+//! libvirt's QEMU driver reports DEVICE_ADDED once QEMU has the device (`qemuDomainAttachDeviceLive` in src/qemu/qemu_driver.c). The event is under
+//! way before the call returns, so waiting for it takes a fraction of a look at the domain's XML, which libvirtd writes anew each time. It
+//! counts only together with the call's success.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -89,14 +89,21 @@ impl Libvirt {
         if let Some(id) = xen {
             self.xen.make_room(domain, id, disk).await?;
         }
+        // libvirt's libxl driver reports nothing, and nobody what comes into a persistent configuration.
+        let is_reported = disk.dialect == Dialect::Qemu && disk.scope == Scope::Live;
         // Before the call: the event may come before it returns.
         let plug = self.plugs.begin(domain, &disk.alias);
+        let planned = disk.clone();
         let call = self.pool.run(&name, move |connection| {
-            connection.domain(domain)?.attach_device_flags(&xml, flags)
+            let domain = connection.domain(domain)?;
+            domain.attach_device_flags(&xml, flags)?;
+            Ok(is_reported || shows(&domain, &planned)?)
         });
-        let plugged = call.await;
-        let plugged = match plugged.map_err(|error| failed(&action, &name, error)) {
-            Ok(_) => self.is_shown(plug, domain, disk, &action).await,
+        let plugged = match call.await.map_err(|error| failed(&action, &name, error)) {
+            Ok(_) if is_reported && !plug.wait().await => {
+                self.look_for(domain, disk, &action).await
+            }
+            Ok(shown) => Ok(shown),
             Err(error) => Err(self.denied(domain, error).await),
         };
         match (plugged, xen) {
@@ -121,19 +128,13 @@ impl Libvirt {
         }
     }
 
-    /// Whether the disk that libvirt says is plugged in is reported, or else is shown by the XML. libvirt's libxl driver reports nothing, and
-    /// nobody what comes into a persistent configuration.
-    async fn is_shown(
+    /// Whether the XML shows a disk that libvirt says is plugged in, and that no event has reported.
+    async fn look_for(
         &self,
-        plug: Plug<'_>,
         domain: Uuid,
         disk: &DiskPlan,
         action: &str,
     ) -> Result<bool, HypervisorError> {
-        let is_reported = disk.dialect == Dialect::Qemu && disk.scope == Scope::Live;
-        if is_reported && plug.wait().await {
-            return Ok(true);
-        }
         let (name, disk) = (domain.to_string(), disk.clone());
         let look = self.pool.run(&name, move |connection| {
             shows(&connection.domain(domain)?, &disk)
@@ -197,7 +198,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_event_of_an_earlier_plug_is_none_of_a_later_one() {
+    async fn an_event_that_nobody_waits_for_is_none_of_a_later_plug() {
         let plugs = Plugs::default();
         drop(plugs.begin(DOMAIN, "ua-1"));
         plugs.note(&added(DOMAIN, "ua-1"));

@@ -1,6 +1,7 @@
 //! A proxy before Keystone and Cinder that lets one request of the command line go wrong.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -8,11 +9,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+/// How late a late answer is.
+const SLOW: Duration = Duration::from_secs(1);
+
 /// What becomes of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// The server does not get it; the answer has this status.
     Status(u16),
+    /// The answer comes late, within the client's patience.
+    Slow,
     /// The server does not get it, and nobody answers.
     Silence,
     /// The server does not get it, nor any later one: connections are closed.
@@ -28,9 +34,10 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Status(500),
         Self::Status(409),
+        Self::Slow,
         Self::Silence,
         Self::Down,
         Self::Lost,
@@ -152,6 +159,11 @@ async fn serve(
                 body.len()
             );
             stream.write_all(answer.as_bytes()).await?;
+        }
+        Some(Fault::Slow) => {
+            let answer = pass(&request, to).await?;
+            tokio::time::sleep(SLOW).await;
+            stream.write_all(&answer).await?;
         }
         // Until the client gives up.
         Some(Fault::Silence) => drop(stream.read(&mut [0; 1]).await),

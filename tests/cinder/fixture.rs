@@ -74,6 +74,7 @@ impl Cloud {
         .unwrap();
         fs::create_dir(dir.path().join("share")).unwrap(); // smb_directory
         let port = dead_port();
+        fs::write(dir.path().join("policy.yaml"), OBSERVERS).unwrap();
         let configuration = dir.path().join("cinder.conf");
         let settings = settings(&dir.path().display().to_string(), port, keystone.port());
         fs::write(&configuration, settings).unwrap();
@@ -236,6 +237,12 @@ fn register(keystone: &Keystone, kind: &str) -> String {
 }
 
 /// Services are never taken for dead: of several in one process, Cinder has one alone send signs of life.
+/// An administrator who looks and changes nothing, after Cinder's policy HOWTO: sees all projects, and has no right that asks for `admin`.
+const OBSERVERS: &str = r#"
+context_is_admin: "role:admin or role:cinder:reader-admin"
+xena_system_admin_or_project_reader: "role:admin or role:cinder:reader-admin or (role:reader and project_id:%(project_id)s)"
+"#;
+
 fn settings(home: &str, port: u16, keystone: u16) -> String {
     format!(
         "[DEFAULT]\n\
@@ -253,6 +260,8 @@ fn settings(home: &str, port: u16, keystone: u16) -> String {
          log_file = {home}/cinder.log\n\
          [database]\n\
          connection = sqlite:///{home}/cinder.sqlite\n\
+         [oslo_policy]\n\
+         policy_file = {home}/policy.yaml\n\
          [oslo_concurrency]\n\
          lock_path = {home}/locks\n\
          [coordination]\n\

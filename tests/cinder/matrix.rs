@@ -172,6 +172,9 @@ async fn run(tenant: &Tenant, volume: &str, case: Case, request: &mut String) ->
     *request = line.unwrap_or_default();
     let killed = came_about && matches!(case.fault, Fault::Killed | Fault::KilledAfter);
     assert_eq!(ended.code.is_none(), killed, "{ended:?}");
+    if case.fault == Fault::Slow {
+        ended.answer();
+    }
     if !killed && ended.code != Some(0) {
         ended.words();
     }

@@ -1,11 +1,13 @@
 //! Whose tokens Cinder gets, and what it decides by them.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use serde_json::{Value, json};
 use volattach::api::v1;
 
 use crate::faults::Fault;
 use crate::fixture::Cloud;
-use crate::keystone::PASSWORD;
+use crate::keystone::{PASSWORD, ask};
 use crate::server::info;
 use crate::tenant::Tenant;
 
@@ -142,8 +144,19 @@ async fn what_cinder_decides_by_each_token() {
     let of_user = |token| ("X-Auth-Token", token);
     let of_service = |token| ("X-Service-Token", token);
     let other = other.as_str();
+    let observer = cloud.keystone.token("observer", "other");
+    let observer = observer.as_str();
+    let expired = expired_token(&tenant).await;
+    let expired = expired.as_str();
     for (case, tokens, expected) in [
-        ("user", &[of_user(user)][..], 200),
+        ("observer", &[of_user(observer)][..], 200),
+        ("expired user", &[of_user(expired)], 401),
+        (
+            "expired user, and a service",
+            &[of_user(expired), of_service(service)],
+            200,
+        ),
+        ("user", &[of_user(user)], 200),
         ("service alone", &[of_user(service)], 404),
         ("service in its place, alone", &[of_service(service)], 401),
         ("both", &[of_user(user), of_service(service)], 200),
@@ -162,6 +175,48 @@ async fn what_cinder_decides_by_each_token() {
         let (status, answer) = cloud.ask(tokens, "GET", &path, &Value::Null);
         assert_eq!(status, expected, "{case}: {answer}");
     }
+    // Who may look at every project's may still attach nothing.
+    tenant.run_by(observer, &["list"]).await.answer();
+    let attach = ["attach", &*volume, "--domain", "web"];
+    let ended = tenant.run_by(observer, &attach).await;
+    assert_eq!(ended.code, Some(8), "{ended:?}");
+    assert!(ended.words().contains("attachment_create"), "{ended:?}");
+    assert_eq!(tenant.left().await, [""; 0]);
+}
+
+/// A token of the tenant's user that has run out: Keystone lets none outlive the application credential that it was got by.
+async fn expired_token(tenant: &Tenant) -> String {
+    let keystone = &tenant.cloud.keystone;
+    let users = keystone.admin(
+        "GET",
+        &format!("/v3/users?name={}", tenant.name),
+        &Value::Null,
+    );
+    let user = users["users"][0]["id"].as_str().unwrap();
+    let end = SystemTime::now() + Duration::from_secs(3);
+    let seconds = end.duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let mut date = std::process::Command::new("date");
+    let date = date
+        .args(["-u", "-d", &format!("@{seconds}"), "+%FT%TZ"])
+        .output();
+    let text = String::from_utf8(date.unwrap().stdout).unwrap();
+    let body = json!({ "application_credential": { "name": "short", "expires_at": text.trim() } });
+    let path = format!("/v3/users/{user}/application_credentials");
+    let by_user = [("X-Auth-Token", tenant.token.as_str())];
+    let made = ask(keystone.port(), "POST", &path, &by_user, Some(&body)).unwrap();
+    assert_eq!(made.status, 201, "{}", made.body);
+    let made: Value = serde_json::from_str(&made.body).unwrap();
+    let made = &made["application_credential"];
+    let body = json!({ "auth": { "identity": {
+        "methods": ["application_credential"],
+        "application_credential": { "id": made["id"], "secret": made["secret"] },
+    }}});
+    let answer = ask(keystone.port(), "POST", "/v3/auth/tokens", &[], Some(&body)).unwrap();
+    assert_eq!(answer.status, 201, "{}", answer.body);
+    while SystemTime::now() < end {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    answer.token.unwrap()
 }
 
 fn make_reader(tenant: &Tenant, name: &str) {

@@ -6,6 +6,8 @@ mod fake;
 mod faults;
 #[path = "cinder/reconcile.rs"]
 mod reconcile;
+#[path = "cinder/whose.rs"]
+mod whose;
 
 use std::collections::BTreeSet;
 
@@ -97,6 +99,12 @@ impl Lab {
         let (code, made) = self.attach(&[]).await;
         assert_eq!(code, 0, "{made}");
         made["attachment_id"].as_str().unwrap().to_owned()
+    }
+
+    /// Has the daemon detach one, and Cinder not know it.
+    async fn detach_here(&self, id: &str) {
+        let mut command = volattach(&self.server, &["detach", id]);
+        assert!(command.output().await.unwrap().status.success());
     }
 
     /// The ids in Cinder, and those on this host.

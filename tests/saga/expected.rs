@@ -51,10 +51,8 @@ async fn a_disk_that_has_gone_leaves_the_rest_as_expected() {
         async move { reconcile::run(&engine).await }
     });
     tokio::time::sleep(Duration::from_secs(10)).await; // the round of the start
-    let (domain, alias) = (DOMAIN, "foreign".to_owned());
-    world.report(DomainEvent::DiskGone { domain, alias });
     engine.detach(by_root(end("a1"))).await.unwrap();
-    let alias = "ua-volattach-a1".to_owned();
+    let (domain, alias) = (DOMAIN, "ua-volattach-a1".to_owned());
     world.report(DomainEvent::DiskGone { domain, alias });
     tokio::time::sleep(Duration::from_secs(10)).await;
     let call = begins(&engine);

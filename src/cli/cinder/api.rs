@@ -27,6 +27,8 @@ const MAX_ANSWER: usize = 16 * 1024 * 1024;
 
 /// Attachments asked for at a time.
 const PAGE: &str = "500";
+/// How often a list is begun.
+const TRIES: usize = 5;
 
 /// The key of a volume's metadata that has its permissions.
 pub(super) const PERMISSIONS: &str = "permissions";
@@ -224,6 +226,18 @@ impl Cinder {
 
     /// Every attachment that matches, of all projects if the caller may see them, page by page.
     pub(super) async fn attachments(&self, filter: &[(&str, &str)]) -> Result<Vec<Attachment>> {
+        for _ in 0..TRIES {
+            if let Some(found) = self.try_attachments(filter).await? {
+                return Ok(found);
+            }
+        }
+        let why =
+            format!("attachments come and go while they are listed, {TRIES} times: ask again");
+        Err(CinderError::Unsuitable(why))
+    }
+
+    /// The same; `None`: the last of a page was gone before the next page was asked for, which Cinder then does not find.
+    async fn try_attachments(&self, filter: &[(&str, &str)]) -> Result<Option<Vec<Attachment>>> {
         let mut found: Vec<Attachment> = Vec::new();
         let mut seen = BTreeSet::new();
         loop {
@@ -234,12 +248,14 @@ impl Cinder {
             if let Some(last) = found.last() {
                 target.push_str(&format!("&marker={}", last.id));
             }
-            let answer = self
-                .call("list the attachments", Method::GET, &target, None)
-                .await?;
+            let answer = self.call("list the attachments", Method::GET, &target, None);
+            let answer = match answer.await {
+                Err(error) if error.is_not_found() && !found.is_empty() => return Ok(None),
+                answer => answer?,
+            };
             let page = answer.read::<ManyAttachments>()?.attachments;
             if page.is_empty() {
-                return Ok(found);
+                return Ok(Some(found));
             }
             if !page.iter().all(|attachment| seen.insert(attachment.id)) {
                 return Err(answer.malformed("it repeats the page before"));

@@ -27,9 +27,12 @@ use crate::model::{Permissions, Reason};
 
 type Result<T> = std::result::Result<T, Failure>;
 
-/// The beginning of the `mountpoint` in each connector from that host. Cinder shows it as the volume's `device`, to its project too.
+/// The beginning of the `mountpoint` in each connector. Cinder shows it as the volume's `device`, to its project too.
+pub(super) const MARK: &str = "volattach:";
+
+/// The same from that host.
 pub(super) fn mark(host: &str) -> String {
-    format!("volattach:{host}:")
+    format!("{MARK}{host}:")
 }
 
 /// Attaches.
@@ -165,6 +168,7 @@ impl Begun<'_> {
         let id = self.id;
         if self.agent_asked
             && let Err(left) = self.agent.undo(&id.to_string()).await
+            && !left.is_refusal_as(&failure)
         {
             // A guest that still has the disk would see what the storage maps there next.
             return failure.note(&format!(

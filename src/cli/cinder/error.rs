@@ -94,9 +94,12 @@ impl CinderError {
         matches!(self, Self::Refused { status, .. } if *status == StatusCode::BAD_REQUEST)
     }
 
-    /// Whether the server says that it failed at it.
-    pub(super) fn is_internal(&self) -> bool {
-        matches!(self, Self::Refused { status, .. } if *status == StatusCode::INTERNAL_SERVER_ERROR)
+    /// Whether Cinder says that the storage's driver has failed at a new attachment, which stays reserved then. Where it only gave up waiting
+    /// for the driver, its message has no cause (api/v3/attachments.py, `create`).
+    pub(super) fn is_of_driver(&self) -> bool {
+        matches!(self, Self::Refused { status, message, .. }
+            if *status == StatusCode::INTERNAL_SERVER_ERROR
+                && message.starts_with("Unable to create attachment for volume ("))
     }
 
     /// Whether the server may have done what was asked, although no answer says so. A server's error counts: a proxy before

@@ -1,7 +1,7 @@
 //! An answer to `POST /attachments` that was lost: whether Cinder made the attachment all the same, and which one it is.
 //!
 //! Its connector's `mountpoint` is unique to the call. Administrators search by it; others see it with the volume, of attachments that are
-//! complete. To complete an attachment that is another's does no harm: its owner completes it once more, or deletes it.
+//! complete. To complete an attachment that is another's does no harm while it is being made: its owner completes it once more, or deletes it.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -47,8 +47,8 @@ impl Call<'_> {
     /// Ends the attachment that the call has made, if any, and adds to the error what came of that.
     pub(super) async fn end(&self, cinder: &Cinder, error: CinderError) -> Failure {
         let found = match self.find(cinder).await {
-            // Cinder said that it has failed: what is reserved stays so.
-            Ok(Look::Reserved(id)) if error.is_internal() => Ok(Look::Found(id)),
+            // Nobody goes on with what is reserved.
+            Ok(Look::Reserved(id)) if error.is_of_driver() => Ok(Look::Found(id)),
             found => found,
         };
         Failure::from(error).note(&match found {
@@ -118,9 +118,15 @@ impl Call<'_> {
         }
     }
 
-    /// Finds the one that has the marker, which the volume shows.
+    /// Finds the one that has the marker, which the volume shows once it is complete.
     async fn marked(&self, cinder: &Cinder, ids: &[Uuid]) -> Result<Look, CinderError> {
         for id in ids {
+            // One that others have completed or extend meanwhile must not be set back.
+            match cinder.attachment(*id).await {
+                Ok(attachment) if attachment.is_complete() => continue,
+                Err(error) if !error.is_not_found() => return Err(error),
+                _ => {}
+            }
             match cinder.complete(*id).await {
                 // Its owner has ended it.
                 Err(error) if error.is_not_found() => {}

@@ -2,7 +2,7 @@
 //!
 //! | Cinder | the daemon | mended by |
 //! |---|---|---|
-//! | has it | has it not | DELETE in Cinder |
+//! | has it, with the mark of this host's `volattach`, or incomplete | has it not | DELETE in Cinder |
 //! | has it no more, and has its volume | has it | DetachVolume |
 //! | has it incomplete | has it attached | os-complete |
 //! | has it incomplete | failed at it | DetachVolume, then DELETE |
@@ -19,6 +19,7 @@ use super::agent::Agent;
 use super::answers::Attachment;
 use super::api::Cinder;
 use super::detach;
+use super::error::CinderError;
 use super::interrupt::Interrupt;
 use super::survey::Survey;
 use crate::api::v1;
@@ -99,11 +100,16 @@ impl Findings {
     }
 
     fn both(&mut self, attachment: &Attachment, here: &v1::Attachment) {
-        if attachment.is_complete() {
-            return;
-        }
         let (id, volume) = (attachment.id, &attachment.volume_id);
         let state = output::state(here.state);
+        if attachment.is_complete() {
+            if !matches!(here.state(), v1::State::Attached | v1::State::Connected) {
+                self.left_alone.push(format!(
+                    "attachment {id} of volume {volume} is {state} on this host: volattach show {id} says why, and what to do"
+                ));
+            }
+            return;
+        }
         let what = format!(
             "is {} in Cinder, and {state} on this host",
             attachment.status
@@ -138,6 +144,13 @@ impl Findings {
             .iter()
             .find(|(id, here)| here.volume_id == *volume && survey.ended.contains(id));
         match here {
+            None if survey.unmarked.contains(&id) => {
+                let what = format!("{what}, and was not made by volattach cinder");
+                let how = format!(
+                    "see whose it is; if it is nobody's: openstack volume attachment delete {id}"
+                );
+                self.push(id, volume, what, Mend::Nobody, &how);
+            }
             None => self.push(
                 id,
                 volume,
@@ -173,9 +186,7 @@ impl Findings {
         let volume = &here.volume_id;
         let state = output::state(here.state);
         let what = format!("is {state} on this host, and no more in Cinder");
-        let mut others = survey.cinder.values();
-        let taken = others.any(|it| it.volume_id == *volume && !survey.agent.contains_key(&it.id));
-        match taken {
+        match survey.taken.contains(&id) {
             false => self.push(
                 id,
                 volume,
@@ -184,8 +195,7 @@ impl Findings {
                 "detach it from this host",
             ),
             true => {
-                let what =
-                    format!("{what}, which has another attachment of the volume for this host");
+                let what = format!("{what}, which has another attachment of the volume");
                 let how = "see whose it is, and detach it by volattach detach";
                 self.push(id, volume, what, Mend::Nobody, how);
             }
@@ -249,9 +259,24 @@ pub(super) async fn run(
 async fn mend(cinder: &Cinder, agent: &Agent, finding: &Finding) -> Result<(), Failure> {
     let id = finding.id;
     match finding.mend {
-        Mend::DeleteInCinder => cinder.delete(id).await?,
+        Mend::DeleteInCinder => {
+            // It may have come since, or be one that the daemon lists for its own user alone: then this fails.
+            if let Some(here) = agent.find(&id.to_string()).await? {
+                let state = output::state(here.state);
+                let why = format!("attachment {id} is {state} on this host by now");
+                return Err(CinderError::Unsuitable(why).into());
+            }
+            cinder.delete(id).await?;
+        }
         Mend::Complete => cinder.complete(id).await?,
-        Mend::DetachHere => agent.detach(&id.to_string(), false).await?,
+        Mend::DetachHere => match cinder.attachment(id).await {
+            Ok(_) => {
+                let why = format!("attachment {id} is in Cinder again");
+                return Err(CinderError::Unsuitable(why).into());
+            }
+            Err(error) if !error.is_not_found() => return Err(error.into()),
+            Err(_) => agent.detach(&id.to_string(), false).await?,
+        },
         Mend::DetachAndDelete => detach::run(cinder, agent, id, false).await?,
         Mend::Nobody => {}
     }

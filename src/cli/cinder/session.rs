@@ -76,7 +76,12 @@ impl Session {
             None => self.find(cloud)?.to_owned(),
         };
         HttpUrl::parse(&text).ok_or_else(|| {
-            let why = format!("Cinder's endpoint {text:?} is no address of a web server");
+            // Not what it is: somebody may have written a password into it.
+            let which = match &cloud.endpoint {
+                Some(_) => "that is given (volume_endpoint_override)",
+                None => "of the catalog",
+            };
+            let why = format!("Cinder's endpoint {which} is no address of a web server");
             CinderError::Unsuitable(why)
         })
     }
@@ -88,7 +93,7 @@ impl Session {
             return Ok(text.to_owned());
         }
         let Some(id) = &self.project_id else {
-            let why = format!("the endpoint {text:?} needs a project's id, and the token has none");
+            let why = "Cinder's endpoint needs a project's id, and the token has none".to_owned();
             return Err(CinderError::Credentials(why));
         };
         Ok(places

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::agent::Agent;
 use super::answers::Attachment;
 use super::api::Cinder;
-use super::attach::mark;
+use super::attach::{MARK, mark};
 use super::error::CinderError;
 use crate::api::v1;
 use crate::cli::failure::Failure;
@@ -21,8 +21,12 @@ pub(super) struct Survey {
     pub(super) cinder: BTreeMap<Uuid, Attachment>,
     /// Incomplete attachments that have no host, or whose host Cinder does not show to this caller.
     pub(super) of_unknown_host: Vec<Attachment>,
+    /// Those of this host that are complete, that the daemon does not have, and that do not have the mark: other software's.
+    pub(super) unmarked: BTreeSet<Uuid>,
     /// The daemon's attachments that Cinder does not have, although it has their volume.
     pub(super) ended: BTreeSet<Uuid>,
+    /// Those of them whose volume has uses in Cinder that the daemon does not have: they may be the same, made by others.
+    pub(super) taken: BTreeSet<Uuid>,
     /// How many of the daemon's are of volumes that Cinder does not show.
     pub(super) foreign: usize,
 }
@@ -51,6 +55,7 @@ impl Survey {
             None => survey.sort_out(cinder, &host).await?,
         }
         survey.look_for_the_rest(cinder).await?;
+        survey.look_for_marks(cinder, &host).await?;
         Ok(survey)
     }
 
@@ -70,8 +75,22 @@ impl Survey {
                 continue;
             } else if !attachment.is_complete() {
                 self.of_unknown_host.push(attachment);
-            } else if is_marked(cinder, &attachment, host).await? {
+            } else if shown(cinder, &attachment, host).await? == Shown::Marked {
                 self.add([attachment]);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells other software's attachments of this host from those of `volattach`.
+    async fn look_for_marks(&mut self, cinder: &Cinder, host: &str) -> Result<(), CinderError> {
+        for (id, attachment) in &self.cinder {
+            let alone = attachment.is_complete() && !self.agent.contains_key(id);
+            if alone
+                && attachment.instance.is_none()
+                && shown(cinder, attachment, host).await? != Shown::Marked
+            {
+                self.unmarked.insert(*id);
             }
         }
         Ok(())
@@ -92,6 +111,11 @@ impl Survey {
                 Err(error) if error.is_not_found() => match cinder.volume(&volume).await {
                     Ok(_) => {
                         self.ended.insert(id);
+                        let filter = [("volume_id", volume.as_str())];
+                        let mut uses = cinder.attachments(&filter).await?.into_iter();
+                        if uses.any(|it| it.is_use() && !self.agent.contains_key(&it.id)) {
+                            self.taken.insert(id);
+                        }
                     }
                     // Another project's, or never Cinder's.
                     Err(error) if error.is_not_found() || error.is_bad_request() => {
@@ -107,7 +131,10 @@ impl Survey {
 }
 
 /// Cinder's attachments of a host; `None`: the caller may not search by it.
-async fn of_host(cinder: &Cinder, host: &str) -> Result<Option<Vec<Attachment>>, CinderError> {
+pub(super) async fn of_host(
+    cinder: &Cinder,
+    host: &str,
+) -> Result<Option<Vec<Attachment>>, CinderError> {
     let column = "attached_host";
     let found = cinder.attachments_by(column, host).await?;
     if found.as_ref().is_some_and(|found| !found.is_empty()) {
@@ -119,21 +146,40 @@ async fn of_host(cinder: &Cinder, host: &str) -> Result<Option<Vec<Attachment>>,
     Ok(found)
 }
 
-/// Whether the volume shows an attachment to be of this host's `volattach`.
-async fn is_marked(
+/// What a volume shows of a complete attachment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Shown {
+    /// This host's `volattach` made it.
+    Marked,
+    /// It is of that host, by other software if that is this one.
+    Host(String),
+    /// Nothing: it has no host, or not for this caller.
+    Nothing,
+}
+
+/// Looks at the volume for whose an attachment is.
+pub(super) async fn shown(
     cinder: &Cinder,
     attachment: &Attachment,
     host: &str,
-) -> Result<bool, CinderError> {
+) -> Result<Shown, CinderError> {
     let volume = match cinder.volume(&attachment.volume_id).await {
         Ok(volume) => volume,
-        Err(error) if error.is_not_found() => return Ok(false),
+        Err(error) if error.is_not_found() => return Ok(Shown::Nothing),
         Err(error) => return Err(error),
     };
-    let mark = mark(host);
-    let mut shown = volume.attachments.iter();
-    Ok(shown.any(|it| {
-        let marked = it.device.as_ref().is_some_and(|it| it.starts_with(&mark));
-        it.attachment_id == attachment.id && (marked || it.host_name.as_deref() == Some(host))
-    }))
+    let mut all = volume.attachments.into_iter();
+    let Some(found) = all.find(|it| it.attachment_id == attachment.id) else {
+        return Ok(Shown::Nothing);
+    };
+    let device = found.device.unwrap_or_default();
+    if device.starts_with(&mark(host)) {
+        return Ok(Shown::Marked);
+    }
+    // A mark has its host also for those to whom Cinder does not show it.
+    let marked = device
+        .strip_prefix(MARK)
+        .and_then(|rest| rest.rsplit_once(':'));
+    let host = found.host_name.or(marked.map(|(host, _)| host.to_owned()));
+    Ok(host.map_or(Shown::Nothing, Shown::Host))
 }

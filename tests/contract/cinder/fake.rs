@@ -70,6 +70,8 @@ pub(super) struct State {
     pub(super) connects: bool,
     /// Whether another host's attach comes right before the next one.
     pub(super) rival: bool,
+    /// An attachment that ends as soon as a list has shown it.
+    pub(super) goes: Option<Uuid>,
     /// Time that a new attachment takes.
     pub(super) slow: Duration,
 }
@@ -105,6 +107,7 @@ impl Fake {
             created: Vec::new(),
             connects: true,
             rival: false,
+            goes: None,
             slow: Duration::ZERO,
         }));
         let served = state.clone();
@@ -365,7 +368,9 @@ impl State {
             attachment.host.clear();
             attachment.mountpoint.clear();
             self.attachments.insert(id, attachment);
-            return error(500, "Driver initialize connection failed");
+            let why = "Driver initialize connection failed";
+            let why = format!("Unable to create attachment for volume ({why}).");
+            return error(500, &why);
         }
         self.attachments.insert(id, attachment);
         (200, json!({ "attachment": self.attachment(id) }))
@@ -383,11 +388,15 @@ impl State {
                 true => {}
             }
         }
+        self.forget(id);
+        (200, json!({ "attachments": [] }))
+    }
+
+    pub(super) fn forget(&mut self, id: Uuid) {
         let gone = self.attachments.remove(&id).unwrap();
         if !self.attachments.values().any(|it| it.volume == gone.volume) {
             self.volumes.get_mut(&gone.volume).unwrap().status = "available";
         }
-        (200, json!({ "attachments": [] }))
     }
 
     fn extend(&mut self, id: &str, body: &Value) -> (u16, Value) {
@@ -401,13 +410,16 @@ impl State {
         (202, Value::Null)
     }
 
-    fn list(&self, query: &str) -> (u16, Value) {
+    fn list(&mut self, query: &str) -> (u16, Value) {
         let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
         let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
         let mut pairs: BTreeMap<_, _> = pairs
             .map(|(key, value)| (key.to_owned(), decode(value)))
             .collect();
         let marker = pairs.remove("marker").map(|it| it.parse::<Uuid>().unwrap());
+        if marker.is_some_and(|marker| !self.attachments.contains_key(&marker)) {
+            return error(404, "Volume attachment could not be found.");
+        }
         pairs.remove("limit");
         pairs.remove("all_tenants");
         let open = |key: &String| ["volume_id", "attach_status"].contains(&key.as_str());
@@ -432,6 +444,11 @@ impl State {
             .filter(|(id, it)| matches(it) && marker.is_none_or(|marker| **id > marker));
         // Pages of one, so that there are several.
         let page: Vec<_> = found.take(1).map(|(id, _)| self.attachment(*id)).collect();
+        if let Some(goes) = self.goes
+            && page.iter().any(|it| it["id"] == json!(goes))
+        {
+            self.attachments.remove(&goes);
+        }
         (200, json!({ "attachments": page }))
     }
 }

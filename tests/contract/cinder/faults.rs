@@ -115,6 +115,14 @@ async fn a_reserved_attachment_is_ended_once_cinder_has_given_up_and_else_named(
         assert_eq!(code, 1, "{message}");
         lab.assert_empty(&message);
 
+        // Cinder waits for its driver no more, which goes on.
+        lab.fail("POST", "/attachments", Fails::DoneBut(500));
+        let (code, _, message) = lab.fails(&attach).await;
+        assert_eq!(code, 1, "{message}");
+        let left: Uuid = lab.sides().0.first().unwrap().parse().unwrap();
+        assert!(message.contains(&left.to_string()), "{message}");
+        lab.cinder.state().forget(left);
+
         lab.fail("POST", "/attachments", Fails::Lost);
         let (code, _, message) = lab.fails(&attach).await;
         assert_eq!(code, 6, "{message}");

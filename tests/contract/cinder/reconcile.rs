@@ -65,12 +65,7 @@ async fn those_who_may_not_see_hosts_are_told_and_end_what_is_marked() {
     let lab = Lab::new().await;
     let id: Uuid = lab.attached().await.parse().unwrap();
     lab.cinder.state().admin = false;
-    let id_text = id.to_string();
-    let gone = crate::cli::volattach(&lab.server, &["detach", &id_text])
-        .output()
-        .await
-        .unwrap();
-    assert!(gone.status.success());
+    lab.detach_here(&id.to_string()).await;
     // Complete: its mark shows whose it is. Another host's is not taken for it.
     let other = Uuid::new_v4();
     {

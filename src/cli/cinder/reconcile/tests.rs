@@ -22,12 +22,14 @@ fn ours(id: u128, volume: &str, state: v1::State) -> (Uuid, v1::Attachment) {
 fn survey(cinder: Vec<Attachment>, agent: Vec<(Uuid, v1::Attachment)>) -> Survey {
     let cinder: std::collections::BTreeMap<_, _> =
         cinder.into_iter().map(|it| (it.id, it)).collect();
-    let ended = agent
-        .iter()
-        .map(|(id, _)| *id)
-        .filter(|id| !cinder.contains_key(id));
+    let ended = agent.iter().filter(|(id, _)| !cinder.contains_key(id));
+    let taken = ended.clone().filter(|(_, here)| {
+        let mut uses = cinder.values();
+        uses.any(|it| it.volume_id == here.volume_id && !agent.iter().any(|(id, _)| *id == it.id))
+    });
     Survey {
-        ended: ended.collect(),
+        taken: taken.map(|(id, _)| *id).collect(),
+        ended: ended.map(|(id, _)| *id).collect(),
         cinder,
         agent: agent.into_iter().collect(),
         ..Survey::default()
@@ -84,6 +86,27 @@ fn a_volume_that_is_here_under_another_id_is_nobodys_to_mend() {
         vec![ours(2, "v", v1::State::Attached)],
     );
     assert_eq!(mends(&survey), [(1, Mend::Nobody), (2, Mend::Nobody)]);
+}
+
+/// As Glance's store in Cinder makes them.
+#[test]
+fn what_other_software_attached_on_this_host_is_nobodys_to_mend() {
+    let mut survey = survey(vec![cinders(1, "v", "attached", None)], vec![]);
+    assert_eq!(mends(&survey), [(1, Mend::DeleteInCinder)]);
+    survey.unmarked.insert(Uuid::from_u128(1));
+    assert_eq!(mends(&survey), [(1, Mend::Nobody)]);
+}
+
+#[test]
+fn what_this_host_is_not_done_with_is_told() {
+    let whole = cinders(1, "v", "attached", None);
+    let survey = survey(vec![whole], vec![ours(1, "v", v1::State::Failed)]);
+    let findings = Findings::of(&survey);
+    assert!(findings.differ.is_empty());
+    assert!(
+        findings.left_alone[0].contains("volattach show"),
+        "{findings:?}"
+    );
 }
 
 #[test]
