@@ -6,6 +6,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 use uuid::Uuid;
+use volattach::journal::{Direction, Record};
 
 use super::Lab;
 use super::fake::Fails;
@@ -241,4 +242,33 @@ async fn an_interrupted_attach_is_undone_and_a_killed_one_is_found() {
         assert_eq!(lab.run(&["reconcile", "--yes"]).await.0, 0);
         lab.assert_empty("killed");
     }
+}
+
+/// Starts a command, and interrupts it once the daemon's record of the attachment has come to what is waited for; returns its exit code.
+async fn interrupted(lab: &Lab, arguments: &[&str], until: fn(&Record) -> bool) -> Option<i32> {
+    // Three seconds for each look.
+    lab.server.world.state().hypervisor_slow = true;
+    let child = lab.command(arguments).spawn().unwrap();
+    let begun = async {
+        while !lab.server.world.records().iter().any(until) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    soon(begun).await;
+    let process = i32::try_from(child.id().unwrap()).unwrap();
+    kill(Pid::from_raw(process), Signal::SIGINT).unwrap();
+    lab.server.world.state().hypervisor_slow = false;
+    soon(child.wait_with_output()).await.unwrap().status.code()
+}
+
+#[tokio::test]
+async fn an_interrupt_while_the_daemon_is_at_work_undoes_an_attach_and_lets_a_detach_end() {
+    let lab = Lab::new().await;
+    let attach = ["attach", &*lab.volume, "--domain", "web"];
+    assert_eq!(interrupted(&lab, &attach, |_| true).await, Some(130));
+    lab.assert_empty("an attach");
+    let id = lab.attached().await;
+    let ended = |record: &Record| record.course.direction() == Direction::Backward;
+    assert_eq!(interrupted(&lab, &["detach", &id], ended).await, Some(130));
+    lab.assert_empty("a detach");
 }
