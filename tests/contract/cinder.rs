@@ -355,3 +355,15 @@ async fn credentials_versions_and_service_tokens_are_as_openstack_has_them() {
     let (code, _, message) = lab.fails(&["list"]).await;
     assert!(code == 1 && message.contains("up to 3.53"), "{message}");
 }
+
+#[tokio::test]
+async fn an_endpoint_with_a_password_is_refused_and_not_repeated() {
+    let lab = Lab::new().await;
+    let mut command = lab.command(&["list"]);
+    let endpoint = format!("http://ann:{PASSWORD}@127.0.0.1:1/v3");
+    command.env("OS_VOLUME_ENDPOINT_OVERRIDE", endpoint);
+    let output = soon(command.output()).await.unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    let refused = !output.status.success() && text.contains("endpoint");
+    assert!(refused && !text.contains(PASSWORD), "{text}");
+}
