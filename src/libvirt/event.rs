@@ -49,19 +49,6 @@ pub enum DomainEvent {
 }
 
 impl DomainEvent {
-    /// Returns its domain; `None`: any domain.
-    #[must_use]
-    pub fn domain(&self) -> Option<Uuid> {
-        match self {
-            Self::DiskGone { domain, .. }
-            | Self::Started { domain }
-            | Self::Stopped { domain, .. }
-            | Self::Defined { domain }
-            | Self::Undefined { domain } => Some(*domain),
-            Self::Missed => None,
-        }
-    }
-
     /// Whether a wait for that device should look again.
     pub(super) fn concerns(&self, of: Uuid, device: &str) -> bool {
         match self {

@@ -47,6 +47,7 @@ impl Survey {
         match of_host(cinder, &host).await? {
             Some(here) => {
                 survey.add(here);
+                survey.look_for_marks(cinder, &host).await?;
                 let reserved = cinder.attachments(&[("attach_status", "reserved")]).await?;
                 // Nova's is of whichever host.
                 let unknown = reserved.into_iter().filter(|it| it.instance.is_none());
@@ -55,7 +56,6 @@ impl Survey {
             None => survey.sort_out(cinder, &host).await?,
         }
         survey.look_for_the_rest(cinder).await?;
-        survey.look_for_marks(cinder, &host).await?;
         Ok(survey)
     }
 
@@ -82,7 +82,8 @@ impl Survey {
         Ok(())
     }
 
-    /// Tells other software's attachments of this host from those of `volattach`.
+    /// Tells other software's attachments of this host from those of `volattach`. Callers who may not search by a host are shown the latter
+    /// alone ([`Self::sort_out`]).
     async fn look_for_marks(&mut self, cinder: &Cinder, host: &str) -> Result<(), CinderError> {
         for (id, attachment) in &self.cinder {
             let alone = attachment.is_complete() && !self.agent.contains_key(id);
