@@ -31,6 +31,10 @@ class _Node:
     def set_attr(self, group, name, value):
         _write('%s/%s_%s' % (self.path, group, name), value)
 
+    def set_all(self, group, wanted):
+        for name, value in wanted[group].items():
+            self.set_attr(group, name, value)
+
 
 class Root(_Node):
     def __init__(self):
@@ -53,8 +57,7 @@ class Subsystem(_Node):
     @classmethod
     def setup(cls, wanted, err_func=None):
         subsystem = Subsystem(wanted['nqn'], 'create')
-        for name, value in wanted['attr'].items():
-            subsystem.set_attr('attr', name, value)
+        subsystem.set_all('attr', wanted)
         for namespace in wanted['namespaces']:
             Namespace.setup(subsystem, namespace, err_func)
 
@@ -75,8 +78,7 @@ class Namespace(_Node):
     @classmethod
     def setup(cls, subsystem, wanted, err_func=None):
         namespace = Namespace(subsystem, wanted['nsid'], 'create')
-        for name, value in wanted['device'].items():
-            namespace.set_attr('device', name, value)
+        namespace.set_all('device', wanted)
         _write(namespace.path + '/enable', wanted['enable'])
 
     def delete(self):
@@ -102,8 +104,7 @@ class Port(_Node):
     @classmethod
     def setup(cls, wanted, err_func=None):
         port = Port(wanted['portid'], 'create')
-        for name, value in wanted['addr'].items():
-            port.set_attr('addr', name, value)
+        port.set_all('addr', wanted)
         for nqn in wanted['subsystems']:
             port.add_subsystem(nqn)
 
