@@ -23,6 +23,8 @@ mod figures;
 mod forget;
 #[path = "contract/hostile.rs"]
 mod hostile;
+#[path = "contract/iotune.rs"]
+mod iotune;
 #[path = "contract/limits.rs"]
 mod limits;
 #[path = "contract/page.rs"]

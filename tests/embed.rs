@@ -24,8 +24,8 @@ use volattach::libvirt::{
     DomainEnd, DomainEvent, DomainView, Hypervisor, HypervisorError, Libvirt, Unplug, plan_disk,
 };
 use volattach::model::{
-    Access, Bus, Cache, DiskOptions, DiskPlan, DiskSpec, DomainRef, ImageFormat, Reason, Scope,
-    SourceKind,
+    Access, Bus, Cache, DiskOptions, DiskPlan, DiskSpec, DomainRef, ImageFormat, IoTune, Reason,
+    Scope, SourceKind,
 };
 
 /// PCIe ports of the guest that are free for virtio disks.
@@ -296,15 +296,14 @@ async fn a_guest_that_does_not_answer_keeps_its_disk_until_it_does() {
     let wait = rig.wait(&plan, LONG);
     rig.guest.domain.resume().unwrap();
     assert_eq!(wait.await, Unplug::Gone);
-    let event = timeout(LONG, events.recv()).await.unwrap().unwrap();
-    let alias = plan.alias;
-    assert_eq!(
-        event,
-        DomainEvent::DiskGone {
-            domain: rig.uuid,
-            alias
-        }
-    );
+    let (domain, alias) = (rig.uuid, plan.alias);
+    for expected in [
+        DomainEvent::Resumed { domain },
+        DomainEvent::DiskGone { domain, alias },
+    ] {
+        let event = timeout(LONG, events.recv()).await.unwrap().unwrap();
+        assert_eq!(event, expected);
+    }
     rig.done();
 }
 
@@ -491,6 +490,7 @@ async fn every_disk_option_is_one_that_libvirt_takes() {
         assert!(xml.contains(shown), "{shown} in {xml}");
     }
     rig.unplug(&plan).await;
+    limits_change(&rig).await;
     rig.done();
 }
 
@@ -625,6 +625,54 @@ async fn a_volume_that_grew_is_seen_grown_by_a_guest_that_may_write_it() {
         assert_eq!(gone.unwrap(), None);
     }
     rig.done();
+}
+
+/// QEMU limits a disk as it is told, and again otherwise. Not a test of its own: an embedded libvirt takes no more connections in one process.
+async fn limits_change(rig: &Rig) {
+    let mut options = on(Bus::Virtio);
+    let first = IoTune {
+        total_iops_sec: Some(500),
+        total_iops_sec_max: Some(1000),
+        total_iops_sec_max_length: Some(3),
+        group_name: Some("tenant-1".to_owned()),
+        ..IoTune::default()
+    };
+    options.iotune = Some(first.clone());
+    options.scope = Scope::LiveAndConfig;
+    let spec = rig.disk("limited", Access::ReadWrite, options);
+    let plan = rig.plug(&spec).await.unwrap();
+    let limits = || async { rig.hypervisor.io_tune(rig.uuid, &plan).await.unwrap() };
+    assert_eq!(limits().await, Some(first.clone()));
+
+    let other = IoTune {
+        read_bytes_sec: Some(1 << 20),
+        write_bytes_sec: Some(2 << 20),
+        write_iops_sec: Some(100),
+        size_iops_sec: Some(4096),
+        ..IoTune::default()
+    };
+    // The persistent configuration can still be started: libvirt refuses a group without limits.
+    let definable = |xml: &str| {
+        let connect = rig.guest.domain.connect().unwrap();
+        connect.define_domain_xml(xml).unwrap();
+    };
+    for tune in [other.clone(), first, IoTune::default(), other] {
+        let set = rig.hypervisor.set_io_tune(rig.uuid, &plan, &tune).await;
+        assert_eq!(set.unwrap(), Some(()));
+        assert_eq!(limits().await, Some(tune));
+        let domain = &rig.guest.domain;
+        definable(&domain.xml_desc(virt_sys::VIR_DOMAIN_XML_INACTIVE).unwrap());
+    }
+    let domain = &rig.guest.domain;
+    let xml = domain.xml_desc(virt_sys::VIR_DOMAIN_XML_INACTIVE).unwrap();
+    assert!(xml.contains("<read_bytes_sec>1048576<"), "{xml}");
+    assert!(!xml.contains("total_iops_sec"), "{xml}");
+
+    rig.unplug(&plan).await;
+    assert_eq!(limits().await, None);
+    let none = IoTune::default();
+    let gone = rig.hypervisor.set_io_tune(rig.uuid, &plan, &none).await;
+    assert_eq!(gone.unwrap(), None);
 }
 
 #[tokio::test]

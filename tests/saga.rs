@@ -30,6 +30,8 @@ mod permissions;
 mod quarantine;
 #[path = "saga/reload.rs"]
 mod reload;
+#[path = "saga/stopped.rs"]
+mod stopped;
 #[path = "saga/subsystem.rs"]
 mod subsystem;
 #[path = "saga/unreadable.rs"]

@@ -94,6 +94,8 @@ fn needs_service(rpc: Rpc) -> bool {
         | Rpc::PlanAttach
         | Rpc::GetConnector
         | Rpc::ExtendVolume
+        | Rpc::SetIoTune
+        | Rpc::GetAttachmentStats
         | Rpc::GetVolumePermissions
         | Rpc::SetVolumePermissions
         | Rpc::Diagnose => false,
@@ -107,6 +109,7 @@ fn reads(rpc: Rpc) -> bool {
         | Rpc::ListAttachments
         | Rpc::WatchAttachments
         | Rpc::GetConnector
+        | Rpc::GetAttachmentStats
         | Rpc::GetVolumePermissions
         | Rpc::Diagnose => true,
         // A plan is of a request that would change something.
@@ -117,6 +120,7 @@ fn reads(rpc: Rpc) -> bool {
         | Rpc::ConnectVolume
         | Rpc::DisconnectVolume
         | Rpc::ExtendVolume
+        | Rpc::SetIoTune
         | Rpc::ForgetAttachment
         | Rpc::SetVolumePermissions => false,
     }

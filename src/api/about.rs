@@ -34,6 +34,8 @@ about! {
     DisconnectVolumeRequest { attachment: AttachmentId = attachment_id }
     GetAttachmentRequest { attachment: AttachmentId = attachment_id }
     ExtendVolumeRequest { attachment: AttachmentId = attachment_id }
+    SetIoTuneRequest { attachment: AttachmentId = attachment_id }
+    GetAttachmentStatsRequest { attachment: AttachmentId = attachment_id }
     GetVolumePermissionsRequest { volume: VolumeId = volume_id }
     SetVolumePermissionsRequest { volume: VolumeId = volume_id }
     AttachmentFilter { volume: VolumeId = volume_id, domain: DomainRef = domain }

@@ -8,16 +8,22 @@ use std::str::FromStr;
 
 use super::{page, revision, v1};
 use crate::attach::{
-    AttachRequest, ConnectRequest, EndRequest, ExtendRequest, Filter, ForgetRequest, ListQuery,
-    PermissionsRequest, WatchRequest,
+    AttachRequest, ConnectRequest, EndRequest, ExtendRequest, Filter, ForgetRequest, IoLimits,
+    IoTuneRequest, ListQuery, PermissionsRequest, WatchRequest,
 };
-use crate::connection::ConnectionError;
+use crate::connection::{ConnectionError, QosSpecs};
 use crate::model::{
     Access, AttachmentId, DiskOptions, DomainRef, IoTune, Reason, Scope, State, VolumeId,
 };
 
 /// The longest target or serial taken, in bytes; which of the shorter ones the bus takes is decided with the domain.
 const MAX_TEXT: usize = 64;
+
+/// QoS specs taken at most.
+const MAX_SPECS: usize = 64;
+
+/// Longest QoS spec, in bytes.
+const MAX_SPEC: usize = 255;
 
 /// Longest text that attachments are searched for, in bytes: as long as the name of a host may be (RFC 1035, 2.3.4).
 const MAX_SOUGHT: usize = 255;
@@ -186,6 +192,42 @@ pub(super) fn extend(request: v1::ExtendVolumeRequest) -> Result<ExtendRequest> 
     })
 }
 
+/// What SetIoTune asks.
+///
+/// # Errors
+/// Where a field is missing or malformed.
+pub(super) fn io_tune(request: v1::SetIoTuneRequest) -> Result<IoTuneRequest> {
+    use v1::set_io_tune_request::Limits;
+    let limits = match request.limits {
+        None => return Err(DecodeError::Missing { field: "limits" }),
+        Some(Limits::Iotune(limits)) => IoLimits::Fixed(iotune(Some(limits))?.unwrap_or_default()),
+        Some(Limits::QosSpecs(qos)) => IoLimits::Qos(qos_specs(qos)?),
+    };
+    Ok(IoTuneRequest {
+        id: attachment_id(&request.attachment_id)?,
+        limits,
+    })
+}
+
+fn qos_specs(qos: v1::QosSpecs) -> Result<QosSpecs> {
+    if qos.specs.len() > MAX_SPECS {
+        let number = qos.specs.len();
+        let why = format!("it has {number} specs: at most {MAX_SPECS} are taken");
+        return Err(field("qos_specs.specs", why));
+    }
+    let is_long = |(key, value): (&String, &String)| key.len().max(value.len()) > MAX_SPEC;
+    // Cinder's columns (quality_of_service_specs in cinder/db/sqlalchemy/models.py).
+    if qos.specs.iter().any(is_long) {
+        let why = format!("a spec has more than {MAX_SPEC} bytes");
+        return Err(field("qos_specs.specs", why));
+    }
+    if !["", "front-end", "back-end", "both"].contains(&qos.consumer.as_str()) {
+        let why = "it is none of front-end, back-end and both";
+        return Err(field("qos_specs.consumer", why));
+    }
+    QosSpecs::new(&qos.consumer, qos.specs).map_err(|error| field("qos_specs", error))
+}
+
 /// What PlanAttach asks.
 ///
 /// # Errors
@@ -332,12 +374,14 @@ fn disk(disk: v1::DiskOptions) -> Result<DiskOptions> {
         detect_zeroes: word("detect_zeroes", &disk.detect_zeroes)?,
         serial: text("serial", disk.serial)?,
         shareable: disk.shareable,
-        iotune: iotune(disk.iotune),
+        iotune: iotune(disk.iotune)?,
         logical_block_size: given(disk.logical_block_size),
         physical_block_size: given(disk.physical_block_size),
         address: word("address", &disk.address)?,
         boot_order: given(disk.boot_order),
         scope: scope(disk.scope)?,
+        error_policy: word("error_policy", &disk.error_policy)?,
+        rerror_policy: word("rerror_policy", &disk.rerror_policy)?,
     })
 }
 
@@ -374,8 +418,8 @@ fn scope(value: i32) -> Result<Scope> {
     })
 }
 
-fn iotune(limits: Option<v1::IoTune>) -> Option<IoTune> {
-    let limits = limits?;
+fn iotune(limits: Option<v1::IoTune>) -> Result<Option<IoTune>> {
+    let limits = limits.unwrap_or_default();
     let iotune = IoTune {
         total_bytes_sec: given(limits.total_bytes_sec),
         read_bytes_sec: given(limits.read_bytes_sec),
@@ -390,9 +434,16 @@ fn iotune(limits: Option<v1::IoTune>) -> Option<IoTune> {
         read_iops_sec_max: given(limits.read_iops_sec_max),
         write_iops_sec_max: given(limits.write_iops_sec_max),
         size_iops_sec: given(limits.size_iops_sec),
+        total_bytes_sec_max_length: given(limits.total_bytes_sec_max_length),
+        read_bytes_sec_max_length: given(limits.read_bytes_sec_max_length),
+        write_bytes_sec_max_length: given(limits.write_bytes_sec_max_length),
+        total_iops_sec_max_length: given(limits.total_iops_sec_max_length),
+        read_iops_sec_max_length: given(limits.read_iops_sec_max_length),
+        write_iops_sec_max_length: given(limits.write_iops_sec_max_length),
+        group_name: text("iotune.group_name", limits.group_name)?,
     };
     // Present but empty says the same as absent.
-    (iotune != IoTune::default()).then_some(iotune)
+    Ok((iotune != IoTune::default()).then_some(iotune))
 }
 
 #[cfg(test)]

@@ -5,9 +5,11 @@ use std::path::Path;
 use prost::Message;
 
 use super::{MAX_RESPONSE, v1};
-use crate::attach::{AttachPlan, Finding, Forgotten, Severity, VolumePermissions};
+use crate::attach::{AttachPlan, DiskStats, Finding, Forgotten, Severity, VolumePermissions};
 use crate::host::Connector;
-use crate::model::{Access, Attachment, MountPlan, Permissions, State, VolumeOwner, visible};
+use crate::model::{
+    Access, Attachment, IoCounts, IoTune, MountPlan, Permissions, State, VolumeOwner, visible,
+};
 
 /// Paths are made from UTF-8 strings, so nothing is lost.
 fn path(path: &Path) -> String {
@@ -66,6 +68,51 @@ pub(super) fn volume_permissions(known: VolumePermissions) -> v1::VolumePermissi
         set_by_user_id: by.user_id,
         set_by_project_id: by.project_id,
         set_at: at,
+    }
+}
+
+/// Limits on a disk's I/O; `None`: there are none.
+pub(crate) fn io_tune(tune: IoTune) -> Option<v1::IoTune> {
+    let given = |limit: Option<u64>| limit.unwrap_or_default();
+    (tune != IoTune::default()).then(|| v1::IoTune {
+        total_bytes_sec: given(tune.total_bytes_sec),
+        read_bytes_sec: given(tune.read_bytes_sec),
+        write_bytes_sec: given(tune.write_bytes_sec),
+        total_iops_sec: given(tune.total_iops_sec),
+        read_iops_sec: given(tune.read_iops_sec),
+        write_iops_sec: given(tune.write_iops_sec),
+        total_bytes_sec_max: given(tune.total_bytes_sec_max),
+        read_bytes_sec_max: given(tune.read_bytes_sec_max),
+        write_bytes_sec_max: given(tune.write_bytes_sec_max),
+        total_iops_sec_max: given(tune.total_iops_sec_max),
+        read_iops_sec_max: given(tune.read_iops_sec_max),
+        write_iops_sec_max: given(tune.write_iops_sec_max),
+        size_iops_sec: given(tune.size_iops_sec),
+        total_bytes_sec_max_length: given(tune.total_bytes_sec_max_length),
+        read_bytes_sec_max_length: given(tune.read_bytes_sec_max_length),
+        write_bytes_sec_max_length: given(tune.write_bytes_sec_max_length),
+        total_iops_sec_max_length: given(tune.total_iops_sec_max_length),
+        read_iops_sec_max_length: given(tune.read_iops_sec_max_length),
+        write_iops_sec_max_length: given(tune.write_iops_sec_max_length),
+        group_name: tune.group_name.unwrap_or_default(),
+    })
+}
+
+/// A guest's use of a disk.
+pub(super) fn stats(stats: DiskStats) -> v1::AttachmentStats {
+    let counts = |counts: IoCounts| v1::IoCounts {
+        bytes: counts.bytes,
+        requests: counts.requests,
+        nanoseconds: counts.nanoseconds,
+    };
+    v1::AttachmentStats {
+        attachment_id: stats.id.to_string(),
+        io: stats.io.map(|io| v1::DiskIo {
+            read: Some(counts(io.read)),
+            write: Some(counts(io.write)),
+            flush: Some(counts(io.flush)),
+        }),
+        iotune: io_tune(stats.tune),
     }
 }
 

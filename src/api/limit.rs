@@ -246,12 +246,14 @@ pub(super) fn is_work(rpc: Rpc) -> bool {
         | Rpc::ConnectVolume
         | Rpc::DisconnectVolume
         | Rpc::ExtendVolume
+        | Rpc::SetIoTune
         | Rpc::ForgetAttachment => true,
         Rpc::GetAttachment
         | Rpc::ListAttachments
         | Rpc::WatchAttachments
         | Rpc::PlanAttach
         | Rpc::GetConnector
+        | Rpc::GetAttachmentStats
         | Rpc::GetVolumePermissions
         | Rpc::SetVolumePermissions
         | Rpc::Diagnose => false,

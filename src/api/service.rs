@@ -427,6 +427,29 @@ impl v1::volume_attach_server::VolumeAttach for Service {
         Ok(Response::new(v1::ExtendVolumeResponse { size_bytes }))
     }
 
+    async fn set_io_tune(
+        &self,
+        request: Request<v1::SetIoTuneRequest>,
+    ) -> Answer<v1::SetIoTuneResponse> {
+        let run = |admitted| self.engine.set_io_tune(admitted);
+        // Boxed: the future is large.
+        let tune = Box::pin(self.call(Rpc::SetIoTune, request, decode::io_tune, run)).await?;
+        Ok(Response::new(v1::SetIoTuneResponse {
+            iotune: encode::io_tune(tune),
+        }))
+    }
+
+    async fn get_attachment_stats(
+        &self,
+        request: Request<v1::GetAttachmentStatsRequest>,
+    ) -> Answer<v1::AttachmentStats> {
+        let id =
+            |message: v1::GetAttachmentStatsRequest| decode::attachment_id(&message.attachment_id);
+        let run = |admitted| self.engine.stats(admitted);
+        let stats = self.call(Rpc::GetAttachmentStats, request, id, run).await?;
+        Ok(Response::new(encode::stats(stats)))
+    }
+
     async fn get_volume_permissions(
         &self,
         request: Request<v1::GetVolumePermissionsRequest>,

@@ -88,6 +88,8 @@ pub fn code(reason: Reason) -> Code {
         | Reason::VolumeNotGrown
         | Reason::ShrinkRefused
         | Reason::ResizeUnsupported
+        | Reason::IoTuneUnsupported
+        | Reason::IoStopped
         | Reason::ProtocolVersion
         | Reason::LogonFailure
         | Reason::MountFailed

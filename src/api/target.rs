@@ -2,8 +2,8 @@
 
 use crate::admission::Object;
 use crate::attach::{
-    AttachRequest, ConnectRequest, EndRequest, ExtendRequest, ForgetRequest, ListQuery,
-    PermissionsRequest, WatchRequest,
+    AttachRequest, ConnectRequest, EndRequest, ExtendRequest, ForgetRequest, IoTuneRequest,
+    ListQuery, PermissionsRequest, WatchRequest,
 };
 use crate::model::{Access, AttachmentId, VolumeFacts, VolumeId, VolumeOwner};
 use crate::policy::Privilege;
@@ -102,6 +102,18 @@ impl Asks for ConnectRequest {
 }
 
 impl Asks for ExtendRequest {
+    fn target(&self) -> Target<'_> {
+        Target::Attachment(&self.id)
+    }
+
+    fn privilege(&self) -> Option<Privilege> {
+        None
+    }
+
+    fn disown(&mut self) {} // makes no claim about a volume
+}
+
+impl Asks for IoTuneRequest {
     fn target(&self) -> Target<'_> {
         Target::Attachment(&self.id)
     }

@@ -310,6 +310,14 @@ fn of_record(record: &Record) -> Option<Finding> {
             let mend = if record.may_be_kept() { keep } else { end };
             Finding::warning(what, mend)
         }
+        State::Attached if reason == Reason::IoStopped => {
+            let servers = record.host.plan.servers().join(", ");
+            let mend = format!(
+                "start the server, or mend the way to it ({servers}): the guest goes on by itself once the volume can be read; virsh resume has it go \
+                 on at once, and {end} ends the attachment"
+            );
+            Finding::error(what, mend)
+        }
         State::Attached | State::Connected => {
             let mend = match reason == Reason::BlockJobActive {
                 true => format!("end the block job (virsh blockjob), then {end}"),

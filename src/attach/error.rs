@@ -110,6 +110,25 @@ pub enum Error {
         /// Command that unplugs the disk.
         mend: String,
     },
+    /// The guest is paused.
+    #[error(
+        "the guest of {domain} is paused since a request to volume {volume} failed, and goes on by itself once the volume can be read again: \
+         see to the volume's server and the way to it"
+    )]
+    IoStopped {
+        /// The domain.
+        domain: Domain,
+        /// The volume.
+        volume: VolumeId,
+    },
+    /// The attachment has no disk in a domain.
+    #[error(
+        "attachment {id} is in no domain: ConnectVolume made it, and a disk has limits and counters only in a domain; AttachVolume plugs one in"
+    )]
+    NoDomain {
+        /// The id.
+        id: AttachmentId,
+    },
     /// An earlier undo failed.
     #[error(
         "attachment {id} could not be cleaned up after an earlier failure: detach it (it shows why), then ask again"
@@ -321,7 +340,8 @@ impl Error {
             Self::Conflict { .. } | Self::DomainChanged { .. } => Reason::AttachmentConflict,
             Self::InProgress { .. } | Self::OwnerChanged { .. } => Reason::OperationInProgress,
             Self::NotFound { .. } => Reason::AttachmentNotFound,
-            Self::Kind { .. } => Reason::AttachmentKind,
+            Self::Kind { .. } | Self::NoDomain { .. } => Reason::AttachmentKind,
+            Self::IoStopped { .. } => Reason::IoStopped,
             Self::CleanupRequired { .. } | Self::Changed { .. } | Self::Orphan { .. } => {
                 Reason::CleanupRequired
             }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::Error;
 use super::engine::Engine;
+use super::observe::told_stop;
 use crate::figures::{Counter, Timings};
 use crate::journal::{Record, Step};
 use crate::libvirt::HypervisorLoad;
@@ -83,6 +84,8 @@ pub struct EngineFigures {
     pub rounds: Counter,
     /// How long looks of reconcile took: at all records or, upon news, at some.
     pub looks: Timings<()>,
+    /// Guests that went on once their volumes could be read again.
+    pub resumed: Counter,
     /// Records that such a look left in order.
     pub records_settled: Counter,
     /// Records that could not be looked at, or whose repair failed.
@@ -113,6 +116,8 @@ pub struct Census {
     pub attachments: BTreeMap<(&'static str, &'static str, &'static str), u64>,
     /// Paths by backend: those that work, and those that are planned.
     pub paths: BTreeMap<&'static str, (u64, u64)>,
+    /// Attachments by backend whose guests are paused since requests to their volumes failed; only what there is.
+    pub stopped: BTreeMap<&'static str, u64>,
     /// Servers by health.
     pub servers: ServerCounts,
     /// Records that this build cannot read.
@@ -166,6 +171,9 @@ impl Engine {
                 record.access.access.as_str(),
             );
             *census.attachments.entry(key).or_default() += 1;
+            if told_stop(&record) {
+                *census.stopped.entry(backend).or_default() += 1;
+            }
             if let Some(paths) = record.shown_paths() {
                 let (working, planned) = census.paths.entry(backend).or_default();
                 *working += u64::from(paths.working);

@@ -18,6 +18,7 @@ use super::expected::LastViews;
 use super::figures::EngineFigures;
 use super::guard::{Busy, Waits};
 use super::request::{Filter, ListQuery};
+use super::stopped::StoppedGuests;
 use super::timers::UnplugTimers;
 use super::work::Work;
 use crate::admission::Grant;
@@ -82,6 +83,8 @@ pub(super) struct Inner {
     pub(super) domains: Locks<Uuid>,
     /// Counts plugs into any domain: a look at a domain is as good as new where none began since.
     pub(super) plugs: AtomicU64,
+    /// The domains that are paused since requests to their disks failed.
+    pub(super) stopped: StoppedGuests,
     /// How domains looked last.
     pub(super) views: LastViews,
     pub(super) head_starts: HeadStarts,
@@ -109,6 +112,7 @@ impl Inner {
             identities: Locks::default(),
             domains: Locks::default(),
             plugs: AtomicU64::new(0),
+            stopped: StoppedGuests::default(),
             views: LastViews::default(),
             head_starts: HeadStarts::default(),
             looks: Semaphore::new(LOOKS),

@@ -5,8 +5,8 @@ use uuid::Uuid;
 use super::Error;
 use super::engine::Engine;
 use crate::journal::Record;
-use crate::libvirt::{DiskIo, in_background};
-use crate::model::{AttachmentId, DiskPlan, State, VolumeId};
+use crate::libvirt::in_background;
+use crate::model::{AttachmentId, DiskIo, DiskPlan, State, VolumeId};
 
 /// A disk that a domain has.
 #[derive(Debug, Clone)]

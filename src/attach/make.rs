@@ -159,7 +159,8 @@ impl Inner {
             _ => None,
         };
         let plan_for = async |view: &DomainView| -> Result<(DiskSpec, DiskPlan), Error> {
-            let spec = disk_spec(wanted, &decided, &host, view.dialect);
+            let policy = backend.error_policy();
+            let spec = disk_spec(wanted, &decided, &host, view.dialect, policy);
             let disk = match lost {
                 Some(old) if view.has(&old.disk) => old.disk.clone(),
                 // Refused now rather than after a mount.

@@ -36,6 +36,7 @@ mod guard;
 mod inner;
 mod io;
 mod known;
+mod limits;
 mod make;
 mod observe;
 mod orphans;
@@ -50,6 +51,7 @@ mod saga;
 mod schedule;
 mod sharing;
 mod steps;
+mod stopped;
 mod timers;
 mod work;
 
@@ -64,14 +66,15 @@ pub use figures::{Census, EngineFigures, Phase, ServerCounts};
 pub use forget::{ForgetRequest, Forgotten};
 pub use inner::{Parts, Tuning};
 pub use io::AttachedDisk;
-pub(crate) use observe::told_loss;
+pub use limits::DiskStats;
 pub use observe::{Observed, Reality};
+pub(crate) use observe::{told_loss, told_stop};
 pub use orphans::Orphan;
 pub use permissions::VolumePermissions;
 pub use plan::{AttachPlan, plan_attach};
 pub use request::{
-    AttachRequest, ConnectRequest, EndRequest, ExtendRequest, Filter, ListQuery,
-    PermissionsRequest, WatchRequest,
+    AttachRequest, ConnectRequest, EndRequest, ExtendRequest, Filter, IoLimits, IoTuneRequest,
+    ListQuery, PermissionsRequest, WatchRequest,
 };
 pub use resume::Action;
 pub(crate) use round::Looked;

@@ -37,6 +37,8 @@ pub struct Observed {
     pub reality: Reality,
     /// The domain's name now. `None`: no such domain, or nobody looked at it.
     pub name: Option<String>,
+    /// Whether the domain is paused since requests to the volume failed.
+    pub io_stopped: bool,
     running: bool,
     end: Option<DomainEnd>,
 }
@@ -47,6 +49,7 @@ impl From<Reality> for Observed {
         Self {
             reality,
             name: None,
+            io_stopped: false,
             running: false,
             end: None,
         }
@@ -54,13 +57,15 @@ impl From<Reality> for Observed {
 }
 
 impl Observed {
-    /// The outcome for one disk of a domain, by what was found of its connection and whether the domain shows the disk.
+    /// The outcome for one disk of a domain, by what was found of its connection. `place`: of the disk among those that the domain was looked
+    /// at for.
     pub(super) fn of_domain(
         domain: &ObservedDomain,
         record: &Record,
         connection: Presence,
-        is_plugged: bool,
+        place: usize,
     ) -> Self {
+        let is_plugged = domain.plugged.get(place) == Some(&true);
         Self {
             reality: match connection.is_connected() && has_its_disk(record, is_plugged) {
                 true => Reality::of(record, connection),
@@ -68,6 +73,7 @@ impl Observed {
                 false => Reality::Broken,
             },
             name: domain.name.clone(),
+            io_stopped: domain.is_stopped_by(place),
             running: domain.running,
             end: domain.end,
         }
@@ -123,8 +129,8 @@ impl Inner {
         let disks = std::slice::from_ref(&record.disk);
         match self.parts.hypervisor.observe(domain.uuid, disks).await {
             Ok(seen) => {
-                let is_plugged = seen.plugged == [true];
-                Ok(Observed::of_domain(&seen, record, connection, is_plugged))
+                self.note_stop(domain.uuid, &seen);
+                Ok(Observed::of_domain(&seen, record, connection, 0))
             }
             Err(error) => unseen(record, connection).ok_or(error.into()),
         }
@@ -148,6 +154,11 @@ pub(super) fn unseen(record: &Record, connection: Presence) -> Option<Observed> 
 /// Whether the disk that the domain has is backed by the connected device.
 pub(super) fn has_its_disk(record: &Record, is_plugged: bool) -> bool {
     is_plugged && record.disk.sequence == record.host.sequence()
+}
+
+/// Whether the record tells already that its guest is paused.
+pub(crate) fn told_stop(record: &Record) -> bool {
+    record.course.error().is_some_and(|error| error.is_stop())
 }
 
 /// The loss that the record tells already.

@@ -3,8 +3,8 @@
 use crate::backend::{Backend, Backends, Setting};
 use crate::libvirt::{DomainView, HypervisorError, plan_disk};
 use crate::model::{
-    AccessDecision, Asker, Connection, Dialect, Discard, DiskPlan, DiskSpec, HostPlan, ImageFormat,
-    VolumeRights,
+    AccessDecision, Asker, Connection, Dialect, Discard, DiskPlan, DiskSpec, ErrorPolicy, HostPlan,
+    ImageFormat, VolumeRights,
 };
 
 use super::access::{Decided, KnownVolume, decide, plan_host};
@@ -42,7 +42,8 @@ pub fn plan_attach(
     let wanted = Wanted::from(request);
     let decided = decide(backends, &wanted, asker, known)?;
     let host = plan_host(backends, &wanted, &decided)?;
-    let spec = disk_spec(&wanted, &decided, &host, view.dialect);
+    let policy = backends.get(&host.protocol)?.error_policy();
+    let spec = disk_spec(&wanted, &decided, &host, view.dialect, policy);
     let Decided { access, rights, .. } = decided;
     let disk = plan_disk(view, &spec)?;
     check_format(view, &host)?;
@@ -124,19 +125,23 @@ pub(super) async fn check_confined(
     }
 }
 
-/// The disk as the caller wants it, with the connection info's words where the caller said nothing.
+/// The disk as the caller wants it, with the connection info's words where the caller said nothing, and the deployer's where neither did.
 pub(super) fn disk_spec(
     wanted: &Wanted,
     decided: &Decided,
     host: &HostPlan,
     dialect: Dialect,
+    default_policy: ErrorPolicy,
 ) -> DiskSpec {
     let common = &wanted.info.common;
     let mut options = wanted.disk.clone();
-    options.iotune = options.iotune.or(common.iotune);
+    options.iotune = options.iotune.or_else(|| common.iotune.clone());
     options.discard = options.discard.or(common.discard.then_some(Discard::Unmap));
     options.logical_block_size = options.logical_block_size.or(common.logical_block_size);
     options.physical_block_size = options.physical_block_size.or(common.physical_block_size);
+    if dialect == Dialect::Qemu {
+        options.error_policy = options.error_policy.or(Some(default_policy));
+    }
     // Else QEMU's lock on the image keeps who only reads it from opening it beside who writes it (QEMU's
     // docs/system/images, "Image file locking"). Xen has no such locks.
     let reads_beside = decided.beside_writer && dialect == Dialect::Qemu;

@@ -5,10 +5,10 @@ use std::time::SystemTime;
 use tokio::time::Instant;
 
 use super::changes::{Revision, Varying};
-use crate::connection::ConnectionInfo;
+use crate::connection::{ConnectionInfo, QosSpecs};
 use crate::model::{
-    Access, Asker, Attachment, AttachmentId, DiskOptions, DomainRef, Holder, HostKey, Permissions,
-    State, VolumeFacts, VolumeId,
+    Access, Asker, Attachment, AttachmentId, DiskOptions, DomainRef, Holder, HostKey, IoTune,
+    Permissions, State, VolumeFacts, VolumeId,
 };
 
 /// Attach a volume to a domain.
@@ -80,6 +80,24 @@ pub struct ExtendRequest {
     pub id: AttachmentId,
     /// The size that the volume is to have at least, in bytes; `None`: whatever it has.
     pub bytes: Option<u64>,
+}
+
+/// Limit the I/O of an attachment's disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IoTuneRequest {
+    /// The attachment.
+    pub id: AttachmentId,
+    /// The limits.
+    pub limits: IoLimits,
+}
+
+/// Limits, or a rule that has them by the size of the volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IoLimits {
+    /// These.
+    Fixed(IoTune),
+    /// Those of a volume type.
+    Qos(QosSpecs),
 }
 
 /// Either of the two that make one: a connect is an attach without a domain.

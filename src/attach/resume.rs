@@ -8,7 +8,7 @@ use tokio::sync::broadcast;
 use super::Error;
 use super::engine::Engine;
 use super::inner::Inner;
-use super::observe::{Observed, Reality};
+use super::observe::{Observed, Reality, told_stop};
 use super::saga::told;
 use super::steps::Why;
 use crate::backend::Backends;
@@ -27,7 +27,9 @@ pub enum Action {
     Undo,
     /// What was promised is gone: tell the operator. Attaching again makes it anew, detaching clears it away.
     TellLost,
-    /// It is back.
+    /// Its guest is paused, since requests to the volume failed: tell the operator.
+    TellStopped,
+    /// It is back, or its guest goes on.
     TellFound,
     /// Make the missing paths to the volume, and note how many work.
     Repair,
@@ -88,6 +90,15 @@ impl Engine {
             DomainEvent::DiskGone { domain, alias } => {
                 self.0.views.unplugged(*domain, alias);
                 (domain, Some(alias))
+            }
+            DomainEvent::IoStopped { domain } => {
+                self.0.stopped.note(*domain);
+                (domain, None)
+            }
+            DomainEvent::Resumed { domain } => {
+                let mut records = self.0.parts.journal.of(Key::Domain(domain)).await?;
+                records.retain(|record| told_stop(record));
+                return Ok(records.iter().map(|record| record.id.clone()).collect());
             }
             DomainEvent::Started { domain }
             | DomainEvent::Stopped { domain, .. }
@@ -221,6 +232,13 @@ impl Inner {
             Action::TellLost => {
                 record.lost(told(&observed.lost(&record)));
                 self.put(&record).await?;
+            }
+            Action::TellStopped => {
+                if let Some(domain) = record.domain.clone() {
+                    let volume = record.volume.clone();
+                    record.stopped(told(&Error::IoStopped { domain, volume }));
+                    self.put(&record).await?;
+                }
             }
             Action::Repair => self.repair(&mut record, None, None).await?,
             Action::Rename => self.put(&record).await?,

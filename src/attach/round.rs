@@ -202,9 +202,10 @@ impl Inner {
         let look = self.parts.hypervisor.observe(domain, &disks);
         match in_background(look).await {
             Ok(seen) => {
-                let each = records.iter().zip(&seen.plugged);
-                each.map(|((record, connection), is_plugged)| {
-                    let seen = Observed::of_domain(&seen, record, *connection, *is_plugged);
+                self.note_stop(domain, &seen);
+                let each = records.iter().enumerate();
+                each.map(|(place, (record, connection))| {
+                    let seen = Observed::of_domain(&seen, record, *connection, place);
                     judge(record, &seen, decide)
                 })
                 .collect()

@@ -20,8 +20,8 @@ use super::{
 use crate::config;
 use crate::connection::{LocalVolume, Protocol};
 use crate::model::{
-    Access, Claim, Connection, Found, HostPlan, HostVolume, LocalDevice, Scope, Server, SourceKind,
-    TargetPath,
+    Access, Claim, Connection, ErrorPolicy, Found, HostPlan, HostVolume, LocalDevice, Scope,
+    Server, SourceKind, TargetPath,
 };
 use crate::sys::block;
 use look::{DEVICES, blocking, device, failure, found, look, mount_table, real, verified};
@@ -130,6 +130,10 @@ impl Backend for LocalBackend {
 
     fn read_only(&self, _info: &Protocol) -> bool {
         false // the configuration has no such setting for local volumes
+    }
+
+    fn error_policy(&self) -> ErrorPolicy {
+        self.settings.error_policy
     }
 
     fn recall(&self, volumes: &[HostVolume]) {

@@ -43,7 +43,8 @@ pub use quarantine::{Quarantine, Quarantined};
 
 use crate::connection::Protocol;
 use crate::model::{
-    Access, Claim, Found, HostPlan, HostVolume, PathCount, Scope, Server, TargetPath, Wwid, chain,
+    Access, Claim, ErrorPolicy, Found, HostPlan, HostVolume, PathCount, Scope, Server, TargetPath,
+    Wwid, chain,
 };
 use crate::sys::worker::Workers;
 use quarantine::Guarded;
@@ -210,6 +211,9 @@ pub trait Backend: Send + Sync {
 
     /// Whether this host's configuration makes the volume read-only.
     fn read_only(&self, info: &Protocol) -> bool;
+
+    /// What becomes of a guest's failed requests to a volume of this kind, if the request to attach it does not say.
+    fn error_policy(&self) -> ErrorPolicy;
 
     /// Decides what connecting comes to: the same input gives the same plan, and nothing is touched.
     ///

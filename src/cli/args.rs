@@ -117,6 +117,16 @@ pub(super) enum Command {
         )]
         size: u64,
     },
+    /// Show the limits on the I/O of an attachment's disk, or replace all of them
+    Iotune(IotuneArgs),
+    /// Show the guest's I/O on an attachment's disk since it was plugged in
+    Stats {
+        /// The attachment's id
+        id: String,
+        /// Print a line each so many seconds with the I/O of a second in between, until interrupted
+        #[arg(long, value_name = "SECONDS", value_parser = seconds, num_args = 0..=1, default_missing_value = "1")]
+        watch: Option<Duration>,
+    },
     /// Show who may use a volume, or set it for attaches from now on
     Permissions {
         /// The volume's id
@@ -181,6 +191,32 @@ pub(super) struct ConnectArgs {
     pub(super) facts: FactsArgs,
     #[command(flatten)]
     pub(super) disk: DiskArgs,
+}
+
+/// Without limits, a file of them, or --none: shows those in force.
+#[derive(Debug, Args)]
+pub(super) struct IotuneArgs {
+    /// The attachment's id
+    pub(super) id: String,
+    #[command(flatten)]
+    pub(super) limits: LimitArgs,
+    /// A file with a volume type's QoS specs, `{"consumer": …, "specs": {…}}` as Cinder's API has them, or - for standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["iotune", "iotune_group"])]
+    pub(super) qos_specs: Option<PathBuf>,
+    /// End all limits
+    #[arg(long, conflicts_with_all = ["iotune", "iotune_group", "qos_specs"])]
+    pub(super) none: bool,
+}
+
+/// Limits on a disk's I/O.
+#[derive(Debug, Args)]
+pub(super) struct LimitArgs {
+    /// A limit on the disk's I/O, such as read_bytes_sec=1000000; may be repeated
+    #[arg(long, value_name = "LIMIT=NUMBER", value_parser = limit)]
+    pub(super) iotune: Vec<(String, u64)>,
+    /// The name of a group of disks of the domain that share the limits
+    #[arg(long, value_name = "NAME", requires = "iotune")]
+    pub(super) iotune_group: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -324,15 +360,20 @@ pub(super) struct DiskArgs {
     /// off, on or unmap
     #[arg(long)]
     pub(super) detect_zeroes: Option<String>,
+    /// stop, report or enospace: what becomes of requests that the storage fails [default: the backend's, as configured]
+    #[arg(long, value_name = "POLICY")]
+    pub(super) error_policy: Option<String>,
+    /// stop or report: the same of reads [default: as --error-policy]
+    #[arg(long, value_name = "POLICY")]
+    pub(super) rerror_policy: Option<String>,
     /// The serial that the guest sees, on virtio its first 20 characters [default: the volume's id]
     #[arg(long)]
     pub(super) serial: Option<String>,
     /// Other attachments may use the volume while this one writes it
     #[arg(long)]
     pub(super) shareable: bool,
-    /// A limit on the disk's I/O, such as read_bytes_sec=1000000; may be repeated
-    #[arg(long, value_name = "LIMIT=NUMBER", value_parser = limit)]
-    pub(super) iotune: Vec<(String, u64)>,
+    #[command(flatten)]
+    pub(super) limits: LimitArgs,
     /// The logical block size: a power of two from 512
     #[arg(long, value_name = "BYTES")]
     pub(super) logical_block_size: Option<u32>,

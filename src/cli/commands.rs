@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::args::{AttachArgs, Command, ConnectArgs, Format, Global, Mode, PlanArgs};
 use super::client::Client;
 use super::failure::Failure;
-use super::{doctor, output, progress, request, watch};
+use super::{doctor, limits, output, progress, request, watch};
 use crate::api::v1;
 
 type Result<T> = std::result::Result<T, Failure>;
@@ -18,7 +18,8 @@ const PAGE: u32 = 500;
 pub(super) async fn run(global: Global, command: Command) -> Result<()> {
     let format = global.output;
     match command {
-        Command::Attach(args) => attach(&global, args).await,
+        // Boxed: the futures are large.
+        Command::Attach(args) => Box::pin(attach(&global, args)).await,
         Command::Detach { id, force } => detach(&global, id, force).await,
         Command::CancelDetach { id } => {
             let mut client = Client::connect(&global).await?;
@@ -28,9 +29,11 @@ pub(super) async fn run(global: Global, command: Command) -> Result<()> {
             output::to_stdout(&output::attachment(format, &attachment))
         }
         Command::Forget { id, yes } => forget(&global, id, yes).await,
-        Command::Connect(args) => connect(&global, args).await,
+        Command::Connect(args) => Box::pin(connect(&global, args)).await,
         Command::Disconnect { id, force } => disconnect(&global, id, force).await,
         Command::Extend { id, size } => extend(&global, id, size).await,
+        Command::Iotune(args) => limits::iotune(&global, args).await,
+        Command::Stats { id, watch } => limits::stats(&global, &id, watch).await,
         Command::Permissions { id, mode } => permissions(&global, id, mode).await,
         Command::List(filter) => {
             let found = list(Client::connect(&global).await?, filter.into()).await?;
@@ -90,7 +93,7 @@ async fn attach(global: &Global, args: AttachArgs) -> Result<()> {
         boot,
     });
     let mut rpc = client.rpc.clone();
-    let work = rpc.attach_volume(message);
+    let work = Box::pin(rpc.attach_volume(message));
     let answer = progress::follow(&client, global.output, &id, "attaching", work).await;
     let answer = client.answer(answer).map(|answer| answer.attachment);
     made(global.output, &id, answer)
@@ -112,7 +115,7 @@ async fn connect(global: &Global, args: ConnectArgs) -> Result<()> {
         boot,
     });
     let mut rpc = client.rpc.clone();
-    let work = rpc.connect_volume(message);
+    let work = Box::pin(rpc.connect_volume(message));
     let answer = progress::follow(&client, global.output, &id, "connecting", work).await;
     let answer = client.answer(answer).map(|answer| answer.attachment);
     made(global.output, &id, answer)

@@ -12,6 +12,7 @@ mod doctor;
 mod failure;
 mod generate;
 mod journal;
+mod limits;
 mod offline;
 mod output;
 mod progress;

@@ -184,7 +184,7 @@ pub(super) fn attachment_json(attachment: &v1::Attachment) -> Value {
 }
 
 /// Columns for people, without lines. What would act on a terminal is shown instead.
-fn table<const N: usize>(
+pub(super) fn table<const N: usize>(
     head: Option<[&str; N]>,
     rows: impl Iterator<Item = [String; N]>,
 ) -> String {

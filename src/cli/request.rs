@@ -1,22 +1,23 @@
 //! From arguments to messages.
 
+use std::collections::HashMap;
 use std::io::Read;
 use std::path::Path;
 use std::time::SystemTime;
 
 use super::args::{
-    AccessArg, DiskArgs, FactsArgs, FilterArgs, PlanArgs, ScopeArg, SourceArgs, StateArg,
+    AccessArg, DiskArgs, FactsArgs, FilterArgs, LimitArgs, PlanArgs, ScopeArg, SourceArgs, StateArg,
 };
 use super::failure::Failure;
-use crate::api::v1;
+use crate::api::{encode, v1};
 use crate::connection::ConnectionError;
 use crate::model::{IoTune, VolumeId};
 
 /// The largest connection info read, in bytes: the daemon takes no larger request.
 const MAX_CONNECTION_INFO: u64 = 1024 * 1024;
 
-/// The connection info's text, from a file or (`-`) standard input.
-fn read(path: &Path) -> Result<String, Failure> {
+/// A text, from a file or (`-`) standard input.
+fn read(path: &Path, what: &str) -> Result<String, Failure> {
     let mut bytes = Vec::new();
     let (read, place) = if path == Path::new("-") {
         let stdin = std::io::stdin();
@@ -27,11 +28,7 @@ fn read(path: &Path) -> Result<String, Failure> {
             .and_then(|file| file.take(MAX_CONNECTION_INFO).read_to_end(&mut bytes));
         (read, path.display().to_string())
     };
-    read.map_err(|error| {
-        Failure::local(format!(
-            "cannot read the connection info from {place}: {error}"
-        ))
-    })?;
+    read.map_err(|error| Failure::local(format!("cannot read the {what} from {place}: {error}")))?;
     String::from_utf8(bytes).map_err(|_| {
         let error = ConnectionError::Invalid {
             key: "document".to_owned(),
@@ -51,7 +48,10 @@ fn cinder_json(text: String) -> v1::ConnectionInfo {
 impl SourceArgs {
     /// The connection info, and the access asked for.
     pub(super) fn read(&self) -> Result<(v1::ConnectionInfo, i32), Failure> {
-        Ok((cinder_json(read(&self.connection_info)?), self.access()))
+        Ok((
+            cinder_json(read(&self.connection_info, "connection info")?),
+            self.access(),
+        ))
     }
 
     fn access(&self) -> i32 {
@@ -65,7 +65,7 @@ impl SourceArgs {
 
 /// What `plan` plans. The ids are placeholders where none are given: nothing is made, so they name nothing.
 pub(super) fn plan(args: PlanArgs) -> Result<v1::AttachVolumeRequest, Failure> {
-    let info = read(&args.source.connection_info)?;
+    let info = read(&args.source.connection_info, "connection info")?;
     let volume_id = args
         .volume
         .or_else(|| volume_id(&info))
@@ -119,7 +119,7 @@ impl From<DiskArgs> for v1::DiskOptions {
             detect_zeroes: disk.detect_zeroes.unwrap_or_default(),
             serial: disk.serial.unwrap_or_default(),
             shareable: disk.shareable,
-            iotune: iotune(&disk.iotune),
+            iotune: io_tune(disk.limits),
             logical_block_size: disk.logical_block_size.unwrap_or_default(),
             physical_block_size: disk.physical_block_size.unwrap_or_default(),
             address: disk.address.unwrap_or_default(),
@@ -129,29 +129,41 @@ impl From<DiskArgs> for v1::DiskOptions {
                 ScopeArg::Config => v1::Scope::Config,
                 ScopeArg::Both => v1::Scope::LiveAndConfig,
             }),
+            error_policy: disk.error_policy.unwrap_or_default(),
+            rerror_policy: disk.rerror_policy.unwrap_or_default(),
         }
     }
 }
 
-fn iotune(limits: &[(String, u64)]) -> Option<v1::IoTune> {
-    let mut iotune = IoTune::default();
-    for (name, value) in limits {
-        iotune.set(name, *value);
+/// Limits; `None`: none are given.
+pub(super) fn io_tune(limits: LimitArgs) -> Option<v1::IoTune> {
+    let mut tune = IoTune {
+        group_name: limits.iotune_group,
+        ..IoTune::default()
+    };
+    for (name, value) in limits.iotune {
+        tune.set(&name, value);
     }
-    (!limits.is_empty()).then(|| v1::IoTune {
-        total_bytes_sec: iotune.total_bytes_sec.unwrap_or_default(),
-        read_bytes_sec: iotune.read_bytes_sec.unwrap_or_default(),
-        write_bytes_sec: iotune.write_bytes_sec.unwrap_or_default(),
-        total_iops_sec: iotune.total_iops_sec.unwrap_or_default(),
-        read_iops_sec: iotune.read_iops_sec.unwrap_or_default(),
-        write_iops_sec: iotune.write_iops_sec.unwrap_or_default(),
-        total_bytes_sec_max: iotune.total_bytes_sec_max.unwrap_or_default(),
-        read_bytes_sec_max: iotune.read_bytes_sec_max.unwrap_or_default(),
-        write_bytes_sec_max: iotune.write_bytes_sec_max.unwrap_or_default(),
-        total_iops_sec_max: iotune.total_iops_sec_max.unwrap_or_default(),
-        read_iops_sec_max: iotune.read_iops_sec_max.unwrap_or_default(),
-        write_iops_sec_max: iotune.write_iops_sec_max.unwrap_or_default(),
-        size_iops_sec: iotune.size_iops_sec.unwrap_or_default(),
+    encode::io_tune(tune)
+}
+
+/// The QoS specs of a volume type, from a file or (`-`) standard input.
+pub(super) fn qos_specs(path: &Path) -> Result<v1::QosSpecs, Failure> {
+    #[derive(serde::Deserialize)]
+    struct Document {
+        consumer: String,
+        specs: HashMap<String, String>,
+    }
+    let text = read(path, "QoS specs")?;
+    let document: Document = serde_json::from_str(&text).map_err(|error| {
+        Failure::local(format!(
+            "cannot use the QoS specs in {}: {error}; give them as Cinder's API has them: {{\"consumer\": \"front-end\", \"specs\": {{…}}}}",
+            path.display()
+        ))
+    })?;
+    Ok(v1::QosSpecs {
+        consumer: document.consumer,
+        specs: document.specs,
     })
 }
 

@@ -11,6 +11,7 @@ use super::{
     Detach, Iscsi, Libvirt, Limits, Local, Nvmeof, Settings, auth, keystone, listen, metrics, nfs,
     policy, smb, url, value,
 };
+use crate::model::ErrorPolicy;
 
 /// Where the configuration is when nobody says otherwise: the one file that may be missing.
 pub const DEFAULT_PATH: &str = "/etc/volattach/volattachd.toml";
@@ -138,9 +139,11 @@ fn decode_libvirt(mut section: Section, problems: &mut Vec<Problem>) -> Libvirt 
 
 fn decode_local(mut section: Section, problems: &mut Vec<Problem>) -> Local {
     let roots = section.read(problems, "roots", value::paths);
+    let error_policy = section.read(problems, "error_policy", value::error_policy);
     section.finish(problems);
     Local {
         roots: roots.unwrap_or_default(),
+        error_policy: error_policy.unwrap_or(ErrorPolicy::Enospace),
     }
 }
 
@@ -158,6 +161,7 @@ fn decode_iscsi(mut section: Section, problems: &mut Vec<Problem>) -> Iscsi {
     let probe_timeout = section.read(problems, "probe_timeout", value::duration);
     let login_timeout = section.read(problems, "login_timeout", value::duration);
     let device_timeout = section.read(problems, "device_timeout", value::duration);
+    let error_policy = section.read(problems, "error_policy", value::error_policy);
     section.finish(problems);
     Iscsi {
         nodes: nodes.unwrap_or_else(|| "/etc/iscsi/nodes".into()),
@@ -165,5 +169,6 @@ fn decode_iscsi(mut section: Section, problems: &mut Vec<Problem>) -> Iscsi {
         probe_timeout: probe_timeout.unwrap_or(Duration::from_secs(3)),
         login_timeout: login_timeout.unwrap_or(Duration::from_secs(10)),
         device_timeout: device_timeout.unwrap_or(Duration::from_secs(30)),
+        error_policy: error_policy.unwrap_or(ErrorPolicy::Stop),
     }
 }

@@ -44,6 +44,8 @@ pub use url::HttpUrl;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::model::ErrorPolicy;
+
 /// Everything that can be configured, with its defaults filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -101,6 +103,8 @@ pub struct Libvirt {
 pub struct Local {
     /// Directories beneath which volumes may lie, on local file systems; default none: nothing local may be attached.
     pub roots: Vec<PathBuf>,
+    /// What becomes of a guest's failed requests; default `enospace`, as QEMU does by itself.
+    pub error_policy: ErrorPolicy,
 }
 
 /// `[detach]`: how long to wait for guests.
@@ -123,4 +127,6 @@ pub struct Iscsi {
     pub login_timeout: Duration,
     /// How long a LUN, and a map over several paths, may take to appear once the target is logged in to; default 30 s.
     pub device_timeout: Duration,
+    /// What becomes of a guest's failed requests; default `stop`.
+    pub error_policy: ErrorPolicy,
 }

@@ -5,12 +5,15 @@ use std::time::Duration;
 use super::error::{Fault, Problem};
 use super::tree::{Section, Value};
 use super::value;
+use crate::model::ErrorPolicy;
 
 /// `[nvmeof]`: volumes by NVMe/TCP. The kernel's own time-outs have the kernel's names (nvme-connect(1)).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Nvmeof {
     /// How long a portal may take to answer before the kernel is asked to connect; default 3 s.
     pub probe_timeout: Duration,
+    /// What becomes of a guest's failed requests; default `stop`.
+    pub error_policy: ErrorPolicy,
     /// How long the kernel may take to connect to a portal; default 10 s.
     pub connect_timeout: Duration,
     /// How long a namespace may take to appear; default 30 s.
@@ -28,6 +31,7 @@ pub struct Nvmeof {
 impl Nvmeof {
     /// Reads the section.
     pub(super) fn decode(mut section: Section, problems: &mut Vec<Problem>) -> Self {
+        let error_policy = section.read(problems, "error_policy", value::error_policy);
         let mut read =
             |key: &'static str, default: u64, value: fn(&Value) -> Result<Duration, Fault>| {
                 let given = section.read(problems, key, value);
@@ -35,6 +39,7 @@ impl Nvmeof {
             };
         let mut settings = Self {
             probe_timeout: read("probe_timeout", 3, value::duration),
+            error_policy: error_policy.unwrap_or(ErrorPolicy::Stop),
             connect_timeout: read("connect_timeout", 10, value::duration),
             device_timeout: read("device_timeout", 30, value::duration),
             keep_alive_tmo: read("keep_alive_tmo", 5, seconds),

@@ -7,7 +7,7 @@ use super::error::{Fault, Problem};
 use super::tree::Section;
 use super::{owner, value};
 use crate::model::mount_options::{EffectiveOption, MountOption, Origin, Table, Versions};
-use crate::model::server_name;
+use crate::model::{ErrorPolicy, server_name};
 
 /// `[smb]` and `[nfs]`: how shares are mounted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub struct Shares {
     pub gid: u32,
     /// How long a server may take to answer which version it speaks; default 3 s.
     pub probe_timeout: Duration,
+    /// What becomes of a guest's failed requests; default `stop`.
+    pub error_policy: ErrorPolicy,
     /// How long a mount may take once the server has answered; then its worker is killed; default 10 s.
     pub mount_timeout: Duration,
     /// Options for every server, which connection info may override.
@@ -70,6 +72,7 @@ impl Schema {
         let group = section.read(problems, "gid", owner::group);
         let user = user.unwrap_or_else(|| owner::qemu(self.section));
         let probe_timeout = section.read(problems, "probe_timeout", value::duration);
+        let error_policy = section.read(problems, "error_policy", value::error_policy);
         let mount_timeout = section.read(problems, "mount_timeout", value::duration);
         let default_options = self.options(section, problems, "default_options");
         let mandatory_options = self.options(section, problems, "mandatory_options");
@@ -91,6 +94,7 @@ impl Schema {
             uid: user.uid,
             // A number that is nobody's on this host is its own group's, as useradd(8) makes them.
             gid: group.or(user.gid).unwrap_or(user.uid),
+            error_policy: error_policy.unwrap_or(ErrorPolicy::Stop),
             probe_timeout: probe_timeout.unwrap_or(Duration::from_secs(3)),
             mount_timeout: mount_timeout.unwrap_or(Duration::from_secs(10)),
             default_options,

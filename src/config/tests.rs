@@ -57,6 +57,7 @@ pub(super) const EVERY_KEY: &str = r#"
     gid = 4712
     credentials_dirs = ["/etc/volattach/cred"]
     probe_timeout = "500ms"
+    error_policy = "report"
     mount_timeout = "1m"
     default_options = "seal, echo_interval=5,nosuid"
     mandatory_options = "srcaddr=10.0.0.1"
@@ -76,6 +77,7 @@ pub(super) const EVERY_KEY: &str = r#"
     uid = 4713
     gid = 4714
     probe_timeout = "2s"
+    error_policy = "report"
     mount_timeout = "20s"
     default_options = "hard"
     mandatory_options = "sec=krb5"
@@ -85,16 +87,19 @@ pub(super) const EVERY_KEY: &str = r#"
     default_options = "noac"
     mandatory_options = "nconnect=4"
     [local]
+    error_policy = "report"
     roots = ["/dev/vg"]
     [detach]
     unplug_timeout = "7s"
     [iscsi]
+    error_policy = "report"
     nodes = "/var/lib/iscsi/nodes"
     interface = "storage0"
     probe_timeout = "1s"
     login_timeout = "2s"
     device_timeout = "4s"
     [nvmeof]
+    error_policy = "report"
     probe_timeout = "500ms"
     connect_timeout = "4s"
     device_timeout = "1m"
@@ -179,6 +184,7 @@ fn every_key_is_read() {
                 uid: 4711,
                 gid: 4712,
                 probe_timeout: 500ms,
+                error_policy: Report,
                 mount_timeout: 60s,
                 default_options: [
                     (
@@ -256,6 +262,7 @@ fn every_key_is_read() {
                 uid: 4713,
                 gid: 4714,
                 probe_timeout: 2s,
+                error_policy: Report,
                 mount_timeout: 20s,
                 default_options: [
                     (
@@ -301,6 +308,7 @@ fn every_key_is_read() {
             roots: [
                 "/dev/vg",
             ],
+            error_policy: Report,
         },
         detach: Detach {
             unplug_timeout: 7s,
@@ -311,9 +319,11 @@ fn every_key_is_read() {
             probe_timeout: 1s,
             login_timeout: 2s,
             device_timeout: 4s,
+            error_policy: Report,
         },
         nvmeof: Nvmeof {
             probe_timeout: 500ms,
+            error_policy: Report,
             connect_timeout: 4s,
             device_timeout: 60s,
             keep_alive_tmo: 3s,

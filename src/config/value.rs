@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::error::Fault;
 use super::tree::Value;
 use crate::model::mount_options::{self, Author, MountOption, OptionError, Versions};
-use crate::model::server_name;
+use crate::model::{ErrorPolicy, server_name};
 
 /// The longest duration: nobody waits longer for a server or a guest.
 const MAX_DURATION: Duration = Duration::from_secs(3600);
@@ -21,6 +21,13 @@ pub(super) fn flag(value: &Value) -> Result<bool, Fault> {
         Value::Flag(flag) => Ok(*flag),
         _ => Err(Fault::Expected("true or false")),
     }
+}
+
+/// `"stop"`, `"report"` or `"enospace"`.
+pub(super) fn error_policy(value: &Value) -> Result<ErrorPolicy, Fault> {
+    let expected = "stop, report or enospace";
+    let word = text(expected)(value)?;
+    word.parse().map_err(|_| Fault::Expected(expected))
 }
 
 /// Text that is not empty.

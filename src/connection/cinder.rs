@@ -5,7 +5,7 @@ use zeroize::Zeroize;
 
 use super::{
     Common, ConnectionError, ConnectionInfo, Given, IscsiVolume, LocalVolume, NvmeVolume, Protocol,
-    nfs,
+    QosSpecs, nfs,
 };
 use crate::model::{AccessSource, IoTune};
 
@@ -219,21 +219,10 @@ fn iotune(data: &Fields<'_>) -> Result<Option<IoTune>, ConnectionError> {
         Some(Value::Object(specs)) => specs,
         Some(_) => return Err(data.invalid("qos_specs", "is not an object", "an object or null")),
     };
+    let consumer = specs.get("consumer").and_then(Value::as_str);
     let at = data.key("qos_specs.");
-    let specs = Fields {
-        at: &at,
-        object: specs,
-    };
-    if specs.object.get("consumer").and_then(Value::as_str) == Some("back-end") {
-        return Ok(None);
-    }
-    let mut limits = IoTune::default();
-    for key in IoTune::KEYS {
-        // 0 is libvirt's word for no limit.
-        if let Some(limit) = specs.number(key)?.filter(|limit| *limit != 0) {
-            limits.set(key, limit);
-        }
-    }
+    let specs = QosSpecs::read(consumer.unwrap_or_default(), &Fields::new(&at, specs))?;
+    let limits = specs.fixed();
     Ok((limits != IoTune::default()).then_some(limits))
 }
 
@@ -244,6 +233,10 @@ pub(super) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
+    pub(super) fn new(at: &'a str, object: &'a Map<String, Value>) -> Self {
+        Self { at, object }
+    }
+
     pub(super) fn key(&self, name: &str) -> String {
         format!("{}{name}", self.at)
     }

@@ -17,6 +17,7 @@ mod local;
 mod nfs;
 mod nvmeof;
 mod path;
+mod qos;
 mod smb;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ pub(crate) use cinder::Wiped;
 pub use error::ConnectionError;
 pub use iscsi::{Chap, ChapText, Discovery, IscsiPath, IscsiPathText, IscsiVolume};
 pub use nvmeof::NvmeFields;
+pub use qos::QosSpecs;
 pub use smb::SmbLogin;
 pub(crate) use smb::check_password_length;
 

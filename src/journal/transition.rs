@@ -66,6 +66,12 @@ impl Record {
         self.course.updated = SystemTime::now();
     }
 
+    /// Marks the guest as paused, since requests to the volume failed.
+    pub fn stopped(&mut self, error: AttachmentError) {
+        self.course.error = Some(error);
+        self.course.updated = SystemTime::now();
+    }
+
     /// Notes the name that the domain has now: the domain is the same, as its UUID is.
     pub fn domain_named(&mut self, name: &str) {
         if let Some(domain) = &mut self.domain {

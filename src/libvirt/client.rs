@@ -14,19 +14,21 @@ use virt_sys as sys;
 
 use super::documents::{lookup, read_documents};
 use super::error::HypervisorError;
-use super::event::{DomainEnd, DomainEvent, Ends, ObservedDomain};
+use super::event::{DomainEnd, DomainEvent, Ends, IoStop, ObservedDomain};
 use super::explain::explain;
+use super::iostop;
+use super::iotune;
 use super::plug::Plugs;
 use super::pool::{CallError, Pool};
 use super::raw::Event;
 use super::size::{self, Grown};
-use super::stats::{self, DiskIo};
+use super::stats;
 use super::unplug::Unplugs;
 use super::view::DomainView;
 use super::xen::Xen;
 use super::{Hypervisor, HypervisorLoad, Unplug, UnplugRequest};
 use crate::config;
-use crate::model::{Dialect, DiskPlan, DomainRef, Scope};
+use crate::model::{Dialect, DiskIo, DiskPlan, DomainRef, IoTune, Scope};
 
 /// Events kept for a slow receiver; one that is slower still is told so, and looks for itself.
 const EVENTS: usize = 256;
@@ -109,6 +111,19 @@ impl Libvirt {
             self.xen.complete(&mut view).await?;
         }
         Ok(Some(view))
+    }
+
+    /// The failed disks of a domain that QEMU paused for that.
+    async fn io_stop(
+        &self,
+        domain: Uuid,
+        disks: &[DiskPlan],
+    ) -> Result<Option<IoStop>, HypervisorError> {
+        let asked = disks.to_vec();
+        self.on_domain(domain, "look for failed disks", move |domain| {
+            iostop::read(domain, &asked)
+        })
+        .await
     }
 
     /// The number of the running Xen domain whose disk this is; `None` where QEMU runs it, or the scope is not about that.
@@ -203,6 +218,11 @@ impl Hypervisor for Libvirt {
             });
         }
         let running = view.as_ref().is_some_and(|view| view.running);
+        let is_qemu = |view: &DomainView| view.running && view.dialect == Dialect::Qemu;
+        let io_stop = match view.as_ref().is_some_and(is_qemu) {
+            true => self.io_stop(domain, disks).await?,
+            false => None,
+        };
         if let Some(end) = earlier_end
             && running
             && plugged.iter().all(|is_plugged| *is_plugged)
@@ -219,6 +239,7 @@ impl Hypervisor for Libvirt {
             name: view.map(|view| view.domain.name),
             running,
             plugged,
+            io_stop,
         })
     }
 
@@ -301,6 +322,40 @@ impl Hypervisor for Libvirt {
         }
     }
 
+    async fn set_io_tune(
+        &self,
+        domain: Uuid,
+        disk: &DiskPlan,
+        tune: &IoTune,
+    ) -> Result<Option<()>, HypervisorError> {
+        if disk.dialect == Dialect::Xen {
+            return Err(HypervisorError::NoIoTune {
+                domain: domain.to_string(),
+                target: disk.target.clone(),
+            });
+        }
+        let action = format!("limit the I/O of disk {}", disk.target);
+        let (disk, tune) = (disk.clone(), tune.clone());
+        self.on_domain(domain, &action, move |domain| {
+            iotune::set(domain, &disk, &tune)
+        })
+        .await
+    }
+
+    async fn io_tune(
+        &self,
+        domain: Uuid,
+        disk: &DiskPlan,
+    ) -> Result<Option<IoTune>, HypervisorError> {
+        if disk.dialect == Dialect::Xen {
+            return Ok(Some(IoTune::default()));
+        }
+        let action = format!("read the limits of disk {}", disk.target);
+        let disk = disk.clone();
+        self.on_domain(domain, &action, move |domain| iotune::read(domain, &disk))
+            .await
+    }
+
     async fn disk_io(
         &self,
         domain: Uuid,
@@ -313,6 +368,16 @@ impl Hypervisor for Libvirt {
             })
             .await?;
         Ok(read.unwrap_or_else(|| vec![None; disks.len()]))
+    }
+
+    async fn resume(&self, domain: Uuid, disks: &[DiskPlan]) -> Result<bool, HypervisorError> {
+        let asked = disks.to_vec();
+        let resumed = self
+            .on_domain(domain, "resume the guest", move |domain| {
+                iostop::resume(domain, &asked).map(Some)
+            })
+            .await?;
+        Ok(resumed.unwrap_or(false))
     }
 
     fn events(&self) -> broadcast::Receiver<DomainEvent> {

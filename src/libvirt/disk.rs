@@ -3,9 +3,11 @@
 //! Options that can never work are refused here, in words, before anything is touched.
 
 use super::error::HypervisorError;
+use super::iotune;
 use super::xml::{Element, XmlError};
 use crate::model::{
-    Bus, Cache, DiskAddress, DiskOptions, DiskSpec, ImageFormat, IoMode, IoTune, SourceKind,
+    Bus, Cache, DiskAddress, DiskOptions, DiskSpec, ErrorPolicy, ImageFormat, IoMode,
+    ReadErrorPolicy, SourceKind,
 };
 
 /// The longest serial that QEMU takes for a SCSI disk (`MAX_SERIAL_LEN` in hw/scsi/scsi-disk.c). A virtio-blk disk
@@ -15,8 +17,6 @@ const MAX_SCSI_SERIAL: usize = 36;
 const MAX_SERIAL: usize = 128;
 /// QEMU's limits of block sizes (`MIN_BLOCK_SIZE`, `MAX_BLOCK_SIZE` in include/hw/qdev-properties-system.h).
 const BLOCK_SIZES: std::ops::RangeInclusive<u32> = 512..=2 * 1024 * 1024;
-/// libvirt's limit of an I/O limit (`QEMU_BLOCK_IOTUNE_MAX`).
-const MAX_IOTUNE: u64 = 1_000_000_000_000_000;
 
 /// An option that cannot be.
 pub(super) fn invalid(
@@ -51,7 +51,9 @@ pub(super) fn write(
         .with("cache", options.cache.unwrap_or(Cache::None))
         .with_some("io", options.io)
         .with_some("discard", options.discard)
-        .with_some("detect_zeroes", options.detect_zeroes);
+        .with_some("detect_zeroes", options.detect_zeroes)
+        .with_some("error_policy", options.error_policy)
+        .with_some("rerror_policy", reads(options));
     let (disk, source) = disk_and_source(spec)?;
     let disk = disk
         .with_children([
@@ -61,7 +63,7 @@ pub(super) fn write(
             Element::new("backingStore"),
             Element::new("target").with("dev", target).with("bus", bus),
         ])
-        .with_children(iotune(options)?)
+        .with_children(options.iotune.as_ref().map_or(Ok(None), iotune::element)?)
         .with_children(blockio(options)?)
         .with_children(boot(options)?)
         .with_children(spec.access.is_read_only().then(|| Element::new("readonly")))
@@ -112,6 +114,12 @@ fn keep_owner() -> Element {
     Element::new("seclabel")
         .with("model", "dac")
         .with("relabel", "no")
+}
+
+/// What becomes of failed reads. Written out where anything is said: libvirt's own default follows `error_policy`.
+fn reads(options: &DiskOptions) -> Option<ReadErrorPolicy> {
+    let same = options.error_policy.map(ErrorPolicy::of_reads);
+    options.rerror_policy.or(same)
 }
 
 fn check_modes(spec: &DiskSpec) -> Result<(), HypervisorError> {
@@ -167,55 +175,6 @@ fn serial(spec: &DiskSpec, bus: Bus) -> Result<String, HypervisorError> {
         ));
     }
     Ok(serial.to_owned())
-}
-
-fn iotune(options: &DiskOptions) -> Result<Option<Element>, HypervisorError> {
-    let tune = options.iotune.unwrap_or_default();
-    if tune == IoTune::default() {
-        return Ok(None);
-    }
-    for (kind, total, [read, write]) in [
-        (
-            "bytes_sec",
-            tune.total_bytes_sec,
-            [tune.read_bytes_sec, tune.write_bytes_sec],
-        ),
-        (
-            "iops_sec",
-            tune.total_iops_sec,
-            [tune.read_iops_sec, tune.write_iops_sec],
-        ),
-        (
-            "bytes_sec_max",
-            tune.total_bytes_sec_max,
-            [tune.read_bytes_sec_max, tune.write_bytes_sec_max],
-        ),
-        (
-            "iops_sec_max",
-            tune.total_iops_sec_max,
-            [tune.read_iops_sec_max, tune.write_iops_sec_max],
-        ),
-    ] {
-        let set = |limit: Option<u64>| limit.is_some_and(|n| n > 0);
-        if set(total) && (set(read) || set(write)) {
-            return Err(invalid(
-                "iotune",
-                format!("total_{kind}"),
-                format!("it excludes read_{kind} and write_{kind}: leave out either"),
-            ));
-        }
-    }
-    if let Some((key, value)) = tune.limits().find(|(_, value)| *value > MAX_IOTUNE) {
-        return Err(invalid(
-            "iotune",
-            format!("{key} {value}"),
-            format!("the most is {MAX_IOTUNE}"),
-        ));
-    }
-    let limits = tune
-        .limits()
-        .map(|(key, value)| Element::new(key).with_text(value));
-    Ok(Some(Element::new("iotune").with_children(limits)))
 }
 
 fn blockio(options: &DiskOptions) -> Result<Option<Element>, HypervisorError> {

@@ -198,6 +198,16 @@ pub enum HypervisorError {
         /// What happened, and what to do.
         why: String,
     },
+    /// libvirt's Xen driver limits no I/O.
+    #[error(
+        "cannot limit the I/O of disk {target} of domain {domain}: libvirt has no such limits for Xen; limit it on the storage"
+    )]
+    NoIoTune {
+        /// The domain.
+        domain: String,
+        /// The disk's target.
+        target: String,
+    },
     /// libvirt reported success, and the guest sees the old size.
     #[error(
         "libvirt reported success to grow disk {target} of domain {domain} to {bytes} bytes, but the guest sees {shown}; see \
@@ -250,6 +260,7 @@ impl HypervisorError {
             | Self::FormatUnsupported { .. }
             | Self::ReadOnlyDisk { .. }
             | Self::NotGrown { .. }
+            | Self::NoIoTune { .. }
             | Self::NotResized { .. }
             | Self::Xml { .. } => false,
         }
@@ -273,6 +284,7 @@ impl HypervisorError {
             Self::Pattern { .. } => Reason::VolumePathUnsafe,
             Self::Xenstore { .. } => Reason::HypervisorUnavailable,
             Self::ReadOnlyDisk { .. } => Reason::ResizeUnsupported,
+            Self::NoIoTune { .. } => Reason::IoTuneUnsupported,
             Self::NotShown { .. }
             | Self::NotResized { .. }
             | Self::NotCleared { .. }

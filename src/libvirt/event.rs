@@ -44,6 +44,16 @@ pub enum DomainEvent {
         /// The domain.
         domain: Uuid,
     },
+    /// The domain was paused, since a request to one of its disks failed.
+    IoStopped {
+        /// The domain.
+        domain: Uuid,
+    },
+    /// The domain goes on after it was paused.
+    Resumed {
+        /// The domain.
+        domain: Uuid,
+    },
     /// libvirt was reached again: events of any domain may have been missed.
     Missed,
 }
@@ -57,6 +67,7 @@ impl DomainEvent {
             | Self::Stopped { domain, .. }
             | Self::Defined { domain }
             | Self::Undefined { domain } => *domain == of,
+            Self::IoStopped { .. } | Self::Resumed { .. } => false,
             Self::Missed => true,
         }
     }
@@ -101,9 +112,27 @@ pub struct ObservedDomain {
     pub end: Option<DomainEnd>,
     /// Whether every configuration in a disk's scope has the disk as [`super::Hypervisor::plug`] left it, in the order of the disks.
     pub plugged: Vec<bool>,
+    /// The failed disks of a domain that is paused since a request to a disk failed; `None`: it is not paused for that.
+    pub io_stop: Option<IoStop>,
+}
+
+/// Why a domain is paused.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct IoStop {
+    /// Whether requests to a disk failed, in the order of the disks asked for.
+    pub failed: Vec<bool>,
+    /// Whether requests to some other disk failed.
+    pub others: bool,
 }
 
 impl ObservedDomain {
+    /// Whether the domain is paused since requests to the disk at that place failed.
+    #[must_use]
+    pub fn is_stopped_by(&self, place: usize) -> bool {
+        let stop = self.io_stop.as_ref();
+        stop.is_some_and(|stop| stop.failed.get(place) == Some(&true))
+    }
+
     /// Whether the domain has left this host: it exists here no more, or runs on another host and left its configuration here.
     #[must_use]
     pub fn has_left(&self) -> bool {
@@ -151,7 +180,11 @@ impl Ends {
                 self.lock().ends.retain(|it| it.domain != *domain);
             }
             // Xen's toolstack starts a rebooting domain before libvirt sends that it stopped.
-            DomainEvent::Started { .. } | DomainEvent::Defined { .. } | DomainEvent::Missed => {}
+            DomainEvent::Started { .. }
+            | DomainEvent::Defined { .. }
+            | DomainEvent::IoStopped { .. }
+            | DomainEvent::Resumed { .. }
+            | DomainEvent::Missed => {}
         }
     }
 

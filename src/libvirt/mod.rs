@@ -13,6 +13,9 @@ mod event;
 mod explain;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
+mod iostop;
+mod iotune;
+mod parameters;
 mod plan;
 mod plug;
 mod pool;
@@ -29,9 +32,9 @@ mod xml;
 pub use client::Libvirt;
 pub use connection::run_event_loop;
 pub use error::{HypervisorError, LibvirtError};
-pub use event::{DomainEnd, DomainEvent, ObservedDomain};
+pub use event::{DomainEnd, DomainEvent, IoStop, ObservedDomain};
+pub use iotune::check_io_tune;
 pub use plan::{check_state, plan_disk};
-pub use stats::{DiskIo, IoCounts};
 pub use turns::{in_background, is_in_background};
 pub use view::{Devices, DiskView, DomainView};
 pub use xen::store::StoreError;
@@ -42,7 +45,7 @@ use tokio::sync::broadcast;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::model::{Dialect, DiskPlan, DomainRef, Scope};
+use crate::model::{Dialect, DiskIo, DiskPlan, DomainRef, IoTune, Scope};
 
 /// What became of an unplug within the time given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,6 +169,25 @@ pub trait Hypervisor: Send + Sync {
         bytes: u64,
     ) -> Result<Option<u64>, HypervisorError>;
 
+    /// Sets the limits on the disk's I/O in each configuration of its scope that has the disk: all of them, so that a limit that is left out
+    /// ends. `None` where no configuration has the disk.
+    ///
+    /// # Errors
+    /// `IO_TUNE_UNSUPPORTED` in a Xen domain. Limits that [`check_io_tune`] refuses are the hypervisor's to refuse, in its own words.
+    async fn set_io_tune(
+        &self,
+        domain: Uuid,
+        disk: &DiskPlan,
+        tune: &IoTune,
+    ) -> Result<Option<()>, HypervisorError>;
+
+    /// The limits on the disk's I/O that are in force; `None` where no configuration of its scope has the disk. Touches no storage.
+    async fn io_tune(
+        &self,
+        domain: Uuid,
+        disk: &DiskPlan,
+    ) -> Result<Option<IoTune>, HypervisorError>;
+
     /// The I/O of a domain's guest on these disks, in their order; `None` for a disk that the running domain does not have, or that the
     /// hypervisor does not count for. Touches no storage.
     async fn disk_io(
@@ -173,6 +195,10 @@ pub trait Hypervisor: Send + Sync {
         domain: Uuid,
         disks: &[DiskPlan],
     ) -> Result<Vec<Option<DiskIo>>, HypervisorError>;
+
+    /// Has a domain go on that is paused since requests to some of these disks failed, and returns whether it does. A domain that is not paused
+    /// for that at this moment, or also because of another disk, is left as it is.
+    async fn resume(&self, domain: Uuid, disks: &[DiskPlan]) -> Result<bool, HypervisorError>;
 
     /// What happens to domains, in order. While libvirt cannot be reached some events are missed, and [`DomainEvent::Missed`] comes when
     /// it is reached again: look at everything then.

@@ -1,9 +1,9 @@
-//! What the `virt` crate does not wrap: detaching by alias, a disk's size and counters, device events, the close callback. All of
-//! this module's `unsafe` is here.
+//! What the `virt` crate does not wrap: detaching by alias, a disk's size, device events, the close callback. This module's `unsafe` is here
+//! and in `parameters.rs`.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString};
-use std::os::raw::{c_char, c_int, c_uchar, c_void};
+use std::os::raw::{c_char, c_int, c_uchar, c_uint, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -79,37 +79,33 @@ pub(super) fn capacity(domain: &Domain, target: &str) -> Result<u64, Error> {
     check(result).map(|_| info.capacity)
 }
 
-/// Counters that libvirt has of a disk at most (`REMOTE_DOMAIN_BLOCK_STATS_PARAMETERS_MAX`).
-const BLOCK_STATS: usize = 16;
-
-/// The counters of the disk at that target, by libvirt's names.
-pub(super) fn block_stats(domain: &Domain, target: &str) -> Result<Vec<(String, u64)>, Error> {
-    let target = CString::new(target)?;
-    // SAFETY: a parameter is bytes, an integer and a union of numbers and a pointer, of all of which zero is a value.
-    let mut counters: [sys::virTypedParameter; BLOCK_STATS] = unsafe { std::mem::zeroed() };
-    let mut number = BLOCK_STATS as c_int;
-    // SAFETY: the domain's pointer is valid while it is borrowed, the target is a C string, `counters` a place for as many parameters as
-    // `number` says, of which libvirt fills some and writes how many; all of them outlive the call.
-    let result = unsafe {
-        sys::virDomainBlockStatsFlags(
-            domain.as_ptr(),
-            target.as_ptr(),
-            counters.as_mut_ptr(),
-            &raw mut number,
-            0,
-        )
-    };
-    check(result)?;
-    let filled = counters.iter().take(usize::try_from(number).unwrap_or(0));
-    let numbers = filled.filter(|it| u32::try_from(it.type_) == Ok(sys::VIR_TYPED_PARAM_LLONG));
-    let read = numbers.filter_map(|counter| {
-        // SAFETY: libvirt ends a parameter's name with a NUL within the array (VIR_TYPED_PARAM_FIELD_LENGTH), and so does zero.
-        let name = unsafe { text(counter.field.as_ptr()) };
-        // SAFETY: the union's member that the parameter's type names.
-        let value = unsafe { counter.value.l };
-        Some((name, u64::try_from(value).ok()?))
+/// The targets of the disks to which requests failed, as QEMU has them (`io-status`).
+pub(super) fn disk_errors(domain: &Domain) -> Result<Vec<String>, Error> {
+    // SAFETY: the domain's pointer is valid while it is borrowed; without room libvirt writes nothing and returns how many disks there are.
+    let number =
+        unsafe { sys::virDomainGetDiskErrors(domain.as_ptr(), std::ptr::null_mut(), 0, 0) };
+    let number = usize::try_from(check(number)?).unwrap_or(0);
+    let mut errors = vec![
+        sys::virDomainDiskError {
+            disk: std::ptr::null_mut(),
+            error: 0,
+        };
+        number
+    ];
+    let room = c_uint::try_from(number).unwrap_or(0);
+    // SAFETY: as above, and `errors` is a place for as many as `room` says, which outlives the call.
+    let filled =
+        unsafe { sys::virDomainGetDiskErrors(domain.as_ptr(), errors.as_mut_ptr(), room, 0) };
+    let filled = usize::try_from(check(filled)?).unwrap_or(0);
+    let targets = errors.iter().take(filled).map(|error| {
+        // SAFETY: libvirt wrote a C string for each that it counts, which is the caller's to free, and nothing reads it after.
+        unsafe {
+            let target = text(error.disk);
+            libc::free(error.disk.cast());
+            target
+        }
     });
-    Ok(read.collect())
+    Ok(targets.collect())
 }
 
 /// The security driver by which libvirt confines domains, such as `apparmor`; `None`: it has none.
@@ -220,7 +216,7 @@ pub(super) fn deregister_close(connect: &Connect) {
     unsafe { sys::virConnectUnregisterCloseCallback(connect.as_ptr(), Some(on_close)) };
 }
 
-fn check(result: c_int) -> Result<c_int, Error> {
+pub(super) fn check(result: c_int) -> Result<c_int, Error> {
     if result < 0 {
         return Err(Error::last_error());
     }
@@ -271,13 +267,13 @@ unsafe fn tell_of_device(
     }
 }
 
-/// The alias as libvirt gives it.
+/// The text of a C string of libvirt's.
 ///
 /// # Safety
-/// `alias` is a C string.
-unsafe fn text(alias: *const c_char) -> String {
+/// `text` is a C string.
+pub(super) unsafe fn text(text: *const c_char) -> String {
     // SAFETY: the caller's promise.
-    unsafe { CStr::from_ptr(alias) }
+    unsafe { CStr::from_ptr(text) }
         .to_string_lossy()
         .into_owned()
 }
@@ -334,8 +330,8 @@ unsafe extern "C" fn on_lifecycle(
     0
 }
 
-/// The event of a `virDomainEventType` and its detail. `None`: no disk comes or goes by it, as when a domain is paused, for a migration
-/// too: it has its disks until it stops. A crash has its own event only before the domain stops, or is kept with its disks.
+/// The event of a `virDomainEventType` and its detail. `None`: no disk comes, goes or fails by it, as when a domain is paused by somebody, or for
+/// a migration: it has its disks until it stops. A crash has its own event only before the domain stops, or is kept with its disks.
 fn lifecycle_event(domain: Uuid, event: u32, detail: u32) -> Option<DomainEvent> {
     match event {
         sys::VIR_DOMAIN_EVENT_STARTED => Some(DomainEvent::Started { domain }),
@@ -343,6 +339,10 @@ fn lifecycle_event(domain: Uuid, event: u32, detail: u32) -> Option<DomainEvent>
             let end = stopped_by(detail);
             Some(DomainEvent::Stopped { domain, end })
         }
+        sys::VIR_DOMAIN_EVENT_SUSPENDED if detail == sys::VIR_DOMAIN_EVENT_SUSPENDED_IOERROR => {
+            Some(DomainEvent::IoStopped { domain })
+        }
+        sys::VIR_DOMAIN_EVENT_RESUMED => Some(DomainEvent::Resumed { domain }),
         sys::VIR_DOMAIN_EVENT_DEFINED => Some(DomainEvent::Defined { domain }),
         // A rename undefines the old name, then defines the new one.
         sys::VIR_DOMAIN_EVENT_UNDEFINED if detail == sys::VIR_DOMAIN_EVENT_UNDEFINED_RENAMED => {
@@ -393,8 +393,11 @@ mod tests {
             (1, 1, None),
             (2, 0, Some(DomainEvent::Started { domain })),
             (2, 1, Some(DomainEvent::Started { domain })),
+            (3, 0, None),
             (3, 1, None),
-            (4, 1, None),
+            (3, 2, Some(DomainEvent::IoStopped { domain })),
+            (4, 0, Some(DomainEvent::Resumed { domain })),
+            (4, 1, Some(DomainEvent::Resumed { domain })),
             (5, 0, stopped(DomainEnd::ShutOff)),
             (5, 1, stopped(DomainEnd::ShutOff)),
             (5, 2, stopped(DomainEnd::Crashed)),

@@ -9,70 +9,40 @@ use virt::domain::Domain;
 use virt::error::Error;
 use virt_sys as sys;
 
-use super::raw;
+use super::parameters;
 use super::view::Devices;
-use crate::model::DiskPlan;
+use crate::model::{DiskIo, DiskPlan};
 
-/// The I/O of one kind; `None`: the hypervisor does not count that.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct IoCounts {
-    /// Bytes.
-    pub bytes: Option<u64>,
-    /// Requests.
-    pub requests: Option<u64>,
-    /// Nanoseconds that the requests took, added up.
-    pub nanoseconds: Option<u64>,
-}
-
-/// The I/O of a guest on a disk since the disk was plugged in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct DiskIo {
-    /// Reads.
-    pub read: IoCounts,
-    /// Writes.
-    pub write: IoCounts,
-    /// Flushes, which have no bytes.
-    pub flush: IoCounts,
-}
-
-impl DiskIo {
-    /// Takes over a counter; those that are not known are passed over.
-    fn set(&mut self, name: &str, value: u64) {
-        let counts = [
-            (sys::VIR_DOMAIN_BLOCK_STATS_READ_BYTES, &mut self.read.bytes),
-            (
-                sys::VIR_DOMAIN_BLOCK_STATS_READ_REQ,
-                &mut self.read.requests,
-            ),
-            (
-                sys::VIR_DOMAIN_BLOCK_STATS_READ_TOTAL_TIMES,
-                &mut self.read.nanoseconds,
-            ),
-            (
-                sys::VIR_DOMAIN_BLOCK_STATS_WRITE_BYTES,
-                &mut self.write.bytes,
-            ),
-            (
-                sys::VIR_DOMAIN_BLOCK_STATS_WRITE_REQ,
-                &mut self.write.requests,
-            ),
-            (
-                sys::VIR_DOMAIN_BLOCK_STATS_WRITE_TOTAL_TIMES,
-                &mut self.write.nanoseconds,
-            ),
-            (
-                sys::VIR_DOMAIN_BLOCK_STATS_FLUSH_REQ,
-                &mut self.flush.requests,
-            ),
-            (
-                sys::VIR_DOMAIN_BLOCK_STATS_FLUSH_TOTAL_TIMES,
-                &mut self.flush.nanoseconds,
-            ),
-        ];
-        for (known, place) in counts {
-            if known.to_bytes() == name.as_bytes() {
-                *place = Some(value);
-            }
+/// Takes over a counter; those that are not known are passed over.
+fn set(io: &mut DiskIo, name: &str, value: u64) {
+    let counts = [
+        (sys::VIR_DOMAIN_BLOCK_STATS_READ_BYTES, &mut io.read.bytes),
+        (sys::VIR_DOMAIN_BLOCK_STATS_READ_REQ, &mut io.read.requests),
+        (
+            sys::VIR_DOMAIN_BLOCK_STATS_READ_TOTAL_TIMES,
+            &mut io.read.nanoseconds,
+        ),
+        (sys::VIR_DOMAIN_BLOCK_STATS_WRITE_BYTES, &mut io.write.bytes),
+        (
+            sys::VIR_DOMAIN_BLOCK_STATS_WRITE_REQ,
+            &mut io.write.requests,
+        ),
+        (
+            sys::VIR_DOMAIN_BLOCK_STATS_WRITE_TOTAL_TIMES,
+            &mut io.write.nanoseconds,
+        ),
+        (
+            sys::VIR_DOMAIN_BLOCK_STATS_FLUSH_REQ,
+            &mut io.flush.requests,
+        ),
+        (
+            sys::VIR_DOMAIN_BLOCK_STATS_FLUSH_TOTAL_TIMES,
+            &mut io.flush.nanoseconds,
+        ),
+    ];
+    for (known, place) in counts {
+        if known.to_bytes() == name.as_bytes() {
+            *place = Some(value);
         }
     }
 }
@@ -97,11 +67,11 @@ pub(super) fn read(domain: &Domain, disks: &[DiskPlan]) -> Result<Vec<Option<Dis
 }
 
 fn of_target(domain: &Domain, target: &str) -> Result<Option<DiskIo>, Error> {
-    match raw::block_stats(domain, target) {
+    match parameters::block_stats(domain, target) {
         Ok(counters) => {
             let mut io = DiskIo::default();
             for (name, value) in counters {
-                io.set(&name, value);
+                set(&mut io, &name, value);
             }
             Ok(Some(io))
         }
@@ -124,6 +94,7 @@ fn of_target(domain: &Domain, target: &str) -> Result<Option<DiskIo>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::IoCounts;
 
     #[test]
     fn counters_are_taken_by_libvirts_names() {
@@ -139,7 +110,7 @@ mod tests {
             ("flush_total_times", 8),
             ("errs", 9),
         ] {
-            io.set(name, value);
+            set(&mut io, name, value);
         }
         let counts = |bytes, requests, nanoseconds| IoCounts {
             bytes,

@@ -85,6 +85,12 @@ pub struct AttachmentError {
 }
 
 impl AttachmentError {
+    /// Whether the guest is paused by it.
+    #[must_use]
+    pub fn is_stop(&self) -> bool {
+        self.reason == RecordedReason::Known(Reason::IoStopped)
+    }
+
     /// The reason, if the attachment is lost by it.
     #[must_use]
     pub fn loss(&self) -> Option<Reason> {

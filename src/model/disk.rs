@@ -112,6 +112,38 @@ words!(
     }
 );
 words!(
+    /// What becomes of a request of the guest that the storage failed.
+    ErrorPolicy, "error_policy", {
+        /// The guest is told.
+        Report = "report",
+        /// The guest is paused, and the request is made again when the guest goes on.
+        Stop = "stop",
+        /// Paused for want of space, told of anything else.
+        Enospace = "enospace",
+    }
+);
+words!(
+    /// The same of reads alone, which need no space.
+    ReadErrorPolicy, "rerror_policy", {
+        /// The guest is told.
+        Report = "report",
+        /// The guest is paused, and the request is made again when the guest goes on.
+        Stop = "stop",
+    }
+);
+
+impl ErrorPolicy {
+    /// The same for reads.
+    #[must_use]
+    pub fn of_reads(self) -> ReadErrorPolicy {
+        match self {
+            Self::Stop => ReadErrorPolicy::Stop,
+            Self::Report | Self::Enospace => ReadErrorPolicy::Report,
+        }
+    }
+}
+
+words!(
     /// The format of a volume's image; the words are libvirt's.
     ImageFormat, "format", {
         /// Bytes as they are: also what no format means (an image's format is never guessed).
@@ -258,14 +290,17 @@ impl fmt::Display for DiskAddress {
 macro_rules! iotune {
     ($($(#[$doc:meta])* $field:ident,)*) => {
         /// Limits on a disk's I/O: libvirt's `<iotune>`. `None` is no limit.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
         #[serde(default, deny_unknown_fields)]
         pub struct IoTune {
             $($(#[$doc])* #[serde(skip_serializing_if = "Option::is_none")] pub $field: Option<u64>,)*
+            /// Group of disks of one domain that share these limits; setting them on one disk sets them on all.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub group_name: Option<String>,
         }
 
         impl IoTune {
-            /// The element names, in libvirt's order.
+            /// The limits' element names, in libvirt's order.
             pub const KEYS: &'static [&'static str] = &[$(stringify!($field),)*];
 
             /// The limits that are set, by element name.
@@ -273,6 +308,23 @@ macro_rules! iotune {
                 [$((stringify!($field), self.$field),)*]
                     .into_iter()
                     .filter_map(|(key, value)| value.map(|value| (key, value)))
+            }
+
+            /// The limit of that name; `None` also where there is none of that name.
+            #[must_use]
+            pub fn get(&self, key: &str) -> Option<u64> {
+                match key {
+                    $(stringify!($field) => self.$field,)*
+                    _ => None,
+                }
+            }
+
+            /// Ends the limit of that name, if it is known.
+            pub fn clear(&mut self, key: &str) {
+                match key {
+                    $(stringify!($field) => self.$field = None,)*
+                    _ => {}
+                }
             }
 
             /// Sets the limit of that name; false where there is none of that name.
@@ -314,6 +366,18 @@ iotune! {
     write_iops_sec_max,
     /// The size in bytes that counts as one operation.
     size_iops_sec,
+    /// Longest burst of `total_bytes_sec_max`, in seconds.
+    total_bytes_sec_max_length,
+    /// Longest burst of `read_bytes_sec_max`, in seconds.
+    read_bytes_sec_max_length,
+    /// Longest burst of `write_bytes_sec_max`, in seconds.
+    write_bytes_sec_max_length,
+    /// Longest burst of `total_iops_sec_max`, in seconds.
+    total_iops_sec_max_length,
+    /// Longest burst of `read_iops_sec_max`, in seconds.
+    read_iops_sec_max_length,
+    /// Longest burst of `write_iops_sec_max`, in seconds.
+    write_iops_sec_max_length,
 }
 
 /// How the caller wants the disk to appear; what is `None` is left to the volume and the domain.
@@ -348,6 +412,13 @@ pub struct DiskOptions {
     pub boot_order: Option<u32>,
     /// Which configuration changes.
     pub scope: Scope,
+    /// What becomes of requests that fail; default: the backend's.
+    // Left out of a request's hash where nothing is said: the hashes of earlier builds stay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error_policy: Option<ErrorPolicy>,
+    /// The same of reads; default: `error_policy`'s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rerror_policy: Option<ReadErrorPolicy>,
 }
 
 #[cfg(test)]

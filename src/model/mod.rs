@@ -27,6 +27,7 @@ mod found;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod id;
+mod io;
 mod key;
 pub mod mount_options;
 mod nearest;
@@ -47,11 +48,12 @@ pub use attachment::{Attachment, AttachmentError, Domain, State};
 pub use chain::chain;
 pub use claim::Claim;
 pub use disk::{
-    Bus, Cache, DetectZeroes, Discard, DiskAddress, DiskOptions, ImageFormat, InvalidAddress,
-    IoMode, IoTune, Scope, UnknownWord,
+    Bus, Cache, DetectZeroes, Discard, DiskAddress, DiskOptions, ErrorPolicy, ImageFormat,
+    InvalidAddress, IoMode, IoTune, ReadErrorPolicy, Scope, UnknownWord,
 };
 pub use found::{Device, Found, HostVolume, LocalDevice};
 pub use id::{AttachmentId, DomainRef, InvalidId, VolumeId};
+pub use io::{DiskIo, IoCounts};
 pub use key::HostKey;
 pub(crate) use nearest::{hint, nearest};
 pub use paths::PathCount;

@@ -94,6 +94,10 @@ reasons! {
     ShrinkRefused = "SHRINK_REFUSED",
     /// The volume's new size cannot be given to who uses it.
     ResizeUnsupported = "RESIZE_UNSUPPORTED",
+    /// The guest is paused, since a request to the volume failed.
+    IoStopped = "IO_STOPPED",
+    /// The hypervisor cannot limit the disk's I/O.
+    IoTuneUnsupported = "IO_TUNE_UNSUPPORTED",
     /// The server's name does not resolve.
     NameResolution = "NAME_RESOLUTION",
     /// The server refuses connections, or no route leads to it.

@@ -74,6 +74,10 @@ pub enum Rpc {
     GetConnector,
     /// `ExtendVolume`
     ExtendVolume,
+    /// `SetIoTune`
+    SetIoTune,
+    /// `GetAttachmentStats`
+    GetAttachmentStats,
     /// `GetVolumePermissions`
     GetVolumePermissions,
     /// `SetVolumePermissions`
@@ -86,7 +90,7 @@ pub enum Rpc {
 
 impl Rpc {
     /// Every call.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::AttachVolume,
         Self::DetachVolume,
         Self::CancelDetach,
@@ -98,6 +102,8 @@ impl Rpc {
         Self::PlanAttach,
         Self::GetConnector,
         Self::ExtendVolume,
+        Self::SetIoTune,
+        Self::GetAttachmentStats,
         Self::GetVolumePermissions,
         Self::SetVolumePermissions,
         Self::Diagnose,
@@ -119,6 +125,8 @@ impl Rpc {
             Self::PlanAttach => "volume:attachment_plan",
             Self::GetConnector => "volume:connector_get",
             Self::ExtendVolume => "volume:extend",
+            Self::SetIoTune => "volume_extension:qos_specs_manage:update",
+            Self::GetAttachmentStats => "volume:attachment_stats",
             Self::GetVolumePermissions => "volume:permissions_get",
             Self::SetVolumePermissions => "volume:permissions_update",
             Self::Diagnose => "volume:host_diagnose",
@@ -148,6 +156,8 @@ impl Rpc {
             Self::PlanAttach => "/volattach.v1.VolumeAttach/PlanAttach",
             Self::GetConnector => "/volattach.v1.VolumeAttach/GetConnector",
             Self::ExtendVolume => "/volattach.v1.VolumeAttach/ExtendVolume",
+            Self::SetIoTune => "/volattach.v1.VolumeAttach/SetIoTune",
+            Self::GetAttachmentStats => "/volattach.v1.VolumeAttach/GetAttachmentStats",
             Self::GetVolumePermissions => "/volattach.v1.VolumeAttach/GetVolumePermissions",
             Self::SetVolumePermissions => "/volattach.v1.VolumeAttach/SetVolumePermissions",
             Self::Diagnose => "/volattach.v1.VolumeAttach/Diagnose",
@@ -302,6 +312,16 @@ pub const DEFAULTS: &[RuleDefault] = &[
             "Detach or disconnect a volume even if what the guest wrote last is lost (force): asked for beside the call's own rule.",
         )
     },
+    rpc!(
+        SetIoTune,
+        "rule:admin_api",
+        "Limit the I/O of an attachment's disk, or end its limits."
+    ),
+    rpc!(
+        GetAttachmentStats,
+        READER,
+        "Show the I/O on an attachment's disk, and its limits."
+    ),
     rpc!(GetVolumePermissions, READER, "Show who may use a volume."),
     rpc!(
         SetVolumePermissions,

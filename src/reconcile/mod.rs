@@ -24,7 +24,7 @@ use tokio::task::consume_budget;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::Instrument;
 
-use crate::attach::{Action, Engine, Error, Looked, Observed, Reality, told_loss};
+use crate::attach::{Action, Engine, Error, Looked, Observed, Reality, told_loss, told_stop};
 use crate::journal::{Direction, Progress, Record, Step};
 use crate::libvirt::DomainEvent;
 use crate::model::{AttachmentId, Reason, State};
@@ -55,12 +55,17 @@ pub fn decide(record: &Record, seen: &Observed) -> Action {
     match (course.direction(), course.state(), seen.reality) {
         (Direction::Backward, _, _) => Action::Undo,
         (Direction::Forward, State::Attached | State::Connected, _) => {
-            if told_loss(record) == loss {
-                keep_up(record, seen)
-            } else if loss.is_some() {
-                Action::TellLost
-            } else {
+            if loss.is_some() {
+                match told_loss(record) == loss {
+                    true => keep_up(record, seen),
+                    false => Action::TellLost,
+                }
+            } else if seen.io_stopped && !told_stop(record) {
+                Action::TellStopped
+            } else if told_loss(record).is_some() || told_stop(record) && !seen.io_stopped {
                 Action::TellFound
+            } else {
+                keep_up(record, seen)
             }
         }
         (Direction::Forward, _, Reality::Whole | Reality::Degraded)
@@ -121,11 +126,14 @@ pub async fn run(engine: &Engine) {
     tokio::pin!(reviewing);
     let probing = engine.keep_quarantine();
     tokio::pin!(probing);
+    let resuming = engine.keep_resuming();
+    tokio::pin!(resuming);
     let mut released = engine.released_servers();
     loop {
         let ids = tokio::select! {
             () = &mut reviewing => return,
             () = &mut probing => return,
+            () = &mut resuming => return,
             () = engine.stopping() => return,
             _ = clock.tick() => {
                 engine.figures().rounds.add();

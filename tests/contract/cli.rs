@@ -30,7 +30,11 @@ pub(super) async fn run(server: &Server, arguments: &[&str]) -> (i32, String, St
     run_with(server, arguments, &cinder("v1")).await
 }
 
-async fn run_with(server: &Server, arguments: &[&str], input: &str) -> (i32, String, String) {
+pub(super) async fn run_with(
+    server: &Server,
+    arguments: &[&str],
+    input: &str,
+) -> (i32, String, String) {
     let mut child = volattach(server, arguments).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     // A command that does not read it may have ended already.
@@ -65,7 +69,7 @@ pub(super) async fn failure(server: &Server, arguments: &[&str]) -> (i32, String
     (code, reason.to_owned())
 }
 
-const ATTACH: &[&str] = &[
+pub(super) const ATTACH: &[&str] = &[
     "attach",
     "--volume",
     "vol-1",

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use volattach::api::v1;
 use volattach::app::metrics::{Figures, IoFigures, MetricsSocket, PolicyFigures, Scraped};
 use volattach::config::{Limits, MetricsIo, MetricsListen, Settings};
-use volattach::libvirt::{DiskIo, IoCounts};
+use volattach::model::{DiskIo, IoCounts};
 
 use crate::server::{Server, attach, connect, detach, get, soon};
 

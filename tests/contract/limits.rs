@@ -333,9 +333,14 @@ async fn headers_that_are_too_long_are_refused_and_the_next_call_is_served() {
 /// The messages of the proto.
 fn messages() -> Vec<DescriptorProto> {
     let set = FileDescriptorSet::decode(v1::FILE_DESCRIPTOR_SET).unwrap();
+    // The entries of a map are a message within the one that has it.
     set.file
         .into_iter()
         .flat_map(|file| file.message_type)
+        .flat_map(|message| {
+            let within = message.nested_type.clone();
+            within.into_iter().chain([message])
+        })
         .collect()
 }
 
@@ -422,6 +427,10 @@ fn many(list: &FieldDescriptorProto, of: &DescriptorProto) -> Vec<u8> {
                 let number = number("access").try_into().unwrap();
                 prost::encoding::int32::encode(number, &1, &mut access);
                 [user, access].concat()
+            }
+            "SpecsEntry" => {
+                let key = field(number("key"), format!("spec-{index}").as_bytes());
+                [key, field(number("value"), b"1")].concat()
             }
             other => panic!("what is a valid {other}?"),
         }
@@ -534,6 +543,8 @@ async fn every_field_has_a_limit() {
         list_attachments(ListAttachmentsRequest { ..Default::default() }),
         watch_attachments(WatchAttachmentsRequest { ..Default::default() }),
         extend_volume(ExtendVolumeRequest { attachment_id: "a1".into(), ..Default::default() }),
+        set_io_tune(SetIoTuneRequest { attachment_id: "a1".into(), limits: None }),
+        get_attachment_stats(GetAttachmentStatsRequest { attachment_id: "a1".into() }),
         get_volume_permissions(GetVolumePermissionsRequest { volume_id: "v1".into() }),
         set_volume_permissions(SetVolumePermissionsRequest { volume_id: "v1".into(), ..Default::default() }),
     }

@@ -11,14 +11,15 @@ use volattach::api::v1;
 use volattach::auth::{Keystone, PeerCredentials};
 use volattach::config::Settings;
 use volattach::libvirt::DomainEnd;
-use volattach::model::{ImageFormat, Reason};
+use volattach::model::{Dialect, ImageFormat, Reason};
 use volattach::reconcile;
 use volattach::sys::worker::PER_SERVER;
 
 use crate::fakes::{Fault, Guest, World};
 use crate::limits;
 use crate::server::{
-    Client, Server, attach, cancel, cinder, connect, detach, extend, forget, get, info, soon,
+    Client, Server, attach, cancel, cinder, connect, detach, extend, forget, get, info, io_tune,
+    soon,
 };
 
 /// How a reason reaches a caller.
@@ -233,6 +234,19 @@ async fn meet(reason: Reason) -> Met {
             world.state().format = ImageFormat::Vpc;
             client.connect_volume(connect("a1")).await.unwrap();
             extend_refused(client, 0).await
+        }
+        Reason::IoStopped => {
+            attached(client, "a1").await;
+            world.stop_io("ua-volattach-a1");
+            reconcile::once(&server.engine).await;
+            let answer = client.get_attachment(get("a1")).await.unwrap();
+            Met::Attachment(Box::new(answer.into_inner()))
+        }
+        Reason::IoTuneUnsupported => {
+            world.state().dialect = Dialect::Xen;
+            attached(client, "a1").await;
+            let request = io_tune("a1", v1::IoTune::default());
+            Met::Status(client.set_io_tune(request).await.unwrap_err())
         }
         Reason::ServerQuarantined => {
             silence(client, world).await;

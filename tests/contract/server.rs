@@ -228,6 +228,13 @@ pub(crate) fn forget(id: &str, confirmed: bool) -> v1::ForgetAttachmentRequest {
     }
 }
 
+pub(crate) fn io_tune(id: &str, limits: v1::IoTune) -> v1::SetIoTuneRequest {
+    v1::SetIoTuneRequest {
+        attachment_id: id.into(),
+        limits: Some(v1::set_io_tune_request::Limits::Iotune(limits)),
+    }
+}
+
 pub(crate) fn extend(id: &str, size_bytes: u64) -> v1::ExtendVolumeRequest {
     v1::ExtendVolumeRequest {
         attachment_id: id.to_owned(),

@@ -34,6 +34,8 @@ async fn all_calls(client: &mut Client) -> Vec<(&'static str, Code)> {
         "PlanAttach": plan_attach(v1::PlanAttachRequest::default()),
         "GetConnector": get_connector(v1::GetConnectorRequest {}),
         "ExtendVolume": extend_volume(extend("a1", 0)),
+        "SetIoTune": set_io_tune(v1::SetIoTuneRequest::default()),
+        "GetAttachmentStats": get_attachment_stats(v1::GetAttachmentStatsRequest::default()),
         "GetVolumePermissions": get_volume_permissions(v1::GetVolumePermissionsRequest::default()),
         "SetVolumePermissions": set_volume_permissions(v1::SetVolumePermissionsRequest::default()),
         "Diagnose": diagnose(v1::DiagnoseRequest {}),

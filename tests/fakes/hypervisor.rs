@@ -8,13 +8,13 @@ use tokio::sync::broadcast;
 use tokio::time::Instant;
 use uuid::Uuid;
 use volattach::libvirt::{
-    Devices, DiskIo, DomainEvent, DomainView, Hypervisor, HypervisorError, HypervisorLoad,
+    Devices, DomainEvent, DomainView, Hypervisor, HypervisorError, HypervisorLoad, IoStop,
     LibvirtError, ObservedDomain, Unplug, UnplugRequest, is_in_background,
 };
-use volattach::model::{Dialect, DiskPlan, Domain, DomainRef, Reason, Scope};
+use volattach::model::{Dialect, DiskIo, DiskPlan, Domain, DomainRef, IoTune, Reason, Scope};
 
 use super::gate::{Failed, Moment};
-use super::{DOMAIN, Guest, OTHER_DOMAIN, World};
+use super::{DOMAIN, Guest, OTHER_DOMAIN, State, World};
 
 pub struct FakeHypervisor {
     world: World,
@@ -68,6 +68,18 @@ fn fail(reason: Reason) -> HypervisorError {
             },
         },
     }
+}
+
+/// The failed disks of a domain that is paused for that.
+fn io_stop(state: &State, domain: Uuid, disks: &[DiskPlan]) -> Option<IoStop> {
+    let failed = &state.io_failed;
+    let stopped = state.running && domain == DOMAIN && !failed.is_empty();
+    stopped.then(|| IoStop {
+        failed: disks.iter().map(|it| failed.contains(&it.alias)).collect(),
+        others: failed
+            .iter()
+            .any(|it| disks.iter().all(|disk| disk.alias != *it)),
+    })
 }
 
 #[async_trait]
@@ -181,6 +193,7 @@ impl Hypervisor for FakeHypervisor {
             running: exists && state.running,
             end: state.end,
             plugged: disks.iter().map(is_plugged).collect(),
+            io_stop: io_stop(&state, domain, disks),
         })
     }
 
@@ -309,6 +322,45 @@ impl Hypervisor for FakeHypervisor {
         Ok(self.shown(disk))
     }
 
+    async fn set_io_tune(
+        &self,
+        _domain: Uuid,
+        disk: &DiskPlan,
+        tune: &IoTune,
+    ) -> Result<Option<()>, HypervisorError> {
+        self.pass("hypervisor.set_io_tune", Moment::Before).await?;
+        if disk.dialect == Dialect::Xen {
+            return Err(HypervisorError::NoIoTune {
+                domain: "web".into(),
+                target: disk.target.clone(),
+            });
+        }
+        let there = {
+            let mut state = self.world.state();
+            let live = state.running && state.disk(disk).is_some();
+            let there = live || state.configured(disk).is_some();
+            if there {
+                state.iotune.insert(disk.alias.clone(), tune.clone());
+            }
+            there
+        };
+        self.pass("hypervisor.set_io_tune", Moment::After).await?;
+        Ok(there.then_some(()))
+    }
+
+    async fn io_tune(
+        &self,
+        _domain: Uuid,
+        disk: &DiskPlan,
+    ) -> Result<Option<IoTune>, HypervisorError> {
+        self.pass("hypervisor.io_tune", Moment::Before).await?;
+        let state = self.world.state();
+        let live = state.running && state.disk(disk).is_some();
+        let there = live || state.configured(disk).is_some();
+        let tune = state.iotune.get(&disk.alias).cloned();
+        Ok(there.then(|| tune.unwrap_or_default()))
+    }
+
     async fn disk_io(
         &self,
         domain: Uuid,
@@ -322,6 +374,18 @@ impl Hypervisor for FakeHypervisor {
             (there && state.disk(disk).is_some()).then_some(io)
         };
         Ok(disks.iter().map(io).collect())
+    }
+
+    async fn resume(&self, domain: Uuid, disks: &[DiskPlan]) -> Result<bool, HypervisorError> {
+        self.pass("hypervisor.resume", Moment::Before).await?;
+        let stop = io_stop(&self.world.state(), domain, disks);
+        let resumes = stop.is_some_and(|stop| !stop.others && stop.failed.contains(&true));
+        if resumes {
+            self.world.state().resumes += 1;
+            self.world.resume();
+        }
+        self.pass("hypervisor.resume", Moment::After).await?;
+        Ok(resumes)
     }
 
     fn events(&self) -> broadcast::Receiver<DomainEvent> {

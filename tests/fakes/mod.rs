@@ -31,10 +31,10 @@ use volattach::connection::{
     Protocol, SmbCredentials, SmbVolume,
 };
 use volattach::journal::{Condition, Journal, Loss, Record, Room, Unreadable};
-use volattach::libvirt::{DiskIo, DomainEnd, DomainEvent, Hypervisor};
+use volattach::libvirt::{DomainEnd, DomainEvent, Hypervisor};
 use volattach::model::{
-    Access, Actor, Attachment, AttachmentId, Claim, Dialect, DiskOptions, DiskPlan, HostKey,
-    Identity, ImageFormat, Reason, Secret, Via, VolumeOwner, WorkLimits, Wwid,
+    Access, Actor, Attachment, AttachmentId, Claim, Dialect, DiskIo, DiskOptions, DiskPlan,
+    HostKey, Identity, ImageFormat, IoTune, Reason, Secret, Via, VolumeOwner, WorkLimits, Wwid,
 };
 use volattach::policy::{PolicyFiles, PolicyStore, Rpc};
 use volattach::sys::worker::{Entry, Registry};
@@ -164,6 +164,12 @@ pub struct State {
     pub shown: BTreeMap<String, u64>,
     /// The I/O that the guest did on the domain's disks, by alias.
     pub io: BTreeMap<String, DiskIo>,
+    /// The aliases of the disks to which requests failed: the domain is paused for that.
+    pub io_failed: BTreeSet<String>,
+    /// How often the domain was resumed.
+    pub resumes: usize,
+    /// The limits on the domain's disks, by alias.
+    pub iotune: BTreeMap<String, IoTune>,
     /// The format of every volume.
     pub format: ImageFormat,
     /// The reason with which the next extend fails.
@@ -331,6 +337,9 @@ impl World {
                 stored: 1 << 20,
                 shown: BTreeMap::new(),
                 io: BTreeMap::new(),
+                io_failed: BTreeSet::new(),
+                resumes: 0,
+                iotune: BTreeMap::new(),
                 format: ImageFormat::Raw,
                 extend_fails: None,
                 disconnect_fails: None,
@@ -513,6 +522,18 @@ impl World {
             domain: DOMAIN,
             alias: alias.to_owned(),
         });
+    }
+
+    /// A request to a disk fails, and the domain is paused for it.
+    pub fn stop_io(&self, alias: &str) {
+        self.state().io_failed.insert(alias.to_owned());
+        self.report(DomainEvent::IoStopped { domain: DOMAIN });
+    }
+
+    /// Somebody resumes the domain.
+    pub fn resume(&self) {
+        self.state().io_failed.clear();
+        self.report(DomainEvent::Resumed { domain: DOMAIN });
     }
 
     /// The hypervisor reports an event.

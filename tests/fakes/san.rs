@@ -15,8 +15,8 @@ use volattach::backend::{
 };
 use volattach::connection::Protocol;
 use volattach::model::{
-    Access, Claim, Connection, Device, Found, HostPlan, HostVolume, ImageFormat, Scope, Server,
-    SourceKind, TargetPath, TargetPlan, Wwid,
+    Access, Claim, Connection, Device, ErrorPolicy, Found, HostPlan, HostVolume, ImageFormat,
+    Scope, Server, SourceKind, TargetPath, TargetPlan, Wwid,
 };
 
 use volattach::sys::scsi::Told;
@@ -355,6 +355,10 @@ impl Backend for SanBackend {
 
     fn read_only(&self, _info: &Protocol) -> bool {
         false
+    }
+
+    fn error_policy(&self) -> ErrorPolicy {
+        ErrorPolicy::Stop
     }
 
     async fn check_confined(&self, _plan: &HostPlan) -> Result<(), BackendError> {

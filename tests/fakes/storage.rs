@@ -13,9 +13,9 @@ use volattach::backend::{
 use volattach::connection::{ConnectionInfo, Protocol};
 use volattach::journal::{Condition, Journal, JournalError, Key, Loss, Record, Unreadable};
 use volattach::model::{
-    Access, AttachmentId, Claim, Connection, Device, Found, HostKey, HostPlan, HostVolume,
-    ImageFormat, MountPlan, PathCount, Reason, Scope, Server, SetPermissions, SourceKind,
-    TargetPath, TargetPlan, VolumeId,
+    Access, AttachmentId, Claim, Connection, Device, ErrorPolicy, Found, HostKey, HostPlan,
+    HostVolume, ImageFormat, MountPlan, PathCount, Reason, Scope, Server, SetPermissions,
+    SourceKind, TargetPath, TargetPlan, VolumeId,
 };
 
 use super::World;
@@ -276,6 +276,10 @@ impl Backend for FakeBackend {
 
     fn read_only(&self, _info: &Protocol) -> bool {
         false
+    }
+
+    fn error_policy(&self) -> ErrorPolicy {
+        ErrorPolicy::Stop
     }
 
     async fn check_confined(&self, plan: &HostPlan) -> Result<(), BackendError> {

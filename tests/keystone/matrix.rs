@@ -293,6 +293,21 @@ impl Server {
                 }));
                 yes
             }
+            "SetIoTune" => {
+                ask!(set_io_tune(v1::SetIoTuneRequest {
+                    attachment_id: id,
+                    limits: Some(v1::set_io_tune_request::Limits::Iotune(
+                        v1::IoTune::default(),
+                    )),
+                }));
+                yes
+            }
+            "GetAttachmentStats" => {
+                ask!(get_attachment_stats(v1::GetAttachmentStatsRequest {
+                    attachment_id: id
+                }));
+                yes
+            }
             "GetAttachment" => {
                 ask!(get_attachment(v1::GetAttachmentRequest {
                     attachment_id: id
@@ -360,6 +375,8 @@ const CALLS: &[&str] = &[
     "ConnectVolume",
     "DisconnectVolume",
     "ExtendVolume",
+    "SetIoTune",
+    "GetAttachmentStats",
     "PlanAttach",
     "GetAttachment",
     "ListAttachments",

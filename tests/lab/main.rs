@@ -47,6 +47,7 @@ mod nvme_paths_test;
 mod nvme_servers;
 mod nvme_test;
 mod package_test;
+mod paused_test;
 mod permission_test;
 #[allow(clippy::unwrap_used)] // Clippy sees no tests here: the runner is the lab's own.
 #[path = "../pki/mod.rs"]
@@ -128,6 +129,7 @@ const TESTS: &[(Kind, &[&[Test]])] = &[
             ad_test::TESTS,
             confined_test::TESTS,
             io_test::TESTS,
+            paused_test::TESTS,
         ],
     ),
     (
@@ -149,6 +151,7 @@ const SOAK: &[(Kind, &[&[Test]])] = &[
         &[
             kill_test::SOAK,
             standstill_test::SOAK,
+            paused_test::SOAK,
             iscsi_portals_test::SOAK,
             nvme_paths_test::SOAK,
             package_test::SOAK,

@@ -89,6 +89,8 @@ canned! {
     plan_attach: PlanAttachRequest -> PlanAttachResponse,
     get_connector: GetConnectorRequest -> Connector,
     extend_volume: ExtendVolumeRequest -> ExtendVolumeResponse,
+    set_io_tune: SetIoTuneRequest -> SetIoTuneResponse,
+    get_attachment_stats: GetAttachmentStatsRequest -> AttachmentStats,
     get_volume_permissions: GetVolumePermissionsRequest -> VolumePermissions,
     set_volume_permissions: SetVolumePermissionsRequest -> VolumePermissions,
     forget_attachment: ForgetAttachmentRequest -> ForgetAttachmentResponse,

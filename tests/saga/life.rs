@@ -11,16 +11,16 @@ use crate::fakes::Changes;
 const SOON: Duration = Duration::from_secs(5);
 
 /// A daemon that reconciles, with one attachment.
-struct Watched {
-    world: World,
-    engine: Engine,
+pub(super) struct Watched {
+    pub(super) world: World,
+    pub(super) engine: Engine,
     changes: Changes,
     reconciling: JoinHandle<()>,
 }
 
 impl Watched {
     /// Attaches `a1` in this scope, and lets the first round end.
-    async fn new(scope: Scope) -> Self {
+    pub(super) async fn new(scope: Scope) -> Self {
         let world = World::new();
         let engine = world.engine();
         let mut request = attach("a1", "v1", smb("v1"));
@@ -42,7 +42,7 @@ impl Watched {
     }
 
     /// The next change that watchers see, within a time in which no round begins.
-    async fn change(&mut self, why: &str) -> Attachment {
+    pub(super) async fn change(&mut self, why: &str) -> Attachment {
         let change = tokio::time::timeout(SOON, self.changes.next()).await;
         change.unwrap_or_else(|_| panic!("not told: {why}"))
     }
@@ -56,12 +56,12 @@ impl Watched {
     }
 
     /// Nothing changes.
-    async fn nothing(&mut self) {
+    pub(super) async fn nothing(&mut self) {
         let change = tokio::time::timeout(SOON, self.changes.next()).await;
         assert!(change.is_err(), "{change:?}");
     }
 
-    async fn end(self) {
+    pub(super) async fn end(self) {
         self.engine.drain().await;
         self.reconciling.await.unwrap();
     }

@@ -90,7 +90,7 @@ fn common(properties: Option<v1::VolumeProperties>) -> Result<Common> {
     };
     Ok(Common {
         read_only_by,
-        iotune: iotune(properties.iotune),
+        iotune: iotune(properties.iotune)?,
         discard: properties.discard,
         logical_block_size: given(properties.logical_block_size),
         physical_block_size: given(properties.physical_block_size),

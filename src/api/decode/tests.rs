@@ -1,6 +1,9 @@
 use super::*;
 use crate::connection::Protocol;
-use crate::model::{AccessSource, Bus, Cache, DetectZeroes, Discard, DiskAddress, IoMode};
+use crate::model::{
+    AccessSource, Bus, Cache, DetectZeroes, Discard, DiskAddress, ErrorPolicy, IoMode,
+    ReadErrorPolicy,
+};
 
 fn local() -> Option<v1::ConnectionInfo> {
     Some(v1::ConnectionInfo {
@@ -63,6 +66,8 @@ fn every_disk_option_arrives() {
         address: "drive:0:0:0:5".into(),
         boot_order: 2,
         scope: v1::Scope::LiveAndConfig.into(),
+        error_policy: "enospace".into(),
+        rerror_policy: "stop".into(),
     });
     let decoded = attach(request).unwrap();
     assert_eq!(decoded.access, Some(Access::ReadOnly));
@@ -91,6 +96,8 @@ fn every_disk_option_arrives() {
             }),
             boot_order: Some(2),
             scope: Scope::LiveAndConfig,
+            error_policy: Some(ErrorPolicy::Enospace),
+            rerror_policy: Some(ReadErrorPolicy::Stop),
         }
     );
 }
@@ -111,11 +118,20 @@ fn each_limit_arrives_under_its_own_name() {
         read_iops_sec_max: 11,
         write_iops_sec_max: 12,
         size_iops_sec: 13,
+        total_bytes_sec_max_length: 14,
+        read_bytes_sec_max_length: 15,
+        write_bytes_sec_max_length: 16,
+        total_iops_sec_max_length: 17,
+        read_iops_sec_max_length: 18,
+        write_iops_sec_max_length: 19,
+        group_name: "g".into(),
     };
-    let decoded: Vec<_> = iotune(Some(limits)).unwrap().limits().collect();
+    let decoded = iotune(Some(limits)).unwrap().unwrap();
+    assert_eq!(decoded.group_name.as_deref(), Some("g"));
+    let decoded: Vec<_> = decoded.limits().collect();
     let expected: Vec<_> = IoTune::KEYS.iter().copied().zip(1..).collect();
     assert_eq!(decoded, expected);
-    assert_eq!(iotune(Some(v1::IoTune::default())), None);
+    assert_eq!(iotune(Some(v1::IoTune::default())).unwrap(), None);
 }
 
 #[test]

@@ -30,6 +30,7 @@ pub(super) struct Snapshot {
     pub(super) journal_failing: bool,
     pub(super) rounds: u64,
     pub(super) looks: Histogram,
+    pub(super) resumed: u64,
     pub(super) records_settled: u64,
     pub(super) records_failed: u64,
     pub(super) policy_loaded: u64,
@@ -207,6 +208,12 @@ impl Snapshot {
                 (labels, *number)
             }),
         )?;
+        let stopped = census.iter().flat_map(|it| &it.stopped);
+        to.gauge(
+            "volattach_attachments_io_stopped",
+            "Attachments whose guests are paused since requests to their volumes failed, by backend; those that there are.",
+            stopped.map(|(backend, number)| ([("backend", *backend)], *number)),
+        )?;
         for (name, help, number) in [
             (
                 "volattach_paths_up",
@@ -322,6 +329,11 @@ impl Snapshot {
                 ([result(true)], self.records_settled),
                 ([result(false)], self.records_failed),
             ],
+        )?;
+        to.counter(
+            "volattach_guests_resumed",
+            "Guests that went on by themselves once the volumes that they were paused for could be read again.",
+            [([], self.resumed)],
         )?;
         to.counter(
             "volattach_policy_reloads",

@@ -101,6 +101,7 @@ impl Figures {
             journal_failing: self.journal_failing.borrow().is_some(),
             rounds: engine.rounds.get(),
             looks: engine.looks.read().remove(&()).unwrap_or_default(),
+            resumed: engine.resumed.get(),
             records_settled: engine.records_settled.get(),
             records_failed: engine.records_failed.get(),
             policy_loaded: self.policy.loaded.get(),

@@ -5,8 +5,9 @@ use super::Snapshot;
 use super::io::IoSnapshot;
 use crate::attach::{Census, Phase, ServerCounts};
 use crate::figures::Timings;
-use crate::libvirt::{DiskIo, HypervisorLoad, IoCounts};
+use crate::libvirt::HypervisorLoad;
 use crate::model::{Access, Reason, State};
+use crate::model::{DiskIo, IoCounts};
 use crate::policy::Rpc;
 use crate::sys::shares::{Share, ShareIo};
 
@@ -33,6 +34,7 @@ fn sample() -> Snapshot {
     Snapshot {
         census: Some(Census {
             attachments: BTreeMap::from([(("nfs", "attached", "ro"), 2)]),
+            stopped: BTreeMap::from([("nfs", 1)]),
             paths: BTreeMap::from([("iscsi", (3, 4))]),
             servers: ServerCounts {
                 ok: 5,
@@ -65,6 +67,7 @@ fn sample() -> Snapshot {
         journal_failing: true,
         rounds: 60,
         looks: others.read().remove(&()).unwrap(),
+        resumed: 3,
         records_settled: 120,
         records_failed: 4,
         policy_loaded: 2,

@@ -45,8 +45,8 @@ use super::{
 use crate::config;
 use crate::connection::{Discovery, IscsiVolume, Protocol};
 use crate::model::{
-    Access, Claim, Connection, Found, HostPlan, HostVolume, ImageFormat, Scope, Server, SourceKind,
-    TargetPath, TargetPlan, Wwid,
+    Access, Claim, Connection, ErrorPolicy, Found, HostPlan, HostVolume, ImageFormat, Scope,
+    Server, SourceKind, TargetPath, TargetPlan, Wwid,
 };
 use crate::sys::worker::{Job, SysfsJob, Workers};
 use late::Late;
@@ -234,6 +234,10 @@ impl Backend for IscsiBackend {
 
     fn read_only(&self, _info: &Protocol) -> bool {
         false // the configuration has no such setting for iSCSI
+    }
+
+    fn error_policy(&self) -> ErrorPolicy {
+        self.initiator.settings.error_policy
     }
 
     async fn check_confined(&self, _plan: &HostPlan) -> Result<(), BackendError> {

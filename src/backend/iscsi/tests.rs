@@ -47,6 +47,7 @@ fn backend(sys: &Path) -> IscsiBackend {
         probe_timeout: Duration::from_secs(3),
         login_timeout: Duration::from_secs(10),
         device_timeout: Duration::from_secs(30),
+        error_policy: ErrorPolicy::Stop,
     };
     let quarantine = Quarantine::new(Registry::default());
     let mut initiator = Initiator::new(settings, Sysfs::new(sys.to_owned()), quarantine);

@@ -16,6 +16,7 @@ const LAST: Release = Release {
 fn backend(roots: &[&Path]) -> LocalBackend {
     LocalBackend::new(config::Local {
         roots: roots.iter().map(|root| root.to_path_buf()).collect(),
+        error_policy: ErrorPolicy::Enospace,
     })
 }
 

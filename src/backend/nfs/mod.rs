@@ -31,8 +31,8 @@ use crate::config::{self, Shares};
 use crate::connection::{NfsVolume, Protocol};
 use crate::host::Host;
 use crate::model::{
-    Access, Claim, Connection, Found, HostKey, HostPlan, HostVolume, MountPlan, Scope, Server,
-    SourceKind, TargetPath,
+    Access, Claim, Connection, ErrorPolicy, Found, HostKey, HostPlan, HostVolume, MountPlan, Scope,
+    Server, SourceKind, TargetPath,
 };
 use crate::sys::mountinfo::Mounts;
 use crate::sys::worker::{RunAs, Workers};
@@ -158,6 +158,10 @@ impl mount::Share for Mounting<'_> {
 impl Backend for NfsBackend {
     fn protocol(&self) -> &'static str {
         PROTOCOL
+    }
+
+    fn error_policy(&self) -> ErrorPolicy {
+        self.settings.shares.error_policy
     }
 
     async fn check_confined(&self, plan: &HostPlan) -> Result<(), BackendError> {

@@ -38,8 +38,8 @@ use crate::config;
 use crate::connection::{NvmeVolume, Protocol};
 use crate::host::{Host, NvmeHost};
 use crate::model::{
-    Access, Claim, Connection, Found, HostPlan, HostVolume, Scope, Server, SourceKind, TargetPath,
-    TargetPlan, Wwid,
+    Access, Claim, Connection, ErrorPolicy, Found, HostPlan, HostVolume, Scope, Server, SourceKind,
+    TargetPath, TargetPlan, Wwid,
 };
 use crate::sys::worker::Workers;
 use fabric::Fabric;
@@ -178,6 +178,10 @@ impl Backend for NvmeBackend {
 
     fn read_only(&self, _info: &Protocol) -> bool {
         false // the configuration has no such setting for NVMe
+    }
+
+    fn error_policy(&self) -> ErrorPolicy {
+        self.settings.error_policy
     }
 
     async fn check_confined(&self, _plan: &HostPlan) -> Result<(), BackendError> {

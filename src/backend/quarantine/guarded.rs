@@ -14,7 +14,7 @@ use crate::backend::{
     Unrecorded,
 };
 use crate::connection::Protocol;
-use crate::model::{Access, Found, HostPlan, HostVolume, Scope, Server, TargetPath};
+use crate::model::{Access, ErrorPolicy, Found, HostPlan, HostVolume, Scope, Server, TargetPath};
 
 /// Backend behind the quarantine.
 pub(in crate::backend) struct Guarded {
@@ -112,6 +112,10 @@ impl Backend for Guarded {
 
     fn read_only(&self, info: &Protocol) -> bool {
         self.inner.read_only(info)
+    }
+
+    fn error_policy(&self) -> ErrorPolicy {
+        self.inner.error_policy()
     }
 
     fn plan(&self, info: &Protocol, access: Access) -> Result<HostPlan, BackendError> {

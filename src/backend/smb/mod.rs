@@ -37,8 +37,8 @@ use crate::config::{self, Shares};
 use crate::connection::{Protocol, SmbCredentials, SmbVolume};
 use crate::host::Host;
 use crate::model::{
-    Access, Claim, Connection, Found, HostKey, HostPlan, HostVolume, MountPlan, Scope, Server,
-    SourceKind, TargetPath,
+    Access, Claim, Connection, ErrorPolicy, Found, HostKey, HostPlan, HostVolume, MountPlan, Scope,
+    Server, SourceKind, TargetPath,
 };
 use crate::sys::worker::Workers;
 use dialect::Dialect;
@@ -227,6 +227,10 @@ impl mount::Share for Mounting<'_> {
 impl Backend for SmbBackend {
     fn protocol(&self) -> &'static str {
         PROTOCOL
+    }
+
+    fn error_policy(&self) -> ErrorPolicy {
+        self.settings.shares.error_policy
     }
 
     async fn check_confined(&self, plan: &HostPlan) -> Result<(), BackendError> {

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::libvirt::xml::tests::xml_text;
-use crate::model::{Access, DetectZeroes, Discard, Reason};
+use crate::model::{Access, DetectZeroes, Discard, IoTune, Reason};
 
 fn spec(options: DiskOptions) -> DiskSpec {
     DiskSpec {
@@ -69,6 +69,8 @@ fn a_shared_device_on_scsi_with_every_option() {
             address: None,
             boot_order: Some(2),
             scope: crate::model::Scope::Live,
+            error_policy: Some(ErrorPolicy::Enospace),
+            rerror_policy: None,
         })
     };
     let address = DiskAddress::Drive {
@@ -79,7 +81,7 @@ fn a_shared_device_on_scsi_with_every_option() {
     };
     assert_snapshot!(write(&spec, "sda", Some(address)).unwrap(), @r#"
 <disk type="block" device="disk">
-  <driver name="qemu" type="raw" cache="directsync" io="native" discard="unmap" detect_zeroes="unmap"/>
+  <driver name="qemu" type="raw" cache="directsync" io="native" discard="unmap" detect_zeroes="unmap" error_policy="enospace" rerror_policy="report"/>
   <source dev="/dev/vg/a&amp;b"/>
   <backingStore/>
   <target dev="sda" bus="scsi"/>
@@ -217,7 +219,10 @@ fn read(xml: &str) -> (DiskSpec, String, Option<DiskAddress>) {
             iotune: disk.child("iotune").map(|e| {
                 let mut tune = IoTune::default();
                 for limit in &e.children {
-                    assert!(tune.set(&limit.name, limit.text.parse().unwrap()));
+                    match limit.name.as_str() {
+                        "group_name" => tune.group_name = Some(limit.text.clone()),
+                        name => assert!(tune.set(name, limit.text.parse().unwrap())),
+                    }
                 }
                 tune
             }),
@@ -228,6 +233,10 @@ fn read(xml: &str) -> (DiskSpec, String, Option<DiskAddress>) {
                 .child("boot")
                 .map(|e| e.attribute("order").unwrap().parse().unwrap()),
             scope: crate::model::Scope::Live,
+            error_policy: driver.attribute("error_policy").map(|v| v.parse().unwrap()),
+            rerror_policy: driver
+                .attribute("rerror_policy")
+                .map(|v| v.parse().unwrap()),
         },
     };
     let number = |e: &Element, name: &str| {
@@ -256,6 +265,46 @@ fn read(xml: &str) -> (DiskSpec, String, Option<DiskAddress>) {
     (spec, target.attribute("dev").unwrap().to_owned(), address)
 }
 
+/// Limits that QEMU can have.
+fn any_limits() -> impl Strategy<Value = IoTune> {
+    use prop::option::of;
+    let limit = of((1..=1_000_000u64, 0..=1_000_000u64, of(1..=100u64)));
+    let group = of("[-A-Za-z0-9_.]{1,64}");
+    (
+        any::<bool>(),
+        prop::array::uniform6(limit),
+        of(1u64..4096),
+        group,
+    )
+        .prop_map(|(split, limits, size, group)| {
+            let mut tune = IoTune {
+                size_iops_sec: size,
+                ..IoTune::default()
+            };
+            let ways = ["total", "read", "write"];
+            let keys = ways.into_iter().flat_map(|way| {
+                ["bytes_sec", "iops_sec"].map(|quantity| (way, format!("{way}_{quantity}")))
+            });
+            for ((way, key), limit) in keys.zip(limits) {
+                let Some((limit, more, length)) = limit.filter(|_| (way == "total") != split)
+                else {
+                    continue;
+                };
+                tune.set(&key, limit);
+                if let Some(length) = length {
+                    tune.set(&format!("{key}_max"), limit + more);
+                    tune.set(&format!("{key}_max_length"), length);
+                }
+            }
+            tune.size_iops_sec = tune.size_iops_sec.filter(|_| {
+                let mut limits = tune.limits();
+                limits.any(|(key, _)| key.ends_with("_iops_sec") && key != "size_iops_sec")
+            });
+            tune.group_name = group.filter(|_| tune.limits().next().is_some());
+            tune
+        })
+}
+
 fn any_options() -> impl Strategy<Value = DiskOptions> {
     use prop::option::of;
     use prop::sample::select;
@@ -274,19 +323,17 @@ fn any_options() -> impl Strategy<Value = DiskOptions> {
             DetectZeroes::Unmap,
         ])),
     );
-    let limits = (any::<bool>(), prop::array::uniform13(of(0..=MAX_IOTUNE)));
+    let policies = of((
+        select(vec![
+            ErrorPolicy::Stop,
+            ErrorPolicy::Report,
+            ErrorPolicy::Enospace,
+        ]),
+        select(vec![ReadErrorPolicy::Stop, ReadErrorPolicy::Report]),
+    ));
     let sizes = of((9u32..=15, 15u32..=21));
     let rest = ("[-A-Za-z0-9_.+]{1,36}", any::<bool>(), of(1u32..));
-    (modes, limits, sizes, rest).prop_map(|(modes, limits, sizes, rest)| {
-        let mut tune = IoTune::default();
-        let (split, values) = limits;
-        for (key, value) in IoTune::KEYS.iter().zip(values) {
-            if let Some(value) = value
-                && key.starts_with("total") != split
-            {
-                tune.set(key, value);
-            }
-        }
+    (modes, any_limits(), sizes, rest, policies).prop_map(|(modes, tune, sizes, rest, policies)| {
         DiskOptions {
             bus: Some(modes.0),
             target: None,
@@ -302,6 +349,8 @@ fn any_options() -> impl Strategy<Value = DiskOptions> {
             address: None,
             boot_order: rest.2,
             scope: crate::model::Scope::Live,
+            error_policy: policies.map(|(writes, _)| writes),
+            rerror_policy: policies.map(|(_, reads)| reads),
         }
     })
 }

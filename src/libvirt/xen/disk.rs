@@ -48,8 +48,13 @@ pub(in crate::libvirt) fn write(
         ("shareable", options.shareable),
         (
             "iotune",
-            options.iotune.is_some_and(|tune| tune != IoTune::default()),
+            options
+                .iotune
+                .as_ref()
+                .is_some_and(|tune| *tune != IoTune::default()),
         ),
+        ("error_policy", options.error_policy.is_some()),
+        ("rerror_policy", options.rerror_policy.is_some()),
         ("logical_block_size", options.logical_block_size.is_some()),
         ("physical_block_size", options.physical_block_size.is_some()),
     ];

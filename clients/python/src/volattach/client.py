@@ -268,6 +268,27 @@ class Client:
         request = v1.ExtendVolumeRequest(attachment_id=attachment_id, size_bytes=size_bytes)
         return self._call("ExtendVolume", request, timeout).size_bytes
 
+    def set_io_tune(
+        self,
+        *,
+        attachment_id: str,
+        limits: v1.IoTune | v1.QosSpecs,
+        timeout: float | None = None,
+    ) -> v1.IoTune:
+        """Replaces the limits on the I/O of an attachment's disk while its guest runs. Returns those in force afterwards.
+
+        limits: by libvirt's names, none: ends all; or the QoS specs of Cinder's volume type.
+        """
+        request = v1.SetIoTuneRequest(attachment_id=attachment_id)
+        field = request.qos_specs if isinstance(limits, v1.QosSpecs) else request.iotune
+        field.CopyFrom(limits)
+        return self._call("SetIoTune", request, timeout).iotune
+
+    def get_attachment_stats(self, *, attachment_id: str, timeout: float | None = None) -> v1.AttachmentStats:
+        """The guest's I/O on an attachment's disk since the disk was plugged in, and the limits in force."""
+        request = v1.GetAttachmentStatsRequest(attachment_id=attachment_id)
+        return self._call("GetAttachmentStats", request, timeout)
+
     def get_volume_permissions(self, *, volume_id: str, timeout: float | None = None) -> v1.VolumePermissions:
         """Who may use a volume, as far as the host knows."""
         return self._call("GetVolumePermissions", v1.GetVolumePermissionsRequest(volume_id=volume_id), timeout)

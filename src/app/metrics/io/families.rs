@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::app::metrics::families::Writer;
-use crate::libvirt::{DiskIo, IoCounts};
 use crate::model::{AttachmentId, VolumeId};
+use crate::model::{DiskIo, IoCounts};
 use crate::sys::shares::{Share, ShareIo};
 
 /// A label whose value somebody may have chosen.

@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use crate::attach::{AttachedDisk, Engine, Error};
 use crate::config::MetricsIo;
-use crate::libvirt::DiskIo;
+use crate::model::DiskIo;
 use crate::model::{AttachmentId, VolumeId};
 use crate::sys::shares::{self, Share, ShareIo, Tallies, Totals};
 pub(super) use families::{ChosenLabel, IoSnapshot};

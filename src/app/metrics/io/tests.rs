@@ -3,7 +3,7 @@ use std::time::Duration;
 use tokio::time::advance;
 
 use super::*;
-use crate::libvirt::IoCounts;
+use crate::model::IoCounts;
 use crate::model::{Dialect, DiskPlan, Scope};
 
 fn disk(number: usize, domain: u128) -> AttachedDisk {

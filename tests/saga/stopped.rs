@@ -1,0 +1,141 @@
+//! Guests that are paused for failed requests go on by themselves once their volumes can be read, and no others do.
+
+use volattach::libvirt::DomainEvent;
+use volattach::model::Scope;
+
+use super::life::Watched;
+use super::*;
+
+const ALIAS: &str = "ua-volattach-a1";
+
+/// Longer than any pause between two tries.
+const LONG: Duration = Duration::from_secs(90);
+
+/// The attachment's error, as the record has it.
+fn error(world: &World) -> Option<String> {
+    let records = world.records();
+    let error = records[0].course.error();
+    error.map(|error| error.message.clone())
+}
+
+/// The volume can be read no more, and the guest is paused for it.
+async fn stopped() -> Watched {
+    let mut watched = Watched::new(Scope::Live).await;
+    fail(&watched);
+    watched.world.stop_io(ALIAS);
+    let told = watched.change("paused").await;
+    let error = told.error.unwrap();
+    assert_eq!(
+        (told.state, &error.reason),
+        (State::Attached, &Reason::IoStopped.into())
+    );
+    assert!(error.message.contains("volume v1"), "{}", error.message);
+    watched
+}
+
+fn fail(watched: &Watched) {
+    let claims = watched.world.records()[0].host.plan.claims.clone();
+    let mut state = watched.world.state();
+    state.stale.extend(claims.iter().map(ToString::to_string));
+}
+
+fn mend(watched: &Watched) {
+    watched.world.state().stale.clear();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_goes_on_once_its_volume_can_be_read() {
+    let mut watched = stopped().await;
+    tokio::time::sleep(LONG).await;
+    assert_eq!(watched.world.state().resumes, 0);
+    mend(&watched);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(watched.world.state().resumes, 1);
+    let runs = watched.change("goes on").await;
+    assert_eq!((runs.state, runs.error), (State::Attached, None));
+    assert_eq!(watched.engine.figures().resumed.get(), 1);
+    watched.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_somebody_resumes_is_left_to_that() {
+    let mut watched = stopped().await;
+    watched.world.resume();
+    let runs = watched.change("goes on").await;
+    assert_eq!(runs.error, None);
+    mend(&watched);
+    tokio::time::sleep(LONG).await;
+    assert_eq!(watched.world.state().resumes, 0);
+    watched.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_another_disk_keeps_paused_is_not_resumed() {
+    let watched = stopped().await;
+    watched
+        .world
+        .state()
+        .io_failed
+        .insert("virtio-disk0".to_owned());
+    mend(&watched);
+    tokio::time::sleep(LONG).await;
+    assert_eq!(watched.world.state().resumes, 0);
+    watched.world.state().io_failed.remove("virtio-disk0");
+    tokio::time::sleep(LONG).await;
+    assert_eq!(watched.world.state().resumes, 1);
+    watched.end().await;
+}
+
+/// No event tells: the first look of the next daemon does.
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_was_paused_before_the_daemon_started_goes_on() {
+    let watched = stopped().await;
+    let world = watched.world.clone();
+    watched.end().await;
+    let engine = world.engine();
+    let reconciling = {
+        let engine = engine.clone();
+        tokio::spawn(async move { reconcile::run(&engine).await })
+    };
+    tokio::time::sleep(LONG).await;
+    assert_eq!(world.state().resumes, 0);
+    assert!(error(&world).is_some());
+    world.state().stale.clear();
+    tokio::time::sleep(LONG).await;
+    assert_eq!(world.state().resumes, 1);
+    assert_eq!(error(&world), None);
+    engine.drain().await;
+    reconciling.await.unwrap();
+}
+
+/// Its guest cannot release the disk before it goes on.
+#[tokio::test(start_paused = true)]
+async fn a_guest_whose_disk_is_being_detached_goes_on() {
+    let watched = stopped().await;
+    watched.world.state().guest = Guest::Ignores;
+    let detached = watched.engine.detach(by_root(end("a1"))).await;
+    assert_eq!(reason(detached), Reason::UnplugPending);
+    mend(&watched);
+    tokio::time::sleep(LONG).await;
+    assert_eq!(watched.world.state().resumes, 1);
+    watched.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_stops_again_at_once_is_resumed_ever_more_rarely() {
+    let mut watched = stopped().await;
+    mend(&watched);
+    let mut resumed = Vec::new();
+    for times in 1..=5 {
+        let began = tokio::time::Instant::now();
+        while watched.world.state().resumes < times {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        resumed.push(began.elapsed().as_secs());
+        watched.world.stop_io(ALIAS);
+    }
+    assert!(resumed.is_sorted() && resumed[4] >= 8, "{resumed:?}");
+    watched.world.report(DomainEvent::Missed);
+    watched.change("told").await;
+    watched.end().await;
+}
