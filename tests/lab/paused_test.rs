@@ -49,7 +49,7 @@ fn told(node: &Node, id: &str) -> Result<()> {
 fn want_of_space(lab: &Lab) -> Result<()> {
     let node = &lab.node;
     node.sh(
-        "mkdir -p /srv/full /srv/lab-full && truncate -s 4M /srv/lab-full/disk && mkfs.ext4 -q -F -m 0 -O ^has_journal /srv/lab-full/disk &&
+        "mkdir -p /srv/full /srv/lab-full && truncate -s 4M /srv/lab-full/disk && mkfs.ext4 -q -F -I 1024 -m 0 -O ^has_journal /srv/lab-full/disk &&
          mount -o loop /srv/lab-full/disk /srv/full && truncate -s 8M /srv/full/v.raw &&
          { dd if=/dev/zero of=/srv/full/filler bs=1k status=none 2>/dev/null || true; } && sync",
     )?;
