@@ -312,9 +312,15 @@ fn of_record(record: &Record) -> Option<Finding> {
         }
         State::Attached if reason == Reason::IoStopped => {
             let servers = record.host.plan.servers().join(", ");
+            let place = match servers.as_str() {
+                "" => "mend the storage".to_owned(),
+                servers => format!("start the server, or mend the way to it ({servers})"),
+            };
+            let guest = record.domain.as_ref().map(|domain| domain.uuid);
+            let destroy =
+                guest.map_or_else(String::new, |uuid| format!("virsh destroy {uuid}, then "));
             let mend = format!(
-                "start the server, or mend the way to it ({servers}): the guest goes on by itself once the volume can be read; virsh resume has it go \
-                 on at once, and {end} ends the attachment"
+                "{place}: the guest goes on by itself; if the volume is lost for good: {destroy}{end}"
             );
             Finding::error(what, mend)
         }

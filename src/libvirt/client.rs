@@ -16,7 +16,7 @@ use super::documents::{lookup, read_documents};
 use super::error::HypervisorError;
 use super::event::{DomainEnd, DomainEvent, Ends, IoStop, ObservedDomain};
 use super::explain::explain;
-use super::iostop;
+use super::iostop::{self, FailedDisks};
 use super::iotune;
 use super::plug::Plugs;
 use super::pool::{CallError, Pool};
@@ -40,6 +40,7 @@ pub struct Libvirt {
     pub(super) plugs: Arc<Plugs>,
     pub(super) unplugs: Arc<Unplugs>,
     ends: Arc<Ends>,
+    failed: Arc<FailedDisks>,
     pub(super) events: broadcast::Sender<Event>,
     news: broadcast::Sender<DomainEvent>,
 }
@@ -53,15 +54,18 @@ impl Libvirt {
         let (news, _) = broadcast::channel(EVENTS);
         let (plugs, unplugs) = (Arc::new(Plugs::default()), Arc::new(Unplugs::default()));
         let ends = Arc::new(Ends::default());
+        let failed = Arc::new(FailedDisks::default());
         let sink = {
             let (plugs, unplugs) = (Arc::clone(&plugs), Arc::clone(&unplugs));
-            let (ends, events, news) = (Arc::clone(&ends), events.clone(), news.clone());
+            let (ends, failed) = (Arc::clone(&ends), Arc::clone(&failed));
+            let (events, news) = (events.clone(), news.clone());
             Arc::new(move |event: Event| {
                 debug!(?event, "libvirt event");
                 if let Event::Added { .. } = event {
                     return plugs.note(&event);
                 }
                 unplugs.note(&event);
+                failed.note(&event);
                 if let Event::Domain(event) = &event {
                     // Before anybody looks because of the event.
                     ends.note(event);
@@ -76,6 +80,7 @@ impl Libvirt {
             plugs,
             unplugs,
             ends,
+            failed,
             events,
             news,
         }
@@ -119,11 +124,11 @@ impl Libvirt {
         domain: Uuid,
         disks: &[DiskPlan],
     ) -> Result<Option<IoStop>, HypervisorError> {
-        let asked = disks.to_vec();
-        self.on_domain(domain, "look for failed disks", move |domain| {
-            iostop::read(domain, &asked)
-        })
-        .await
+        let state = self.on_domain(domain, "ask for the state", |domain| {
+            iostop::is_stopped(domain).map(Some)
+        });
+        let is_stopped = state.await? == Some(true);
+        Ok(is_stopped.then(|| self.failed.of(domain, disks)))
     }
 
     /// The number of the running Xen domain whose disk this is; `None` where QEMU runs it, or the scope is not about that.

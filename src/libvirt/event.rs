@@ -119,7 +119,7 @@ pub struct ObservedDomain {
 /// Why a domain is paused.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct IoStop {
-    /// Whether requests to a disk failed, in the order of the disks asked for.
+    /// Whether requests to a disk failed, or may have, in the order of the disks asked for.
     pub failed: Vec<bool>,
     /// Whether requests to some other disk failed.
     pub others: bool,

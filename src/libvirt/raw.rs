@@ -24,6 +24,8 @@ pub(super) enum Event {
     Added { domain: Uuid, alias: String },
     /// The guest or QEMU refused to let go of a disk: for those who asked.
     RemovalFailed { domain: Uuid, alias: String },
+    /// A request to a disk failed, and its domain is paused for that.
+    IoError { domain: Uuid, alias: String },
 }
 
 impl Event {
@@ -32,7 +34,7 @@ impl Event {
         match self {
             Self::Domain(event) => event.concerns(of, device),
             Self::RemovalFailed { domain, alias } => *domain == of && alias == device,
-            Self::Added { .. } => false,
+            Self::Added { .. } | Self::IoError { .. } => false,
         }
     }
 }
@@ -139,12 +141,24 @@ pub(super) fn register_events(connect: &Connect, sink: &EventSink) -> Result<Vec
         *mut c_void,
     ) -> c_int;
 
+    type IoError = unsafe extern "C" fn(
+        sys::virConnectPtr,
+        sys::virDomainPtr,
+        *const c_char,
+        *const c_char,
+        c_int,
+        *const c_char,
+        *mut c_void,
+    );
+
     // SAFETY: libvirt takes callbacks of every kind as this one type and calls each as the kind its event id says
     // (the macro VIR_DOMAIN_EVENT_CALLBACK of libvirt-domain.h); function pointers are of one size.
     let device = |callback: Device| unsafe { std::mem::transmute::<Device, Generic>(callback) };
     // SAFETY: as above.
     let lifecycle =
         |callback: Lifecycle| unsafe { std::mem::transmute::<Lifecycle, Generic>(callback) };
+    // SAFETY: as above.
+    let io_error = |callback: IoError| unsafe { std::mem::transmute::<IoError, Generic>(callback) };
 
     let mut ids = Vec::new();
     for (event, callback) in [
@@ -155,6 +169,10 @@ pub(super) fn register_events(connect: &Connect, sink: &EventSink) -> Result<Vec
             device(on_removal_failed),
         ),
         (sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle(on_lifecycle)),
+        (
+            sys::VIR_DOMAIN_EVENT_ID_IO_ERROR_REASON,
+            io_error(on_io_error),
+        ),
     ] {
         let opaque = Box::into_raw(Box::new(Arc::clone(sink)));
         // SAFETY: the connection is valid while borrowed; no domain means all; `callback` fits `event`; `opaque` is a
@@ -307,6 +325,23 @@ unsafe extern "C" fn on_removal_failed(
     opaque: *mut c_void,
 ) {
     let failed = |domain, alias| Event::RemovalFailed { domain, alias };
+    // SAFETY: as in `on_added`.
+    unsafe { tell_of_device(domain, alias, opaque, failed) };
+}
+
+unsafe extern "C" fn on_io_error(
+    _: sys::virConnectPtr,
+    domain: sys::virDomainPtr,
+    _source: *const c_char,
+    alias: *const c_char,
+    action: c_int,
+    _reason: *const c_char,
+    opaque: *mut c_void,
+) {
+    if u32::try_from(action) != Ok(sys::VIR_DOMAIN_EVENT_IO_ERROR_PAUSE) {
+        return;
+    }
+    let failed = |domain, alias| Event::IoError { domain, alias };
     // SAFETY: as in `on_added`.
     unsafe { tell_of_device(domain, alias, opaque, failed) };
 }

@@ -61,7 +61,7 @@ impl Unplugs {
             Event::Domain(DomainEvent::Stopped { domain, .. }) => {
                 self.lock().retain(|(of, _), _| of != domain);
             }
-            Event::Domain(_) | Event::Added { .. } => {}
+            Event::Domain(_) | Event::Added { .. } | Event::IoError { .. } => {}
         }
     }
 }

@@ -45,6 +45,10 @@ pub(crate) const TESTS: &[Test] = &[
         run: other_logins,
     },
     Test {
+        name: "smb_images_of_other_hypervisors",
+        run: images,
+    },
+    Test {
         name: "smb_connect_to_the_host_alone",
         run: host_alone,
     },
@@ -382,5 +386,51 @@ fn host_alone(lab: &Lab) -> Result<()> {
     let wrong = agent.detach("c1")?.err().context("detached a connection")?;
     ensure!(wrong.reason == "ATTACHMENT_KIND", "{wrong:?}");
     agent.disconnect("c1")??;
+    Ok(())
+}
+
+/// VHD, fixed and growing, and VMDK, as other hypervisors keep them on SMB: read and written, and never made larger here.
+fn images(lab: &Lab) -> Result<()> {
+    let node = &lab.node;
+    let agent = Agent::start(node, "")?;
+    let server = server(lab)?;
+    let images = [
+        ("fixed.vhd", "vhd", "vpc", "subformat=fixed,force_size=on"),
+        ("grows.vhd", "vhd", "vpc", "subformat=dynamic,force_size=on"),
+        ("sparse.vmdk", "vmdk", "vmdk", "subformat=monolithicSparse"),
+    ];
+    for (name, format, driver, options) in images {
+        node.sh(&format!(
+            "cd {} && qemu-img convert -f raw -O {driver} -o {options} v.raw {name} && chmod 666 {name}",
+            quote(&server.path("vols", ""))
+        ))?;
+        let mut info = smb_info(&server, "vols", name, LOGIN);
+        info["data"]["format"] = json!(format);
+        agent.attach(name, name, &info, &[])??;
+        let disk = guest::sees(node, name)?;
+        ensure!(
+            disk.sectors == 8 * 2048 && disk.head == HEAD,
+            "{name}: {disk:?}"
+        );
+        ensure!(disk.write == Ok(()), "{name}: {disk:?}");
+        let larger = agent.extend(name, 16 << 20)?.err();
+        let larger = larger.with_context(|| format!("{name} was made larger"))?;
+        ensure!(larger.reason == "RESIZE_UNSUPPORTED", "{name}: {larger:?}");
+        agent.detach(name)??;
+        guest::gone(node, name)?;
+
+        let written = node.sh(&format!(
+            "cd {} && qemu-img convert -f {driver} -O raw {name} after.raw && dd if=after.raw bs=4096 skip=1 count=1 status=none | tr -d '\\0'",
+            quote(&server.path("vols", ""))
+        ))?;
+        ensure!(written.trim() == disk.pattern().trim(), "{name}: {written}");
+
+        info["data"]["access_mode"] = json!("ro");
+        agent.attach(name, "ro", &info, &[])??;
+        let disk = guest::sees(node, "ro")?;
+        ensure!(disk.read_only && disk.write.is_err(), "{name}: {disk:?}");
+        agent.detach(name)??;
+        guest::gone(node, "ro")?;
+    }
     Ok(())
 }
