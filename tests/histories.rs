@@ -345,7 +345,8 @@ impl History {
             Turn::Detach { id } => {
                 own = Some(IDS[id]);
                 let call = async move { engine.detach(by_root(end(IDS[id]))).await };
-                died = self.call(struck, call).await.is_none();
+                // Boxed: the future is large.
+                died = Box::pin(self.call(struck, call)).await.is_none();
             }
             Turn::CancelDetach { id } => {
                 own = Some(IDS[id]);
@@ -460,7 +461,7 @@ fn run(turns: Vec<(Turn, Struck)>) {
     runtime.block_on(async {
         let mut history = History::begin();
         for (turn, struck) in turns {
-            history.turn(turn, struck).await;
+            Box::pin(history.turn(turn, struck)).await;
         }
         history.end().await;
     });

@@ -100,9 +100,11 @@ impl Inner {
             records.iter().map(AsRef::as_ref),
             SystemTime::now(),
         ));
+        let paused = self.stopped.domains();
         for record in &records {
             consume_budget().await;
-            let findings_of_record: Vec<Finding> = of_record(record)
+            let is_paused = (record.domain.as_ref()).is_some_and(|it| paused.contains(&it.uuid));
+            let findings_of_record: Vec<Finding> = of_record(record, is_paused)
                 .into_iter()
                 .chain(of_paths(record))
                 .collect();
@@ -278,7 +280,9 @@ fn of_clock<'a>(records: impl Iterator<Item = &'a Record>, now: SystemTime) -> O
 }
 
 /// An attachment with an error.
-fn of_record(record: &Record) -> Option<Finding> {
+///
+/// `is_paused`: its guest is, since requests to a disk failed.
+fn of_record(record: &Record, is_paused: bool) -> Option<Finding> {
     let attachment = record.to_attachment();
     let error = attachment.error?;
     let id = &attachment.id;
@@ -307,22 +311,15 @@ fn of_record(record: &Record) -> Option<Finding> {
             );
             let keep = format!("volattach cancel-detach {id}, or wait for the guest");
             // A failed attach has no disk to keep.
-            let mend = if record.may_be_kept() { keep } else { end };
+            let mend = match record.may_be_kept() {
+                _ if is_paused => mend_of_paused(record, "the detach completes"),
+                true => keep,
+                false => end,
+            };
             Finding::warning(what, mend)
         }
         State::Attached if reason == Reason::IoStopped => {
-            let servers = record.host.plan.servers().join(", ");
-            let place = match servers.as_str() {
-                "" => "mend the storage".to_owned(),
-                servers => format!("start the server, or mend the way to it ({servers})"),
-            };
-            let guest = record.domain.as_ref().map(|domain| domain.uuid);
-            let destroy =
-                guest.map_or_else(String::new, |uuid| format!("virsh destroy {uuid}, then "));
-            let mend = format!(
-                "{place}: the guest goes on by itself; if the volume is lost for good: {destroy}{end}"
-            );
-            Finding::error(what, mend)
+            Finding::error(what, mend_of_paused(record, &end))
         }
         State::Attached | State::Connected => {
             let mend = match reason == Reason::BlockJobActive {
@@ -334,6 +331,20 @@ fn of_record(record: &Record) -> Option<Finding> {
         state => Finding::error(format!("{state} ({reason}): {what}"), end),
     };
     Some(finding.of(id))
+}
+
+/// What to do about a guest that is paused since requests to its disks failed.
+fn mend_of_paused(record: &Record, then: &str) -> String {
+    let servers = record.host.plan.servers().join(", ");
+    let place = match servers.as_str() {
+        "" => "mend the storage".to_owned(),
+        servers => format!("start the server, or mend the way to it ({servers})"),
+    };
+    let domain = record.domain.as_ref().map(|domain| domain.uuid);
+    let domain = domain.map(|uuid| uuid.to_string()).unwrap_or_default();
+    format!(
+        "{place}: the paused guest goes on by itself; if the volume is lost for good: virsh destroy {domain}, then {then}"
+    )
 }
 
 /// An attachment with missing paths.

@@ -14,7 +14,7 @@ use super::observe::told_stop;
 use crate::figures::{Counter, Timings};
 use crate::journal::{Record, Step};
 use crate::libvirt::HypervisorLoad;
-use crate::model::Server;
+use crate::model::{Server, State};
 
 /// A part of an attach or detach that is timed by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -161,6 +161,7 @@ impl Engine {
         census.workers = workers as u64;
         census.stuck_workers = stuck as u64;
         let mut used = BTreeSet::<Server>::new();
+        let paused = self.0.stopped.domains();
         let count = |record: Arc<Record>| {
             // A record of a later build may name a protocol that this build does not know.
             let backend = backends.get(&record.host.plan.protocol);
@@ -171,7 +172,11 @@ impl Engine {
                 record.access.access.as_str(),
             );
             *census.attachments.entry(key).or_default() += 1;
-            if told_stop(&record) {
+            let is_paused = record
+                .domain
+                .as_ref()
+                .is_some_and(|it| paused.contains(&it.uuid));
+            if told_stop(&record) || is_paused && record.state() == State::Detaching {
                 *census.stopped.entry(backend).or_default() += 1;
             }
             if let Some(paths) = record.shown_paths() {

@@ -3,7 +3,7 @@
 use super::Error;
 use super::access::Decided;
 use super::inner::Inner;
-use super::observe::Reality;
+use super::observe::{Reality, told_stop};
 use super::request::{Asked, Wanted};
 use crate::backend::Backend;
 use crate::journal::Record;
@@ -32,7 +32,8 @@ impl Inner {
         match record.course.state() {
             State::Attached | State::Connected => {
                 self.check_domain(&record, &asked.wanted).await?;
-                match self.observe(&record).await?.reality {
+                let observed = self.observe(&record).await?;
+                match observed.reality {
                     Reality::Broken | Reality::Gone => {
                         return Ok(Some(Known::Lost(Box::new(record))));
                     }
@@ -47,7 +48,8 @@ impl Inner {
                     }
                     Reality::Whole => (),
                 }
-                if record.course.error().is_some() || !record.course.is_done() {
+                let stays_stopped = observed.io_stopped && told_stop(&record);
+                if record.course.error().is_some() && !stays_stopped || !record.course.is_done() {
                     // The attachment is back and nobody has looked since, or a crash cut short the repair.
                     record.whole();
                     self.put(&record).await?;

@@ -1,7 +1,8 @@
 //! Limits on the I/O of a disk that a guest uses, and what the guest did on it.
 //!
 //! Invariants: the journal has neither, since nothing is to be undone: limits last as long as the disk is plugged in, and a repeated call sets
-//! the same limits again; no storage is touched.
+//! the same limits again; reading either touches no storage; setting limits may wait for requests under way, in QEMU and so for the whole guest,
+//! and so the volume is inspected first, as before a plug.
 
 use super::Error;
 use super::engine::Engine;
@@ -11,7 +12,7 @@ use super::request::{IoLimits, IoTuneRequest};
 use super::work::Job;
 use crate::admission::{Admitted, Grant};
 use crate::journal::Record;
-use crate::libvirt::check_io_tune;
+use crate::libvirt::{HypervisorError, check_io_tune};
 use crate::model::{AttachmentId, DiskIo, Domain, IoTune, State};
 
 /// A guest's use of a disk.
@@ -35,8 +36,8 @@ impl Engine {
         let engine = self.clone();
         let deadline = request.deadline();
         let (grant, request) = request.into_parts();
-        // No server takes part.
-        let job = Job::new(grant.actor(), Vec::new(), deadline);
+        let servers = self.0.servers_of(&request.id).await?;
+        let job = Job::new(grant.actor(), servers, deadline);
         self.run(request.id.clone(), job, async move {
             engine.0.set_io_tune(&grant, request).await
         })
@@ -75,12 +76,14 @@ impl Inner {
             IoLimits::Qos(specs) => match specs.needs_size() {
                 true => match hypervisor.size(domain.uuid, &record.disk).await? {
                     Some(bytes) => specs.limits(bytes),
-                    None => return Err(without_disk(&record)),
+                    None => return Err(no_size(&domain)),
                 },
                 false => specs.limits(0),
             },
         };
         check_io_tune(&tune)?;
+        let backend = self.backends().get(&record.host.plan.protocol)?;
+        backend.inspect(&record.host).await?;
         let set = hypervisor
             .set_io_tune(domain.uuid, &record.disk, &tune)
             .await?;
@@ -111,6 +114,16 @@ impl Inner {
             }
         }
     }
+}
+
+/// Limits by size need a guest that sees the disk.
+fn no_size(domain: &Domain) -> Error {
+    Error::Hypervisor(HypervisorError::DomainState {
+        domain: domain.to_string(),
+        state: "does not run",
+        scope: "disk has no size to have limits by",
+        hint: "start it first, or give limits that do not depend on the size",
+    })
 }
 
 fn without_disk(record: &Record) -> Error {

@@ -8,7 +8,7 @@ use tokio::sync::broadcast;
 use super::Error;
 use super::engine::Engine;
 use super::inner::Inner;
-use super::observe::{Observed, Reality, told_stop};
+use super::observe::{Observed, Reality};
 use super::saga::told;
 use super::steps::Why;
 use crate::backend::Backends;
@@ -92,14 +92,20 @@ impl Engine {
                 (domain, Some(alias))
             }
             DomainEvent::IoStopped { domain } => {
-                self.0.stopped.note(*domain);
+                // A domain without an attachment is somebody else's.
+                if !self
+                    .0
+                    .parts
+                    .journal
+                    .of(Key::Domain(domain))
+                    .await?
+                    .is_empty()
+                {
+                    self.0.stopped.note(*domain);
+                }
                 (domain, None)
             }
-            DomainEvent::Resumed { domain } => {
-                let mut records = self.0.parts.journal.of(Key::Domain(domain)).await?;
-                records.retain(|record| told_stop(record));
-                return Ok(records.iter().map(|record| record.id.clone()).collect());
-            }
+            DomainEvent::Resumed { domain } => (domain, None),
             DomainEvent::Started { domain }
             | DomainEvent::Stopped { domain, .. }
             | DomainEvent::Defined { domain }

@@ -20,7 +20,7 @@ use super::inner::{Inner, volumes_of};
 use super::observe::{Observed, of_connection, unseen};
 use super::resume::Action;
 use crate::backend::{BackendError, Presence};
-use crate::journal::{Direction, JournalError, Record};
+use crate::journal::{Direction, JournalError, Record, Step};
 use crate::libvirt::in_background;
 use crate::model::{AttachmentId, DiskPlan};
 
@@ -74,7 +74,15 @@ impl Engine {
             // Looked at step by step: a record that goes backward, and one that a call works on, once that call has ended.
             match record.course.direction() {
                 Direction::Forward if !self.0.busy.has(&record.id) => forward.push(record),
-                _ => looked.push((record.id.clone(), Some(Looked::Unsettled))),
+                direction => {
+                    // Nobody looks at the domain of a record that goes backward, whose guest may be paused.
+                    if let (Direction::Backward, Some(domain)) = (direction, &record.domain)
+                        && record.progress(Step::Attach).is_some()
+                    {
+                        self.0.stopped.suspect(domain.uuid);
+                    }
+                    looked.push((record.id.clone(), Some(Looked::Unsettled)));
+                }
             }
         }
         looked.extend(wanted.into_iter().map(|id| (id, Some(without))));

@@ -1,22 +1,21 @@
-//! Guests that are paused since requests to their volumes failed, and go on once these can be read again.
+//! Guests that are paused since requests to their volumes failed, and go on once these are there again.
 //!
 //! ```text
-//!          a request fails                      each failed volume is readable
+//!          a request fails                     each failed volume is there again
 //!   runs ─────────────────▶ paused, IO_STOPPED ───────────────────────────────▶ runs
 //!                               ▲      │
 //!                               └──────┘ not yet: tried again, after growing pauses
 //! ```
 //!
-//! Invariants: a domain goes on only if the hypervisor says, at that moment, that it is paused for failed requests alone, and each disk that
-//! failed is of an attachment here and was read through its connection just before; a domain that somebody paused stays so. What is known here
-//! is in memory: after a restart, the first look at the domain finds it paused.
+//! Invariants: a domain goes on only if the hypervisor reports, at that moment, that it is paused for failed requests alone, and each disk that
+//! failed is an attachment's and was inspected through its connection just before, as before a plug; a domain that somebody paused while it ran
+//! stays paused. The table of paused domains is in memory: after a restart, the first look at each domain fills it again.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
-use futures::future::join_all;
 use futures::stream::FuturesUnordered;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
@@ -25,15 +24,15 @@ use uuid::Uuid;
 use super::Error;
 use super::engine::Engine;
 use super::inner::Inner;
-use crate::journal::{Key, Record};
-use crate::libvirt::{IoStop, ObservedDomain, in_background};
+use crate::journal::{Key, Record, Step};
+use crate::libvirt::{ObservedDomain, in_background};
 use crate::model::DiskPlan;
 
 /// Pause before the first try, and the longest: each try doubles it.
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// A guest that is paused again so soon after it went on has a volume that can be read and fails other requests: pauses go on growing, to a
+/// A guest that is paused again so soon after it went on has a volume that can be inspected and fails requests: pauses go on growing, to a
 /// longer one.
 const AT_ONCE: Duration = Duration::from_secs(60);
 const LONGEST_AT_ONCE: Duration = Duration::from_secs(60);
@@ -48,9 +47,21 @@ struct Guest {
     resumed: Option<Instant>,
     /// Whether it was found paused while it was being tried.
     again: bool,
+    /// Whether the log has why it stays paused.
+    reported: bool,
 }
 
 impl Guest {
+    fn new() -> Self {
+        Self {
+            next: Some(Instant::now() + FIRST),
+            pause: FIRST,
+            resumed: None,
+            again: false,
+            reported: false,
+        }
+    }
+
     fn paused_again(&mut self, resumed: Instant) {
         self.pause = match resumed.elapsed() < AT_ONCE {
             true => (self.pause * 2).min(LONGEST_AT_ONCE),
@@ -72,16 +83,23 @@ impl StoppedGuests {
         self.guests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that the domain is paused, as far as that is not known.
+    /// Adds a domain that may be paused, unless it is in the table.
+    pub(super) fn suspect(&self, domain: Uuid) {
+        self.lock().entry(domain).or_insert_with(Guest::new);
+        self.noted.notify_one();
+    }
+
+    /// The domains that are paused, or may be.
+    pub(super) fn domains(&self) -> HashSet<Uuid> {
+        let guests = self.lock();
+        let paused = guests.iter().filter(|(_, it)| it.resumed.is_none());
+        paused.map(|(domain, _)| *domain).collect()
+    }
+
+    /// Notes that the domain was found paused.
     pub(super) fn note(&self, domain: Uuid) {
-        let now = Instant::now();
         let mut guests = self.lock();
-        let guest = guests.entry(domain).or_insert(Guest {
-            next: Some(now + FIRST),
-            pause: FIRST,
-            resumed: None,
-            again: false,
-        });
+        let guest = guests.entry(domain).or_insert_with(Guest::new);
         match guest.resumed.take() {
             Some(resumed) => guest.paused_again(resumed),
             None => guest.again = guest.next.is_none(),
@@ -114,26 +132,29 @@ impl StoppedGuests {
         }
     }
 
-    /// Notes how a try ended.
-    fn tried(&self, domain: Uuid, outcome: Tried) {
+    /// Notes how a try ended; returns whether the log lacks why the domain stays paused.
+    fn tried(&self, domain: Uuid, outcome: Tried) -> bool {
         let mut guests = self.lock();
         let Some(guest) = guests.get_mut(&domain) else {
-            return;
+            return false;
         };
+        let again = std::mem::take(&mut guest.again);
         match outcome {
+            Tried::Runs if again => guest.next = Some(Instant::now() + FIRST),
             Tried::Runs => {
                 guests.remove(&domain);
+                return false;
             }
-            Tried::Resumed if std::mem::take(&mut guest.again) => {
-                guest.paused_again(Instant::now());
-                self.noted.notify_one();
-            }
+            Tried::Resumed if again => guest.paused_again(Instant::now()),
             Tried::Resumed => guest.resumed = Some(Instant::now()),
             Tried::Waits => {
                 guest.next = Some(Instant::now() + guest.pause);
                 guest.pause = (guest.pause * 2).min(LONGEST.max(guest.pause));
+                return !std::mem::replace(&mut guest.reported, true);
             }
         }
+        guest.reported = false;
+        false
     }
 }
 
@@ -157,7 +178,7 @@ enum Tried {
 }
 
 impl Engine {
-    /// Has domains that are paused for failed requests go on once their volumes can be read. Never ends.
+    /// Has domains that are paused for failed requests go on once their volumes are there again. Never ends.
     pub(crate) async fn keep_resuming(&self) {
         let stopped = &self.0.stopped;
         let mut tries = FuturesUnordered::new();
@@ -168,15 +189,18 @@ impl Engine {
                     (domain, tried)
                 }),
                 Some((domain, tried)) = tries.next() => {
-                    let outcome = tried.unwrap_or_else(|error| {
-                        tracing::info!(%domain, reason = %error.reason(), error = %error.chain(), "the guest stays paused");
-                        Tried::Waits
-                    });
+                    let (outcome, why) = match tried {
+                        Ok(outcome) => (outcome, None),
+                        Err(error) => (Tried::Waits, Some(error)),
+                    };
                     if outcome == Tried::Resumed {
                         self.0.figures.resumed.add();
-                        tracing::warn!(%domain, "the guest goes on: its volumes can be read again");
+                        tracing::warn!(%domain, "the guest goes on: its volumes are there again");
                     }
-                    stopped.tried(domain, outcome);
+                    if stopped.tried(domain, outcome) {
+                        let why = why.map_or_else(|| "a disk failed that no attachment here has".to_owned(), |error| error.chain());
+                        tracing::warn!(%domain, why, "the guest stays paused for now");
+                    }
                 }
             }
         }
@@ -191,45 +215,43 @@ impl Inner {
         }
     }
 
-    /// Has the domain go on, if each volume that failed can be read through its connection.
+    /// Has the domain go on, if each volume that failed can be inspected through its connection.
     async fn try_resume(&self, domain: Uuid) -> Result<Tried, Error> {
         let mut records = self.parts.journal.of(Key::Domain(&domain)).await?;
-        records.retain(|record| record.uses_connection());
+        records.retain(|record| record.progress(Step::Attach).is_some());
         let disks: Vec<DiskPlan> = records.iter().map(|record| record.disk.clone()).collect();
         let hypervisor = &self.parts.hypervisor;
-        let Some(stop) = hypervisor.observe(domain, &disks).await?.io_stop else {
+        let seen = hypervisor.observe(domain, &disks).await?;
+        let Some(stop) = &seen.io_stop else {
             return Ok(Tried::Runs);
         };
-        let Some(failed) = failed(&stop, &records) else {
-            tracing::info!(%domain, "the guest stays paused: a disk failed that no attachment here has");
+        if stop.others {
             return Ok(Tried::Waits);
-        };
-        let looks = failed.iter().map(|record| self.read_again(record));
-        for look in join_all(looks).await {
-            look?;
         }
-        Ok(match hypervisor.resume(domain, &disks).await? {
+        let mut inspected = Vec::new();
+        for (place, record) in records.iter().enumerate() {
+            // Without news of which disks failed, each that the domain has may have.
+            if seen.is_stopped_by(place) && seen.plugged.get(place) == Some(&true) {
+                self.inspect_again(record).await?;
+                inspected.push(record.disk.clone());
+            }
+        }
+        Ok(match hypervisor.resume(domain, &inspected).await? {
             true => Tried::Resumed,
             false => Tried::Waits,
         })
     }
 
-    /// Reads a volume through its connection.
-    async fn read_again(&self, record: &Record) -> Result<(), Error> {
+    /// Inspects a volume through its connection, unless a call works on the attachment.
+    async fn inspect_again(&self, record: &Record) -> Result<(), Error> {
+        if self.busy.has(&record.id) {
+            let (id, state) = (record.id.clone(), "another call");
+            return Err(Error::InProgress { id, state });
+        }
         let _turn = self.work.try_reconcile(record)?;
         let backend = self.backends().get(&record.host.plan.protocol)?;
         Ok(backend.inspect(&record.host).await?)
     }
-}
-
-/// The records of the failed disks; `None`: another disk failed too, or none is known to have.
-fn failed<'r>(stop: &IoStop, records: &'r [Arc<Record>]) -> Option<Vec<&'r Record>> {
-    let each = records.iter().zip(&stop.failed);
-    let failed: Vec<_> = each
-        .filter(|(_, failed)| **failed)
-        .map(|(record, _)| record.as_ref())
-        .collect();
-    (!stop.others && !failed.is_empty()).then_some(failed)
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use super::documents::{lookup, read_documents};
 use super::error::HypervisorError;
 use super::event::{DomainEnd, DomainEvent, Ends, IoStop, ObservedDomain};
 use super::explain::explain;
-use super::iostop::{self, FailedDisks};
+use super::iostop::{self, FailedDisks, Resumed};
 use super::iotune;
 use super::plug::Plugs;
 use super::pool::{CallError, Pool};
@@ -223,7 +223,8 @@ impl Hypervisor for Libvirt {
             });
         }
         let running = view.as_ref().is_some_and(|view| view.running);
-        let is_qemu = |view: &DomainView| view.running && view.dialect == Dialect::Qemu;
+        // Whether it runs is not known where no disk is of the running domain alone.
+        let is_qemu = |view: &DomainView| view.dialect == Dialect::Qemu;
         let io_stop = match view.as_ref().is_some_and(is_qemu) {
             true => self.io_stop(domain, disks).await?,
             false => None,
@@ -382,7 +383,14 @@ impl Hypervisor for Libvirt {
                 iostop::resume(domain, &asked).map(Some)
             })
             .await?;
-        Ok(resumed.unwrap_or(false))
+        Ok(match resumed {
+            Some(Resumed::Runs) => true,
+            Some(Resumed::FailedDisks(aliases)) => {
+                self.failed.learn(domain, aliases);
+                false
+            }
+            Some(Resumed::NotStopped) | None => false,
+        })
     }
 
     fn events(&self) -> broadcast::Receiver<DomainEvent> {

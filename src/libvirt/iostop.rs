@@ -30,9 +30,16 @@ impl FailedDisks {
     /// Takes note of an event.
     pub(super) fn note(&self, event: &Event) {
         match event {
+            // Without an alias, libvirt does not know the disk.
+            Event::IoError { alias, .. } if alias.is_empty() => {}
             Event::IoError { domain, alias } => {
                 let mut failed = self.lock();
                 failed.entry(*domain).or_default().insert(alias.clone());
+            }
+            Event::Domain(DomainEvent::DiskGone { domain, alias }) => {
+                if let Some(failed) = self.lock().get_mut(domain) {
+                    failed.remove(alias);
+                }
             }
             Event::Domain(
                 DomainEvent::Resumed { domain }
@@ -45,6 +52,11 @@ impl FailedDisks {
             Event::Domain(DomainEvent::Missed) => self.lock().clear(),
             Event::Domain(_) | Event::Added { .. } | Event::RemovalFailed { .. } => {}
         }
+    }
+
+    /// Takes over what QEMU reported, by alias.
+    pub(super) fn learn(&self, domain: Uuid, failed: BTreeSet<String>) {
+        self.lock().insert(domain, failed);
     }
 
     /// Why a paused domain is paused, as far as events have reported it: without any, each of the disks may have failed.
@@ -73,22 +85,40 @@ pub(super) fn is_stopped(domain: &Domain) -> Result<bool, Error> {
     ))
 }
 
-/// Has the domain go on, if these disks alone keep it paused.
-pub(super) fn resume(domain: &Domain, disks: &[DiskPlan]) -> Result<bool, Error> {
+/// Outcome of a call to have a domain go on.
+#[derive(Debug)]
+pub(super) enum Resumed {
+    /// It goes on.
+    Runs,
+    /// It is not paused for a failed request.
+    NotStopped,
+    /// Other disks keep it paused: all that failed, by alias, or by target where there is none.
+    FailedDisks(BTreeSet<String>),
+}
+
+/// Has the domain go on, if these disks alone keep it paused, or none does: the one that failed may be gone.
+pub(super) fn resume(domain: &Domain, disks: &[DiskPlan]) -> Result<Resumed, Error> {
     if !is_stopped(domain)? {
-        return Ok(false);
+        return Ok(Resumed::NotStopped);
     }
-    let failed = raw::disk_errors(domain)?;
+    let targets = raw::disk_errors(domain)?;
     let devices = Devices::read(&domain.xml_desc(0)?).unwrap_or_default();
-    let is_known = |target: &String| {
-        let mut shown = disks.iter().filter_map(|disk| devices.find(disk));
-        shown.any(|shown| shown.target == *target)
-    };
-    let goes_on = !failed.is_empty() && failed.iter().all(is_known);
-    if goes_on {
-        domain.resume()?;
+    let failed: BTreeSet<String> = targets
+        .into_iter()
+        .map(|target| {
+            let mut shown = devices.disks.iter();
+            let shown = shown.find(|shown| shown.target == target);
+            shown.and_then(|it| it.alias.clone()).unwrap_or(target)
+        })
+        .collect();
+    if failed
+        .iter()
+        .any(|failed| disks.iter().all(|disk| disk.alias != *failed))
+    {
+        return Ok(Resumed::FailedDisks(failed));
     }
-    Ok(goes_on)
+    domain.resume()?;
+    Ok(Resumed::Runs)
 }
 
 #[cfg(test)]
@@ -126,8 +156,15 @@ mod tests {
         assert_eq!(failed.of(DOMAIN, &disks), stop(&[true, true], false));
         failed.note(&error("ua-b"));
         assert_eq!(failed.of(DOMAIN, &disks), stop(&[false, true], false));
+        failed.note(&error(""));
+        assert_eq!(failed.of(DOMAIN, &disks), stop(&[false, true], false));
         failed.note(&error("virtio-disk0"));
         assert_eq!(failed.of(DOMAIN, &disks), stop(&[false, true], true));
+        let (domain, alias) = (DOMAIN, "ua-b".to_owned());
+        failed.note(&Event::Domain(DomainEvent::DiskGone { domain, alias }));
+        assert_eq!(failed.of(DOMAIN, &disks), stop(&[false, false], true));
+        failed.learn(DOMAIN, BTreeSet::from(["ua-b".to_owned()]));
+        assert_eq!(failed.of(DOMAIN, &disks), stop(&[false, true], false));
         failed.note(&Event::Domain(DomainEvent::Resumed { domain: DOMAIN }));
         failed.note(&error("ua-a"));
         assert_eq!(failed.of(DOMAIN, &disks), stop(&[true, false], false));

@@ -7,12 +7,15 @@ use virt_sys as sys;
 use super::disk::invalid;
 use super::error::HypervisorError;
 use super::parameters;
-use super::view::Devices;
+use super::view::{Devices, DiskView};
 use super::xml::Element;
 use crate::model::{DiskPlan, IoTune};
 
 /// libvirt's limit of an I/O limit (`QEMU_BLOCK_IOTUNE_MAX` in src/qemu/qemu_domain.h).
 const MAX_LIMIT: u64 = 1_000_000_000_000_000;
+
+/// The beginning of the groups that disks without a named group are in: their aliases ([`crate::model::AttachmentId::alias`]).
+const PRIVATE: &str = "ua-volattach-";
 
 /// The longest name of a group, in bytes.
 const MAX_GROUP: usize = 64;
@@ -92,6 +95,10 @@ fn check_group(tune: &IoTune) -> Result<(), HypervisorError> {
         let rule = format!("use 1 to {MAX_GROUP} of the characters A-Z a-z 0-9 - _ .");
         return Err(invalid("iotune.group_name", group, rule));
     }
+    if group.starts_with(PRIVATE) {
+        let rule = format!("names that begin with {PRIVATE} are those of single disks");
+        return Err(invalid("iotune.group_name", group, rule));
+    }
     if tune.limits().all(|(_, limit)| limit == 0) {
         let rule = "a group needs at least one limit";
         return Err(invalid("iotune.group_name", group, rule));
@@ -117,13 +124,13 @@ pub(super) fn element(tune: &IoTune) -> Result<Option<Element>, HypervisorError>
     ))
 }
 
-/// A configuration that has the disk: its flag, and the disk's target there.
-fn found_in(domain: &Domain, disk: &DiskPlan) -> Result<Vec<(u32, String)>, Error> {
+/// The disk in each configuration of its scope that has it, with the configuration's flag.
+fn found_in(domain: &Domain, disk: &DiskPlan) -> Result<Vec<(u32, DiskView)>, Error> {
     let mut found = Vec::new();
     let mut look = |flag: u32, xml_flags: u32| -> Result<(), Error> {
         let devices = Devices::read(&domain.xml_desc(xml_flags)?).ok();
-        let shown = devices.and_then(|devices| devices.find(disk).map(|disk| disk.target.clone()));
-        found.extend(shown.map(|target| (flag, target)));
+        let shown = devices.and_then(|devices| devices.find(disk).cloned());
+        found.extend(shown.map(|shown| (flag, shown)));
         Ok(())
     };
     if disk.scope.live() && domain.is_active()? {
@@ -136,6 +143,9 @@ fn found_in(domain: &Domain, disk: &DiskPlan) -> Result<Vec<(u32, String)>, Erro
 }
 
 /// Sets all limits of the disk in each configuration of its scope that has it; `None` where none has it.
+///
+/// QEMU may wait for requests under way: it empties a disk's queue when its group changes or its limits end (`bdrv_drained_begin` in
+/// block/block-backend.c).
 pub(super) fn set(domain: &Domain, disk: &DiskPlan, tune: &IoTune) -> Result<Option<()>, Error> {
     let found = found_in(domain, disk)?;
     // libvirt keeps the limits, and the group, that a call leaves out.
@@ -145,30 +155,26 @@ pub(super) fn set(domain: &Domain, disk: &DiskPlan, tune: &IoTune) -> Result<Opt
         .collect();
     let is_limited = limits.iter().any(|(_, limit)| *limit > 0);
     let group = is_limited.then(|| tune.group_name.as_deref().unwrap_or(&disk.alias));
-    for (flag, target) in &found {
-        parameters::set_io_tune(domain, target, &limits, group, *flag)?;
+    for (flag, shown) in &found {
+        parameters::set_io_tune(domain, &shown.target, &limits, group, *flag)?;
     }
     Ok((!found.is_empty()).then_some(()))
 }
 
 /// The limits in force: those of the running domain, if it has the disk, else those of its persistent configuration. `None`: neither has the disk.
+///
+/// From the XML, which libvirt keeps in step: asked by `virDomainGetBlockIoTune`, QEMU looks at each image for its answer (`query-block`), and waits
+/// for a server that is silent.
 pub(super) fn read(domain: &Domain, disk: &DiskPlan) -> Result<Option<IoTune>, Error> {
-    let Some((flag, target)) = found_in(domain, disk)?.into_iter().next() else {
-        return Ok(None);
-    };
-    let mut tune = IoTune::default();
-    let limits = parameters::io_tune(domain, &target, flag)?;
-    for (key, value) in limits.numbers {
-        if value > 0 {
-            tune.set(&key, value);
-        }
-    }
-    // Each limited disk is in a group: without a name, in one of its own that has the disk's alias in its name.
-    let own = disk.alias.as_str();
-    if tune != IoTune::default() {
-        tune.group_name = limits.group.filter(|name| !name.contains(own));
-    }
-    Ok(Some(tune))
+    let shown = found_in(domain, disk)?.into_iter().next();
+    Ok(shown.map(|(_, shown)| {
+        let mut tune = shown.tune.map(|tune| *tune).unwrap_or_default();
+        // Each limited disk is in a group: without a name, in one of its own that has the disk's alias in its name.
+        let own = |name: &String| name.contains(disk.alias.as_str());
+        let ended = tune.limits().next().is_none();
+        tune.group_name = tune.group_name.filter(|name| !own(name) && !ended);
+        tune
+    }))
 }
 
 #[cfg(test)]
@@ -225,6 +231,7 @@ mod tests {
             ("", &[("total_iops_sec", 5)]),
             ("a b", &[("total_iops_sec", 5)]),
             ("<x>", &[("total_iops_sec", 5)]),
+            ("ua-volattach-a2", &[("total_iops_sec", 5)]),
         ] {
             assert!(
                 check_io_tune(&grouped(name, limits)).is_err(),

@@ -170,7 +170,7 @@ pub trait Hypervisor: Send + Sync {
     ) -> Result<Option<u64>, HypervisorError>;
 
     /// Sets the limits on the disk's I/O in each configuration of its scope that has the disk: all of them, so that a limit that is left out
-    /// ends. `None` where no configuration has the disk.
+    /// ends. `None` where no configuration has the disk. May wait for requests under way.
     ///
     /// # Errors
     /// `IO_TUNE_UNSUPPORTED` in a Xen domain. Limits that [`check_io_tune`] refuses are the hypervisor's to refuse, in its own words.
@@ -197,7 +197,7 @@ pub trait Hypervisor: Send + Sync {
     ) -> Result<Vec<Option<DiskIo>>, HypervisorError>;
 
     /// Has a domain go on that is paused since requests to some of these disks failed, and returns whether it does. A domain that is not paused
-    /// for that at this moment, or also because of another disk, is left as it is.
+    /// for that at this moment, or also because of another disk, is left as it is; the next [`Hypervisor::observe`] reports which disks failed.
     async fn resume(&self, domain: Uuid, disks: &[DiskPlan]) -> Result<bool, HypervisorError>;
 
     /// What happens to domains, in order. While libvirt cannot be reached some events are missed, and [`DomainEvent::Missed`] comes when

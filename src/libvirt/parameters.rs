@@ -1,4 +1,4 @@
-//! libvirt's calls that take or give typed parameters: a disk's counters and limits.
+//! libvirt's calls that take or give typed parameters: setting a disk's limits, reading its counters.
 #![allow(unsafe_code)]
 
 use std::ffi::CString;
@@ -15,9 +15,6 @@ const BLOCK_STATS: usize = 16;
 
 /// The parameter with the name of a disk's group (`VIR_DOMAIN_BLOCK_IOTUNE_GROUP_NAME`).
 const GROUP_NAME: &str = "group_name";
-
-/// Limits that libvirt has of a disk at most (`REMOTE_DOMAIN_BLOCK_IO_TUNE_PARAMETERS_MAX`).
-const IO_LIMITS: usize = 32;
 
 /// The counters of the disk at that target, by libvirt's names.
 pub(super) fn block_stats(domain: &Domain, target: &str) -> Result<Vec<(String, u64)>, Error> {
@@ -77,57 +74,6 @@ pub(super) fn set_io_tune(
         )
     };
     check(result).map(drop)
-}
-
-/// Limits of a disk.
-#[derive(Debug, Default)]
-pub(super) struct IoLimits {
-    /// By libvirt's names; 0: no limit.
-    pub(super) numbers: Vec<(String, u64)>,
-    /// The group that the disk is in.
-    pub(super) group: Option<String>,
-}
-
-/// The limits of the disk at that target.
-pub(super) fn io_tune(domain: &Domain, target: &str, flags: u32) -> Result<IoLimits, Error> {
-    let target = CString::new(target)?;
-    let flags = flags | sys::VIR_TYPED_PARAM_STRING_OKAY;
-    // SAFETY: a parameter is bytes, an integer and a union of numbers and a pointer, of all of which zero is a value.
-    let mut found: [sys::virTypedParameter; IO_LIMITS] = unsafe { std::mem::zeroed() };
-    let mut number = IO_LIMITS as c_int;
-    // SAFETY: the domain's pointer is valid while it is borrowed, the target is a C string, `found` a place for as many parameters as
-    // `number` says, of which libvirt fills some and writes how many; all of them outlive the call.
-    let result = unsafe {
-        sys::virDomainGetBlockIoTune(
-            domain.as_ptr(),
-            target.as_ptr(),
-            found.as_mut_ptr(),
-            &raw mut number,
-            flags,
-        )
-    };
-    check(result)?;
-    let mut limits = IoLimits::default();
-    for limit in found.iter().take(usize::try_from(number).unwrap_or(0)) {
-        // SAFETY: libvirt ends a parameter's name with a NUL within the array (VIR_TYPED_PARAM_FIELD_LENGTH), and so does zero.
-        let name = unsafe { text(limit.field.as_ptr()) };
-        match u32::try_from(limit.type_) {
-            Ok(sys::VIR_TYPED_PARAM_ULLONG) => {
-                // SAFETY: the union's member that the parameter's type names.
-                limits.numbers.push((name, unsafe { limit.value.ul }));
-            }
-            Ok(sys::VIR_TYPED_PARAM_STRING) if name == GROUP_NAME => {
-                // SAFETY: the union's member that the parameter's type names.
-                let value = unsafe { limit.value.s };
-                // SAFETY: a string's value is a C string or null.
-                limits.group = (!value.is_null()).then(|| unsafe { text(value) });
-            }
-            _ => {}
-        }
-    }
-    // SAFETY: `found` has `number` parameters of libvirt's, whose strings this frees; nothing reads them after.
-    unsafe { sys::virTypedParamsClear(found.as_mut_ptr(), number) };
-    Ok(limits)
 }
 
 /// Parameters of a call, which libvirt allocates.

@@ -87,6 +87,9 @@ pub(super) fn disk_errors(domain: &Domain) -> Result<Vec<String>, Error> {
     let number =
         unsafe { sys::virDomainGetDiskErrors(domain.as_ptr(), std::ptr::null_mut(), 0, 0) };
     let number = usize::try_from(check(number)?).unwrap_or(0);
+    if number == 0 {
+        return Ok(Vec::new());
+    }
     let mut errors = vec![
         sys::virDomainDiskError {
             disk: std::ptr::null_mut(),

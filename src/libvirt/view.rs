@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::event::DomainEnd;
 use super::xml::{Element, XmlError};
-use crate::model::{AttachmentId, Dialect, DiskAddress, DiskPlan, Domain, Scope};
+use crate::model::{AttachmentId, Dialect, DiskAddress, DiskPlan, Domain, IoTune, Scope};
 
 /// libvirt's name of its AppArmor driver (`virNodeGetSecurityModel`, `<seclabel model=…>`).
 pub(super) const APPARMOR: &str = "apparmor";
@@ -79,6 +79,8 @@ pub struct DiskView {
     pub readonly: bool,
     /// Where it sits, where that is a place of [`DiskAddress`]'s kinds.
     pub address: Option<DiskAddress>,
+    /// Its limits, the group's name as libvirt has it; `None`: no limits. Boxed: few disks have limits, and each has many.
+    pub tune: Option<Box<IoTune>>,
 }
 
 impl DomainView {
@@ -274,8 +276,22 @@ impl DiskView {
                 .map(PathBuf::from),
             readonly: disk.child("readonly").is_some(),
             address: address(disk),
+            tune: disk.child("iotune").map(|it| Box::new(tune(it))),
         }
     }
+}
+
+/// The limits of an `<iotune>`; 0 is none.
+fn tune(element: &Element) -> IoTune {
+    let mut tune = IoTune::default();
+    for limit in &element.children {
+        match (limit.name.as_str(), limit.text.parse()) {
+            ("group_name", _) => tune.group_name = Some(limit.text.clone()),
+            (name, Ok(value)) if value > 0 => drop(tune.set(name, value)),
+            _ => {}
+        }
+    }
+    tune
 }
 
 fn is_pci(address: &DiskAddress) -> bool {

@@ -60,7 +60,7 @@ pub fn decide(record: &Record, seen: &Observed) -> Action {
                     true => keep_up(record, seen),
                     false => Action::TellLost,
                 }
-            } else if seen.io_stopped && !told_stop(record) {
+            } else if seen.io_stopped && record.course.error().is_none() {
                 Action::TellStopped
             } else if told_loss(record).is_some() || told_stop(record) && !seen.io_stopped {
                 Action::TellFound

@@ -104,6 +104,23 @@ async fn qos_specs_count_by_the_size_that_the_guest_sees() {
 }
 
 #[tokio::test]
+async fn limits_by_size_need_a_guest_that_sees_the_disk() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    let mut request = attach("a1");
+    request.disk = Some(v1::DiskOptions {
+        scope: v1::Scope::LiveAndConfig.into(),
+        ..v1::DiskOptions::default()
+    });
+    client.attach_volume(request).await.unwrap();
+    server.world.state().running = false;
+    let grows = [("total_iops_sec_per_gb", "10")];
+    let refused = set_qos(&mut client, "both", &grows).await.unwrap_err();
+    assert_eq!(reason(&refused), "DOMAIN_STATE");
+    assert_eq!(set(&mut client, iops(7)).await.unwrap(), Some(iops(7)));
+}
+
+#[tokio::test]
 async fn limits_that_cannot_be_change_nothing() {
     let (server, mut client) = attached().await;
     set(&mut client, iops(500)).await.unwrap();

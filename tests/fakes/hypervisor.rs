@@ -74,6 +74,12 @@ fn fail(reason: Reason) -> HypervisorError {
 fn io_stop(state: &State, domain: Uuid, disks: &[DiskPlan]) -> Option<IoStop> {
     let failed = &state.io_failed;
     let stopped = state.running && domain == DOMAIN && !failed.is_empty();
+    if stopped && state.io_unreported {
+        return Some(IoStop {
+            failed: vec![true; disks.len()],
+            others: false,
+        });
+    }
     stopped.then(|| IoStop {
         failed: disks.iter().map(|it| failed.contains(&it.alias)).collect(),
         others: failed
@@ -190,7 +196,8 @@ impl Hypervisor for FakeHypervisor {
         let exists = domain == OTHER_DOMAIN || state.defined && domain == DOMAIN;
         Ok(ObservedDomain {
             name: exists.then(|| state.name.clone()),
-            running: exists && state.running,
+            // As libvirt's view of the persistent configuration alone.
+            running: exists && state.running && disks.iter().any(|disk| disk.scope.live()),
             end: state.end,
             plugged: disks.iter().map(is_plugged).collect(),
             io_stop: io_stop(&state, domain, disks),
@@ -378,8 +385,12 @@ impl Hypervisor for FakeHypervisor {
 
     async fn resume(&self, domain: Uuid, disks: &[DiskPlan]) -> Result<bool, HypervisorError> {
         self.pass("hypervisor.resume", Moment::Before).await?;
-        let stop = io_stop(&self.world.state(), domain, disks);
-        let resumes = stop.is_some_and(|stop| !stop.others && stop.failed.contains(&true));
+        let resumes = {
+            let mut state = self.world.state();
+            // The hypervisor itself knows.
+            state.io_unreported = false;
+            io_stop(&state, domain, disks).is_some_and(|stop| !stop.others)
+        };
         if resumes {
             self.world.state().resumes += 1;
             self.world.resume();

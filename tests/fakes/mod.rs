@@ -166,6 +166,8 @@ pub struct State {
     pub io: BTreeMap<String, DiskIo>,
     /// The aliases of the disks to which requests failed: the domain is paused for that.
     pub io_failed: BTreeSet<String>,
+    /// Whether no event has reported which disks failed.
+    pub io_unreported: bool,
     /// How often the domain was resumed.
     pub resumes: usize,
     /// The limits on the domain's disks, by alias.
@@ -338,6 +340,7 @@ impl World {
                 shown: BTreeMap::new(),
                 io: BTreeMap::new(),
                 io_failed: BTreeSet::new(),
+                io_unreported: false,
                 resumes: 0,
                 iotune: BTreeMap::new(),
                 format: ImageFormat::Raw,

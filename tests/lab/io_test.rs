@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::{
@@ -10,6 +10,7 @@ use super::{
     agent::{Agent, FIGURES},
     guest,
     nfs_servers::NfsServer,
+    node::Node,
     process::wait_for,
     servers::{SmbServer, smb_info},
 };
@@ -60,10 +61,34 @@ fn counted(lab: &Lab) -> Result<()> {
             &format!(r#"share_bytes_total{{backend="nfs",server="{server}",share="{export}""#),
         ],
     )?;
+    limited(node, &agent)?;
     for (id, volume) in [("s", "vs"), ("n", "vn")] {
         agent.detach(id)??;
         guest::gone(node, volume)?;
     }
+    Ok(())
+}
+
+/// Limits change while the guest has the disk, as QEMU itself reports; and the command line shows what the guest wrote.
+fn limited(node: &Node, agent: &Agent<'_>) -> Result<()> {
+    let shown = agent.call(&["show", "s"], "")??;
+    let target = shown["target"].as_str().context("no target")?;
+    let of_qemu = |limit: &str| {
+        let ask = format!("virsh -q blkdeviotune inner {target} | sed -n 's/^{limit} *: *//p'");
+        Ok::<_, anyhow::Error>(node.sh(&ask)?.trim().to_owned())
+    };
+    let set = ["iotune", "s", "--iotune", "total_iops_sec=500"];
+    let set = agent.call(&set, "")??;
+    ensure!(set["iotune"]["total_iops_sec"] == 500, "{set}");
+    ensure!(of_qemu("total_iops_sec")? == "500");
+    let specs =
+        r#"{"consumer": "both", "specs": {"write_bytes_sec_per_gb": "1048576", "tier": "gold"}}"#;
+    agent.call(&["iotune", "s", "--qos-specs", "-"], specs)??;
+    ensure!(of_qemu("total_iops_sec")? == "0" && of_qemu("write_bytes_sec")? == "1048576");
+    agent.call(&["iotune", "s", "--none"], "")??;
+    ensure!(of_qemu("write_bytes_sec")? == "0");
+    let stats = agent.call(&["stats", "s"], "")??;
+    ensure!(stats["io"]["write"]["bytes"] == WRITTEN as u64, "{stats}");
     Ok(())
 }
 

@@ -91,6 +91,7 @@ fn a_running_domain() {
             source: Some("/img/a&b.raw".into()),
             readonly: true,
             address: Some("pci:0000:04:00.0".parse().unwrap()),
+            tune: None,
         })
     );
     assert_eq!(devices.disks[1].source, Some("/dev/sdx".into()));
