@@ -31,8 +31,33 @@ fn inspect(root: &Path, relative: &str, write: bool) -> Job {
         write,
         head: 4,
         tail: 2,
+        direct: false,
         user: None,
     })
+}
+
+/// A block of the file is read from its storage, whatever the length of the file, and on a file system without O_DIRECT too.
+#[tokio::test]
+async fn a_file_is_read_past_the_cache() {
+    let shared_memory = Path::new("/dev/shm");
+    for directory in [std::env::temp_dir().as_path(), shared_memory] {
+        let dir = tempfile::tempdir_in(directory).unwrap();
+        for bytes in [0, 10, 5000] {
+            std::fs::write(dir.path().join("v"), vec![7; bytes]).unwrap();
+            let Job::Inspect(job) = inspect(dir.path(), "v", false) else {
+                unreachable!("inspect() makes such a job");
+            };
+            let job = Job::Inspect(InspectJob {
+                direct: true,
+                ..job
+            });
+            let reply = workers().run(job, DEADLINE).await.unwrap();
+            let Reply::Found(found) = reply else {
+                panic!("{reply:?}");
+            };
+            assert_eq!(found.size, bytes as u64, "{directory:?}");
+        }
+    }
 }
 
 /// The same as another user.

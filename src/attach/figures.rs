@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::Error;
 use super::engine::Engine;
-use super::observe::told_stop;
+use super::observe::reports_stop;
 use crate::figures::{Counter, Timings};
 use crate::journal::{Record, Step};
 use crate::libvirt::HypervisorLoad;
@@ -176,7 +176,7 @@ impl Engine {
                 .domain
                 .as_ref()
                 .is_some_and(|it| paused.contains(&it.uuid));
-            if told_stop(&record) || is_paused && record.state() == State::Detaching {
+            if reports_stop(&record) || is_paused && record.state() == State::Detaching {
                 *census.stopped.entry(backend).or_default() += 1;
             }
             if let Some(paths) = record.shown_paths() {

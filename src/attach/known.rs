@@ -3,7 +3,7 @@
 use super::Error;
 use super::access::Decided;
 use super::inner::Inner;
-use super::observe::{Reality, told_stop};
+use super::observe::{Reality, reports_stop};
 use super::request::{Asked, Wanted};
 use crate::backend::Backend;
 use crate::journal::Record;
@@ -48,7 +48,7 @@ impl Inner {
                     }
                     Reality::Whole => (),
                 }
-                let stays_stopped = observed.io_stopped && told_stop(&record);
+                let stays_stopped = observed.io_stopped && reports_stop(&record);
                 if record.course.error().is_some() && !stays_stopped || !record.course.is_done() {
                     // The attachment is back and nobody has looked since, or a crash cut short the repair.
                     record.whole();

@@ -68,7 +68,7 @@ pub use inner::{Parts, Tuning};
 pub use io::AttachedDisk;
 pub use limits::DiskStats;
 pub use observe::{Observed, Reality};
-pub(crate) use observe::{told_loss, told_stop};
+pub(crate) use observe::{reports_stop, told_loss};
 pub use orphans::Orphan;
 pub use permissions::VolumePermissions;
 pub use plan::{AttachPlan, plan_attach};

@@ -156,8 +156,8 @@ pub(super) fn has_its_disk(record: &Record, is_plugged: bool) -> bool {
     is_plugged && record.disk.sequence == record.host.sequence()
 }
 
-/// Whether the record tells already that its guest is paused.
-pub(crate) fn told_stop(record: &Record) -> bool {
+/// Whether the record reports that its guest is paused.
+pub(crate) fn reports_stop(record: &Record) -> bool {
     record.course.error().is_some_and(|error| error.is_stop())
 }
 

@@ -27,8 +27,8 @@ pub enum Action {
     Undo,
     /// What was promised is gone: tell the operator. Attaching again makes it anew, detaching clears it away.
     TellLost,
-    /// Its guest is paused, since requests to the volume failed: tell the operator.
-    TellStopped,
+    /// Its guest is paused, since requests to the volume failed: report it.
+    ReportStopped,
     /// It is back, or its guest goes on.
     TellFound,
     /// Make the missing paths to the volume, and note how many work.
@@ -239,7 +239,7 @@ impl Inner {
                 record.lost(told(&observed.lost(&record)));
                 self.put(&record).await?;
             }
-            Action::TellStopped => {
+            Action::ReportStopped => {
                 if let Some(domain) = record.domain.clone() {
                     let volume = record.volume.clone();
                     record.stopped(told(&Error::IoStopped { domain, volume }));

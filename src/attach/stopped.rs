@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Invariants: a domain goes on only if the hypervisor reports, at that moment, that it is paused for failed requests alone, and each disk that
-//! failed is an attachment's and was inspected through its connection just before, as before a plug; a domain that somebody paused while it ran
+//! failed is an attachment's and was read through its connection just before; a domain that somebody paused while it ran
 //! stays paused. The table of paused domains is in memory: after a restart, the first look at each domain fills it again.
 
 use std::collections::{HashMap, HashSet};
@@ -32,7 +32,7 @@ use crate::model::DiskPlan;
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// A guest that is paused again so soon after it went on has a volume that can be inspected and fails requests: pauses go on growing, to a
+/// A guest that is paused again so soon after it went on has a volume that can be read and fails other requests: pauses go on growing, to a
 /// longer one.
 const AT_ONCE: Duration = Duration::from_secs(60);
 const LONGEST_AT_ONCE: Duration = Duration::from_secs(60);
@@ -195,7 +195,7 @@ impl Engine {
                     };
                     if outcome == Tried::Resumed {
                         self.0.figures.resumed.add();
-                        tracing::warn!(%domain, "the guest goes on: its volumes are there again");
+                        tracing::warn!(%domain, "the guest goes on: its volumes can be read again");
                     }
                     if stopped.tried(domain, outcome) {
                         let why = why.map_or_else(|| "a disk failed that no attachment here has".to_owned(), |error| error.chain());
@@ -215,7 +215,7 @@ impl Inner {
         }
     }
 
-    /// Has the domain go on, if each volume that failed can be inspected through its connection.
+    /// Has the domain go on, if each volume that failed can be read through its connection.
     async fn try_resume(&self, domain: Uuid) -> Result<Tried, Error> {
         let mut records = self.parts.journal.of(Key::Domain(&domain)).await?;
         records.retain(|record| record.progress(Step::Attach).is_some());
@@ -228,29 +228,29 @@ impl Inner {
         if stop.others {
             return Ok(Tried::Waits);
         }
-        let mut inspected = Vec::new();
+        let mut read = Vec::new();
         for (place, record) in records.iter().enumerate() {
             // Without news of which disks failed, each that the domain has may have.
             if seen.is_stopped_by(place) && seen.plugged.get(place) == Some(&true) {
-                self.inspect_again(record).await?;
-                inspected.push(record.disk.clone());
+                self.read_again(record).await?;
+                read.push(record.disk.clone());
             }
         }
-        Ok(match hypervisor.resume(domain, &inspected).await? {
+        Ok(match hypervisor.resume(domain, &read).await? {
             true => Tried::Resumed,
             false => Tried::Waits,
         })
     }
 
-    /// Inspects a volume through its connection, unless a call works on the attachment.
-    async fn inspect_again(&self, record: &Record) -> Result<(), Error> {
+    /// Reads a volume through its connection, unless a call works on the attachment.
+    async fn read_again(&self, record: &Record) -> Result<(), Error> {
         if self.busy.has(&record.id) {
             let (id, state) = (record.id.clone(), "another call");
             return Err(Error::InProgress { id, state });
         }
         let _turn = self.work.try_reconcile(record)?;
         let backend = self.backends().get(&record.host.plan.protocol)?;
-        Ok(backend.inspect(&record.host).await?)
+        Ok(backend.read(&record.host).await?)
     }
 }
 

@@ -28,6 +28,7 @@ pub(super) fn job(volume: &HostVolume, user: Option<&RunAs>) -> Result<InspectJo
         write: plan.access == Access::ReadWrite,
         head,
         tail,
+        direct: false,
         user: user.cloned(),
     })
 }

@@ -269,6 +269,10 @@ impl Backend for LocalBackend {
         self.look(volume).await.map(drop)
     }
 
+    async fn read(&self, volume: &HostVolume) -> Result<(), BackendError> {
+        self.inspect(volume).await // nothing of this host is away for a while
+    }
+
     async fn pin(
         &self,
         volume: &HostVolume,

@@ -292,6 +292,9 @@ pub trait Backend: Send + Sync {
     /// to be read-only for attachments ([`crate::model::Found::protected`]) is made so first.
     async fn inspect(&self, volume: &HostVolume) -> Result<(), BackendError>;
 
+    /// The same for a volume whose requests failed: reads a block of it from its storage too, past this host's caches.
+    async fn read(&self, volume: &HostVolume) -> Result<(), BackendError>;
+
     /// Keeps a path leading to the connected volume while the volume is plugged in by that path: the kernel gives the name of a removed
     /// block device to the next one, unless the removed device is held open. For a scope with the persistent configuration, returns a path
     /// that still leads to the volume after a reboot of the host: `before`, the disk's present source, if that is such a path.

@@ -151,7 +151,7 @@ fn kinds(stats: &v1::AttachmentStats) -> [(&'static str, v1::IoCounts); 3] {
     ]
 }
 
-/// Nothing is counted where there is nothing to show.
+/// The count; a dash if the hypervisor does not count that.
 fn shown(value: Option<u64>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }

@@ -452,6 +452,27 @@ mod tests {
         }
     }
 
+    /// The hash of a request is over this: a repeat after an upgrade is the same request.
+    #[test]
+    fn options_of_earlier_builds_are_spelled_as_they_were() {
+        let mut options = DiskOptions::default();
+        let spelled = serde_json::to_string(&options).unwrap();
+        assert_eq!(
+            spelled,
+            r#"{"bus":null,"target":null,"cache":null,"io":null,"discard":null,"detect_zeroes":null,"serial":null,"shareable":false,"iotune":null,"logical_block_size":null,"physical_block_size":null,"address":null,"boot_order":null,"scope":"live"}"#
+        );
+        let tune = IoTune {
+            read_iops_sec: Some(7),
+            ..IoTune::default()
+        };
+        options.iotune = Some(tune);
+        let spelled = serde_json::to_string(&options).unwrap();
+        assert!(
+            spelled.contains(r#""iotune":{"read_iops_sec":7},"#),
+            "{spelled}"
+        );
+    }
+
     proptest! {
         #[test]
         fn addresses_survive_writing(domain: u16, bus: u8, slot in 0u8..32, function in 0u8..8, n: [u32; 4]) {

@@ -24,7 +24,7 @@ use tokio::task::consume_budget;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::Instrument;
 
-use crate::attach::{Action, Engine, Error, Looked, Observed, Reality, told_loss, told_stop};
+use crate::attach::{Action, Engine, Error, Looked, Observed, Reality, reports_stop, told_loss};
 use crate::journal::{Direction, Progress, Record, Step};
 use crate::libvirt::DomainEvent;
 use crate::model::{AttachmentId, Reason, State};
@@ -61,8 +61,8 @@ pub fn decide(record: &Record, seen: &Observed) -> Action {
                     false => Action::TellLost,
                 }
             } else if seen.io_stopped && record.course.error().is_none() {
-                Action::TellStopped
-            } else if told_loss(record).is_some() || told_stop(record) && !seen.io_stopped {
+                Action::ReportStopped
+            } else if told_loss(record).is_some() || reports_stop(record) && !seen.io_stopped {
                 Action::TellFound
             } else {
                 keep_up(record, seen)

@@ -195,6 +195,29 @@ pub struct Found {
     pub tail: Vec<u8>,
 }
 
+/// A block of memory that O_DIRECT takes: aligned to each logical block size there is (open(2), "O_DIRECT").
+#[repr(align(4096))]
+struct Block([u8; 4096]);
+
+/// Reads the first block of a file beneath a directory from its storage, past the page cache. A file system without O_DIRECT is read through its
+/// cache: it is of this host.
+///
+/// # Errors
+/// Those of [`open_beneath`], and read(2)'s.
+pub fn read_direct(root: &Path, relative: &Path) -> Result<(), Failed> {
+    let root = open_directory(root).map_err(|errno| ("open the directory", errno))?;
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let file = match resolve(&root, relative, flags | OFlag::O_DIRECT) {
+        Err((_, Errno::EINVAL)) => resolve(&root, relative, flags)?,
+        file => file?,
+    };
+    let mut block = Box::new(Block([0; 4096]));
+    File::from(file)
+        .read_at(&mut block.0, 0)
+        .map(drop)
+        .map_err(|e| ("read", errno(&e)))
+}
+
 /// Opens a file as [`open_beneath`] does, and reads its first `head` and last `tail` bytes.
 ///
 /// # Errors

@@ -493,6 +493,10 @@ impl Backend for SanBackend {
         self.pass("backend.inspect", Moment::Before).await
     }
 
+    async fn read(&self, volume: &HostVolume) -> Result<(), BackendError> {
+        self.inspect(volume).await
+    }
+
     async fn pin(
         &self,
         volume: &HostVolume,

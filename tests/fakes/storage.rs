@@ -630,6 +630,10 @@ impl Backend for FakeBackend {
             .map_or(Ok(()), |reason| Err(fail(reason)))
     }
 
+    async fn read(&self, volume: &HostVolume) -> Result<(), BackendError> {
+        self.inspect(volume).await
+    }
+
     async fn pin(
         &self,
         volume: &HostVolume,

@@ -23,6 +23,7 @@ packages=(
     open-iscsi multipath-tools targetcli-fb sg3-utils # NVMe/TCP is all kernel
     apparmor                                          # recommended by the kernel, so on each of Debian's nodes
     lvm2 kpartx mdadm                                 # what looks into disks by itself
+    extlinux fdisk                                    # a volume to boot from
     openssh-server python3-minimal
     xen-hypervisor-4.17-amd64 xen-utils-4.17 xenstore-utils libvirt-daemon-driver-xen
     qemu-system-xen                                   # the device model of Xen's domains

@@ -14,6 +14,7 @@ mod agent;
 mod agent_test;
 mod alerts_test;
 mod bench;
+mod boot_test;
 mod cache;
 mod cinder_cloud;
 mod cinder_test;
@@ -152,6 +153,7 @@ const SOAK: &[(Kind, &[&[Test]])] = &[
             kill_test::SOAK,
             standstill_test::SOAK,
             paused_test::SOAK,
+            boot_test::SOAK,
             iscsi_portals_test::SOAK,
             nvme_paths_test::SOAK,
             package_test::SOAK,

@@ -425,6 +425,11 @@ impl Backend for IscsiBackend {
         mount::inspect(&self.workers, volume, None).await.map(drop)
     }
 
+    async fn read(&self, volume: &HostVolume) -> Result<(), BackendError> {
+        self.inspect(volume).await?;
+        mount::read(&self.workers, volume, None).await
+    }
+
     async fn pin(
         &self,
         volume: &HostVolume,

@@ -29,7 +29,7 @@ use crate::config::Shares;
 use crate::model::{Access, HostPlan, HostVolume, MountPlan, Server};
 use crate::sys::Resolver;
 use crate::sys::mountinfo::{Mount, Mounts};
-use crate::sys::worker::{Job, MountJob, Reply, RunAs, Worker, WorkerError, Workers};
+use crate::sys::worker::{InspectJob, Job, MountJob, Reply, RunAs, Worker, WorkerError, Workers};
 use early::Early;
 pub(in crate::backend) use mountpoint::beside;
 use moved::Addresses;
@@ -205,6 +205,11 @@ impl Mounter {
         volume: &HostVolume,
     ) -> Result<u64, BackendError> {
         inspect(&self.workers, volume, self.user.as_ref()).await
+    }
+
+    /// The same, and reads a block of the volume from its server.
+    pub(in crate::backend) async fn read(&self, volume: &HostVolume) -> Result<(), BackendError> {
+        read(&self.workers, volume, self.user.as_ref()).await
     }
 
     /// Unmounts everything on and beneath the plan's mount point, and removes it. Nothing there is success.
@@ -412,9 +417,31 @@ pub(in crate::backend) async fn inspect(
     volume: &HostVolume,
     user: Option<&RunAs>,
 ) -> Result<u64, BackendError> {
-    let job = Job::Inspect(file::job(volume, user)?);
+    look(workers, volume, user, false).await
+}
+
+/// The same, and reads a block of the volume from its storage, past this host's caches.
+pub(in crate::backend) async fn read(
+    workers: &Workers,
+    volume: &HostVolume,
+    user: Option<&RunAs>,
+) -> Result<(), BackendError> {
+    look(workers, volume, user, true).await.map(drop)
+}
+
+async fn look(
+    workers: &Workers,
+    volume: &HostVolume,
+    user: Option<&RunAs>,
+    direct: bool,
+) -> Result<u64, BackendError> {
+    let job = InspectJob {
+        direct,
+        ..file::job(volume, user)?
+    };
     let workers = workers_of(workers, &volume.plan);
-    found(volume, user, workers.run(job, INSPECT_TIMEOUT).await)
+    let reply = workers.run(Job::Inspect(job), INSPECT_TIMEOUT).await;
+    found(volume, user, reply)
 }
 
 /// Judges what a worker found of the volume, and gives its size in bytes.

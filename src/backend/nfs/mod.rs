@@ -288,6 +288,10 @@ impl Backend for NfsBackend {
         self.mounter.inspect(volume).await.map(drop)
     }
 
+    async fn read(&self, volume: &HostVolume) -> Result<(), BackendError> {
+        self.mounter.read(volume).await
+    }
+
     async fn pin(
         &self,
         volume: &HostVolume,

@@ -416,6 +416,11 @@ impl Backend for NvmeBackend {
         inspected.map(drop)
     }
 
+    async fn read(&self, volume: &HostVolume) -> Result<(), BackendError> {
+        self.inspect(volume).await?;
+        mount::read(&self.workers, volume, None).await
+    }
+
     async fn pin(
         &self,
         volume: &HostVolume,

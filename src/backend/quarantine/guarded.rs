@@ -190,6 +190,10 @@ impl Backend for Guarded {
         self.look(&volume.plan, self.inner.inspect(volume)).await
     }
 
+    async fn read(&self, volume: &HostVolume) -> Result<(), BackendError> {
+        self.look(&volume.plan, self.inner.read(volume)).await
+    }
+
     async fn pin(
         &self,
         volume: &HostVolume,

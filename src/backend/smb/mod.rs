@@ -423,6 +423,13 @@ impl Backend for SmbBackend {
         self.extend(volume).await.map(drop)
     }
 
+    async fn read(&self, volume: &HostVolume) -> Result<(), BackendError> {
+        match volume.plan.mount() {
+            Some(_) => self.mounter.read(volume).await,
+            None => self.inspect(volume).await, // a directory of this host
+        }
+    }
+
     async fn pin(
         &self,
         volume: &HostVolume,

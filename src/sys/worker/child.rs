@@ -148,6 +148,9 @@ fn run(job: &Job, kept: &mut Option<File>) -> Reply {
             .map_or(Ok(()), run_as)
             .map_err(|errno| ("become the user that QEMU runs as", errno))
             .and_then(|()| {
+                if job.direct {
+                    beneath::read_direct(&job.root, &job.relative)?;
+                }
                 beneath::inspect(&job.root, &job.relative, job.write, job.head, job.tail)
             })
             .map(Reply::Found),

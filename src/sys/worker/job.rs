@@ -104,6 +104,8 @@ pub struct InspectJob {
     pub head: usize,
     /// How many of its last bytes to read.
     pub tail: usize,
+    /// Whether to read its first block from the storage too; see [`crate::sys::beneath::read_direct`].
+    pub direct: bool,
     /// As whom; `None`: as the worker. The worker stays who it became: no other job may follow.
     pub user: Option<RunAs>,
 }

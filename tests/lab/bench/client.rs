@@ -366,6 +366,7 @@ impl Bare {
                 write: true,
                 head: 0,
                 tail: 0,
+                direct: false,
                 user: None,
             }),
         ];

@@ -24,6 +24,7 @@ fn inspect(user: bool) -> Job {
         write: false,
         head: 0,
         tail: 0,
+        direct: false,
         user: user.then_some(RunAs {
             uid: 1,
             gid: 1,
