@@ -668,6 +668,23 @@ async fn limits_change(rig: &Rig) {
     assert!(xml.contains("<read_bytes_sec>1048576<"), "{xml}");
     assert!(!xml.contains("total_iops_sec"), "{xml}");
 
+    // A disk joins a group by the group's own limits alone.
+    let grouped = |limit: u64| {
+        let mut options = on(Bus::Virtio);
+        options.iotune = Some(IoTune {
+            total_iops_sec: Some(limit),
+            group_name: Some("tenant-2".to_owned()),
+            ..IoTune::default()
+        });
+        options
+    };
+    let first = rig.disk("first", Access::ReadWrite, grouped(500));
+    let first = rig.plug(&first).await.unwrap();
+    let second = rig.disk("second", Access::ReadWrite, grouped(700));
+    let refused = rig.plug(&second).await;
+    assert_eq!(reason(refused), Reason::DiskOptionInvalid);
+    rig.unplug(&first).await;
+
     rig.unplug(&plan).await;
     assert_eq!(limits().await, None);
     let none = IoTune::default();
