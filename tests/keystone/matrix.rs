@@ -493,28 +493,28 @@ async fn each_caller_may_do_what_the_matrix_says() {
     let mut server = Server::start(&keystone, "").await;
     let said = matrix(&mut server, &everybody(&keystone)).await;
     insta::assert_snapshot!(said, @r"
-                              Attach Detach Force  CancelDetach Connect Disconnect Extend PlanAttach Get    List   Watch  GetConnector GetPermissions SetPermissions Diagnose Forget
-    anonymous                 who?   who?   who?   who?         who?    who?       who?   who?       who?   who?   who?   who?         who?           who?           who?     who?
-    local root                yes    yes    yes    yes          yes     yes        yes    yes        yes    sees 1 yes    yes          yes            yes            yes      yes
-    local stranger            no     no     no     no           no      no         no     no         no     no     no     no           no             no             no       no
-    other project's           no     no     no     no           no      no         no     no         no     sees 0 yes    no           no             no             no       no
-    other project's + service no     no     no     no           no      no         no     no         no     sees 0 yes    yes          no             no             no       no
-    reader                    no     no     no     no           no      no         no     no         yes    sees 1 yes    no           yes            no             no       no
-    reader + service          no     no     no     no           no      no         no     no         yes    sees 1 yes    yes          yes            no             no       no
-    member                    no     yes    no     yes          no      no         yes    no         yes    sees 1 yes    no           yes            yes            no       no
-    member + service          yes    yes    no     yes          yes     yes        yes    yes        yes    sees 1 yes    yes          yes            yes            no       no
-    role called service       no     yes    no     yes          no      no         yes    no         yes    sees 1 yes    no           yes            no             no       no
-    admin                     yes    yes    no     yes          no      no         yes    yes        yes    sees 1 yes    yes          yes            yes            yes      no
-    admin + service           yes    yes    yes    yes          yes     yes        yes    yes        yes    sees 1 yes    yes          yes            yes            yes      yes
-    observer                  no     no     no     no           no      no         no     no         no     no     no     no           no             no             no       no
-    observer + service        no     no     no     no           no      no         no     no         no     no     no     yes          no             no             no       no
-    observer and member       no     no     no     no           no      no         no     no         no     sees 0 yes    no           no             no             no       no
-    service alone             who?   who?   who?   who?         who?    who?       who?   who?       who?   who?   who?   who?         who?           who?           who?     who?
-    service as a user         no     no     no     no           no      no         no     no         no     no     no     no           no             no             no       no
-    auditor alone             no     no     no     no           no      no         no     no         yes    sees 1 yes    yes          yes            no             yes      no
-    auditor as a user         no     no     no     no           no      no         no     no         no     no     no     no           no             no             no       no
-    member + no service       who?   who?   who?   who?         who?    who?       who?   who?       who?   who?   who?   who?         who?           who?           who?     who?
-    bad token of root's       who?   who?   who?   who?         who?    who?       who?   who?       who?   who?   who?   who?         who?           who?           who?     who?
+                              Attach Detach Force  CancelDetach Connect Disconnect Extend SetIoTune GetStats PlanAttach Get    List   Watch  GetConnector GetPermissions SetPermissions Diagnose Forget
+    anonymous                 who?   who?   who?   who?         who?    who?       who?   who?      who?     who?       who?   who?   who?   who?         who?           who?           who?     who?
+    local root                yes    yes    yes    yes          yes     yes        yes    yes       yes      yes        yes    sees 1 yes    yes          yes            yes            yes      yes
+    local stranger            no     no     no     no           no      no         no     no        no       no         no     no     no     no           no             no             no       no
+    other project's           no     no     no     no           no      no         no     no        no       no         no     sees 0 yes    no           no             no             no       no
+    other project's + service no     no     no     no           no      no         no     no        no       no         no     sees 0 yes    yes          no             no             no       no
+    reader                    no     no     no     no           no      no         no     no        yes      no         yes    sees 1 yes    no           yes            no             no       no
+    reader + service          no     no     no     no           no      no         no     no        yes      no         yes    sees 1 yes    yes          yes            no             no       no
+    member                    no     yes    no     yes          no      no         yes    no        yes      no         yes    sees 1 yes    no           yes            yes            no       no
+    member + service          yes    yes    no     yes          yes     yes        yes    no        yes      yes        yes    sees 1 yes    yes          yes            yes            no       no
+    role called service       no     yes    no     yes          no      no         yes    no        yes      no         yes    sees 1 yes    no           yes            no             no       no
+    admin                     yes    yes    no     yes          no      no         yes    yes       yes      yes        yes    sees 1 yes    yes          yes            yes            yes      no
+    admin + service           yes    yes    yes    yes          yes     yes        yes    yes       yes      yes        yes    sees 1 yes    yes          yes            yes            yes      yes
+    observer                  no     no     no     no           no      no         no     no        no       no         no     no     no     no           no             no             no       no
+    observer + service        no     no     no     no           no      no         no     no        no       no         no     no     no     yes          no             no             no       no
+    observer and member       no     no     no     no           no      no         no     no        no       no         no     sees 0 yes    no           no             no             no       no
+    service alone             who?   who?   who?   who?         who?    who?       who?   who?      who?     who?       who?   who?   who?   who?         who?           who?           who?     who?
+    service as a user         no     no     no     no           no      no         no     no        no       no         no     no     no     no           no             no             no       no
+    auditor alone             no     no     no     no           no      no         no     no        yes      no         yes    sees 1 yes    yes          yes            no             yes      no
+    auditor as a user         no     no     no     no           no      no         no     no        no       no         no     no     no     no           no             no             no       no
+    member + no service       who?   who?   who?   who?         who?    who?       who?   who?      who?     who?       who?   who?   who?   who?         who?           who?           who?     who?
+    bad token of root's       who?   who?   who?   who?         who?    who?       who?   who?      who?     who?       who?   who?   who?   who?         who?           who?           who?     who?
     ");
 }
 
@@ -532,13 +532,13 @@ async fn cinders_observer_sees_all_and_changes_nothing() {
     ];
     let said = matrix(&mut server, &some(&keystone, &names)).await;
     insta::assert_snapshot!(said, @r"
-                              Attach Detach Force  CancelDetach Connect Disconnect Extend PlanAttach Get    List   Watch  GetConnector GetPermissions SetPermissions Diagnose Forget
-    other project's           no     no     no     no           no      no         no     no         no     sees 0 yes    no           no             no             no       no
-    member + service          yes    yes    no     yes          yes     yes        yes    yes        yes    sees 1 yes    no           yes            no             no       no
-    admin + service           yes    yes    yes    yes          yes     yes        yes    yes        yes    sees 1 yes    yes          yes            yes            yes      yes
-    observer                  no     no     no     no           no      no         no     no         yes    sees 1 yes    yes          yes            no             yes      no
-    observer + service        no     no     no     no           no      no         no     no         yes    sees 1 yes    yes          yes            no             yes      no
-    observer and member       no     no     no     no           no      no         no     no         yes    sees 1 yes    yes          yes            no             yes      no
+                              Attach Detach Force  CancelDetach Connect Disconnect Extend SetIoTune GetStats PlanAttach Get    List   Watch  GetConnector GetPermissions SetPermissions Diagnose Forget
+    other project's           no     no     no     no           no      no         no     no        no       no         no     sees 0 yes    no           no             no             no       no
+    member + service          yes    yes    no     yes          yes     yes        yes    no        yes      yes        yes    sees 1 yes    no           yes            no             no       no
+    admin + service           yes    yes    yes    yes          yes     yes        yes    yes       yes      yes        yes    sees 1 yes    yes          yes            yes            yes      yes
+    observer                  no     no     no     no           no      no         no     no        yes      no         yes    sees 1 yes    yes          yes            no             yes      no
+    observer + service        no     no     no     no           no      no         no     no        yes      no         yes    sees 1 yes    yes          yes            no             yes      no
+    observer and member       no     no     no     no           no      no         no     no        yes      no         yes    sees 1 yes    yes          yes            no             yes      no
     ");
 }
 
@@ -585,30 +585,30 @@ async fn a_policy_that_allows_all_does_not_lift_the_floor() {
     let callers = some(&keystone, &names);
     let said = matrix(&mut server, &callers).await;
     insta::assert_snapshot!(said, @r"
-                              Attach Detach Force  CancelDetach Connect Disconnect Extend PlanAttach Get    List   Watch  GetConnector GetPermissions SetPermissions Diagnose Forget
-    anonymous                 who?   who?   who?   who?         who?    who?       who?   who?       who?   who?   who?   who?         who?           who?           who?     who?
-    local stranger            no     no     no     no           no      no         no     no         no     no     no     no           no             no             no       no
-    other project's           yes    yes    no     yes          no      no         yes    yes        yes    sees 1 yes    yes          yes            yes            yes      no
-    other project's + service yes    yes    yes    yes          yes     yes        yes    yes        yes    sees 1 yes    yes          yes            yes            yes      yes
-    role called service       yes    yes    no     yes          no      no         yes    yes        yes    sees 1 yes    yes          yes            yes            yes      no
-    admin                     yes    yes    no     yes          no      no         yes    yes        yes    sees 1 yes    yes          yes            yes            yes      no
-    service alone             who?   who?   who?   who?         who?    who?       who?   who?       who?   who?   who?   who?         who?           who?           who?     who?
-    service as a user         yes    yes    no     yes          no      no         yes    yes        yes    sees 1 yes    yes          yes            yes            yes      no
-    auditor alone             no     no     no     no           no      no         no     no         yes    sees 1 yes    yes          yes            no             yes      no
+                              Attach Detach Force  CancelDetach Connect Disconnect Extend SetIoTune GetStats PlanAttach Get    List   Watch  GetConnector GetPermissions SetPermissions Diagnose Forget
+    anonymous                 who?   who?   who?   who?         who?    who?       who?   who?      who?     who?       who?   who?   who?   who?         who?           who?           who?     who?
+    local stranger            no     no     no     no           no      no         no     no        no       no         no     no     no     no           no             no             no       no
+    other project's           yes    yes    no     yes          no      no         yes    yes       yes      yes        yes    sees 1 yes    yes          yes            yes            yes      no
+    other project's + service yes    yes    yes    yes          yes     yes        yes    yes       yes      yes        yes    sees 1 yes    yes          yes            yes            yes      yes
+    role called service       yes    yes    no     yes          no      no         yes    yes       yes      yes        yes    sees 1 yes    yes          yes            yes            yes      no
+    admin                     yes    yes    no     yes          no      no         yes    yes       yes      yes        yes    sees 1 yes    yes          yes            yes            yes      no
+    service alone             who?   who?   who?   who?         who?    who?       who?   who?      who?     who?       who?   who?   who?   who?         who?           who?           who?     who?
+    service as a user         yes    yes    no     yes          no      no         yes    yes       yes      yes        yes    sees 1 yes    yes          yes            yes            yes      no
+    auditor alone             no     no     no     no           no      no         no     no        yes      no         yes    sees 1 yes    yes          yes            no             yes      no
     ");
     server.owner.service_owned = true;
     let said = matrix(&mut server, &callers).await;
     insta::assert_snapshot!(said, @r"
-                              Attach Detach Force  CancelDetach Connect Disconnect Extend PlanAttach Get    List   Watch  GetConnector GetPermissions SetPermissions Diagnose Forget
-    anonymous                 who?   who?   who?   who?         who?    who?       who?   who?       who?   who?   who?   who?         who?           who?           who?     who?
-    local stranger            no     no     no     no           no      no         no     no         no     no     no     no           no             no             no       no
-    other project's           no     no     no     no           no      no         no     no         no     sees 0 yes    yes          no             no             yes      no
-    other project's + service yes    yes    yes    yes          yes     yes        yes    yes        yes    sees 1 yes    yes          yes            yes            yes      yes
-    role called service       no     no     no     no           no      no         no     no         no     sees 0 yes    yes          no             no             yes      no
-    admin                     no     no     no     no           no      no         no     no         no     sees 0 yes    yes          no             no             yes      no
-    service alone             who?   who?   who?   who?         who?    who?       who?   who?       who?   who?   who?   who?         who?           who?           who?     who?
-    service as a user         no     no     no     no           no      no         no     no         no     sees 0 yes    yes          no             no             yes      no
-    auditor alone             no     no     no     no           no      no         no     no         yes    sees 1 yes    yes          yes            no             yes      no
+                              Attach Detach Force  CancelDetach Connect Disconnect Extend SetIoTune GetStats PlanAttach Get    List   Watch  GetConnector GetPermissions SetPermissions Diagnose Forget
+    anonymous                 who?   who?   who?   who?         who?    who?       who?   who?      who?     who?       who?   who?   who?   who?         who?           who?           who?     who?
+    local stranger            no     no     no     no           no      no         no     no        no       no         no     no     no     no           no             no             no       no
+    other project's           no     no     no     no           no      no         no     no        no       no         no     sees 0 yes    yes          no             no             yes      no
+    other project's + service yes    yes    yes    yes          yes     yes        yes    yes       yes      yes        yes    sees 1 yes    yes          yes            yes            yes      yes
+    role called service       no     no     no     no           no      no         no     no        no       no         no     sees 0 yes    yes          no             no             yes      no
+    admin                     no     no     no     no           no      no         no     no        no       no         no     sees 0 yes    yes          no             no             yes      no
+    service alone             who?   who?   who?   who?         who?    who?       who?   who?      who?     who?       who?   who?   who?   who?         who?           who?           who?     who?
+    service as a user         no     no     no     no           no      no         no     no        no       no         no     sees 0 yes    yes          no             no             yes      no
+    auditor alone             no     no     no     no           no      no         no     no        yes      no         yes    sees 1 yes    yes          yes            no             yes      no
     ");
 }
 
@@ -628,14 +628,14 @@ async fn a_services_own_volume_takes_both_halves() {
     ];
     let said = matrix(&mut server, &some(&keystone, &names)).await;
     insta::assert_snapshot!(said, @r"
-                              Attach Detach Force  CancelDetach Connect Disconnect Extend PlanAttach Get    List   Watch  GetConnector GetPermissions SetPermissions Diagnose Forget
-    local root                yes    yes    yes    yes          yes     yes        yes    yes        yes    sees 1 yes    yes          yes            yes            yes      yes
-    member                    no     no     no     no           no      no         no     no         no     sees 0 yes    no           no             no             no       no
-    member + service          yes    yes    no     yes          yes     yes        yes    yes        yes    sees 1 yes    yes          yes            yes            no       no
-    admin                     no     no     no     no           no      no         no     no         no     sees 0 yes    yes          no             no             yes      no
-    admin + service           yes    yes    yes    yes          yes     yes        yes    yes        yes    sees 1 yes    yes          yes            yes            yes      yes
-    service alone             who?   who?   who?   who?         who?    who?       who?   who?       who?   who?   who?   who?         who?           who?           who?     who?
-    auditor alone             no     no     no     no           no      no         no     no         yes    sees 1 yes    yes          yes            no             yes      no
+                              Attach Detach Force  CancelDetach Connect Disconnect Extend SetIoTune GetStats PlanAttach Get    List   Watch  GetConnector GetPermissions SetPermissions Diagnose Forget
+    local root                yes    yes    yes    yes          yes     yes        yes    yes       yes      yes        yes    sees 1 yes    yes          yes            yes            yes      yes
+    member                    no     no     no     no           no      no         no     no        no       no         no     sees 0 yes    no           no             no             no       no
+    member + service          yes    yes    no     yes          yes     yes        yes    no        yes      yes        yes    sees 1 yes    yes          yes            yes            no       no
+    admin                     no     no     no     no           no      no         no     no        no       no         no     sees 0 yes    yes          no             no             yes      no
+    admin + service           yes    yes    yes    yes          yes     yes        yes    yes       yes      yes        yes    sees 1 yes    yes          yes            yes            yes      yes
+    service alone             who?   who?   who?   who?         who?    who?       who?   who?      who?     who?       who?   who?   who?   who?         who?           who?           who?     who?
+    auditor alone             no     no     no     no           no      no         no     no        yes      no         yes    sees 1 yes    yes          yes            no             yes      no
     ");
 }
 
@@ -794,13 +794,13 @@ async fn tokens_end_are_revoked_and_cannot_be_asked_about() {
         .await;
     said += &format!("\nknown, Keystone down: {}", still.unwrap());
     insta::assert_snapshot!(said, @r"
-                              Attach Detach Force  CancelDetach Connect Disconnect Extend PlanAttach Get    List   Watch  GetConnector GetPermissions SetPermissions Diagnose Forget
-    revoked member            who?   who?   who?   who?         who?    who?       who?   who?       who?   who?   who?   who?         who?           who?           who?     who?
-                              Attach Detach Force  CancelDetach Connect Disconnect Extend PlanAttach Get    List   Watch  GetConnector GetPermissions SetPermissions Diagnose Forget
-    expired member            who?   who?   who?   who?         who?    who?       who?   who?       who?   who?   who?   who?         who?           who?           who?     who?
-    expired member + service  yes    yes    no     yes          yes     yes        yes    yes        yes    sees 1 yes    yes          yes            yes            no       no
-                              Attach Detach Force  CancelDetach Connect Disconnect Extend PlanAttach Get    List   Watch  GetConnector GetPermissions SetPermissions Diagnose Forget
-    unknown, Keystone down    later  later  later  later        later   later      later  later      later  later  later  later        later          later          later    later
+                              Attach Detach Force  CancelDetach Connect Disconnect Extend SetIoTune GetStats PlanAttach Get    List   Watch  GetConnector GetPermissions SetPermissions Diagnose Forget
+    revoked member            who?   who?   who?   who?         who?    who?       who?   who?      who?     who?       who?   who?   who?   who?         who?           who?           who?     who?
+                              Attach Detach Force  CancelDetach Connect Disconnect Extend SetIoTune GetStats PlanAttach Get    List   Watch  GetConnector GetPermissions SetPermissions Diagnose Forget
+    expired member            who?   who?   who?   who?         who?    who?       who?   who?      who?     who?       who?   who?   who?   who?         who?           who?           who?     who?
+    expired member + service  yes    yes    no     yes          yes     yes        yes    no        yes      yes        yes    sees 1 yes    yes          yes            yes            no       no
+                              Attach Detach Force  CancelDetach Connect Disconnect Extend SetIoTune GetStats PlanAttach Get    List   Watch  GetConnector GetPermissions SetPermissions Diagnose Forget
+    unknown, Keystone down    later  later  later  later        later   later      later  later     later    later      later  later  later  later        later          later          later    later
     known, Keystone down: sees 0
     ");
 }

@@ -406,17 +406,18 @@ fn images(lab: &Lab) -> Result<()> {
         ))?;
         let mut info = smb_info(&server, "vols", name, LOGIN);
         info["data"]["format"] = json!(format);
-        agent.attach(name, name, &info, &[])??;
+        let id = &name.replace('.', "-");
+        agent.attach(id, name, &info, &[])??;
         let disk = guest::sees(node, name)?;
         ensure!(
             disk.sectors == 8 * 2048 && disk.head == HEAD,
             "{name}: {disk:?}"
         );
         ensure!(disk.write == Ok(()), "{name}: {disk:?}");
-        let larger = agent.extend(name, 16 << 20)?.err();
+        let larger = agent.extend(id, 16 << 20)?.err();
         let larger = larger.with_context(|| format!("{name} was made larger"))?;
         ensure!(larger.reason == "RESIZE_UNSUPPORTED", "{name}: {larger:?}");
-        agent.detach(name)??;
+        agent.detach(id)??;
         guest::gone(node, name)?;
 
         let written = node.sh(&format!(
@@ -426,10 +427,10 @@ fn images(lab: &Lab) -> Result<()> {
         ensure!(written.trim() == disk.pattern().trim(), "{name}: {written}");
 
         info["data"]["access_mode"] = json!("ro");
-        agent.attach(name, "ro", &info, &[])??;
+        agent.attach(id, "ro", &info, &[])??;
         let disk = guest::sees(node, "ro")?;
         ensure!(disk.read_only && disk.write.is_err(), "{name}: {disk:?}");
-        agent.detach(name)??;
+        agent.detach(id)??;
         guest::gone(node, "ro")?;
     }
     Ok(())

@@ -71,9 +71,9 @@ class Calls(WithDaemon):
         size = self.client.extend_volume(attachment_id="att-vol-1")
         self.assertEqual(size, 1 << 20)
 
-        for limits in (v1.IoTune(total_iops_sec=5), v1.QosSpecs(specs={"total_iops_sec": "5"})):
+        for limits in ({"iotune": v1.IoTune(total_iops_sec=5)}, {"qos_specs": v1.QosSpecs(specs={"total_iops_sec": "5"})}):
             with self.assertRaises(volattach.FailedPrecondition) as raised:
-                self.client.set_io_tune(attachment_id="att-vol-1", limits=limits)
+                self.client.set_io_tune(attachment_id="att-vol-1", **limits)
             self.assertEqual(raised.exception.reason, "ATTACHMENT_KIND")
         with self.assertRaises(volattach.FailedPrecondition):
             self.client.get_attachment_stats(attachment_id="att-vol-1")

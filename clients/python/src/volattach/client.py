@@ -272,16 +272,15 @@ class Client:
         self,
         *,
         attachment_id: str,
-        limits: v1.IoTune | v1.QosSpecs,
+        iotune: v1.IoTune | None = None,
+        qos_specs: v1.QosSpecs | None = None,
         timeout: float | None = None,
     ) -> v1.IoTune:
         """Replaces the limits on the I/O of an attachment's disk while its guest runs. Returns those in force afterwards.
 
-        limits: by libvirt's names, none: ends all; or the QoS specs of Cinder's volume type.
+        iotune: limits by libvirt's names; none of them: all limits end. qos_specs: instead, the QoS specs of Cinder's volume type.
         """
-        request = v1.SetIoTuneRequest(attachment_id=attachment_id)
-        field = request.qos_specs if isinstance(limits, v1.QosSpecs) else request.iotune
-        field.CopyFrom(limits)
+        request = v1.SetIoTuneRequest(attachment_id=attachment_id, iotune=iotune, qos_specs=qos_specs)
         return self._call("SetIoTune", request, timeout).iotune
 
     def get_attachment_stats(self, *, attachment_id: str, timeout: float | None = None) -> v1.AttachmentStats:
