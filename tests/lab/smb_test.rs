@@ -407,8 +407,8 @@ fn images(lab: &Lab) -> Result<()> {
         let mut info = smb_info(&server, "vols", name, LOGIN);
         info["data"]["format"] = json!(format);
         let id = &name.replace('.', "-");
-        agent.attach(id, name, &info, &[])??;
-        let disk = guest::sees(node, name)?;
+        agent.attach(id, id, &info, &[])??;
+        let disk = guest::sees(node, id)?;
         ensure!(
             disk.sectors == 8 * 2048 && disk.head == HEAD,
             "{name}: {disk:?}"
@@ -418,7 +418,7 @@ fn images(lab: &Lab) -> Result<()> {
         let larger = larger.with_context(|| format!("{name} was made larger"))?;
         ensure!(larger.reason == "RESIZE_UNSUPPORTED", "{name}: {larger:?}");
         agent.detach(id)??;
-        guest::gone(node, name)?;
+        guest::gone(node, id)?;
 
         let written = node.sh(&format!(
             "cd {} && qemu-img convert -f {driver} -O raw {name} after.raw && dd if=after.raw bs=4096 skip=1 count=1 status=none | tr -d '\\0'",
