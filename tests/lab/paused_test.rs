@@ -21,7 +21,7 @@ pub(crate) const TESTS: &[Test] = &[Test {
     run: want_of_space,
 }];
 
-/// Some 15 minutes: six times a server is silent for longer than the kernel waits for it.
+/// Some 20 minutes: six times a server is silent for longer than the kernel waits for it.
 pub(crate) const SOAK: &[Test] = &[Test {
     name: "paused_while_servers_are_away",
     run: servers_away,
