@@ -421,6 +421,16 @@ fn scope(value: i32) -> Result<Scope> {
 fn iotune(limits: Option<v1::IoTune>) -> Result<Option<IoTune>> {
     let limits = limits.unwrap_or_default();
     let iotune = IoTune {
+        group_name: text("iotune.group_name", limits.group_name.clone())?,
+        ..io_limits(&limits)
+    };
+    // Present but empty says the same as absent.
+    Ok((iotune != IoTune::default()).then_some(iotune))
+}
+
+/// The limits without their group.
+pub(crate) fn io_limits(limits: &v1::IoTune) -> IoTune {
+    IoTune {
         total_bytes_sec: given(limits.total_bytes_sec),
         read_bytes_sec: given(limits.read_bytes_sec),
         write_bytes_sec: given(limits.write_bytes_sec),
@@ -440,10 +450,8 @@ fn iotune(limits: Option<v1::IoTune>) -> Result<Option<IoTune>> {
         total_iops_sec_max_length: given(limits.total_iops_sec_max_length),
         read_iops_sec_max_length: given(limits.read_iops_sec_max_length),
         write_iops_sec_max_length: given(limits.write_iops_sec_max_length),
-        group_name: text("iotune.group_name", limits.group_name)?,
-    };
-    // Present but empty says the same as absent.
-    Ok((iotune != IoTune::default()).then_some(iotune))
+        group_name: None,
+    }
 }
 
 #[cfg(test)]

@@ -100,11 +100,10 @@ impl Inner {
             records.iter().map(AsRef::as_ref),
             SystemTime::now(),
         ));
-        let paused = self.stopped.domains();
+        let paused = self.stopped.paused();
         for record in &records {
             consume_budget().await;
-            let is_paused = (record.domain.as_ref()).is_some_and(|it| paused.contains(&it.uuid));
-            let findings_of_record: Vec<Finding> = of_record(record, is_paused)
+            let findings_of_record: Vec<Finding> = of_record(record, paused.has(record))
                 .into_iter()
                 .chain(of_paths(record))
                 .collect();
@@ -311,10 +310,12 @@ fn of_record(record: &Record, is_paused: bool) -> Option<Finding> {
             );
             let keep = format!("volattach cancel-detach {id}, or wait for the guest");
             // A failed attach has no disk to keep.
-            let mend = match record.may_be_kept() {
-                _ if is_paused => mend_of_paused(record, "the detach completes"),
-                true => keep,
-                false => end,
+            let mend = if is_paused {
+                mend_of_paused(record, "the detach completes")
+            } else if record.may_be_kept() {
+                keep
+            } else {
+                end
             };
             Finding::warning(what, mend)
         }

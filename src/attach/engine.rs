@@ -88,8 +88,7 @@ impl Engine {
         let engine = self.clone();
         let deadline = request.deadline();
         let (grant, request) = request.into_parts();
-        let servers = self.0.servers_of(&request.id).await?;
-        let job = Job::new(grant.actor(), servers, deadline);
+        let job = self.job_on(&request.id, &grant, deadline).await?;
         self.run(request.id.clone(), job, async move {
             engine.0.extend(&grant, request).await
         })
@@ -218,6 +217,17 @@ impl Engine {
         })
     }
 
+    /// Work on an attachment, counted for its servers.
+    pub(super) async fn job_on(
+        &self,
+        id: &AttachmentId,
+        grant: &Grant,
+        deadline: Option<Instant>,
+    ) -> Result<Job, Error> {
+        let servers = self.0.servers_of(id).await?;
+        Ok(Job::new(grant.actor(), servers, deadline))
+    }
+
     /// Waits for the turn of a detach.
     ///
     /// # Errors
@@ -235,8 +245,7 @@ impl Engine {
         let deadline = request.deadline();
         let (grant, EndRequest { id, force }) = request.into_parts();
         let engine = self.clone();
-        let servers = self.0.servers_of(&id).await?;
-        let job = Job::new(grant.actor(), servers, deadline);
+        let job = self.job_on(&id, &grant, deadline).await?;
         let busy = self.enter(&id)?;
         let turn = match kind {
             Kind::Attach => self.cancellable_turn(&id, job).await?,

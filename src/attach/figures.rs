@@ -161,7 +161,7 @@ impl Engine {
         census.workers = workers as u64;
         census.stuck_workers = stuck as u64;
         let mut used = BTreeSet::<Server>::new();
-        let paused = self.0.stopped.domains();
+        let paused = self.0.stopped.paused();
         let count = |record: Arc<Record>| {
             // A record of a later build may name a protocol that this build does not know.
             let backend = backends.get(&record.host.plan.protocol);
@@ -172,11 +172,8 @@ impl Engine {
                 record.access.access.as_str(),
             );
             *census.attachments.entry(key).or_default() += 1;
-            let is_paused = record
-                .domain
-                .as_ref()
-                .is_some_and(|it| paused.contains(&it.uuid));
-            if reports_stop(&record) || is_paused && record.state() == State::Detaching {
+            let is_detaching = record.state() == State::Detaching;
+            if reports_stop(&record) || is_detaching && paused.has(&record) {
                 *census.stopped.entry(backend).or_default() += 1;
             }
             if let Some(paths) = record.shown_paths() {

@@ -9,7 +9,6 @@ use super::engine::Engine;
 use super::inner::Inner;
 use super::observe::{Observed, Reality};
 use super::request::{IoLimits, IoTuneRequest};
-use super::work::Job;
 use crate::admission::{Admitted, Grant};
 use crate::journal::Record;
 use crate::libvirt::{HypervisorError, check_io_tune};
@@ -36,8 +35,7 @@ impl Engine {
         let engine = self.clone();
         let deadline = request.deadline();
         let (grant, request) = request.into_parts();
-        let servers = self.0.servers_of(&request.id).await?;
-        let job = Job::new(grant.actor(), servers, deadline);
+        let job = self.job_on(&request.id, &grant, deadline).await?;
         self.run(request.id.clone(), job, async move {
             engine.0.set_io_tune(&grant, request).await
         })

@@ -49,6 +49,19 @@ struct Guest {
     again: bool,
     /// Whether the log has why it stays paused.
     reported: bool,
+    /// Whether it was found paused: else it is suspected alone.
+    found: bool,
+}
+
+/// Domains that are paused.
+pub(super) struct PausedDomains(HashSet<Uuid>);
+
+impl PausedDomains {
+    /// Whether the record's guest is paused.
+    pub(super) fn has(&self, record: &Record) -> bool {
+        let domain = record.domain.as_ref();
+        domain.is_some_and(|domain| self.0.contains(&domain.uuid))
+    }
 }
 
 impl Guest {
@@ -59,6 +72,7 @@ impl Guest {
             resumed: None,
             again: false,
             reported: false,
+            found: false,
         }
     }
 
@@ -89,17 +103,27 @@ impl StoppedGuests {
         self.noted.notify_one();
     }
 
-    /// The domains that are paused, or may be.
-    pub(super) fn domains(&self) -> HashSet<Uuid> {
+    /// The domains that were found paused, and have not gone on since.
+    pub(super) fn paused(&self) -> PausedDomains {
         let guests = self.lock();
-        let paused = guests.iter().filter(|(_, it)| it.resumed.is_none());
-        paused.map(|(domain, _)| *domain).collect()
+        let paused = guests
+            .iter()
+            .filter(|(_, it)| it.found && it.resumed.is_none());
+        PausedDomains(paused.map(|(domain, _)| *domain).collect())
+    }
+
+    /// Notes that the domain that is being tried is paused.
+    fn found(&self, domain: Uuid) {
+        if let Some(guest) = self.lock().get_mut(&domain) {
+            guest.found = true;
+        }
     }
 
     /// Notes that the domain was found paused.
     pub(super) fn note(&self, domain: Uuid) {
         let mut guests = self.lock();
         let guest = guests.entry(domain).or_insert_with(Guest::new);
+        guest.found = true;
         match guest.resumed.take() {
             Some(resumed) => guest.paused_again(resumed),
             None => guest.again = guest.next.is_none(),
@@ -225,6 +249,7 @@ impl Inner {
         let Some(stop) = &seen.io_stop else {
             return Ok(Tried::Runs);
         };
+        self.stopped.found(domain);
         if stop.others {
             return Ok(Tried::Waits);
         }
@@ -296,6 +321,19 @@ mod tests {
         let began = Instant::now();
         stopped.due().await;
         assert_eq!(began.elapsed(), FIRST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_suspect_is_paused_once_it_was_found_so() {
+        let stopped = StoppedGuests::default();
+        let is_paused = || stopped.paused().0.contains(&DOMAIN);
+        stopped.suspect(DOMAIN);
+        assert!(!is_paused());
+        stopped.note(DOMAIN);
+        assert!(is_paused());
+        stopped.due().await;
+        stopped.tried(DOMAIN, Tried::Resumed);
+        assert!(!is_paused());
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,8 +9,8 @@ use super::args::{Format, Global, IotuneArgs};
 use super::client::Client;
 use super::failure::Failure;
 use super::{output, request};
-use crate::api::v1;
 use crate::api::v1::set_io_tune_request::Limits;
+use crate::api::{decode, v1};
 
 type Result<T> = std::result::Result<T, Failure>;
 
@@ -84,37 +84,10 @@ fn limits(tune: Option<&v1::IoTune>) -> Map<String, Value> {
     let Some(tune) = tune else {
         return Map::new();
     };
-    let mut limits: Map<_, _> = [
-        ("total_bytes_sec", tune.total_bytes_sec),
-        ("read_bytes_sec", tune.read_bytes_sec),
-        ("write_bytes_sec", tune.write_bytes_sec),
-        ("total_iops_sec", tune.total_iops_sec),
-        ("read_iops_sec", tune.read_iops_sec),
-        ("write_iops_sec", tune.write_iops_sec),
-        ("total_bytes_sec_max", tune.total_bytes_sec_max),
-        ("read_bytes_sec_max", tune.read_bytes_sec_max),
-        ("write_bytes_sec_max", tune.write_bytes_sec_max),
-        ("total_iops_sec_max", tune.total_iops_sec_max),
-        ("read_iops_sec_max", tune.read_iops_sec_max),
-        ("write_iops_sec_max", tune.write_iops_sec_max),
-        ("size_iops_sec", tune.size_iops_sec),
-        (
-            "total_bytes_sec_max_length",
-            tune.total_bytes_sec_max_length,
-        ),
-        ("read_bytes_sec_max_length", tune.read_bytes_sec_max_length),
-        (
-            "write_bytes_sec_max_length",
-            tune.write_bytes_sec_max_length,
-        ),
-        ("total_iops_sec_max_length", tune.total_iops_sec_max_length),
-        ("read_iops_sec_max_length", tune.read_iops_sec_max_length),
-        ("write_iops_sec_max_length", tune.write_iops_sec_max_length),
-    ]
-    .into_iter()
-    .filter(|(_, limit)| *limit > 0)
-    .map(|(key, limit)| (key.to_owned(), Value::from(limit)))
-    .collect();
+    let mut limits: Map<_, _> = decode::io_limits(tune)
+        .limits()
+        .map(|(key, limit)| (key.to_owned(), Value::from(limit)))
+        .collect();
     if !tune.group_name.is_empty() {
         limits.insert("group_name".to_owned(), tune.group_name.clone().into());
     }

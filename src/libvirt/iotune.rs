@@ -169,8 +169,8 @@ pub(super) fn read(domain: &Domain, disk: &DiskPlan) -> Result<Option<IoTune>, E
     let shown = found_in(domain, disk)?.into_iter().next();
     Ok(shown.map(|(_, shown)| {
         let mut tune = shown.tune.map(|tune| *tune).unwrap_or_default();
-        // Each limited disk is in a group: without a name, in one of its own that has the disk's alias in its name.
-        let own = |name: &String| name.contains(disk.alias.as_str());
+        // Each limited disk is in a group: without a named one, in its own.
+        let own = |name: &String| name.starts_with(PRIVATE);
         let ended = tune.limits().next().is_none();
         tune.group_name = tune.group_name.filter(|name| !own(name) && !ended);
         tune
